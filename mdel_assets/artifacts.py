@@ -1,0 +1,393 @@
+"""ArtifactStore: the only builder of paths, and the only writer of finished artifacts.
+
+An artifact is written into a hidden sibling, synced, and renamed into place, so it exists whole or
+not at all. Beside it lies ``record.json``: what it is, the config and inputs that made it, counts,
+and a digest of every file. Records carry no time and no machine: same inputs, same bytes.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mdel_assets.errors import (
+    DamagedArtifactError,
+    DiskFullError,
+    ForeignArtifactError,
+    MissingArtifactError,
+)
+
+RECORD_NAME = "record.json"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_VERSIONED = ("mdel-assets", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What an artifact is: its config and its inputs' fingerprints. How it is made is not in it."""
+
+    kind: str
+    key: str
+    experiment: str
+    code_version: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change with anything the identity holds."""
+        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The content of ``record.json``.
+
+    ``files`` maps a file's relative path to its size in bytes and xxh3-128 digest. ``counts`` are
+    numbers worth comparing, ``details`` anything else a reader wants.
+    """
+
+    kind: str
+    key: str
+    experiment: str
+    fingerprint: str
+    code_version: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    counts: dict[str, Any]
+    details: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A place for one artifact: a folder, or named files in a folder that others share."""
+
+    kind: str
+    key: str
+    experiment: str
+    folder: Path
+    record_path: Path
+    remedy: str
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{self.kind} '{self.key}'" if self.key else self.kind
+
+    @property
+    def owns_folder(self) -> bool:
+        """Whether the folder is this artifact's alone."""
+        return self.record_path == self.folder / RECORD_NAME and self.kind != "perplexity_matrix"
+
+    def read_record(self) -> Record | None:
+        """Return the record, or None where the artifact was never made."""
+        try:
+            content = json.loads(self.record_path.read_text("utf-8"))
+            return Record(**content)
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, TypeError) as error:
+            raise DamagedArtifactError(
+                f"{self.record_path} is not a record ({error}). Delete its folder, then {self.remedy}."
+            ) from error
+
+    def require(self) -> Record:
+        """Return the record of an artifact that is there, whole, and this experiment's own.
+
+        Raises:
+            MissingArtifactError: it was never made.
+            ForeignArtifactError: another experiment or asset made it.
+            DamagedArtifactError: a file is missing or has another size than recorded.
+        """
+        record = self.read_record()
+        if record is None:
+            raise MissingArtifactError(f"{self.label} is missing at {self.folder}: {self.remedy}.")
+        seen = (record.experiment, record.kind, record.key)
+        if seen != (self.experiment, self.kind, self.key):
+            raise ForeignArtifactError(
+                f"{self.folder} holds {record.kind} '{record.key}' of experiment "
+                f"'{record.experiment}', expected {self.label} of experiment '{self.experiment}'. "
+                f"Move it away, then {self.remedy}."
+            )
+        if problem := self.damage(record):
+            raise DamagedArtifactError(f"{self.label}: {problem}. Delete it, then {self.remedy}.")
+        return record
+
+    def damage(self, record: Record, *, read_files: bool = False) -> str | None:
+        """Say which file is missing or differs from the record; None if all is well.
+
+        Sizes are always compared; ``read_files`` compares digests too.
+        """
+        for name, expected in record.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                return f"{path} is missing"
+            size = path.stat().st_size
+            if size != expected["size_bytes"]:
+                return f"{path} has {size} bytes, its record says {expected['size_bytes']}"
+            if read_files and (digest := file_digest(path)) != expected["xxh3"]:
+                return f"{path} has digest {digest}, its record says {expected['xxh3']}"
+        return None
+
+    def holds(self, fingerprint: str) -> Record | None:
+        """Return the record if the artifact is whole and has ``fingerprint``, else None."""
+        try:
+            record = self.require()
+        except (MissingArtifactError, DamagedArtifactError):
+            return None
+        return record if record.fingerprint == fingerprint else None
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give a hidden empty folder beside the final place; it is removed if not published.
+
+        Raises:
+            DiskFullError: the disk or a quota filled; nothing is left behind.
+        """
+        parent = self.folder.parent if self.owns_folder else self.folder
+        parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{self.folder.name if self.owns_folder else self.record_path.name}.tmp-"
+        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        stage.chmod(0o755)
+        try:
+            with explaining_full_disk(self.label, parent):
+                yield stage
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+    def publish(
+        self,
+        stage: Path,
+        identity: Identity,
+        *,
+        counts: Mapping[str, Any] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Write the record, sync everything in ``stage`` and move it into the final place."""
+        files = sorted(path for path in stage.rglob("*") if path.is_file())
+        record = Record(
+            kind=self.kind,
+            key=self.key,
+            experiment=self.experiment,
+            fingerprint=identity.fingerprint,
+            code_version=identity.code_version,
+            config=dict(identity.config),
+            inputs=dict(identity.inputs),
+            counts=dict(counts or {}),
+            details=dict(details or {}),
+            files={
+                str(path.relative_to(stage)): {
+                    "size_bytes": path.stat().st_size,
+                    "xxh3": file_digest(path),
+                }
+                for path in files
+            },
+            versions=library_versions(),
+        )
+        record_file = stage / self.record_path.name
+        content = json.dumps(dataclasses.asdict(record), indent=2, sort_keys=True)
+        record_file.write_text(content + "\n", "utf-8")
+        for path in [*files, record_file]:
+            sync(path)
+        if self.owns_folder:
+            sync(stage)
+            _swap_into_place(stage, self.folder)
+        else:
+            for path in [*files, record_file]:
+                os.replace(path, self.folder / path.name)
+        sync(self.folder.parent if self.owns_folder else self.folder)
+        return record
+
+
+class ArtifactStore:
+    """Builds the place of every artifact of one experiment under ``root``."""
+
+    def __init__(self, root: Path, *, experiment: str) -> None:
+        self.root = root
+        self.experiment = experiment
+
+    def _folder(self, kind: str, key: str, *parts: str) -> Artifact:
+        folder = self.root.joinpath(*parts)
+        return Artifact(
+            kind=kind,
+            key=key,
+            experiment=self.experiment,
+            folder=folder,
+            record_path=folder / RECORD_NAME,
+            remedy=_remedy(kind, key),
+        )
+
+    def shard(self, key: str) -> Artifact:
+        """The raw shard file."""
+        return self._folder("raw_pile_shard", key, "shards", key)
+
+    def documents(self, shard: str) -> Artifact:
+        """One Parquet file per domain."""
+        return self._folder("shard_documents", shard, "documents", shard)
+
+    def dataset(self, domain: str) -> Artifact:
+        """One Parquet file per split."""
+        return self._folder("domain_dataset", domain, "datasets", domain)
+
+    def seed_model(self) -> Artifact:
+        """The model that every expert branches from."""
+        return self._folder("seed_model", "", "models", "seed")
+
+    def expert(self, domain: str) -> Artifact:
+        """The expert of one domain."""
+        return self._folder("expert_model", domain, "models", "experts", domain)
+
+    def merged(self, recipe: str) -> Artifact:
+        """The model that one recipe makes."""
+        return self._folder("merged_model", recipe, "models", "merged", recipe)
+
+    def model(self, model_key: str) -> Artifact:
+        """The model called ``seed``, ``expert-<domain>`` or ``merged-<recipe>``."""
+        if model_key == "seed":
+            return self.seed_model()
+        family, _, name = model_key.partition("-")
+        return {"expert": self.expert, "merged": self.merged}[family](name)
+
+    def scores(self, model_key: str) -> Artifact:
+        """Per-token log-probabilities of one model."""
+        return self._folder("token_scores", model_key, "scores", model_key)
+
+    def report(self, model_key: str) -> Artifact:
+        """One model's perplexity table."""
+        folder = self.root / "reports" / "perplexity"
+        return Artifact(
+            kind="perplexity_report",
+            key=model_key,
+            experiment=self.experiment,
+            folder=folder,
+            record_path=folder / f"{model_key}.record.json",
+            remedy=_remedy("perplexity_report", model_key),
+        )
+
+    def matrix(self) -> Artifact:
+        """Models by domains by splits."""
+        return self._folder("perplexity_matrix", "", "reports")
+
+    def work_folder(self, *parts: str) -> Path:
+        """A folder for resumable work in progress, outside every artifact."""
+        folder = self.root.joinpath("work", *parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _remedy(kind: str, key: str) -> str:
+    partition = f" --partition {key}" if key else ""
+    return (
+        f"run 'dagster asset materialize -m mdel_assets.definitions --select {kind}{partition}', "
+        f"or 'mdel run' for everything that is missing"
+    )
+
+
+@contextlib.contextmanager
+def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
+    """Turn the operating system's full-disk errors into `DiskFullError` with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        free_mib = shutil.disk_usage(place).free // 2**20
+        raise DiskFullError(
+            f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
+            f"limit may apply). Free some space or set MDEL_HOME to another disk, then run the "
+            f"same command again; finished artifacts are kept."
+        ) from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether ``error`` says that a disk, quota or file size limit was reached."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # Native writers (safetensors, Arrow) report the code in words only.
+    words = str(error)
+    return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh3-128 digest of a file, as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape artifacts, and Python's."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap_into_place(stage: Path, final: Path) -> None:
+    """Give ``final`` the content of ``stage``; what it held before ends up in ``stage``."""
+    if not final.exists():
+        os.rename(stage, final)
+    elif not _exchange(stage, final):
+        aside = stage.with_name(stage.name.replace(".tmp-", ".old-"))
+        os.rename(final, aside)
+        os.rename(stage, final)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step where the system can (Linux renameat2); say whether it did."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done = rename(
+        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE)
+    )
+    return bool(done == 0)

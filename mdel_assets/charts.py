@@ -1,0 +1,65 @@
+"""Charts as small PNG files, drawn without a display and without global state."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_INLINE_BYTES = 50_000
+_DPI = (110, 90, 72, 56, 44)
+
+
+def figure(*, width: float, height: float) -> Any:
+    """Return an empty matplotlib figure of that many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def to_png(drawn: Any, *, dpi: int = 130) -> bytes:
+    """Return a figure as PNG bytes, the same for the same figure."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def inline_image(drawn: Any, *, title: str) -> str:
+    """Return Markdown that shows the figure inline, at a resolution that keeps it under 50 kB."""
+    png = b""
+    for dpi in _DPI:
+        png = to_png(drawn, dpi=dpi)
+        if len(png) < MAX_INLINE_BYTES:
+            break
+    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def line_chart(
+    curves: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str, title: str
+) -> Any:
+    """Return a figure with one line per entry of ``curves``, each a sequence of (x, y)."""
+    drawn = figure(width=6.0, height=3.2)
+    axes = drawn.add_subplot()
+    for name, points in curves.items():
+        axes.plot(
+            [x for x, _ in points],
+            [y for _, y in points],
+            label=name,
+            marker="o" if len(points) < 3 else None,
+        )
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend()
+    return drawn
+
+
+def bar_chart(values: Mapping[str, float], *, x_label: str, title: str) -> Any:
+    """Return a figure with one horizontal bar per entry, the first on top."""
+    drawn = figure(width=6.0, height=0.9 + 0.3 * max(1, len(values)))
+    axes = drawn.add_subplot()
+    bars = axes.barh(list(values), list(values.values()))
+    axes.bar_label(bars, fmt="{:,.4g}", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel=x_label, title=title)
+    return drawn

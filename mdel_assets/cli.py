@@ -1,0 +1,130 @@
+"""``mdel``: what the Dagster command line cannot do.
+
+``mdel run`` makes whatever is missing or stale, in order. ``mdel status`` says what that would be
+and why. ``mdel matrix`` prints the perplexity matrix. Single assets and partitions are made with
+``dagster asset materialize``.
+"""
+
+import logging
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import click
+
+from mdel_assets import __version__
+from mdel_assets.errors import MdelError, MissingArtifactError
+from mdel_assets.experiment import load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+
+if TYPE_CHECKING:
+    from mdel_assets.defs.launch import RunOutcome
+
+
+class _Commands(click.Group):
+    """Shows an `MdelError` as its message alone, without a traceback."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except MdelError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__)
+def main() -> None:
+    """MDEL assets. MDEL_EXPERIMENT names the experiment, MDEL_HOME the folder for everything."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@main.command()
+def init() -> None:
+    """Create MDEL_HOME with the Dagster instance's settings."""
+    home = MdelHome.from_environment()
+    home.initialize()
+    click.echo(f"{home.root} is ready (Dagster's instance: {home.dagster_home})")
+
+
+@main.command()
+def run() -> None:
+    """Make everything that is missing or stale, from the shards to the perplexity matrix."""
+    started = time.monotonic()
+    experiment = load_experiment(experiment_name())
+    home = MdelHome.from_environment()
+    home.initialize()
+    click.echo(f"Experiment '{experiment.name}' in {home.root}")
+    warnings.simplefilter("ignore")
+    import dagster as dg
+
+    from mdel_assets.defs.launch import run_line
+
+    failed: list[str] = []
+    num_made = 0
+    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+        for outcome in run_line(experiment, home, instance=instance, on_start=_show_start):
+            _show(outcome)
+            num_made += outcome.state == "made"
+            if outcome.state in ("failed", "skipped"):
+                failed.append(f"{outcome.kind} {outcome.key}".strip())
+    elapsed = time.monotonic() - started
+    if failed:
+        raise click.ClickException(f"{len(failed)} not made: {', '.join(failed)}")
+    done = f"{num_made} runs in {elapsed:.0f} s" if num_made else "Nothing to do: all is up to date"
+    click.echo(f"{done}.\n")
+    _print_matrix(home)
+
+
+@main.command()
+def status() -> None:
+    """List what is missing or stale, and why."""
+    lineage = MdelHome.from_environment().lineage(load_experiment(experiment_name()))
+    num_stale = 0
+    try:
+        for kind, keys in lineage.walk():
+            for key in keys:
+                if stale := lineage.stale(kind, key):
+                    num_stale += 1
+                    click.echo(f"{stale.kind:20} {stale.key:28} {stale.reason}")
+    except MissingArtifactError:
+        click.echo("what follows depends on these and is stale too")
+    click.echo(f"{num_stale} stale" if num_stale else "Everything is up to date.")
+
+
+@main.command()
+def matrix() -> None:
+    """Print the perplexity matrix."""
+    _print_matrix(MdelHome.from_environment())
+
+
+def _print_matrix(home: MdelHome) -> None:
+    from mdel_assets.evaluation.matrix_markdown import matrix_text
+    from mdel_assets.steps import read_matrix
+
+    lineage = home.lineage(load_experiment(experiment_name()))
+    click.echo(matrix_text(read_matrix(lineage)))
+    reports = lineage.store.matrix().folder
+    click.echo(
+        f"\nWhere to look next\n"
+        f"  {reports}/perplexity.md   all splits, with perplexities\n"
+        f"  {reports}/perplexity.png  the heatmap\n"
+        f"  {lineage.store.root}/models  the models, for AutoModelForCausalLM.from_pretrained\n"
+        f"  make ui   the graph with every chart, on http://127.0.0.1:3000"
+    )
+
+
+def _show_start(kind: str, key: str) -> None:
+    if sys.stdout.isatty():
+        click.echo(f"  ...       {kind} {key}\r", nl=False)
+
+
+def _show(outcome: "RunOutcome") -> None:
+    if outcome.state == "up to date":
+        click.echo(f"  up to date  {outcome.kind:18} {outcome.key}")
+        return
+    click.echo(
+        f"  {outcome.state:10}  {outcome.kind:18} {outcome.key:28} {outcome.elapsed_seconds:7.1f} s"
+    )
+    if outcome.message:
+        click.echo(f"      {outcome.message}", err=True)

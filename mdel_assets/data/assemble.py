@@ -1,0 +1,191 @@
+"""Domain datasets: the domain's documents, a general half, five splits.
+
+`select_documents` decides by the index alone which documents make each split; `write_datasets`
+then reads every documents file once and deals its rows to all the datasets that were asked for.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdel_assets.data.document_index import ROLES, DocumentIndex, salted_hash
+from mdel_assets.data.shard_pass import open_writer
+from mdel_assets.experiment_fields import SPLITS, Mixture
+
+DATASET_SCHEMA = pa.schema(
+    [("text", pa.string()), ("document_id", pa.string()), ("domain", pa.string())]
+)
+_ROW_GROUP_BYTES = 4 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSelection:
+    """Positions in the index of one split's documents, ascending."""
+
+    positions: NDArray[np.int64]
+    num_domain_documents: int
+    num_general_documents: int
+    num_general_wanted: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCount:
+    """Documents and UTF-8 bytes of one split, by half."""
+
+    num_documents: int
+    num_domain_documents: int
+    num_general_documents: int
+    num_general_wanted: int
+    num_bytes: int
+    num_domain_bytes: int
+
+
+def select_documents(
+    index: DocumentIndex, domain: str, *, mixture: Mixture
+) -> dict[str, SplitSelection]:
+    """Return the documents of every split of ``domain``'s dataset.
+
+    ``train`` holds the domain's training documents and ``general_ratio`` times as many of the
+    other domains', those with the lowest seeded hash of (document, domain). The evaluation splits
+    are kept apart by half: ``*_domain`` and, drawn the same way, ``*_pile``.
+    """
+    key = index.domain_keys.index(domain) if domain in index.domain_keys else -1
+    chosen: dict[str, SplitSelection] = {}
+    for code, role in enumerate(ROLES):
+        of_role = index.role == code
+        own = np.flatnonzero(of_role & (index.domain == key))
+        others = np.flatnonzero(of_role & (index.domain != key))
+        wanted = round(mixture.general_ratio * len(own))
+        ranks = salted_hash(index.ids[others], salt=f"general:{mixture.seed}:{domain}:{role}")
+        general = np.sort(others[np.argsort(ranks, kind="stable")[:wanted]])
+        halves = {f"{role}_domain": own, f"{role}_pile": general}
+        if role == "train":
+            halves = {"train": np.sort(np.concatenate([own, general]))}
+        for split, positions in halves.items():
+            chosen[split] = SplitSelection(
+                positions=positions,
+                num_domain_documents=0 if split.endswith("_pile") else len(own),
+                num_general_documents=0 if split.endswith("_domain") else len(general),
+                num_general_wanted=0 if split.endswith("_domain") else wanted,
+            )
+    return {split: chosen[split] for split in SPLITS}
+
+
+def write_datasets(
+    index: DocumentIndex,
+    selections: Mapping[str, Mapping[str, SplitSelection]],
+    folders: Mapping[str, Path],
+) -> dict[str, dict[str, SplitCount]]:
+    """Write ``folders[domain]/<split>.parquet`` for every domain; return counts by split.
+
+    Each documents file is read once, whatever the number of domains. Rows keep the index's order.
+    """
+    sinks = [
+        _Sink(folders[domain] / f"{split}.parquet", domain, selection)
+        for domain, splits in selections.items()
+        for split, selection in splits.items()
+    ]
+    taken = [0] * len(sinks)
+    for start, stop, table in _row_groups(index):
+        for number, sink in enumerate(sinks):
+            first = taken[number]
+            last = int(np.searchsorted(sink.selection.positions, stop))
+            if last > first:
+                rows = index.row[sink.selection.positions[first:last]] - index.row[start]
+                sink.write(table.take(pa.array(rows)))
+                taken[number] = last
+    counts: dict[str, dict[str, SplitCount]] = {domain: {} for domain in selections}
+    for sink in sinks:
+        counts[sink.domain][sink.path.stem] = sink.close()
+    for domain, folder in folders.items():
+        (folder / "README.md").write_text(_dataset_card(domain), "utf-8")
+    return counts
+
+
+class _Sink:
+    """One split on its way to disk."""
+
+    def __init__(self, path: Path, domain: str, selection: SplitSelection) -> None:
+        self.path = path
+        self.domain = domain
+        self.selection = selection
+        self.writer = open_writer(path, DATASET_SCHEMA)
+        self.pending: list[pa.Table] = []
+        self.pending_bytes = self.num_bytes = self.num_domain_bytes = 0
+
+    def write(self, table: pa.Table) -> None:
+        size = _text_bytes(table)
+        self.pending.append(table)
+        self.pending_bytes += size
+        self.num_bytes += size
+        if table.column("domain")[0].as_py() == self.domain:
+            self.num_domain_bytes += size
+        if self.pending_bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> SplitCount:
+        self._flush()
+        self.writer.close()
+        return SplitCount(
+            num_documents=len(self.selection.positions),
+            num_domain_documents=self.selection.num_domain_documents,
+            num_general_documents=self.selection.num_general_documents,
+            num_general_wanted=self.selection.num_general_wanted,
+            num_bytes=self.num_bytes,
+            num_domain_bytes=self.num_domain_bytes,
+        )
+
+    def _flush(self) -> None:
+        if self.pending:
+            self.writer.write_table(pa.concat_tables(self.pending).combine_chunks())
+            self.pending, self.pending_bytes = [], 0
+
+
+def _row_groups(index: DocumentIndex) -> Iterator[tuple[int, int, pa.Table]]:
+    """Yield (start, stop, table): the row group whose surviving documents are start to stop.
+
+    ``table`` begins at the row of index position ``start``.
+    """
+    start = 0
+    for number, file in enumerate(index.files):
+        parquet = pq.ParquetFile(file.path)
+        first_row = 0
+        file_stop = int(np.searchsorted(index.file, number, side="right"))
+        for group in range(parquet.num_row_groups):
+            last_row = first_row + parquet.metadata.row_group(group).num_rows
+            stop = start + int(np.searchsorted(index.row[start:file_stop], last_row))
+            if stop > start:
+                table = parquet.read_row_group(group)
+                domain = pa.array([file.domain]).take(pa.array(np.zeros(len(table), np.int64)))
+                table = table.append_column("domain", domain).cast(DATASET_SCHEMA)
+                yield start, stop, table.slice(int(index.row[start]) - first_row)
+            start, first_row = stop, last_row
+
+
+def _text_bytes(table: pa.Table) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.binary_length(table.column("text"))).as_py() or 0)
+
+
+def _dataset_card(domain: str) -> str:
+    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
+    return f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n\n# {domain}\n"
+
+
+def shared_documents(splits: Sequence[Path]) -> int:
+    """Return how many document ids occur more than once over the given split files."""
+    ids = pa.chunked_array(
+        [
+            chunk
+            for path in splits
+            for chunk in pq.read_table(path, columns=["document_id"]).column(0).chunks
+        ],
+        pa.string(),
+    )
+    return len(ids) - len(ids.unique())

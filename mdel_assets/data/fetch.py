@@ -1,0 +1,201 @@
+"""Fetching: one shard file from a path, an https URL, ``hf://`` or ``sample://`` to a local folder.
+
+Bytes go to a file under a working name first; the caller publishes it whole. Downloads resume
+where they stopped, also in a later process, as long as the server's ETag is the same.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import random
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.errors import FetchError
+
+_log = logging.getLogger(__name__)
+_NUM_ATTEMPTS = 6
+_READ_BYTES = 1 << 20
+_RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_HF_URL = re.compile(r"hf://(datasets|models)/([^/]+/[^/@]+)(?:@([^/]+))?/(.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchedShard:
+    """A file that arrived whole. ``source_signature`` changes when the source does."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    source_signature: str | None
+    location: str
+
+
+def fetch_shard(
+    location: str, *, folder: Path, partial_folder: Path, sha256: str | None = None
+) -> FetchedShard:
+    """Bring the file at ``location`` into ``folder`` and return its size and sha256.
+
+    ``sha256``, where given, must match. ``partial_folder`` holds a download in progress.
+
+    Raises:
+        FetchError: the source is missing, stays unreachable, or has another sha256.
+    """
+    signature = source_signature(location)
+    target = folder / location.rstrip("/").rsplit("/", 1)[-1]
+    if location.startswith(("http://", "https://")):
+        signature = _download(location, target, partial_folder)
+    elif location.startswith("hf://"):
+        signature = _download_from_hub(location, target)
+    elif location.startswith("sample://"):
+        from mdel_assets.data.sample_corpus import sample_shard
+
+        _link_or_copy(sample_shard(target.name, cache=partial_folder.parent), target)
+    else:
+        _link_or_copy(_require_local(location), target)
+    seen = sha256_of(target)
+    if sha256 and seen != sha256.lower():
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        raise FetchError(
+            f"{location} has sha256 {seen}, expected {sha256}. The file was corrupted or replaced: "
+            f"fetch it again, or correct source.sha256 in the experiment."
+        )
+    size = target.stat().st_size
+    if size == 0:
+        raise FetchError(f"{location} is empty (0 bytes). Check the path or fetch it again.")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    return FetchedShard(target, size, seen, signature, location)
+
+
+def source_signature(location: str) -> str | None:
+    """Return a cheap mark of a source's state, None where only the network could tell.
+
+    A local file's mark is its size and modification time; a sample shard's is the recipe of the
+    sample corpus.
+    """
+    if location.startswith("sample://"):
+        from mdel_assets.data.sample_corpus import sample_signature
+
+        return sample_signature()
+    if "://" in location:
+        return None
+    path = Path(location)
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _require_local(location: str) -> Path:
+    path = Path(location).expanduser()
+    if not path.is_file():
+        raise FetchError(
+            f"The shard '{location}' is not a file. Correct source.train, source.validation or "
+            f"source.test in the experiment, or mount the disk it lies on."
+        )
+    return path
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _download_from_hub(location: str, target: Path) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    match = _HF_URL.fullmatch(location)
+    if match is None:
+        raise FetchError(
+            f"'{location}' is not of the form hf://datasets/OWNER/NAME[@REVISION]/FILE."
+        )
+    kind, repository, revision, name = match.groups()
+    try:
+        path = hf_hub_download(
+            repository, name, repo_type=kind.removesuffix("s"), revision=revision
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FetchError(
+            f"{location} could not be fetched from the Hub ({type(error).__name__}: {error}). "
+            f"Check the name, the network, and HF_TOKEN if the repository is private."
+        ) from error
+    _link_or_copy(Path(path), target)
+    return Path(path).parent.name
+
+
+def _download(url: str, target: Path, partial_folder: Path) -> str | None:
+    """Fetch ``url`` to ``target``, resuming what ``partial_folder`` holds; return its ETag."""
+    import httpx
+
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    partial, etag_file = partial_folder / target.name, partial_folder / "etag"
+    last: Exception | None = None
+    for attempt in range(_NUM_ATTEMPTS):
+        if attempt:
+            time.sleep(min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0))
+        try:
+            etag = _download_once(httpx, url, partial, etag_file)
+            shutil.move(partial, target)
+            return etag
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in _RETRIED_STATUS:
+                raise FetchError(
+                    f"{url} answered {error.response.status_code}. Check the address and access."
+                ) from error
+            last = error
+        except (httpx.TransportError, _CutOffError) as error:
+            last = error
+        _log.warning("fetching %s: attempt %d failed: %s", url, attempt + 1, last)
+    raise FetchError(
+        f"{url} could not be fetched in {_NUM_ATTEMPTS} attempts ({last}). What arrived is kept; "
+        f"run the same command again to go on from there."
+    ) from last
+
+
+class _CutOffError(Exception):
+    """The connection ended before the promised length."""
+
+
+def _download_once(httpx: Any, url: str, partial: Path, etag_file: Path) -> str | None:
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    known_etag = etag_file.read_text() if etag_file.exists() else None
+    if have and known_etag:
+        headers |= {"Range": f"bytes={have}-", "If-Range": known_etag}
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60.0) as response:
+        if response.status_code == 416:
+            partial.unlink(missing_ok=True)
+            raise _CutOffError("the server refused the range; starting over")
+        response.raise_for_status()
+        resumed = response.status_code == 206
+        etag: str | None = response.headers.get("ETag")
+        if etag and not etag.startswith("W/"):
+            etag_file.write_text(etag)
+        else:
+            etag_file.unlink(missing_ok=True)
+        written = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        expected = written + int(length) if length else None
+        with partial.open("ab" if resumed else "wb") as file:
+            for block in response.iter_bytes(_READ_BYTES):
+                file.write(block)
+                written += len(block)
+        if expected is not None and written != expected:
+            raise _CutOffError(f"{written} of {expected} bytes arrived")
+        return etag

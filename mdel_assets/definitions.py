@@ -1,0 +1,38 @@
+"""The one place where the Dagster `Definitions` are assembled.
+
+Dagster calls `defs` when it loads the code location; only then are ``MDEL_EXPERIMENT`` and
+``MDEL_HOME`` read.
+"""
+
+import dagster as dg
+
+from mdel_assets.defs.data import data_assets
+from mdel_assets.defs.evaluation import evaluation_assets
+from mdel_assets.defs.merging import merging_assets
+from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.defs.training import training_assets
+from mdel_assets.experiment import Experiment, load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+
+
+def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
+    """Return the asset graph of one experiment over the artifacts in ``home``."""
+    partitions = Partitions.of(experiment)
+    return dg.Definitions(
+        assets=[
+            *data_assets(experiment, partitions),
+            *training_assets(experiment, partitions),
+            *merging_assets(experiment, partitions),
+            *evaluation_assets(experiment, partitions),
+        ],
+        resources={"workspace": Workspace(root=str(home.root))},
+        executor=dg.in_process_executor,
+        metadata={"experiment": experiment.name},
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions that the environment asks for."""
+    return build_definitions(load_experiment(experiment_name()), MdelHome.from_environment())

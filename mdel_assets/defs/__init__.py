@@ -1,0 +1,1 @@
+"""The Dagster side: the only folder that imports Dagster."""

@@ -1,0 +1,108 @@
+"""Running the whole line in this process: what is stale, in order, each as a Dagster run.
+
+Every run is recorded in the instance, as if the Dagster command line had started it. A failed
+partition does not stop the others; what needs it is named as skipped.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+
+from mdel_assets.definitions import build_definitions
+from mdel_assets.errors import MissingArtifactError
+from mdel_assets.experiment import Experiment
+from mdel_assets.home import MdelHome
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOutcome:
+    """What became of one run: ``state`` is ``made``, ``up to date``, ``failed`` or ``skipped``.
+
+    ``key`` is the partition, or says how many partitions the run or the skipping stands for.
+    """
+
+    kind: str
+    key: str
+    state: str
+    elapsed_seconds: float = 0.0
+    message: str = ""
+
+
+def run_line(
+    experiment: Experiment,
+    home: MdelHome,
+    *,
+    instance: dg.DagsterInstance,
+    on_start: Callable[[str, str], None] = lambda kind, key: None,
+) -> Iterator[RunOutcome]:
+    """Materialize everything that is stale, from shards to matrix, yielding what became of each.
+
+    ``on_start`` is told (kind, key) before each run.
+    """
+    lineage = home.lineage(experiment)
+    runner = _Runner(build_definitions(experiment, home), instance)
+    walk = lineage.walk()
+    while True:
+        try:
+            kind, keys = next(walk)
+        except StopIteration:
+            return
+        except MissingArtifactError as error:
+            yield RunOutcome("everything after that", "", "skipped", message=str(error))
+            return
+        stale = [key for key in keys if lineage.stale(kind, key)]
+        if len(stale) < len(keys):
+            yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
+        if kind == "domain_dataset" and stale:
+            # One run for all: each documents file is then read once.
+            on_start(kind, "all domains")
+            yield runner.run(kind, keys[0], last_key=keys[-1])
+            continue
+        for key in stale:
+            on_start(kind, key)
+            yield runner.run(kind, key)
+
+
+class _Runner:
+    """Executes one asset partition after the other in this process."""
+
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.job = definitions.resolve_implicit_global_asset_job_def()
+        self.instance = instance
+
+    def run(self, kind: str, key: str, *, last_key: str | None = None) -> RunOutcome:
+        """Run one partition, or the range from ``key`` to ``last_key``."""
+        started = time.monotonic()
+        result = self.job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(kind)],
+            partition_key=None if last_key else key or None,
+            tags={_RANGE_START: key, _RANGE_END: last_key} if last_key else None,
+            raise_on_error=False,
+            run_config=_QUIET,
+        )
+        elapsed = time.monotonic() - started
+        shown = "all domains" if last_key else key
+        if result.success:
+            return RunOutcome(kind, shown, "made", elapsed)
+        name, message = _first_failure(result)
+        if name == "DagsterExecutionInterruptedError":
+            raise KeyboardInterrupt
+        return RunOutcome(kind, shown, "failed", elapsed, message)
+
+
+def _first_failure(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
+    """Return class name and message of the error that the failed step's own code raised."""
+    for event in result.all_events:
+        if event.is_step_failure and (error := event.step_failure_data.error):
+            cause = error.cause or error
+            message = cause.message.strip()
+            # A remedy needs no class name before it; any other error does.
+            is_own = message.startswith("mdel_assets.errors.")
+            return cause.cls_name or "", message.split(": ", 1)[1] if is_own else message
+    return "", "the run failed before its first step"

@@ -1,0 +1,65 @@
+"""Merging assets: merged models."""
+
+import dagster as dg
+
+from mdel_assets import steps
+from mdel_assets.defs.metadata import OWNERS, provenance, table
+from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.tensor_files import TensorFolder
+
+
+def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``merging``; none where the experiment has no recipe."""
+    if partitions.recipe is None:
+        return []
+
+    @dg.asset(
+        group_name="merging",
+        partitions_def=partitions.recipe,
+        deps=[
+            dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_recipe),
+            "seed_model",
+        ],
+        owners=OWNERS,
+        kinds={"pytorch", "huggingface"},
+        code_version=CODE_VERSIONS["merged_model"],
+        check_specs=[
+            dg.AssetCheckSpec("tensors_finite_and_shaped", asset="merged_model", blocking=True)
+        ],
+        pool="io",
+    )
+    def merged_model(
+        context: dg.AssetExecutionContext, workspace: Workspace
+    ) -> dg.MaterializeResult:
+        """One model made of several, by one recipe of the experiment.
+
+        Names, shapes and tokenizers are compared before anything is written; tensors stream from
+        the inputs' files to the output's.
+        """
+        lineage = workspace.lineage(experiment)
+        recipe = context.partition_key
+        record = steps.make_merged(lineage, recipe)
+        artifact = lineage.store.merged(recipe)
+        with TensorFolder(artifact.folder) as ours:
+            with TensorFolder(lineage.store.seed_model().folder) as seeds:
+                same_shapes = ours.shapes == seeds.shapes
+        non_finite = record.details["non_finite"]
+        sound = dg.AssetCheckResult(
+            passed=same_shapes and not non_finite,
+            check_name="tensors_finite_and_shaped",
+            metadata={"non_finite": dg.MetadataValue.json(non_finite), "same_shapes": same_shapes},
+        )
+        members = [{"model": m, "weight": float(w)} for m, w in lineage.members(recipe)]
+        metadata = {
+            "merge_method": record.config["merge_method"],
+            "models": table(members),
+            "num_tensors": record.details["num_tensors"],
+            "num_parameters": record.details["num_parameters"],
+            **provenance(record, artifact),
+        }
+        return dg.MaterializeResult(metadata=metadata, check_results=[sound])
+
+    return [merged_model]

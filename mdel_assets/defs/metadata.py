@@ -1,0 +1,65 @@
+"""What an artifact's record looks like in the web UI."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets.artifacts import Artifact, Record
+
+OWNERS = ["team:mdel"]
+
+
+def provenance(record: Record, artifact: Artifact) -> dict[str, Any]:
+    """Return the entries that every asset shows: where it lies, what made it."""
+    return {
+        "path": dg.MetadataValue.path(str(artifact.folder)),
+        "fingerprint": record.fingerprint,
+        "size_mib": round(sum(f["size_bytes"] for f in record.files.values()) / 2**20, 2),
+        "config": dg.MetadataValue.json(record.config),
+        "inputs": dg.MetadataValue.json(record.inputs),
+        "versions": dg.MetadataValue.json(record.versions),
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:
+    """Return rows as a table; the first row gives the columns."""
+    kinds = {bool: "bool", int: "int", float: "float"}
+    columns = [
+        dg.TableColumn(name, type=kinds.get(type(value), "string"))
+        for name, value in (rows[0] if rows else {}).items()
+    ]
+    records = [dg.TableRecord(dict(row)) for row in rows]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def chart(drawn: Any, title: str) -> dg.MetadataValue:
+    """Return a figure as an image inside Markdown."""
+    from mdel_assets.charts import inline_image
+
+    return dg.MetadataValue.md(inline_image(drawn, title=title))
+
+
+def text_schema(*names: str) -> dg.TableSchema:
+    """Return the schema of a table of strings."""
+    return dg.TableSchema([dg.TableColumn(name, type="string") for name in names])
+
+
+def preview(text: str, *, length: int = 160) -> str:
+    """Return the beginning of ``text`` on one line, with every odd character escaped."""
+    cut = text[:length] + ("…" if len(text) > length else "")
+    return json.dumps(cut, ensure_ascii=False)[1:-1]
+
+
+def absent(domain: str, *check_names: str) -> dg.MaterializeResult:
+    """Return the result of a partition whose domain the corpus lacks: a state, not a failure."""
+    return dg.MaterializeResult(
+        metadata={"state": f"absent: the corpus has no training document of '{domain}'"},
+        check_results=[
+            dg.AssetCheckResult(
+                passed=True, check_name=name, description="absent: nothing to check"
+            )
+            for name in check_names
+        ],
+    )

@@ -1,0 +1,52 @@
+"""Partitions of the graph, and which partition is made from which."""
+
+import dataclasses
+
+import dagster as dg
+
+from mdel_assets.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Partitions:
+    """The partitions that one experiment gives."""
+
+    shard: dg.StaticPartitionsDefinition
+    domain: dg.StaticPartitionsDefinition
+    recipe: dg.StaticPartitionsDefinition | None
+    model: dg.StaticPartitionsDefinition
+    experts_of_recipe: dg.StaticPartitionMapping
+    expert_of_model: dg.StaticPartitionMapping
+    recipe_of_model: dg.StaticPartitionMapping
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Partitions":
+        """Return the partitions of ``experiment``; ``recipe`` is None where it merges nothing."""
+        recipes = list(experiment.merges)
+        return cls(
+            shard=dg.StaticPartitionsDefinition([shard.key for shard in experiment.shards()]),
+            domain=dg.StaticPartitionsDefinition(experiment.domain_keys),
+            recipe=dg.StaticPartitionsDefinition(recipes) if recipes else None,
+            model=dg.StaticPartitionsDefinition(experiment.model_keys),
+            experts_of_recipe=dg.StaticPartitionMapping(_experts_by_domain(experiment)),
+            expert_of_model=dg.StaticPartitionMapping(
+                {domain: f"expert-{domain}" for domain in experiment.domain_keys}
+            ),
+            recipe_of_model=dg.StaticPartitionMapping(
+                {recipe: f"merged-{recipe}" for recipe in recipes}
+            ),
+        )
+
+
+def _experts_by_domain(experiment: Experiment) -> dict[str, list[str]]:
+    """Map each domain to the recipes that its expert goes into."""
+    recipes_of: dict[str, list[str]] = {}
+    for name, recipe in experiment.merges.items():
+        for member in recipe.models:
+            if not member.model.startswith("expert:"):
+                continue
+            wanted = member.model.removeprefix("expert:")
+            for domain in experiment.domain_keys if wanted == "*" else [wanted]:
+                if name not in recipes_of.setdefault(domain, []):
+                    recipes_of[domain].append(name)
+    return recipes_of

@@ -1,0 +1,147 @@
+"""Training assets: the seed model and the experts."""
+
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets import steps
+from mdel_assets.artifacts import Record
+from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
+from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS
+
+
+def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``training``."""
+    datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
+
+    @dg.asset(
+        group_name="training",
+        deps=[datasets] if experiment.seed_model.pretrain else [],
+        owners=OWNERS,
+        kinds={"pytorch", "huggingface"},
+        code_version=CODE_VERSIONS["seed_model"],
+        check_specs=[dg.AssetCheckSpec("seed_loads", asset="seed_model", blocking=True)],
+        pool="gpu",
+    )
+    def seed_model(workspace: Workspace) -> dg.MaterializeResult:
+        """The model that every expert branches from.
+
+        It comes from the Hub, from a folder, or, as in the sample, from pretraining a tokenizer
+        and a small model from scratch on the domains' own training text.
+        """
+        lineage = workspace.lineage(experiment)
+        record = steps.make_seed(lineage)
+        artifact = lineage.store.seed_model()
+        return dg.MaterializeResult(
+            metadata={**_seed_metadata(record), **provenance(record, artifact)},
+            check_results=[_seed_loads(record, artifact)],
+        )
+
+    @dg.asset(
+        group_name="training",
+        partitions_def=partitions.domain,
+        deps=["domain_dataset", seed_model],
+        owners=OWNERS,
+        kinds={"pytorch", "huggingface"},
+        code_version=CODE_VERSIONS["expert_model"],
+        check_specs=[
+            dg.AssetCheckSpec("frozen_weights_unchanged", asset="expert_model", blocking=True)
+        ],
+        pool="gpu",
+    )
+    def expert_model(
+        context: dg.AssetExecutionContext, workspace: Workspace
+    ) -> dg.MaterializeResult:
+        """The seed model with its chosen layers trained on one domain's dataset.
+
+        Everything outside the chosen layers equals the seed to the bit. A training that was killed
+        goes on from its last checkpoint.
+        """
+        lineage = workspace.lineage(experiment)
+        domain = context.partition_key
+        if not lineage.is_present(domain):
+            return absent(domain, "frozen_weights_unchanged")
+        record = steps.make_expert(lineage, domain)
+        changed = record.details["changed_though_frozen"]
+        unchanged = dg.AssetCheckResult(
+            passed=not changed,
+            check_name="frozen_weights_unchanged",
+            metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
+        )
+        return dg.MaterializeResult(
+            metadata={
+                **_expert_metadata(record),
+                **provenance(record, lineage.store.expert(domain)),
+            },
+            check_results=[unchanged],
+        )
+
+    return [seed_model, expert_model]
+
+
+def _seed_loads(record: Record, artifact: Any) -> dg.AssetCheckResult:
+    """Compare the stored tensors' parameter count with the model's own."""
+    import math
+
+    from mdel_assets.tensor_files import TensorFolder
+
+    with TensorFolder(artifact.folder) as tensors:
+        stored = sum(math.prod(shape) for shape in tensors.shapes.values())
+    promised = record.details["num_parameters"]
+    has_tokenizer = (artifact.folder / "tokenizer.json").is_file()
+    return dg.AssetCheckResult(
+        passed=stored == promised and has_tokenizer,
+        check_name="seed_loads",
+        metadata={"parameters_stored": stored, "parameters_of_model": promised},
+    )
+
+
+def _seed_metadata(record: Record) -> dict[str, Any]:
+    details = record.details
+    shown = {
+        name: details[name]
+        for name in ("architecture", "num_parameters", "num_layers", "vocab_rows")
+    }
+    if details["history"]:
+        shown["validation_loss"] = details["validation_loss"]
+        shown |= _history_metadata(details["history"])
+    return shown
+
+
+def _expert_metadata(record: Record) -> dict[str, Any]:
+    details = record.details
+    losses = [
+        {
+            "split": split,
+            "loss_before": round(before, 4),
+            "loss_after": round(details["losses_after"][split], 4),
+            "change": round(details["losses_after"][split] - before, 4),
+        }
+        for split, before in details["losses_before"].items()
+    ]
+    return {
+        "trained_layers": str(details["trained_layers"]),
+        "num_trained_parameters": details["num_trained_parameters"],
+        "num_frozen_parameters": details["num_frozen_parameters"],
+        **({"validation_losses": table(losses)} if losses else {}),
+        **_history_metadata(details["history"]),
+    }
+
+
+def _history_metadata(history: dict[str, Any]) -> dict[str, Any]:
+    from mdel_assets.charts import line_chart
+
+    drawn = line_chart(
+        {"training": history["curve"]}, x_label="step", y_label="nats per token", title="Loss"
+    )
+    return {
+        "final_training_loss": history["final_loss"],
+        "num_steps": history["num_steps"],
+        "num_tokens": history["num_tokens"],
+        "num_epochs": round(history["num_epochs"], 3),
+        "tokens_per_second": round(history["tokens_per_second"]),
+        "loss_curve": chart(drawn, "loss"),
+    }

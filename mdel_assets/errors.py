@@ -1,0 +1,81 @@
+"""Every error that a user can cause, as one tree.
+
+    MdelError
+    ├── ExperimentError            the experiment's YAML is wrong
+    │   └── UnknownKeyError        a key or name that does not exist, with the nearest known one
+    ├── ArtifactError              an artifact on disk cannot be used
+    │   ├── MissingArtifactError   it was never made
+    │   ├── ForeignArtifactError   it was made by another experiment
+    │   ├── DamagedArtifactError   its files do not match its record
+    │   └── DiskFullError          the disk filled while it was written
+    ├── ShardError                 a shard is truncated, corrupt, empty or too dirty
+    │   └── FetchError             a shard could not be fetched whole
+    ├── TrainingError              training cannot start or had to stop
+    ├── MergeError                 models that cannot be merged
+    └── ScoringError               a model that cannot be scored
+
+Each message says what was wrong, the value seen, what was expected, and the remedy.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MdelError(Exception):
+    """A mistake or mishap that the message tells the user how to mend."""
+
+
+class ExperimentError(MdelError):
+    """The experiment's YAML cannot be used."""
+
+
+class UnknownKeyError(ExperimentError):
+    """A key or name that does not exist."""
+
+
+class ArtifactError(MdelError):
+    """An artifact on disk cannot be used."""
+
+
+class MissingArtifactError(ArtifactError):
+    """An artifact that was never made."""
+
+
+class ForeignArtifactError(ArtifactError):
+    """An artifact that another experiment made."""
+
+
+class DamagedArtifactError(ArtifactError):
+    """An artifact whose files do not match its record."""
+
+
+class DiskFullError(ArtifactError):
+    """The disk, or a quota, filled while an artifact was being written."""
+
+
+class ShardError(MdelError):
+    """A shard that is truncated, corrupt, empty or too dirty."""
+
+
+class FetchError(ShardError):
+    """A shard that could not be fetched whole."""
+
+
+class TrainingError(MdelError):
+    """Training that cannot start, or had to stop."""
+
+
+class MergeError(MdelError):
+    """Models that cannot be merged."""
+
+
+class ScoringError(MdelError):
+    """A model that cannot be scored."""
+
+
+def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
+    """Return ``Unknown WHAT 'NAME'. Did you mean 'NEAREST'? Known: ...``."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"Unknown {what} '{name}'.{hint} Known: {', '.join(names) or 'none'}."

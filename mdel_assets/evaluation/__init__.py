@@ -1,0 +1,1 @@
+"""Evaluation: token scores, perplexity reports, the matrix. Read `windows.py` first."""

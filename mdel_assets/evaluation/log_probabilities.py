@@ -1,0 +1,165 @@
+"""Log-probabilities of a model for every token of many documents, in natural logarithms.
+
+Windows of all documents are sorted by length and batched by tokens, so that padding wastes little.
+Padding is on the right, where a causal model cannot see it, so no attention mask is needed. The
+output layer and the log-sum-exp run over slices of the batch: all logits never exist at once.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.windows import Window, rolling_windows
+
+if TYPE_CHECKING:
+    import torch
+
+# Shapes in names: B windows of a batch, T positions, D hidden width, S scored tokens, V vocabulary.
+_log = logging.getLogger(__name__)
+_TOKENS_PER_BATCH = 8192
+_LOGITS_PER_SLICE = 16 << 20
+_PROGRESS_SECONDS = 15.0
+_HEAD_TOLERANCE = 1e-4
+
+
+def token_log_probabilities(
+    model: Any,
+    documents: Sequence[Sequence[int]],
+    *,
+    prefix: int,
+    max_length: int,
+    tokens_per_batch: int = _TOKENS_PER_BATCH,
+) -> list[NDArray[np.float32]]:
+    """Return, per document of token ids, the natural-log probability of each of its tokens.
+
+    ``prefix`` is the token fed in before the first; ``max_length`` the longest input.
+
+    Raises:
+        ScoringError: the model yields a number that is not finite.
+    """
+    import torch
+
+    scores = [np.empty(len(tokens), np.float32) for tokens in documents]
+    work = [
+        (number, window)
+        for number, tokens in enumerate(documents)
+        for window in rolling_windows(tokens, prefix=prefix, max_length=max_length)
+    ]
+    work.sort(key=lambda item: len(item[1].inputs), reverse=True)
+    head = _Head(model)
+    progress = _Progress(sum(len(window.inputs) for _, window in work))
+    with torch.inference_mode():
+        for batch in _batches(work, tokens_per_batch):
+            values_S = _score(head, [window for _, window in batch])
+            if not np.isfinite(values_S).all():
+                raise ScoringError(
+                    "The model gives probabilities that are not finite numbers: its weights are "
+                    "damaged or its training diverged. Train it again."
+                )
+            done = 0
+            for number, window in batch:
+                count = len(window.targets)
+                scores[number][window.start : window.start + count] = values_S[done : done + count]
+                done += count
+            progress.add(sum(len(window.inputs) for _, window in batch))
+    return scores
+
+
+def _batches(
+    work: list[tuple[int, Window]], tokens_per_batch: int
+) -> list[list[tuple[int, Window]]]:
+    """Cut ``work``, sorted by falling length, into batches of at most that many padded tokens."""
+    batches: list[list[tuple[int, Window]]] = []
+    for item in work:
+        longest = len(batches[-1][0][1].inputs) if batches else 0
+        if not batches or longest * (len(batches[-1]) + 1) > tokens_per_batch:
+            batches.append([])
+        batches[-1].append(item)
+    return batches
+
+
+def _score(head: "_Head", windows: list[Window]) -> NDArray[np.float32]:
+    """Return the log-probabilities of all targets of ``windows``, one after the other."""
+    import torch
+
+    longest = max(len(window.inputs) for window in windows)
+    ids_BT = torch.zeros((len(windows), longest), dtype=torch.int64)
+    rows: list[NDArray[np.int64]] = []
+    for row, window in enumerate(windows):
+        length = len(window.inputs)
+        ids_BT[row, :length] = torch.as_tensor(window.inputs)
+        rows.append(row * longest + np.arange(length - len(window.targets), length))
+    rows_S = torch.from_numpy(np.concatenate(rows)).to(head.device)
+    targets = np.concatenate([np.asarray(window.targets, np.int64) for window in windows])
+    targets_S = torch.from_numpy(targets).to(head.device)
+    hidden_SD = head.hidden(ids_BT.to(head.device)).flatten(0, 1)[rows_S]
+    step = max(1, _LOGITS_PER_SLICE // head.vocab_size)
+    parts = []
+    for first in range(0, len(hidden_SD), step):
+        logits_SV = head.logits(hidden_SD[first : first + step]).float()
+        chosen_S = logits_SV.gather(1, targets_S[first : first + step, None])[:, 0]
+        parts.append(chosen_S - logits_SV.logsumexp(dim=1))
+    values: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    return values
+
+
+class _Head:
+    """A model in two steps, hidden states and logits, where its architecture allows that.
+
+    Some models scale or cap their logits after the output layer. A probe tells: where output layer
+    of hidden states differs from the model's own logits, the model's own are used, unsplit.
+    """
+
+    def __init__(self, model: Any) -> None:
+        import torch
+
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.output = model.get_output_embeddings()
+        self.body = model.base_model
+        vocabulary = model.get_input_embeddings().weight.shape[0]
+        probe_BT = torch.arange(16, device=self.device)[None] % vocabulary
+        with torch.inference_mode():
+            own = model(input_ids=probe_BT).logits
+            self.is_split = False
+            if self.output is not None and self.body is not model:
+                split = self.output(self.body(input_ids=probe_BT).last_hidden_state)
+                scale = own.float().abs().max().item() + 1e-6
+                self.is_split = split.shape == own.shape and bool(
+                    ((split - own).float().abs().max() <= _HEAD_TOLERANCE * scale).item()
+                )
+        self.vocab_size = own.shape[-1]
+
+    def hidden(self, ids_BT: "torch.Tensor") -> "torch.Tensor":
+        """Return hidden states, or the logits themselves where the model cannot be split."""
+        if self.is_split:
+            return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        return self.model(input_ids=ids_BT, use_cache=False).logits  # type: ignore[no-any-return]
+
+    def logits(self, hidden_SD: "torch.Tensor") -> "torch.Tensor":
+        """Return logits of some hidden states."""
+        return self.output(hidden_SD) if self.is_split else hidden_SD  # type: ignore[no-any-return]
+
+
+class _Progress:
+    """A log line with rate and time left every so often."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.started = self.reported = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Count ``count`` more tokens."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.reported >= _PROGRESS_SECONDS:
+            self.reported = now
+            rate = self.done / (now - self.started)
+            left = (self.total - self.done) / rate
+            _log.info("%d of %d tokens, %.0f tokens/s, %.0f s left", self.done, self.total, rate, left)

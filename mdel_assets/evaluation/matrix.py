@@ -1,0 +1,163 @@
+"""The perplexity matrix: models by domains by splits, with averages and differences to the seed.
+
+Micro average: all domains' text as one. Macro average: the mean over domains, each counting once.
+Differences to the seed are paired: both models are resampled on the same documents.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdel_assets.evaluation.matrix_markdown import matrix_markdown
+from mdel_assets.evaluation.perplexity import Cell, interval, read_cells, rows_to_table
+
+SEED = "seed"
+Row = dict[str, str | int | float | None]
+_Place = tuple[str, str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class AverageRow:
+    """A model's averages over the domains of one split, in bits per byte.
+
+    ``change`` is the macro average minus the seed's, paired.
+    """
+
+    model: str
+    split: str
+    macro: Estimate
+    micro: float
+    change: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """All rows, with averages; ``missing`` names (model, dataset, split) cells that lack."""
+
+    models: list[str]
+    datasets: list[str]
+    splits: list[str]
+    rows: list[Row]
+    averages: list[AverageRow]
+    missing: list[str]
+
+
+def build_matrix(
+    reports: Mapping[str, Sequence[Row]],
+    scores: Mapping[str, Path],
+    *,
+    datasets: Sequence[str],
+    splits: Sequence[str],
+    num_samples: int,
+    seed: int,
+) -> Matrix:
+    """Return the matrix of ``reports`` (rows by model), with differences from ``scores`` folders."""
+    samples: dict[_Place, NDArray[np.float64]] = {}
+    cells: dict[_Place, Cell] = {}
+    for model, folder in scores.items():
+        for cell in read_cells(folder):
+            place = (model, cell.dataset, cell.split)
+            cells[place] = cell
+            if cell.num_bytes_D.sum():
+                samples[place] = cell.samples(num_samples=num_samples, seed=seed)
+    rows = [_with_change(row, cells, samples) for model in scores for row in reports[model]]
+    found = {(row["model"], row["dataset"], row["split"]) for row in rows}
+    missing = [
+        f"{model} on {dataset}/{split}"
+        for model in scores
+        for dataset in datasets
+        for split in splits
+        if (model, dataset, split) not in found
+    ]
+    averages = [
+        average
+        for split in splits
+        for model in scores
+        if (average := _average(model, split, cells, samples))
+    ]
+    return Matrix(
+        models=list(scores),
+        datasets=list(datasets),
+        splits=list(splits),
+        rows=rows,
+        averages=averages,
+        missing=missing,
+    )
+
+
+def write_matrix(matrix: Matrix, folder: Path) -> None:
+    """Write ``perplexity.parquet``, ``perplexity_averages.parquet``, ``.md`` and ``.png``."""
+    from mdel_assets.evaluation.heatmap import draw_heatmap
+
+    pq.write_table(rows_to_table(matrix.rows), folder / "perplexity.parquet")
+    averages: list[Row] = [
+        {
+            "model": average.model,
+            "split": average.split,
+            "macro_bits_per_byte": average.macro.value,
+            "macro_bits_per_byte_low": average.macro.low,
+            "macro_bits_per_byte_high": average.macro.high,
+            "micro_bits_per_byte": average.micro,
+            "change_from_seed": average.change.value,
+            "change_from_seed_low": average.change.low,
+            "change_from_seed_high": average.change.high,
+        }
+        for average in matrix.averages
+    ]
+    pq.write_table(rows_to_table(averages), folder / "perplexity_averages.parquet")
+    (folder / "perplexity.md").write_text(matrix_markdown(matrix), "utf-8")
+    (folder / "perplexity.png").write_bytes(draw_heatmap(matrix))
+
+
+def _with_change(
+    row: Row, cells: Mapping[_Place, Cell], samples: Mapping[_Place, NDArray[np.float64]]
+) -> Row:
+    """Return the row with its bits per byte minus the seed's, and the paired interval."""
+    own = (str(row["model"]), str(row["dataset"]), str(row["split"]))
+    seed = (SEED, *own[1:])
+    change: tuple[float | None, ...] = (None, None, None)
+    if own in samples and seed in samples:
+        value = float(cells[own].bits_per_byte or 0) - float(cells[seed].bits_per_byte or 0)
+        change = (value, *interval(samples[own] - samples[seed]))
+    names = ("change_from_seed", "change_from_seed_low", "change_from_seed_high")
+    return {**row, **dict(zip(names, change, strict=True))}
+
+
+def _average(
+    model: str,
+    split: str,
+    cells: Mapping[_Place, Cell],
+    samples: Mapping[_Place, NDArray[np.float64]],
+) -> AverageRow | None:
+    """Return a model's averages over the datasets of ``split`` that hold text."""
+    own = [place for place in samples if place[0] == model and place[2] == split]
+    if not own:
+        return None
+    seeds = [(SEED, *place[1:]) for place in own]
+    values = np.array([cells[place].bits_per_byte for place in own])
+    seed_values = np.array([cells[place].bits_per_byte for place in seeds])
+    drawn = np.mean([samples[place] for place in own], axis=0)
+    seed_drawn = np.mean([samples[place] for place in seeds], axis=0)
+    nll = sum(float(cells[place].nll_nats_D.sum()) for place in own)
+    size = sum(int(cells[place].num_bytes_D.sum()) for place in own)
+    return AverageRow(
+        model=model,
+        split=split,
+        macro=Estimate(float(values.mean()), *interval(drawn)),
+        micro=nll / size / math.log(2),
+        change=Estimate(float((values - seed_values).mean()), *interval(drawn - seed_drawn)),
+    )

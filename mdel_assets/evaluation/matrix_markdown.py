@@ -1,0 +1,199 @@
+"""The perplexity matrix as Markdown: tables that a person reads, and what they say in words."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mdel_assets.evaluation.matrix import AverageRow, Matrix, Row
+
+_SPLIT_TITLES = {
+    "validation_domain": "Validation text of each domain",
+    "validation_pile": "Validation text of all other domains",
+    "test_domain": "Test text of each domain",
+    "test_pile": "Test text of all other domains",
+}
+
+
+def matrix_markdown(matrix: "Matrix") -> str:
+    """Return the whole report: per split bits per byte, change from the seed and perplexity."""
+    parts = [
+        "# Perplexity matrix",
+        "",
+        "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
+        "bootstrap. *Change* is against the seed, on the same resampled documents; in **bold** "
+        "where its interval leaves out zero. *Macro*: every domain counts once. Perplexity is per "
+        "token and compares only models with one tokenizer.",
+        "",
+    ]
+    for split in matrix.splits:
+        parts += [f"## {_SPLIT_TITLES.get(split, split)} (`{split}`)", ""]
+        parts += [*_bits_table(matrix, split), "", *_change_table(matrix, split), ""]
+        parts += [*_perplexity_table(matrix, split), ""]
+    parts += ["## What it says", "", *(f"- {line}" for line in findings(matrix)), ""]
+    if matrix.missing:
+        parts += ["## Missing", "", *(f"- {line}" for line in matrix.missing), ""]
+    return "\n".join(parts)
+
+
+def findings(matrix: "Matrix") -> list[str]:
+    """Return what the matrix says about experts and merged models, also where the seed wins."""
+    split = matrix.splits[0]
+    lines = []
+    own = {m: _cell(matrix, m, m.removeprefix("expert-"), split) for m in _experts(matrix)}
+    judged = {model: row for model, row in own.items() if row and row["change_from_seed"] is not None}
+    better = [model for model, row in judged.items() if _high(row) < 0]
+    worse = [model for model, row in judged.items() if _low(row) > 0]
+    lines.append(
+        f"{len(better)} of {len(judged)} experts are better than the seed on their own domain by "
+        f"more than the interval (`{split}`)."
+    )
+    if worse:
+        lines.append(f"Worse than the seed on their own domain: {', '.join(worse)}.")
+    averages = {a.model: a for a in matrix.averages if a.split == split}
+    for model, average in averages.items():
+        if model.startswith("merged-"):
+            lines.append(f"`{model}` on average over domains: {_verdict(average)}.")
+    if averages:
+        best = min(averages.values(), key=lambda a: a.macro.value)
+        lines.append(
+            f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte."
+        )
+    return lines
+
+
+def matrix_text(matrix: "Matrix") -> str:
+    """Return the first split's table and the findings, for a terminal."""
+    split = matrix.splits[0]
+    header = f"Bits per byte on {split}, lower is better (± half the 95 % interval)"
+    table = _aligned(_bits_rows(matrix, split, mark=False))
+    change = _aligned(_change_rows(matrix, split, mark=False))
+    return "\n".join(
+        [
+            header,
+            "",
+            table,
+            "",
+            "Change from the seed, paired (* where the 95 % interval leaves out zero)",
+            "",
+            change,
+            "",
+            *findings(matrix),
+        ]
+    )
+
+
+def _bits_table(matrix: "Matrix", split: str) -> list[str]:
+    return _as_markdown(_bits_rows(matrix, split, mark=True))
+
+
+def _change_table(matrix: "Matrix", split: str) -> list[str]:
+    return _as_markdown(_change_rows(matrix, split, mark=True))
+
+
+def _perplexity_table(matrix: "Matrix", split: str) -> list[str]:
+    rows = [["Perplexity per token", *matrix.datasets]]
+    for model in matrix.models:
+        cells = [_cell(matrix, model, dataset, split) for dataset in matrix.datasets]
+        rows.append([model, *(_number(cell, "perplexity", ".2f") for cell in cells)])
+    return _as_markdown(rows)
+
+
+def _bits_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
+    averages = {a.model: a for a in matrix.averages if a.split == split}
+    rows = [["Bits per byte" if mark else "model", *matrix.datasets, "macro", "micro"]]
+    best = {
+        dataset: min((v for m in matrix.models if (v := _bits(matrix, m, dataset, split))), default=None)
+        for dataset in matrix.datasets
+    }
+    for model in matrix.models:
+        row = [model]
+        for dataset in matrix.datasets:
+            cell = _cell(matrix, model, dataset, split)
+            text = "no text"
+            if cell and cell["bits_per_byte"] is not None:
+                half = (float(cell["bits_per_byte_high"] or 0) - float(cell["bits_per_byte_low"] or 0)) / 2
+                text = f"{cell['bits_per_byte']:.3f} ± {half:.3f}"
+                if mark and cell["bits_per_byte"] == best[dataset]:
+                    text = f"**{text}**"
+            row.append(text)
+        average = averages.get(model)
+        row += [f"{average.macro.value:.3f}", f"{average.micro:.3f}"] if average else ["", ""]
+        rows.append(row)
+    return rows
+
+
+def _change_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
+    averages = {a.model: a for a in matrix.averages if a.split == split}
+    rows = [["Change from seed" if mark else "model", *matrix.datasets, "macro"]]
+    for model in matrix.models:
+        if model == "seed":
+            continue
+        row = [model]
+        for dataset in matrix.datasets:
+            cell = _cell(matrix, model, dataset, split)
+            if cell is None or cell["change_from_seed"] is None:
+                row.append("no text")
+            else:
+                row.append(_signed(float(cell["change_from_seed"]), _low(cell), _high(cell), mark=mark))
+        average = averages.get(model)
+        if average:
+            change = average.change
+            row.append(_signed(change.value, change.low, change.high, mark=mark))
+        rows.append(row)
+    return rows
+
+
+def _signed(value: float, low: float, high: float, *, mark: bool) -> str:
+    text = f"{value:+.3f}"
+    if low <= 0 <= high:
+        return text
+    return f"**{text}**" if mark else f"{text}*"
+
+
+def _verdict(average: "AverageRow") -> str:
+    change = average.change
+    shown = f"{change.value:+.4f} bits per byte against the seed [{change.low:+.4f}, {change.high:+.4f}]"
+    if change.high < 0:
+        return f"better, {shown}"
+    return f"worse, {shown}" if change.low > 0 else f"no clear difference, {shown}"
+
+
+def _experts(matrix: "Matrix") -> list[str]:
+    return [model for model in matrix.models if model.startswith("expert-")]
+
+
+def _cell(matrix: "Matrix", model: str, dataset: str, split: str) -> "Row | None":
+    place = (model, dataset, split)
+    return next((r for r in matrix.rows if (r["model"], r["dataset"], r["split"]) == place), None)
+
+
+def _bits(matrix: "Matrix", model: str, dataset: str, split: str) -> float | None:
+    cell = _cell(matrix, model, dataset, split)
+    return None if cell is None or cell["bits_per_byte"] is None else float(cell["bits_per_byte"])
+
+
+def _low(row: "Row") -> float:
+    return float(row["change_from_seed_low"] or 0)
+
+
+def _high(row: "Row") -> float:
+    return float(row["change_from_seed_high"] or 0)
+
+
+def _number(cell: "Row | None", name: str, form: str) -> str:
+    return "no text" if cell is None or cell[name] is None else format(cell[name], form)
+
+
+def _as_markdown(rows: list[list[str]]) -> list[str]:
+    header, *body = rows
+    ruler = ["---", *("---:" for _ in header[1:])]
+    return ["| " + " | ".join(row) + " |" for row in (header, ruler, *body)]
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) if i < len(row) else 0 for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        rest = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=False)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *rest]).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

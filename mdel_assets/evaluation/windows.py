@@ -1,0 +1,38 @@
+"""Rolling windows: how a document is cut so that every token is scored exactly once.
+
+The cut is lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context, in
+words: the first window holds up to ``max_length`` tokens, fed in behind the prefix token; every
+later full window is fed in behind the token before it; the last window, when shorter, is moved
+left until it sees a full ``max_length`` of context, and only its new tokens are scored.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One forward pass over part of a document.
+
+    ``inputs`` are the T token ids fed in; ``targets`` the S <= T token ids scored, by the model's
+    outputs at the last S positions. ``start`` is the first target's position in the document.
+    """
+
+    inputs: Sequence[int]
+    targets: Sequence[int]
+    start: int
+
+
+def rolling_windows(tokens: Sequence[int], *, prefix: int, max_length: int) -> Iterator[Window]:
+    """Yield the windows of one document; none for an empty one."""
+    first = tokens[:max_length]
+    if not first:
+        return
+    yield Window(inputs=[prefix, *first[:-1]], targets=first, start=0)
+    done = len(first)
+    while done < len(tokens):
+        end = min(done + max_length, len(tokens))
+        yield Window(
+            inputs=tokens[end - max_length - 1 : end - 1], targets=tokens[done:end], start=done
+        )
+        done = end

@@ -1,0 +1,234 @@
+"""Experiment: what is studied, read from one YAML file, frozen and validated.
+
+`load_experiment` takes a bundled name or a path. Every mistake in the file is refused here, before
+hours are spent, with the key, the value and the nearest known name.
+"""
+
+import re
+import types
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from mdel_assets.data.pile_domains import PILE_DOMAINS
+from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
+from mdel_assets.experiment_fields import (
+    Domain,
+    Evaluation,
+    ExpertTraining,
+    Hub,
+    MergeRecipe,
+    Mixture,
+    Section,
+    SeedModel,
+    Source,
+    Tracking,
+)
+
+_SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|zst|gz))+$")
+VALIDATION_SHARD = "val"
+TEST_SHARD = "test"
+
+
+class Shard(Section):
+    """One file of the corpus: partition key, place, and the split its documents are for."""
+
+    key: str
+    location: str
+    role: Literal["train", "validation", "test"]
+    sha256: str | None = None
+
+
+class Experiment(Section):
+    """What is studied. Read `experiments/sample.yaml` beside this class."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    source: Source
+    domains: Literal["pile"] | tuple[Domain, ...] = "pile"
+    mixture: Mixture = Mixture()
+    seed_model: SeedModel
+    training: ExpertTraining
+    merges: dict[str, MergeRecipe] = {}
+    evaluation: Evaluation = Evaluation()
+    hub: Hub = Hub()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Experiment":
+        _refuse_repeats("domain key", self.domain_keys)
+        _refuse_repeats(
+            "domain label", [s for d in self.domain_table for s in (d.name, *d.aliases)]
+        )
+        for recipe in self.merges:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe):
+                raise ValueError(f"'{recipe}' cannot name a recipe: use letters, digits, . _ -")
+        for recipe in self.merges.values():
+            for member in recipe.models:
+                if member.model.startswith("expert:") and member.model != "expert:*":
+                    self.require_domain(member.model.removeprefix("expert:"))
+        if self.source.domain_field == self.source.text_field:
+            raise ValueError("source.text_field and source.domain_field are the same field")
+        return self
+
+    @property
+    def domain_table(self) -> tuple[Domain, ...]:
+        """The domains, in partition order."""
+        return PILE_DOMAINS if self.domains == "pile" else self.domains
+
+    @property
+    def domain_keys(self) -> list[str]:
+        """Partition keys of the domains."""
+        return [domain.key for domain in self.domain_table]
+
+    @property
+    def model_keys(self) -> list[str]:
+        """Every model that can be scored: ``seed``, ``expert-<domain>``, ``merged-<recipe>``."""
+        experts = [f"expert-{key}" for key in self.domain_keys]
+        return ["seed", *experts, *(f"merged-{recipe}" for recipe in self.merges)]
+
+    def require_domain(self, key: str) -> Domain:
+        """Return the domain called ``key``; raise `UnknownKeyError` with the nearest known one."""
+        for domain in self.domain_table:
+            if domain.key == key:
+                return domain
+        raise UnknownKeyError(unknown_name_message("domain", key, self.domain_keys))
+
+    def shards(self) -> list[Shard]:
+        """Return the shards, train first; local globs are expanded in sorted order.
+
+        Raises:
+            ExperimentError: a glob matches nothing, or two shards share a name.
+        """
+        found = [
+            Shard(key=shard_key(place), location=place, role="train", sha256=None)
+            for pattern in self.source.train
+            for place in _expand(pattern)
+        ]
+        if self.source.validation:
+            found.append(
+                Shard(key=VALIDATION_SHARD, location=self.source.validation, role="validation")
+            )
+        if self.source.test:
+            found.append(Shard(key=TEST_SHARD, location=self.source.test, role="test"))
+        try:
+            _refuse_repeats("shard name", [shard.key for shard in found])
+        except ValueError as error:
+            raise ExperimentError(f"{error}. Rename one of the files.") from None
+        if unknown := set(self.source.sha256) - {shard.key for shard in found}:
+            raise UnknownKeyError(
+                unknown_name_message("shard", min(unknown), [shard.key for shard in found])
+            )
+        return [
+            shard.model_copy(update={"sha256": self.source.sha256.get(shard.key)})
+            for shard in found
+        ]
+
+
+def shard_key(location: str) -> str:
+    """Return a shard's partition key: its file name without extensions, as a slug."""
+    stem = _SHARD_SUFFIX.sub("", location.rstrip("/").rsplit("/", 1)[-1])
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "shard"
+
+
+def bundled_experiments() -> list[str]:
+    """Return the names of the experiments that ship with the package."""
+    folder = resources.files("mdel_assets.experiments")
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_experiment(name_or_path: str) -> Experiment:
+    """Read a bundled experiment by name, or any YAML file by path.
+
+    Raises:
+        ExperimentError: no such file, not YAML, or a value that is refused.
+        UnknownKeyError: a key that no section knows; the message names the nearest.
+    """
+    if name_or_path in bundled_experiments():
+        text = resources.files("mdel_assets.experiments").joinpath(f"{name_or_path}.yaml")
+        return parse_experiment(text.read_text("utf-8"), origin=name_or_path)
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = unknown_name_message("experiment", name_or_path, bundled_experiments())
+        raise ExperimentError(f"{known} Nor is there a file of that name. Check MDEL_EXPERIMENT.")
+    return parse_experiment(path.read_text("utf-8"), origin=str(path))
+
+
+def parse_experiment(text: str, *, origin: str) -> Experiment:
+    """Return the experiment that ``text`` describes; ``origin`` names it in messages."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{origin} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{origin} must hold a mapping of keys, see experiments/sample.yaml")
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, origin) from error
+
+
+def _explain(error: ValidationError, origin: str) -> ExperimentError:
+    problems = error.errors()
+    for problem in problems:
+        if problem["type"] == "extra_forbidden":
+            *section, key = [str(part) for part in problem["loc"]]
+            known = _known_keys(Experiment, section)
+            where = f" in '{'.'.join(section)}'" if section else ""
+            return UnknownKeyError(
+                f"{origin}: {unknown_name_message('key', key, known).removesuffix('.')}{where}."
+            )
+    lines = []
+    for problem in problems:
+        place = ".".join(str(part) for part in problem["loc"]) or "the experiment"
+        seen = problem["input"]
+        shown = "" if isinstance(seen, dict) else f" (got {seen!r})"
+        lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return ExperimentError(f"{origin}: " + "; ".join(lines))
+
+
+def _known_keys(model: type[Section], path: list[str]) -> list[str]:
+    """Return the keys of the section at ``path`` (indices and mapping keys are stepped over)."""
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is not None and (inner := _section_in(field.annotation)):
+            model = inner
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union, tuple, dict, list):
+        for inner in typing.get_args(annotation):
+            if found := _section_in(inner):
+                return found
+    return None
+
+
+def _refuse_repeats(what: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the {what} '{name}' occurs twice")
+        seen.add(name)
+
+
+def _expand(pattern: str) -> list[str]:
+    if "://" in pattern:
+        if any(sign in pattern for sign in "*["):
+            raise ExperimentError(
+                f"'{pattern}' is a pattern on a remote place; list the shards one by one."
+            )
+        return [pattern]
+    if not any(sign in pattern for sign in "*?["):
+        return [pattern]
+    anchor = Path(Path(pattern).anchor)
+    matches = sorted(str(path) for path in anchor.glob(str(Path(pattern).relative_to(anchor))))
+    if not matches:
+        raise ExperimentError(f"source.train: '{pattern}' matches no file.")
+    return matches

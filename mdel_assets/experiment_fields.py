@@ -1,0 +1,185 @@
+"""The parts of an experiment: frozen, validated, each a section of the YAML.
+
+Everything here says what is studied, and so enters fingerprints. Where and how it runs (devices,
+tokens, folders) is never here.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
+SPLITS = ("train", *EVALUATION_SPLITS)
+
+
+class Section(BaseModel):
+    """A section of the YAML: unknown keys refused, values immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Domain(Section):
+    """One source of the corpus: partition key, label in the shard, other spellings of the label."""
+
+    key: str
+    name: str
+    aliases: tuple[str, ...] = ()
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_slug(cls, key: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", key):
+            raise ValueError(f"a domain key is made of a-z, 0-9 and _, got '{key}'")
+        return key
+
+
+class Source(Section):
+    """Where the corpus comes from, and how a line of it is read."""
+
+    layout: Literal["pile"] = "pile"
+    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    validation: str | None = None
+    test: str | None = None
+    text_field: str = "text"
+    domain_field: str = "meta.pile_set_name"
+    max_reject_rate: Fraction = 1.0e-4
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
+    sha256: dict[str, str] = {}
+
+
+class Mixture(Section):
+    """The general half of a dataset: ``general_ratio`` documents per document of the domain."""
+
+    general_ratio: Annotated[float, Field(ge=0.0)] = 1.0
+    seed: int = 0
+
+
+class Optimization(Section):
+    """What one training run optimises with, for the seed and the experts alike."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
+    warmup_ratio: Fraction = 0.03
+    lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.95
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1.0e-8
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    block_size: Annotated[int, Field(ge=2)] = 512
+    num_tokens: PositiveInt = 4_096_000
+    batch_size: PositiveInt = 8
+    micro_batch_size: PositiveInt | None = None
+    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_validation_blocks: PositiveInt = 32
+    seed: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps that read ``num_tokens``, at least one."""
+        return max(1, self.num_tokens // (self.batch_size * self.block_size))
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Optimization":
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
+        return self
+
+
+class ExpertTraining(Optimization):
+    """How an expert is trained: the layers that move, and how."""
+
+    trained_layers: Literal["all"] | tuple[int | str, ...]
+
+
+class Pretraining(Optimization):
+    """A seed model trained from scratch on the domains' own training text.
+
+    ``model`` is a transformers configuration: ``model_type`` and its settings.
+    """
+
+    model: dict[str, Any]
+    vocab_size: Annotated[int, Field(ge=300)]
+
+    @field_validator("model")
+    @classmethod
+    def _names_its_type(cls, model: dict[str, Any]) -> dict[str, Any]:
+        if "model_type" not in model:
+            raise ValueError("'model' needs a 'model_type', such as gpt_neox or llama")
+        return model
+
+
+class SeedModel(Section):
+    """The model every expert branches from: a Hub id or folder, or pretraining from scratch."""
+
+    path: str | None = None
+    revision: str = "main"
+    pretrain: Pretraining | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> "SeedModel":
+        if (self.path is None) == (self.pretrain is None):
+            raise ValueError("give exactly one of 'path' (a Hub id or a folder) and 'pretrain'")
+        return self
+
+
+class MergeModelParameters(Section):
+    """Parameters of one model in a recipe."""
+
+    weight: float = 1.0
+
+
+class MergeModel(Section):
+    """One model of a recipe: ``expert:<domain>``, ``expert:*``, ``seed``, a folder or a Hub id."""
+
+    model: str
+    parameters: MergeModelParameters = MergeModelParameters()
+
+
+class MergeParameters(Section):
+    """Parameters of the whole recipe."""
+
+    normalize: bool = True
+
+
+class MergeRecipe(Section):
+    """One recipe, in the words of mergekit's schema."""
+
+    merge_method: Literal["linear"]
+    models: Annotated[tuple[MergeModel, ...], Field(min_length=1)]
+    parameters: MergeParameters = MergeParameters()
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+
+
+class Evaluation(Section):
+    """How perplexity is measured. ``prefix_token`` opens each document's first window."""
+
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    splits: Annotated[
+        tuple[Literal["validation_domain", "validation_pile", "test_domain", "test_pile"], ...],
+        Field(min_length=1),
+    ] = ("validation_domain", "validation_pile")
+    max_documents: PositiveInt = 10_000
+    prefix_token: Literal["eos", "bos"] = "eos"
+    num_bootstrap_samples: PositiveInt = 1000
+    seed: int = 0
+
+
+class Hub(Section):
+    """Where publishing puts what it publishes."""
+
+    namespace: str | None = None
+    private: bool = True
+
+
+class Tracking(Section):
+    """Where training is tracked."""
+
+    wandb_project: str | None = None
+    wandb_entity: str | None = None

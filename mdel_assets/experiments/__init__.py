@@ -1,0 +1,1 @@
+"""Bundled experiments, one YAML file each."""

@@ -1,0 +1,263 @@
+"""Lineage: what every artifact is made from, in one place, without Dagster.
+
+`Lineage.identity(kind, key)` gives an artifact's expected identity from the experiment and the
+records of its inputs. Assets write that identity; `mdel run` and `mdel status` compare it with
+what lies on disk. A domain that the corpus lacks is *absent*: its expert is neither expected nor
+missed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record, file_digest
+from mdel_assets.errors import DamagedArtifactError, MdelError, MergeError, MissingArtifactError
+from mdel_assets.experiment import Experiment, Shard
+
+# Raised when the code of a stage changes what it makes from the same config and inputs.
+CODE_VERSIONS = {
+    "raw_pile_shard": "1",
+    "shard_documents": "1",
+    "domain_dataset": "1",
+    "seed_model": "1",
+    "expert_model": "1",
+    "merged_model": "1",
+    "token_scores": "1",
+    "perplexity_report": "1",
+    "perplexity_matrix": "1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stale:
+    """An artifact that a run would make anew, and why."""
+
+    kind: str
+    key: str
+    reason: str
+
+
+class Lineage:
+    """The identities of all artifacts of one experiment."""
+
+    def __init__(self, experiment: Experiment, store: ArtifactStore) -> None:
+        self.experiment = experiment
+        self.store = store
+
+    def artifact(self, kind: str, key: str) -> Artifact:
+        """Return the place of an artifact."""
+        one_of_many: dict[str, Callable[[str], Artifact]] = {
+            "raw_pile_shard": self.store.shard,
+            "shard_documents": self.store.documents,
+            "domain_dataset": self.store.dataset,
+            "expert_model": self.store.expert,
+            "merged_model": self.store.merged,
+            "token_scores": self.store.scores,
+            "perplexity_report": self.store.report,
+        }
+        if kind in one_of_many:
+            return one_of_many[kind](key)
+        return {"seed_model": self.store.seed_model, "perplexity_matrix": self.store.matrix}[kind]()
+
+    def identity(self, kind: str, key: str = "") -> Identity:
+        """Return what the artifact should be, given its inputs as they are on disk.
+
+        Raises:
+            MissingArtifactError: an input was never made; the message names the command.
+        """
+        config, inputs = getattr(self, f"_{kind}")(key)
+        return Identity(
+            kind=kind,
+            key=key,
+            experiment=self.experiment.name,
+            code_version=CODE_VERSIONS[kind],
+            config=config,
+            inputs={artifact.label: artifact.require().fingerprint for artifact in inputs},
+        )
+
+    def current(self, kind: str, key: str = "") -> Record | None:
+        """Return the record if the artifact is whole and is what it should be, else None."""
+        if kind == "raw_pile_shard":
+            return self._current_shard(key)
+        return self.artifact(kind, key).holds(self.identity(kind, key).fingerprint)
+
+    def shard(self, key: str) -> Shard:
+        """Return the experiment's shard called ``key``."""
+        return next(shard for shard in self.experiment.shards() if shard.key == key)
+
+    def present_domains(self) -> list[str]:
+        """Domains with training documents, by the records of their datasets.
+
+        Raises:
+            MissingArtifactError: a domain's dataset was never made.
+        """
+        return [key for key in self.experiment.domain_keys if self.is_present(key)]
+
+    def is_present(self, domain: str) -> bool:
+        """Whether the corpus has training documents of ``domain``."""
+        record = self.store.dataset(domain).require()
+        return bool(record.counts["train"]["num_domain_documents"])
+
+    def present_models(self) -> list[str]:
+        """Models that exist or could: experts of absent domains are left out."""
+        absent = set(self.experiment.domain_keys) - set(self.present_domains())
+        return [
+            key for key in self.experiment.model_keys if key.removeprefix("expert-") not in absent
+        ]
+
+    def members(self, recipe: str) -> list[tuple[str, float]]:
+        """Return the models of a recipe in its order, ``expert:*`` written out, with weights.
+
+        A member is ``seed``, ``expert-<domain>``, or a folder or Hub id.
+
+        Raises:
+            MergeError: the recipe names the expert of an absent domain.
+        """
+        found: list[tuple[str, float]] = []
+        for entry in self.experiment.merges[recipe].models:
+            weight = entry.parameters.weight
+            if entry.model == "expert:*":
+                found += [(f"expert-{key}", weight) for key in self.present_domains()]
+            elif entry.model.startswith("expert:"):
+                domain = entry.model.removeprefix("expert:")
+                if not self.is_present(domain):
+                    raise MergeError(
+                        f"Recipe '{recipe}' needs the expert of '{domain}', but the corpus has no "
+                        f"training document of that domain. Take it out of the recipe; present: "
+                        f"{', '.join(self.present_domains())}."
+                    )
+                found.append((f"expert-{domain}", weight))
+            else:
+                found.append((entry.model, weight))
+        return found
+
+    def stale(self, kind: str, key: str = "") -> Stale | None:
+        """Say why the artifact would be made anew, or None if it is current."""
+        try:
+            if self.current(kind, key):
+                return None
+            expected = None if kind == "raw_pile_shard" else self.identity(kind, key)
+        except MissingArtifactError:
+            return Stale(kind, key, "an input is missing")
+        except MdelError as error:
+            return Stale(kind, key, str(error))
+        return Stale(kind, key, self._reason(self.artifact(kind, key), expected))
+
+    def _reason(self, artifact: Artifact, expected: Identity | None) -> str:
+        try:
+            record = artifact.require()
+        except MissingArtifactError:
+            return "never made"
+        except DamagedArtifactError as error:
+            return str(error)
+        if expected is None:
+            return "its source changed"
+        if record.code_version != expected.code_version:
+            return f"made by code version {record.code_version}, now {expected.code_version}"
+        changed = [
+            *(f"config {key}" for key in _differences(record.config, expected.config)),
+            *_differences(record.inputs, expected.inputs),
+        ]
+        return "changed: " + ", ".join(changed)
+
+    def walk(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield (kind, keys) in the order of the line; later keys depend on earlier artifacts."""
+        shards = [shard.key for shard in self.experiment.shards()]
+        yield "raw_pile_shard", shards
+        yield "shard_documents", shards
+        yield "domain_dataset", self.experiment.domain_keys
+        yield "seed_model", [""]
+        yield "expert_model", self.present_domains()
+        yield "merged_model", list(self.experiment.merges)
+        yield "token_scores", self.present_models()
+        yield "perplexity_report", self.present_models()
+        yield "perplexity_matrix", [""]
+
+    def _current_shard(self, key: str) -> Record | None:
+        from mdel_assets.data.fetch import source_signature
+
+        record = self.artifact("raw_pile_shard", key).read_record()
+        if record is None or self.artifact("raw_pile_shard", key).damage(record):
+            return None
+        shard = self.shard(key)
+        if shard.sha256 and shard.sha256 != record.config["sha256"]:
+            return None
+        signature = source_signature(shard.location)
+        return record if signature in (None, record.details["source_signature"]) else None
+
+    def _shard_documents(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        source = self.experiment.source
+        fields = {"layout", "text_field", "domain_field", "max_reject_rate"}
+        config = source.model_dump(mode="json", include=fields)
+        config["domains"] = [d.model_dump(mode="json") for d in self.experiment.domain_table]
+        return config, [self.store.shard(key)]
+
+    def _domain_dataset(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        shards = self.experiment.shards()
+        config = {
+            "domain": key,
+            "mixture": self.experiment.mixture.model_dump(mode="json"),
+            "roles": {shard.key: shard.role for shard in shards},
+            "holdout_fraction": self.experiment.source.holdout_fraction,
+        }
+        return config, [self.store.documents(shard.key) for shard in shards]
+
+    def _seed_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        seed = self.experiment.seed_model
+        inputs = []
+        if seed.pretrain:
+            inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
+        return seed.model_dump(mode="json"), inputs
+
+    def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        config = self.experiment.training.model_dump(mode="json")
+        return config, [self.store.seed_model(), self.store.dataset(key)]
+
+    def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        config = self.experiment.merges[key].model_dump(mode="json")
+        members = [name for name, _ in self.members(key)]
+        config["members"] = [list(member) for member in self.members(key)]
+        known = set(self.experiment.model_keys)
+        own = [self.store.model(name) for name in members if name in known]
+        return config, [self.store.seed_model(), *own]
+
+    def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"max_length", "splits", "max_documents", "prefix_token", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        datasets = [self.store.dataset(domain) for domain in self.present_domains()]
+        return config, [self.store.model(key), *datasets]
+
+    def _perplexity_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"num_bootstrap_samples", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        return config, [self.store.scores(key)]
+
+    def _perplexity_matrix(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"num_bootstrap_samples", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        models = self.present_models()
+        return config, [
+            *(self.store.scores(model) for model in models),
+            *(self.store.report(model) for model in models),
+        ]
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a digest of a model folder's weights and configuration.
+
+    Raises:
+        MergeError: it is not a folder.
+    """
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise MergeError(
+            f"'{folder}' is neither 'seed', 'expert:<domain>' nor a model folder. Correct the "
+            f"recipe in the experiment."
+        )
+    names = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
+    return "folder:" + "-".join(file_digest(path)[:16] for path in names)
+
+
+def _differences(old: Any, new: Any) -> list[str]:
+    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))

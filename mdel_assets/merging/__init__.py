@@ -1,0 +1,1 @@
+"""Merging: several models become one. Read `recipe.py`, then `streaming.py`."""

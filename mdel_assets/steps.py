@@ -1,0 +1,317 @@
+"""The steps of the line, one function per asset, without Dagster.
+
+A step resolves paths, does nothing where the artifact is already what it should be, else computes
+into a staging folder and publishes it whole. It returns the artifact's record, from which both the
+Dagster side and the command line tell what was made.
+"""
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.artifacts import Identity, Record
+from mdel_assets.data.fetch import fetch_shard
+from mdel_assets.lineage import CODE_VERSIONS, Lineage
+
+_log = logging.getLogger(__name__)
+
+
+def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
+    """Fetch one shard and record its size and sha256."""
+    if current := _current(lineage, "raw_pile_shard", shard_key):
+        return current
+    shard = lineage.shard(shard_key)
+    artifact = lineage.store.shard(shard_key)
+    with artifact.staging() as stage:
+        partial = cache / f"partial-{lineage.experiment.name}-{shard_key}"
+        fetched = fetch_shard(
+            shard.location, folder=stage, partial_folder=partial, sha256=shard.sha256
+        )
+        identity = Identity(
+            kind="raw_pile_shard",
+            key=shard_key,
+            experiment=lineage.experiment.name,
+            code_version=CODE_VERSIONS["raw_pile_shard"],
+            config={"sha256": fetched.sha256},
+            inputs={},
+        )
+        details = {
+            "file": fetched.path.name,
+            "location": shard.location,
+            "role": shard.role,
+            "source_signature": fetched.source_signature,
+        }
+        counts = {"size_bytes": fetched.size_bytes}
+        return artifact.publish(stage, identity, counts=counts, details=details)
+
+
+def route_shard(lineage: Lineage, shard_key: str) -> Record:
+    """Route a shard's documents to one file per domain."""
+    from mdel_assets.data.shard_pass import route_documents
+
+    if current := _current(lineage, "shard_documents", shard_key):
+        return current
+    identity = lineage.identity("shard_documents", shard_key)
+    shard = lineage.store.shard(shard_key)
+    artifact = lineage.store.documents(shard_key)
+    source = lineage.experiment.source
+    with artifact.staging() as stage:
+        counts = route_documents(
+            shard.folder / shard.require().details["file"],
+            stage,
+            domains=lineage.experiment.domain_table,
+            text_field=source.text_field,
+            domain_field=source.domain_field,
+            max_reject_rate=source.max_reject_rate,
+        )
+        return artifact.publish(stage, identity, counts=dataclasses.asdict(counts))
+
+
+def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:
+    """Make the datasets of ``domains`` in one pass over all documents."""
+    from mdel_assets.data.assemble import select_documents, shared_documents, write_datasets
+
+    records = {d: r for d in domains if (r := _current(lineage, "domain_dataset", d))}
+    wanted = [domain for domain in domains if domain not in records]
+    if not wanted:
+        return records
+    identities = {domain: lineage.identity("domain_dataset", domain) for domain in wanted}
+    index = _build_index(lineage)
+    selections = {
+        domain: select_documents(index, domain, mixture=lineage.experiment.mixture)
+        for domain in wanted
+    }
+    with ExitStack() as stack:
+        stages = {
+            domain: stack.enter_context(lineage.store.dataset(domain).staging())
+            for domain in wanted
+        }
+        counts = write_datasets(index, selections, stages)
+        for domain in wanted:
+            splits = {split: dataclasses.asdict(c) for split, c in counts[domain].items()}
+            shared = shared_documents(sorted(stages[domain].glob("*.parquet")))
+            records[domain] = lineage.store.dataset(domain).publish(
+                stages[domain],
+                identities[domain],
+                counts={**splits, "num_shared_documents": shared},
+                details={"removed_from_corpus": dataclasses.asdict(index.duplicates)},
+            )
+    return {domain: records[domain] for domain in domains}
+
+
+def make_seed(lineage: Lineage) -> Record:
+    """Adopt or pretrain the seed model."""
+    from mdel_assets.training.seed import adopt_seed, pretrain_seed
+
+    if current := _current(lineage, "seed_model"):
+        return current
+    identity = lineage.identity("seed_model")
+    artifact = lineage.store.seed_model()
+    seed = lineage.experiment.seed_model
+    with artifact.staging() as stage:
+        if seed.pretrain:
+            domains = lineage.present_domains()
+            work = lineage.store.work_folder(f"seed-{identity.fingerprint}")
+            result = pretrain_seed(
+                seed.pretrain,
+                stage,
+                datasets={domain: lineage.store.dataset(domain).folder for domain in domains},
+                work_folder=work,
+            )
+            record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
+            shutil.rmtree(work)
+            return record
+        result = adopt_seed(seed, stage)
+        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
+
+
+def make_expert(lineage: Lineage, domain: str) -> Record:
+    """Train the expert of one domain, going on from a checkpoint where there is one."""
+    from mdel_assets.training.expert import train_expert
+
+    if current := _current(lineage, "expert_model", domain):
+        return current
+    identity = lineage.identity("expert_model", domain)
+    artifact = lineage.store.expert(domain)
+    work = lineage.store.work_folder(f"expert-{domain}-{identity.fingerprint}")
+    with artifact.staging() as stage:
+        result = train_expert(
+            lineage.experiment.training,
+            seed_folder=lineage.store.seed_model().folder,
+            dataset_folder=lineage.store.dataset(domain).folder,
+            folder=stage,
+            work_folder=work,
+        )
+        record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
+    shutil.rmtree(work)
+    return record
+
+
+def make_merged(lineage: Lineage, recipe_name: str) -> Record:
+    """Merge the models of one recipe."""
+    import yaml
+
+    from mdel_assets.merging.streaming import merge_linear
+
+    if current := _current(lineage, "merged_model", recipe_name):
+        return current
+    identity = lineage.identity("merged_model", recipe_name)
+    recipe = lineage.experiment.merges[recipe_name]
+    artifact = lineage.store.merged(recipe_name)
+    with artifact.staging() as stage:
+        result = merge_linear(
+            _merge_inputs(lineage, recipe_name),
+            stage,
+            base_folder=lineage.store.seed_model().folder,
+            normalize=recipe.parameters.normalize,
+            dtype=recipe.dtype,
+        )
+        content = recipe.model_dump(mode="json", exclude_none=True)
+        content["models"] = [
+            {"model": name, "parameters": {"weight": weight}}
+            for name, weight in lineage.members(recipe_name)
+        ]
+        (stage / "mergekit_config.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
+
+
+def score(lineage: Lineage, model_key: str) -> Record:
+    """Score one model on every evaluation document that it has not been scored on yet."""
+    from mdel_assets.evaluation.token_scores import score_model
+
+    if current := _current(lineage, "token_scores", model_key):
+        return current
+    identity = lineage.identity("token_scores", model_key)
+    artifact = lineage.store.scores(model_key)
+    old = artifact.read_record()
+    with artifact.staging() as stage:
+        result = score_model(
+            lineage.store.model(model_key).folder,
+            stage,
+            datasets={
+                domain: lineage.store.dataset(domain).folder for domain in lineage.present_domains()
+            },
+            evaluation=lineage.experiment.evaluation,
+            previous=artifact.folder if _is_reusable(lineage, old, identity, model_key) else None,
+        )
+        return artifact.publish(stage, identity, counts=dataclasses.asdict(result))
+
+
+def report(lineage: Lineage, model_key: str) -> Record:
+    """Write one model's perplexity table from its token scores."""
+    from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
+
+    if current := _current(lineage, "perplexity_report", model_key):
+        return current
+    identity = lineage.identity("perplexity_report", model_key)
+    scores = lineage.store.scores(model_key)
+    scored = scores.require()
+    evaluation = lineage.experiment.evaluation
+    model_label = lineage.store.model(model_key).label
+    rows = [
+        perplexity_row(
+            cell,
+            model=model_key,
+            max_length=scored.config["max_length"],
+            model_fingerprint=scored.inputs[model_label],
+            dataset_fingerprint=scored.inputs[lineage.store.dataset(cell.dataset).label],
+            num_samples=evaluation.num_bootstrap_samples,
+            seed=evaluation.seed,
+        )
+        for cell in read_cells(scores.folder)
+    ]
+    artifact = lineage.store.report(model_key)
+    with artifact.staging() as stage:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
+        return artifact.publish(stage, identity, details={"rows": rows})
+
+
+def make_matrix(lineage: Lineage) -> Record:
+    """Put all reports into one matrix."""
+    from mdel_assets.evaluation.matrix import write_matrix
+
+    if current := _current(lineage, "perplexity_matrix"):
+        return current
+    identity = lineage.identity("perplexity_matrix")
+    matrix = read_matrix(lineage)
+    artifact = lineage.store.matrix()
+    with artifact.staging() as stage:
+        write_matrix(matrix, stage)
+        counts = {"num_models": len(matrix.models), "num_datasets": len(matrix.datasets)}
+        details = {"missing": matrix.missing}
+        return artifact.publish(stage, identity, counts=counts, details=details)
+
+
+def read_matrix(lineage: Lineage) -> Any:
+    """Return the matrix that the present reports and scores make up."""
+    from mdel_assets.evaluation.matrix import build_matrix
+
+    models = lineage.present_models()
+    evaluation = lineage.experiment.evaluation
+    return build_matrix(
+        {model: lineage.store.report(model).require().details["rows"] for model in models},
+        {model: lineage.store.scores(model).folder for model in models},
+        datasets=lineage.present_domains(),
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+
+
+def _current(lineage: Lineage, kind: str, key: str = "") -> Record | None:
+    record = lineage.current(kind, key)
+    if record:
+        _log.info("%s is up to date; nothing to do", lineage.artifact(kind, key).label)
+    return record
+
+
+def _build_index(lineage: Lineage) -> Any:
+    from mdel_assets.data.document_index import DocumentFile, build_index
+
+    files = []
+    shards = lineage.experiment.shards()
+    roles = {shard.role for shard in shards}
+    for shard in shards:
+        documents = lineage.store.documents(shard.key)
+        found = documents.require().counts["domains"]
+        files += [
+            DocumentFile(documents.folder / f"{key}.parquet", key, shard.role)
+            for key in lineage.experiment.domain_keys
+            if key in found
+        ]
+    return build_index(
+        files, holdout_fraction=lineage.experiment.source.holdout_fraction, shard_roles=roles
+    )
+
+
+def _merge_inputs(lineage: Lineage, recipe_name: str) -> list[Any]:
+    from mdel_assets.merging.streaming import MergeInput
+
+    known = set(lineage.experiment.model_keys)
+    return [
+        MergeInput(
+            name,
+            lineage.store.model(name).folder if name in known else Path(name).expanduser(),
+            weight,
+        )
+        for name, weight in lineage.members(recipe_name)
+    ]
+
+
+def _is_reusable(
+    lineage: Lineage, old: Record | None, identity: Identity, model_key: str
+) -> bool:
+    """Whether scores of ``old`` are of the same model, cut into the same windows."""
+    if old is None or old.code_version != identity.code_version:
+        return False
+    if lineage.store.scores(model_key).damage(old):
+        return False
+    label = lineage.store.model(model_key).label
+    same_settings = all(old.config[k] == identity.config[k] for k in ("max_length", "prefix_token"))
+    return same_settings and old.inputs.get(label) == identity.inputs[label]

@@ -1,0 +1,1 @@
+"""Training: the seed model and the experts. Read `expert.py` first."""

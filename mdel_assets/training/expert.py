@@ -1,0 +1,156 @@
+"""An expert: the seed model with its chosen layers trained on one domain's dataset.
+
+Everything outside the chosen layers stays equal to the seed to the bit, which `differing_tensors`
+checks on the saved files.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.errors import TrainingError
+from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.training.layers import (
+    freeze_all_but,
+    resolve_layers,
+    text_config,
+    trained_prefixes,
+)
+from mdel_assets.training.model_files import load_config, load_model, load_tokenizer
+from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
+from mdel_assets.training.packing import pack, read_texts
+
+_log = logging.getLogger(__name__)
+VALIDATION_SPLITS = ("validation_domain", "validation_pile")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertResult:
+    """The expert as saved.
+
+    ``losses_before`` and ``losses_after`` give nats per token by validation split, where the
+    split has a block of text. ``changed_though_frozen`` names tensors that must not differ from
+    the seed but do.
+    """
+
+    trained_layers: list[int]
+    num_trained_parameters: int
+    num_frozen_parameters: int
+    history: TrainingHistory
+    losses_before: dict[str, float]
+    losses_after: dict[str, float]
+    changed_though_frozen: list[str]
+
+
+def train_expert(
+    training: ExpertTraining,
+    *,
+    seed_folder: Path,
+    dataset_folder: Path,
+    folder: Path,
+    work_folder: Path,
+) -> ExpertResult:
+    """Train the expert of ``dataset_folder`` from ``seed_folder`` and save it into ``folder``.
+
+    The tensors are saved in the dtype the seed is stored in; training itself holds fp32 weights.
+
+    Raises:
+        TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
+    """
+    import torch
+
+    num_layers = text_config(load_config(seed_folder)).num_hidden_layers
+    layers = resolve_layers(training.trained_layers, num_layers=num_layers)
+    tokenizer = load_tokenizer(seed_folder)
+    blocks = _blocks(dataset_folder / "train.parquet", tokenizer, training)
+    validation = _validation_blocks(dataset_folder, tokenizer, training)
+    model = load_model(seed_folder, dtype="auto")
+    stored_dtype = model.dtype
+    model = model.to(torch.float32)
+    prefixes = trained_prefixes(model, layers, num_layers=num_layers)
+    num_trained, num_frozen = freeze_all_but(model, prefixes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    before = _losses(model, validation, training)
+    history = optimize(model, blocks, training, work_folder=work_folder)
+    after = _losses(model, validation, training)
+    model.cpu().to(stored_dtype).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ExpertResult(
+        trained_layers=layers,
+        num_trained_parameters=num_trained,
+        num_frozen_parameters=num_frozen,
+        history=history,
+        losses_before=before,
+        losses_after=after,
+        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=prefixes),
+    )
+
+
+def differing_tensors(
+    folder: Path, seed_folder: Path, *, except_under: list[str] | None = None
+) -> list[str]:
+    """Return names of tensors whose bytes, dtype or shape differ from the seed's.
+
+    Tensors under a prefix in ``except_under`` may differ and are left out; tensors that only one
+    of the two folders has are named always.
+    """
+    import torch
+
+    allowed = tuple(except_under or ())
+    with TensorFolder(folder) as ours, TensorFolder(seed_folder) as seeds:
+        names = {*ours.shapes, *seeds.shapes}
+        return sorted(
+            name
+            for name in names
+            if name not in ours.shapes
+            or name not in seeds.shapes
+            or (
+                not name.startswith(allowed or ("\0",))
+                and not _same_bits(torch, ours.read(name), seeds.read(name))
+            )
+        )
+
+
+def _same_bits(torch: Any, first: Any, second: Any) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    return bool(torch.equal(first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8)))
+
+
+def _blocks(path: Path, tokenizer: Any, training: ExpertTraining) -> Any:
+    return pack(
+        read_texts(path),
+        tokenizer,
+        block_size=training.block_size,
+        num_blocks=training.num_steps * training.batch_size,
+        seed=training.seed,
+    )
+
+
+def _validation_blocks(
+    dataset_folder: Path, tokenizer: Any, training: ExpertTraining
+) -> dict[str, Any]:
+    found = {}
+    for split in VALIDATION_SPLITS:
+        try:
+            found[split] = pack(
+                read_texts(dataset_folder / f"{split}.parquet"),
+                tokenizer,
+                block_size=training.block_size,
+                num_blocks=training.num_validation_blocks,
+                seed=training.seed,
+            )
+        except TrainingError:
+            _log.warning("%s holds less than one block of text: no loss is shown for it", split)
+    return found
+
+
+def _losses(model: Any, validation: dict[str, Any], training: ExpertTraining) -> dict[str, float]:
+    batch = training.micro_batch_size or training.batch_size
+    return {
+        split: validation_loss(model, blocks, batch_size=batch)
+        for split, blocks in validation.items()
+    }

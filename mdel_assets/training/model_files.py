@@ -1,0 +1,74 @@
+"""Loading and saving models and tokenizers: safetensors only, remote code never."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.errors import MdelError, TrainingError
+
+_log = logging.getLogger(__name__)
+
+
+def load_model(source: str | Path, *, dtype: str = "auto", revision: str | None = None) -> Any:
+    """Return the causal LM at ``source`` (a folder or a Hub id) in evaluation mode.
+
+    Raises:
+        TrainingError: it is not there, has no safetensors weights, or is no causal LM.
+    """
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, source, revision, dtype=dtype, use_safetensors=True).eval()
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
+    """Return the tokenizer at ``source``.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, source, revision)
+    # Long documents are cut into windows or blocks later; a length limit would only warn.
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
+
+
+def load_config(source: str | Path) -> Any:
+    """Return the model configuration at ``source``."""
+    from transformers import AutoConfig
+
+    return _load(AutoConfig, source, None)
+
+
+def check_tokenizer_fits(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer with ids that the model's embedding does not have."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise TrainingError(
+            f"The tokenizer has ids up to {highest}, but the model's embedding has {rows} rows. "
+            f"Use the tokenizer that the model was trained with."
+        )
+
+
+def quiet() -> None:
+    """Turn off transformers' own progress bars: the event log has its progress lines."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _load(kind: Any, source: str | Path, revision: str | None, **options: Any) -> Any:
+    if revision is not None and not Path(source).is_dir():
+        options["revision"] = revision
+    quiet()
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
+    except MdelError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{source} could not be loaded as {kind.__name__}: {error} Give a Hub id or a folder "
+            f"made by save_pretrained, with safetensors weights and a tokenizer."
+        ) from error

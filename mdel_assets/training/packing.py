@@ -1,0 +1,74 @@
+"""Packing: documents become blocks of exactly ``block_size`` tokens.
+
+Documents are shuffled by a seed, tokenized without special tokens, and joined with the end-of-text
+token after each. The last, incomplete block is left out.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdel_assets.errors import TrainingError
+
+_log = logging.getLogger(__name__)
+_DOCUMENTS_PER_CALL = 256
+
+
+def read_texts(path: Path, *, domain: str | None = None) -> list[str]:
+    """Return the texts of a split, of one half only where ``domain`` names it."""
+    filters = [("domain", "=", domain)] if domain else None
+    texts: list[str] = pq.read_table(path, columns=["text"], filters=filters).column(0).to_pylist()
+    return texts
+
+
+def pack(
+    texts: Sequence[str], tokenizer: Any, *, block_size: int, num_blocks: int, seed: int
+) -> NDArray[np.int32]:
+    """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``texts``.
+
+    Raises:
+        TrainingError: the texts hold fewer tokens than one block, or the tokenizer has no
+            end-of-text token.
+    """
+    end_of_text = tokenizer.eos_token_id
+    if end_of_text is None:
+        raise TrainingError("The seed model's tokenizer has no eos_token to put between documents.")
+    wanted = num_blocks * block_size
+    pieces: list[NDArray[np.int32]] = []
+    have = 0
+    for tokens in _tokenize(texts, tokenizer, order=np.random.default_rng(seed).permutation(len(texts))):
+        pieces.append(np.asarray([*tokens, end_of_text], np.int32))
+        have += len(pieces[-1])
+        if have >= wanted:
+            break
+    if have < block_size:
+        raise TrainingError(
+            f"{len(texts)} documents hold {have} tokens, fewer than one block of {block_size}. "
+            f"Lower training.block_size, or give the domain more text."
+        )
+    packed = np.concatenate(pieces)
+    count = min(num_blocks, len(packed) // block_size)
+    return packed[: count * block_size].reshape(count, block_size)
+
+
+def schedule(num_blocks: int, *, num_samples: int, seed: int) -> NDArray[np.int64]:
+    """Return which block each of ``num_samples`` training samples reads.
+
+    Every epoch reads all blocks in a new seeded order: neighbouring blocks are often of one long
+    document, and a batch of one document teaches little.
+    """
+    draw = np.random.default_rng(seed)
+    num_epochs = -(-num_samples // num_blocks)
+    epochs = [draw.permutation(num_blocks) for _ in range(num_epochs)]
+    return np.concatenate(epochs)[:num_samples]
+
+
+def _tokenize(texts: Sequence[str], tokenizer: Any, *, order: NDArray[Any]) -> Iterator[list[int]]:
+    for start in range(0, len(order), _DOCUMENTS_PER_CALL):
+        batch = [texts[i] for i in order[start : start + _DOCUMENTS_PER_CALL]]
+        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,0 +1,171 @@
+"""The seed model: taken from the Hub or a folder, or pretrained from scratch.
+
+Whatever its source, it ends as one folder of safetensors with its tokenizer, which every expert
+branches from.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.errors import TrainingError
+from mdel_assets.experiment_fields import Pretraining, SeedModel
+from mdel_assets.training.layers import layer_list_name, text_config
+from mdel_assets.training.model_files import (
+    check_tokenizer_fits,
+    load_model,
+    load_tokenizer,
+    quiet,
+)
+from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
+from mdel_assets.training.packing import pack, read_texts
+
+_log = logging.getLogger(__name__)
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedResult:
+    """The seed as saved. ``history`` and ``validation_loss`` are None unless it was pretrained."""
+
+    architecture: str
+    num_parameters: int
+    num_layers: int
+    vocab_rows: int
+    history: TrainingHistory | None
+    validation_loss: float | None
+
+
+def adopt_seed(seed: SeedModel, folder: Path) -> SeedResult:
+    """Save the existing model that ``seed`` names into ``folder``, with its tokenizer.
+
+    Raises:
+        TrainingError: it cannot be loaded, or its tokenizer does not fit.
+    """
+    assert seed.path is not None
+    model = load_model(seed.path, revision=seed.revision)
+    tokenizer = load_tokenizer(seed.path, revision=seed.revision)
+    return _save(model, tokenizer, folder)
+
+
+def pretrain_seed(
+    pretraining: Pretraining,
+    folder: Path,
+    *,
+    datasets: Mapping[str, Path],
+    work_folder: Path,
+) -> SeedResult:
+    """Train a tokenizer and a model from scratch on the domains' own training text.
+
+    ``datasets`` maps each present domain to its dataset folder. Every domain gives the same share
+    of the tokens, as far as its text reaches: a corpus ruled by one domain would make a seed that
+    knows no other.
+
+    Raises:
+        TrainingError: the model configuration is refused by transformers, or training diverged.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    texts = [
+        text
+        for domain, path in datasets.items()
+        for text in _limited(
+            read_texts(path / "train.parquet", domain=domain),
+            limit=8 * pretraining.num_tokens // len(datasets),
+        )
+    ]
+    tokenizer = train_tokenizer(texts, vocab_size=pretraining.vocab_size)
+    set_seed(pretraining.seed)
+    with torch.device("cpu"):
+        model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
+    num_blocks = max(1, pretraining.num_steps * pretraining.batch_size)
+    blocks = pack(
+        texts,
+        tokenizer,
+        block_size=pretraining.block_size,
+        num_blocks=num_blocks,
+        seed=pretraining.seed,
+    )
+    history = optimize(model, blocks, pretraining, work_folder=work_folder)
+    held_out = [
+        text
+        for domain, path in datasets.items()
+        for text in read_texts(path / "validation_domain.parquet", domain=domain)
+    ]
+    loss = None
+    if held_out:
+        blocks = pack(
+            held_out,
+            tokenizer,
+            block_size=pretraining.block_size,
+            num_blocks=pretraining.num_validation_blocks,
+            seed=pretraining.seed,
+        )
+        loss = validation_loss(model, blocks, batch_size=pretraining.batch_size)
+    saved = _save(model.cpu(), tokenizer, folder)
+    return dataclasses.replace(saved, history=history, validation_loss=loss)
+
+
+def train_tokenizer(texts: Sequence[str], *, vocab_size: int) -> Any:
+    """Return a byte-level BPE tokenizer trained on ``texts``; its end-of-text token has id 0."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def _configuration(pretraining: Pretraining, tokenizer: Any) -> Any:
+    from transformers import AutoConfig
+
+    settings = dict(pretraining.model)
+    try:
+        return AutoConfig.for_model(
+            settings.pop("model_type"),
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **settings,
+        )
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"seed_model.pretrain.model is refused: {error}") from error
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> SeedResult:
+    quiet()
+    check_tokenizer_fits(model, tokenizer)
+    num_layers = text_config(model.config).num_hidden_layers
+    layer_list_name(model, num_layers=num_layers)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return SeedResult(
+        architecture=type(model).__name__,
+        num_parameters=model.num_parameters(),
+        num_layers=num_layers,
+        vocab_rows=model.get_input_embeddings().weight.shape[0],
+        history=None,
+        validation_loss=None,
+    )
+
+
+def _limited(texts: list[str], *, limit: int) -> list[str]:
+    """Return the first texts whose characters together reach ``limit``."""
+    kept, size = [], 0
+    for text in texts:
+        if size >= limit:
+            break
+        kept.append(text)
+        size += len(text)
+    return kept
