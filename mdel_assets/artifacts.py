@@ -6,35 +6,27 @@ and a digest of every file. Records carry no time and no machine: same inputs, s
 """
 
 import contextlib
-import ctypes
 import dataclasses
-import errno
 import hashlib
 import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from mdel_assets.durable_files import explaining_full_disk, file_digest, swap_into_place, sync
 from mdel_assets.errors import (
     DamagedArtifactError,
-    DiskFullError,
     ForeignArtifactError,
     MissingArtifactError,
 )
 
 RECORD_NAME = "record.json"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _VERSIONED = ("mdel-assets", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +98,8 @@ class Artifact:
             return None
         except (json.JSONDecodeError, TypeError) as error:
             raise DamagedArtifactError(
-                f"{self.record_path} is not a record ({error}). Delete its folder, then {self.remedy}."
+                f"{self.record_path} is not a record ({error}). Delete its folder, then "
+                f"{self.remedy}."
             ) from error
 
     def require(self) -> Record:
@@ -116,6 +109,7 @@ class Artifact:
             MissingArtifactError: it was never made.
             ForeignArtifactError: another experiment or asset made it.
             DamagedArtifactError: a file is missing or has another size than recorded.
+
         """
         record = self.read_record()
         if record is None:
@@ -161,6 +155,7 @@ class Artifact:
 
         Raises:
             DiskFullError: the disk or a quota filled; nothing is left behind.
+
         """
         parent = self.folder.parent if self.owns_folder else self.folder
         parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +204,7 @@ class Artifact:
             sync(path)
         if self.owns_folder:
             sync(stage)
-            _swap_into_place(stage, self.folder)
+            swap_into_place(stage, self.folder)
         else:
             for path in [*files, record_file]:
                 os.replace(path, self.folder / path.name)
@@ -301,40 +296,6 @@ def _remedy(kind: str, key: str) -> str:
     )
 
 
-@contextlib.contextmanager
-def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
-    """Turn the operating system's full-disk errors into `DiskFullError` with the remedy."""
-    try:
-        yield
-    except Exception as error:
-        if not is_full_disk(error):
-            raise
-        free_mib = shutil.disk_usage(place).free // 2**20
-        raise DiskFullError(
-            f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
-            f"limit may apply). Free some space or set MDEL_HOME to another disk, then run the "
-            f"same command again; finished artifacts are kept."
-        ) from error
-
-
-def is_full_disk(error: BaseException) -> bool:
-    """Whether ``error`` says that a disk, quota or file size limit was reached."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    # Native writers (safetensors, Arrow) report the code in words only.
-    words = str(error)
-    return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
-
-
-def file_digest(path: Path) -> str:
-    """Return the xxh3-128 digest of a file, as 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that shape artifacts, and Python's."""
     found = {"python": platform.python_version()}
@@ -342,52 +303,3 @@ def library_versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _swap_into_place(stage: Path, final: Path) -> None:
-    """Give ``final`` the content of ``stage``; what it held before ends up in ``stage``."""
-    if not final.exists():
-        os.rename(stage, final)
-    elif not _exchange(stage, final):
-        aside = stage.with_name(stage.name.replace(".tmp-", ".old-"))
-        os.rename(final, aside)
-        os.rename(stage, final)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one step where the system can (Linux renameat2); say whether it did."""
-    if sys.platform != "linux":
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    done = rename(
-        _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE)
-    )
-    return bool(done == 0)

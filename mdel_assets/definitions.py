@@ -4,6 +4,8 @@ Dagster calls `defs` when it loads the code location; only then are ``MDEL_EXPER
 ``MDEL_HOME`` read.
 """
 
+import warnings
+
 import dagster as dg
 
 from mdel_assets.defs.data import data_assets
@@ -19,13 +21,17 @@ from mdel_assets.home import MdelHome, experiment_name
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     """Return the asset graph of one experiment over the artifacts in ``home``."""
     partitions = Partitions.of(experiment)
-    return dg.Definitions(
-        assets=[
+    with warnings.catch_warnings():
+        # Pools and backfill policies are in beta; a user can do nothing about it.
+        warnings.simplefilter("ignore", category=dg.BetaWarning)
+        assets = [
             *data_assets(experiment, partitions),
             *training_assets(experiment, partitions),
             *merging_assets(experiment, partitions),
             *evaluation_assets(experiment, partitions),
-        ],
+        ]
+    return dg.Definitions(
+        assets=assets,
         resources={"workspace": Workspace(root=str(home.root))},
         executor=dg.in_process_executor,
         metadata={"experiment": experiment.name},

@@ -63,9 +63,9 @@ class Experiment(Section):
         _refuse_repeats(
             "domain label", [s for d in self.domain_table for s in (d.name, *d.aliases)]
         )
-        for recipe in self.merges:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", recipe):
-                raise ValueError(f"'{recipe}' cannot name a recipe: use letters, digits, . _ -")
+        for name in self.merges:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(f"'{name}' cannot name a recipe: use letters, digits, . _ -")
         for recipe in self.merges.values():
             for member in recipe.models:
                 if member.model.startswith("expert:") and member.model != "expert:*":
@@ -102,6 +102,7 @@ class Experiment(Section):
 
         Raises:
             ExperimentError: a glob matches nothing, or two shards share a name.
+
         """
         found = [
             Shard(key=shard_key(place), location=place, role="train", sha256=None)
@@ -147,6 +148,7 @@ def load_experiment(name_or_path: str) -> Experiment:
     Raises:
         ExperimentError: no such file, not YAML, or a value that is refused.
         UnknownKeyError: a key that no section knows; the message names the nearest.
+
     """
     if name_or_path in bundled_experiments():
         text = resources.files("mdel_assets.experiments").joinpath(f"{name_or_path}.yaml")

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record, file_digest
+from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
+from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import DamagedArtifactError, MdelError, MergeError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
 
@@ -65,6 +66,7 @@ class Lineage:
 
         Raises:
             MissingArtifactError: an input was never made; the message names the command.
+
         """
         config, inputs = getattr(self, f"_{kind}")(key)
         return Identity(
@@ -91,6 +93,7 @@ class Lineage:
 
         Raises:
             MissingArtifactError: a domain's dataset was never made.
+
         """
         return [key for key in self.experiment.domain_keys if self.is_present(key)]
 
@@ -113,6 +116,7 @@ class Lineage:
 
         Raises:
             MergeError: the recipe names the expert of an absent domain.
+
         """
         found: list[tuple[str, float]] = []
         for entry in self.experiment.merges[recipe].models:
@@ -215,11 +219,17 @@ class Lineage:
         return config, [self.store.seed_model(), self.store.dataset(key)]
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        config = self.experiment.merges[key].model_dump(mode="json")
-        members = [name for name, _ in self.members(key)]
-        config["members"] = [list(member) for member in self.members(key)]
+        recipe = self.experiment.merges[key]
         known = set(self.experiment.model_keys)
-        own = [self.store.model(name) for name in members if name in known]
+        members = self.members(key)
+        # A folder's path says nothing about what is in it: its digest stands for it.
+        config = recipe.model_dump(mode="json", exclude={"models"}) | {
+            "members": [
+                [name if name in known else folder_digest(Path(name)), weight]
+                for name, weight in members
+            ]
+        }
+        own = [self.store.model(name) for name, _ in members if name in known]
         return config, [self.store.seed_model(), *own]
 
     def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
@@ -248,6 +258,7 @@ def folder_digest(folder: Path) -> str:
 
     Raises:
         MergeError: it is not a folder.
+
     """
     folder = folder.expanduser()
     if not folder.is_dir():
@@ -255,7 +266,9 @@ def folder_digest(folder: Path) -> str:
             f"'{folder}' is neither 'seed', 'expert:<domain>' nor a model folder. Correct the "
             f"recipe in the experiment."
         )
-    names = sorted(p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
+    names = sorted(
+        p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
+    )
     return "folder:" + "-".join(file_digest(path)[:16] for path in names)
 
 

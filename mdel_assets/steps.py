@@ -304,9 +304,7 @@ def _merge_inputs(lineage: Lineage, recipe_name: str) -> list[Any]:
     ]
 
 
-def _is_reusable(
-    lineage: Lineage, old: Record | None, identity: Identity, model_key: str
-) -> bool:
+def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:
     """Whether scores of ``old`` are of the same model, cut into the same windows."""
     if old is None or old.code_version != identity.code_version:
         return False

@@ -6,7 +6,7 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from mdel_assets.errors import MergeError
 
@@ -41,7 +41,7 @@ class TensorFolder:
                 self._files[name] = path
         self._open: dict[Path, Any] = {}
 
-    def __enter__(self) -> "TensorFolder":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,6 +70,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         MergeError: there are none (pickle checkpoints are never read), or the index names a file
             that is missing or lies outside the folder.
+
     """
     index = folder / INDEX_NAME
     if not index.is_file():
@@ -126,14 +127,15 @@ class TensorWriter:
         """Write the next rows of tensor ``name``."""
         import torch
 
-        data = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        data = memoryview(flat)
         while len(data):
             start = self._starts[name] + self._written[name]
             done = os.pwrite(self._descriptor, data, start)
             self._written[name] += done
             data = data[done:]
 
-    def __enter__(self) -> "TensorWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

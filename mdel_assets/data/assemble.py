@@ -103,7 +103,7 @@ def write_datasets(
     for sink in sinks:
         counts[sink.domain][sink.path.stem] = sink.close()
     for domain, folder in folders.items():
-        (folder / "README.md").write_text(_dataset_card(domain), "utf-8")
+        (folder / "README.md").write_text(_dataset_card(domain, counts[domain]), "utf-8")
     return counts
 
 
@@ -173,8 +173,15 @@ def _text_bytes(table: pa.Table) -> int:
     return int(pc.sum(pc.binary_length(table.column("text"))).as_py() or 0)
 
 
-def _dataset_card(domain: str) -> str:
-    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in SPLITS)
+def _dataset_card(domain: str, counts: Mapping[str, SplitCount]) -> str:
+    """Return a card that tells `datasets` which file is which split.
+
+    Empty splits are left out: `datasets` refuses a whole folder for one of them.
+    """
+    filled = [split for split in SPLITS if counts[split].num_documents]
+    if not filled:
+        return f"# {domain}\n\nThe corpus has no document of this domain.\n"
+    files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in filled)
     return f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n\n# {domain}\n"
 
 

@@ -8,13 +8,14 @@ document is in two splits, and training never sees an evaluation document.
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 Role = Literal["test", "validation", "train"]
 ROLES: tuple[Role, ...] = ("test", "validation", "train")
 _ID_DIGITS = 32
@@ -157,5 +158,5 @@ def _first_of_equals(
     return keep, counts
 
 
-def _concatenate(parts: list[NDArray[np.generic]], kind: type) -> NDArray[np.generic]:
+def _concatenate(parts: list[NDArray[_Scalar]], kind: type[_Scalar]) -> NDArray[_Scalar]:
     return np.concatenate(parts) if parts else np.empty(0, kind)

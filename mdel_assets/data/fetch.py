@@ -19,7 +19,7 @@ from mdel_assets.errors import FetchError
 
 _log = logging.getLogger(__name__)
 _NUM_ATTEMPTS = 6
-_READ_BYTES = 1 << 20
+_FIRST_WAIT_SECONDS = 0.5
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _HF_URL = re.compile(r"hf://(datasets|models)/([^/]+/[^/@]+)(?:@([^/]+))?/(.+)")
 
@@ -44,6 +44,7 @@ def fetch_shard(
 
     Raises:
         FetchError: the source is missing, stays unreachable, or has another sha256.
+
     """
     signature = source_signature(location)
     target = folder / location.rstrip("/").rsplit("/", 1)[-1]
@@ -148,11 +149,9 @@ def _download(url: str, target: Path, partial_folder: Path) -> str | None:
     last: Exception | None = None
     for attempt in range(_NUM_ATTEMPTS):
         if attempt:
-            time.sleep(min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0))
+            time.sleep(min(30.0, _FIRST_WAIT_SECONDS * 2**attempt) * random.uniform(0.5, 1.0))
         try:
             etag = _download_once(httpx, url, partial, etag_file)
-            shutil.move(partial, target)
-            return etag
         except httpx.HTTPStatusError as error:
             if error.response.status_code not in _RETRIED_STATUS:
                 raise FetchError(
@@ -161,6 +160,9 @@ def _download(url: str, target: Path, partial_folder: Path) -> str | None:
             last = error
         except (httpx.TransportError, _CutOffError) as error:
             last = error
+        else:
+            shutil.move(partial, target)
+            return etag
         _log.warning("fetching %s: attempt %d failed: %s", url, attempt + 1, last)
     raise FetchError(
         f"{url} could not be fetched in {_NUM_ATTEMPTS} attempts ({last}). What arrived is kept; "
@@ -193,7 +195,7 @@ def _download_once(httpx: Any, url: str, partial: Path, etag_file: Path) -> str 
         length = response.headers.get("Content-Length")
         expected = written + int(length) if length else None
         with partial.open("ab" if resumed else "wb") as file:
-            for block in response.iter_bytes(_READ_BYTES):
+            for block in response.iter_raw():
                 file.write(block)
                 written += len(block)
         if expected is not None and written != expected:

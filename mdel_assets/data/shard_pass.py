@@ -80,10 +80,9 @@ def route_documents(
     Raises:
         ShardError: truncated or corrupt compression, no document at all, or a greater share of
             rejected lines than ``max_reject_rate``.
+
     """
-    router = _Router(
-        folder, domains, LineReader(text_field=text_field, domain_field=domain_field)
-    )
+    router = _Router(folder, domains, LineReader(text_field=text_field, domain_field=domain_field))
     with router.writing():
         for block in read_lines(shard, on_progress=router.progress):
             for line in block:
@@ -105,6 +104,7 @@ def read_lines(
 
     Raises:
         ShardError: the compressed stream is truncated or corrupt.
+
     """
     rest = b""
     for block, share in _in_thread(lambda: _decompress(shard)):
@@ -150,7 +150,7 @@ def _in_thread(make: Callable[[], Iterator[_Item]]) -> Iterator[_Item]:
                 if not put((True, item)):
                     return
             put((False, None))
-        except BaseException as error:  # handed over and raised by the consumer
+        except BaseException as error:  # noqa: BLE001  (raised again by the consumer)
             put((False, error))
 
     thread = threading.Thread(target=produce, name="decompress", daemon=True)
@@ -195,7 +195,7 @@ class _Router:
         try:
             text, label = self.reader.read(line)
             data = text.encode()
-        except Exception:  # whatever the reason, the slow way names it
+        except Exception:  # noqa: BLE001  (whatever the reason, the slow way names it)
             slow = self.reader.read_slowly(line)
             if slow.is_blank:
                 self.num_blank_lines += 1
@@ -293,7 +293,7 @@ class _Router:
                     writers[key] = open_writer(self.folder / f"{key}.parquet", DOCUMENT_SCHEMA)
                 columns = [string_array(texts), string_array([i.encode() for i in ids])]
                 writers[key].write_batch(pa.record_batch(columns, schema=DOCUMENT_SCHEMA))
-        except BaseException as error:  # handed over and raised by the routing thread
+        except BaseException as error:  # noqa: BLE001  (raised again by the routing thread)
             self.write_error = error
             while self.to_write.get():
                 pass
@@ -301,7 +301,7 @@ class _Router:
             try:
                 for writer in writers.values():
                     writer.close()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  (likewise)
                 self.write_error = self.write_error or error
 
 

@@ -94,7 +94,9 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         kinds={"parquet", "huggingface"},
         code_version=CODE_VERSIONS["domain_dataset"],
         metadata={"dagster/column_schema": text_schema("text", "document_id", "domain")},
-        check_specs=[dg.AssetCheckSpec("splits_are_disjoint", asset="domain_dataset", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec("splits_are_disjoint", asset="domain_dataset", blocking=True)
+        ],
         pool="cpu",
     )
     def domain_dataset(
@@ -149,7 +151,9 @@ def _shard_metadata(record: Record) -> dict[str, Any]:
         "num_repaired": counts["num_repaired"],
         "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
         "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
-        "text_by_domain": chart(bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"),
+        "text_by_domain": chart(
+            bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
+        ),
         "domains": table(
             [
                 {

@@ -82,7 +82,10 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
             return absent(model.removeprefix("expert-"), "figures_are_consistent")
         record = steps.report(lineage, model)
         return dg.MaterializeResult(
-            metadata={**_report_metadata(record), **provenance(record, lineage.store.report(model))},
+            metadata={
+                **_report_metadata(record),
+                **provenance(record, lineage.store.report(model)),
+            },
             check_results=[_figures_are_consistent(record)],
         )
 
@@ -95,7 +98,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         check_specs=[dg.AssetCheckSpec("matrix_is_complete", asset="perplexity_matrix")],
     )
     def perplexity_matrix(workspace: Workspace) -> dg.MaterializeResult:
-        """Every model on every domain and split: which expert was worth its training?
+        """Every model on every domain and split: what was worth its training.
 
         Heatmap, Markdown and Parquet, with averages over domains and paired differences to the
         seed model.
@@ -174,7 +177,9 @@ def _report_metadata(record: Record) -> dict[str, Any]:
         for row in rows
     ]
     split = rows[0]["split"]
-    bits = {r["dataset"]: r["bits_per_byte"] for r in rows if r["split"] == split and r["num_bytes"]}
+    bits = {
+        r["dataset"]: r["bits_per_byte"] for r in rows if r["split"] == split and r["num_bytes"]
+    }
     drawn = bar_chart(bits, x_label="bits per byte (lower is better)", title=split)
     return {"perplexity": table(shown), "bits_per_byte": chart(drawn, "bits per byte")}
 

@@ -16,7 +16,10 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+_RANGE_START, _RANGE_END = (
+    "dagster/asset_partition_range_start",
+    "dagster/asset_partition_range_end",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ def run_line(
     home: MdelHome,
     *,
     instance: dg.DagsterInstance,
-    on_start: Callable[[str, str], None] = lambda kind, key: None,
+    on_start: Callable[[str, str], None] | None = None,
 ) -> Iterator[RunOutcome]:
     """Materialize everything that is stale, from shards to matrix, yielding what became of each.
 
@@ -60,11 +63,13 @@ def run_line(
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
         if kind == "domain_dataset" and stale:
             # One run for all: each documents file is then read once.
-            on_start(kind, "all domains")
+            if on_start:
+                on_start(kind, "all domains")
             yield runner.run(kind, keys[0], last_key=keys[-1])
             continue
         for key in stale:
-            on_start(kind, key)
+            if on_start:
+                on_start(kind, key)
             yield runner.run(kind, key)
 
 

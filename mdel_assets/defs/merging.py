@@ -43,9 +43,9 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         recipe = context.partition_key
         record = steps.make_merged(lineage, recipe)
         artifact = lineage.store.merged(recipe)
-        with TensorFolder(artifact.folder) as ours:
-            with TensorFolder(lineage.store.seed_model().folder) as seeds:
-                same_shapes = ours.shapes == seeds.shapes
+        seed_folder = lineage.store.seed_model().folder
+        with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
+            same_shapes = ours.shapes == seeds.shapes
         non_finite = record.details["non_finite"]
         sound = dg.AssetCheckResult(
             passed=same_shapes and not non_finite,

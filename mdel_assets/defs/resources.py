@@ -9,7 +9,7 @@ from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
 
 
-class Workspace(dg.ConfigurableResource):  # type: ignore[type-arg]
+class Workspace(dg.ConfigurableResource):
     """The folder that holds every artifact, as ``MDEL_HOME`` names it."""
 
     root: str

@@ -41,6 +41,7 @@ def token_log_probabilities(
 
     Raises:
         ScoringError: the model yields a number that is not finite.
+
     """
     import torch
 
@@ -143,7 +144,7 @@ class _Head:
 
     def logits(self, hidden_SD: "torch.Tensor") -> "torch.Tensor":
         """Return logits of some hidden states."""
-        return self.output(hidden_SD) if self.is_split else hidden_SD  # type: ignore[no-any-return]
+        return self.output(hidden_SD) if self.is_split else hidden_SD
 
 
 class _Progress:
@@ -162,4 +163,6 @@ class _Progress:
             self.reported = now
             rate = self.done / (now - self.started)
             left = (self.total - self.done) / rate
-            _log.info("%d of %d tokens, %.0f tokens/s, %.0f s left", self.done, self.total, rate, left)
+            _log.info(
+                "%d of %d tokens, %.0f tokens/s, %.0f s left", self.done, self.total, rate, left
+            )

@@ -65,7 +65,7 @@ def build_matrix(
     num_samples: int,
     seed: int,
 ) -> Matrix:
-    """Return the matrix of ``reports`` (rows by model), with differences from ``scores`` folders."""
+    """Return the matrix of ``reports`` (rows by model); ``scores`` folders give the differences."""
     samples: dict[_Place, NDArray[np.float64]] = {}
     cells: dict[_Place, Cell] = {}
     for model, folder in scores.items():

@@ -5,6 +5,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix, Row
 
+_LEGEND = (
+    "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
+    "bootstrap. *Change* is against the seed, on the same resampled documents; in **bold** "
+    "where its interval leaves out zero. *Macro*: every domain counts once. Perplexity is per "
+    "token and compares only models with one tokenizer."
+)
 _SPLIT_TITLES = {
     "validation_domain": "Validation text of each domain",
     "validation_pile": "Validation text of all other domains",
@@ -18,10 +24,7 @@ def matrix_markdown(matrix: "Matrix") -> str:
     parts = [
         "# Perplexity matrix",
         "",
-        "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
-        "bootstrap. *Change* is against the seed, on the same resampled documents; in **bold** "
-        "where its interval leaves out zero. *Macro*: every domain counts once. Perplexity is per "
-        "token and compares only models with one tokenizer.",
+        _LEGEND,
         "",
     ]
     for split in matrix.splits:
@@ -39,7 +42,9 @@ def findings(matrix: "Matrix") -> list[str]:
     split = matrix.splits[0]
     lines = []
     own = {m: _cell(matrix, m, m.removeprefix("expert-"), split) for m in _experts(matrix)}
-    judged = {model: row for model, row in own.items() if row and row["change_from_seed"] is not None}
+    judged = {
+        model: row for model, row in own.items() if row and row["change_from_seed"] is not None
+    }
     better = [model for model, row in judged.items() if _high(row) < 0]
     worse = [model for model, row in judged.items() if _low(row) > 0]
     lines.append(
@@ -101,7 +106,9 @@ def _bits_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
     averages = {a.model: a for a in matrix.averages if a.split == split}
     rows = [["Bits per byte" if mark else "model", *matrix.datasets, "macro", "micro"]]
     best = {
-        dataset: min((v for m in matrix.models if (v := _bits(matrix, m, dataset, split))), default=None)
+        dataset: min(
+            (v for m in matrix.models if (v := _bits(matrix, m, dataset, split))), default=None
+        )
         for dataset in matrix.datasets
     }
     for model in matrix.models:
@@ -110,7 +117,9 @@ def _bits_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
             cell = _cell(matrix, model, dataset, split)
             text = "no text"
             if cell and cell["bits_per_byte"] is not None:
-                half = (float(cell["bits_per_byte_high"] or 0) - float(cell["bits_per_byte_low"] or 0)) / 2
+                half = (
+                    float(cell["bits_per_byte_high"] or 0) - float(cell["bits_per_byte_low"] or 0)
+                ) / 2
                 text = f"{cell['bits_per_byte']:.3f} ± {half:.3f}"
                 if mark and cell["bits_per_byte"] == best[dataset]:
                     text = f"**{text}**"
@@ -133,7 +142,9 @@ def _change_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]
             if cell is None or cell["change_from_seed"] is None:
                 row.append("no text")
             else:
-                row.append(_signed(float(cell["change_from_seed"]), _low(cell), _high(cell), mark=mark))
+                row.append(
+                    _signed(float(cell["change_from_seed"]), _low(cell), _high(cell), mark=mark)
+                )
         average = averages.get(model)
         if average:
             change = average.change
@@ -151,7 +162,8 @@ def _signed(value: float, low: float, high: float, *, mark: bool) -> str:
 
 def _verdict(average: "AverageRow") -> str:
     change = average.change
-    shown = f"{change.value:+.4f} bits per byte against the seed [{change.low:+.4f}, {change.high:+.4f}]"
+    bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
+    shown = f"{change.value:+.4f} bits per byte against the seed {bounds}"
     if change.high < 0:
         return f"better, {shown}"
     return f"worse, {shown}" if change.low > 0 else f"no clear difference, {shown}"

@@ -65,6 +65,7 @@ def score_model(
 
     Raises:
         ScoringError: the tokenizer lacks the prefix token, or the model gives no finite numbers.
+
     """
     texts, cells = _evaluation_documents(datasets, evaluation)
     kept = _kept(previous, wanted=set(texts))
@@ -72,7 +73,11 @@ def score_model(
     scored = _score(model_folder, [(key, texts[key]) for key in missing], evaluation)
     table = pa.concat_tables([kept, scored]).sort_by("document_id")
     pq.write_table(
-        table, folder / DOCUMENTS_NAME, compression="zstd", row_group_size=4096, use_dictionary=False
+        table,
+        folder / DOCUMENTS_NAME,
+        compression="zstd",
+        row_group_size=4096,
+        use_dictionary=False,
     )
     pq.write_table(cells, folder / CELLS_NAME, compression="zstd")
     return ScoringResult(
@@ -119,7 +124,9 @@ def _kept(previous: Path | None, *, wanted: set[str]) -> pa.Table:
     if previous is None:
         return DOCUMENT_SCHEMA.empty_table()
     table = pq.read_table(previous / DOCUMENTS_NAME, schema=DOCUMENT_SCHEMA)
-    return table.filter(pc.is_in(table.column("document_id"), pa.array(sorted(wanted), pa.string())))
+    return table.filter(
+        pc.is_in(table.column("document_id"), pa.array(sorted(wanted), pa.string()))
+    )
 
 
 def _score(
@@ -141,9 +148,7 @@ def _score(
     for start in range(0, len(documents), _TOKENIZED_PER_CALL):
         batch = [text for _, text in documents[start : start + _TOKENIZED_PER_CALL]]
         tokens += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-    scores = token_log_probabilities(
-        model, tokens, prefix=prefix, max_length=evaluation.max_length
-    )
+    scores = token_log_probabilities(model, tokens, prefix=prefix, max_length=evaluation.max_length)
     columns: list[Any] = [
         [key for key, _ in documents],
         [len(score) for score in scores],

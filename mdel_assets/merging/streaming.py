@@ -12,10 +12,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.linear import linear
 from mdel_assets.tensor_files import WEIGHTS_NAME, TensorFolder, TensorWriter
+
+if TYPE_CHECKING:
+    import torch
 
 _log = logging.getLogger(__name__)
 _SLICE_ELEMENTS = 4 << 20
@@ -61,6 +65,7 @@ def merge_linear(
     Raises:
         MergeError: models that differ in tensors, shapes or tokenizer, every difference named;
             weights that sum to zero; a NaN or infinity in an input, its tensor named.
+
     """
     weights = [entry.weight for entry in inputs]
     if normalize and math.isclose(sum(weights), 0.0, abs_tol=1e-12):
@@ -72,7 +77,9 @@ def merge_linear(
         _refuse_other_tokenizers(inputs, base_folder)
         first = sources[0]
         dtypes = {
-            name: _DTYPE_NAMES[dtype] if dtype and first.dtypes[own].startswith(("F", "B")) else first.dtypes[own]
+            name: _DTYPE_NAMES[dtype]
+            if dtype and first.dtypes[own].startswith(("F", "B"))
+            else first.dtypes[own]
             for name, own in names[0].items()
         }
         shapes = {own: first.shapes[own] for own in names[0].values()}
@@ -104,7 +111,7 @@ def refuse_differences(
     sources: Sequence[TensorFolder],
     names: Sequence[dict[str, str]],
 ) -> None:
-    """Raise `MergeError` with every tensor name and shape in which a model differs from the first."""
+    """Raise `MergeError` with every tensor and shape in which a model differs from the first."""
     found: list[str] = []
     for entry, source, own in zip(inputs[1:], sources[1:], names[1:], strict=True):
         for name in sorted({*names[0], *own}):
@@ -136,7 +143,11 @@ def non_finite_tensors(folder: Path) -> list[str]:
             for name, shape in source.shapes.items()
             if source.dtypes[name].startswith(("F", "B"))
             and not all(
-                bool(torch.isfinite(source.read_rows(name, *rows) if rows[1] else source.read(name)).all())
+                bool(
+                    torch.isfinite(
+                        source.read_rows(name, *rows) if rows[1] else source.read(name)
+                    ).all()
+                )
                 for rows in _slices(shape)
             )
         ]
@@ -186,18 +197,29 @@ def _vocabulary(folder: Path) -> object:
     return content.get("model", {}).get("vocab"), content.get("added_tokens")
 
 
-def _torch_dtype(name: str) -> "object":
+def _torch_dtype(name: str) -> "torch.dtype":
     import torch
 
-    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[name]
+    return {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+    }[name]
 
 
 def _carry_over(base_folder: Path, folder: Path, dtype: str | None) -> None:
     """Copy everything that is not weights or record, and note the dtype where it changed."""
     for path in sorted(base_folder.iterdir()):
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in _MODEL_FILES_LEFT_BEHIND:
+        if (
+            path.is_file()
+            and path.suffix != ".safetensors"
+            and path.name not in _MODEL_FILES_LEFT_BEHIND
+        ):
             shutil.copyfile(path, folder / path.name)
     if dtype:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         config["dtype"] = dtype
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+        (folder / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
+        )

@@ -58,6 +58,7 @@ def train_expert(
 
     Raises:
         TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
+
     """
     import torch
 
@@ -117,7 +118,9 @@ def differing_tensors(
 def _same_bits(torch: Any, first: Any, second: Any) -> bool:
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
-    return bool(torch.equal(first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8)))
+    return bool(
+        torch.equal(first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8))
+    )
 
 
 def _blocks(path: Path, tokenizer: Any, training: ExpertTraining) -> Any:

@@ -24,6 +24,7 @@ def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int
 
     Raises:
         TrainingError: an index out of range, a repeat, an entry of another form, or none at all.
+
     """
     if trained_layers == "all":
         return list(range(num_layers))
@@ -54,6 +55,7 @@ def layer_list_name(model: "nn.Module", *, num_layers: int) -> str:
 
     Raises:
         TrainingError: no list, or several unrelated ones, are as long as ``num_layers``.
+
     """
     from torch import nn
 
@@ -63,13 +65,15 @@ def layer_list_name(model: "nn.Module", *, num_layers: int) -> str:
         if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
     # Experts of a mixture or the like may lie inside the layers: the outermost list counts.
-    outer = [n for n in names if not any(n.startswith(other + ".") for other in names if other != n)]
+    outer = [
+        n for n in names if not any(n.startswith(other + ".") for other in names if other != n)
+    ]
     if len(outer) != 1:
         raise TrainingError(
             f"{type(model).__name__} has {len(outer)} lists of {num_layers} layers ({outer}); "
             f"exactly one is needed to tell which layers to train."
         )
-    return outer[0]
+    return str(outer[0])
 
 
 def trained_prefixes(model: "nn.Module", layers: Sequence[int], *, num_layers: int) -> list[str]:

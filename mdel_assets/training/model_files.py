@@ -14,6 +14,7 @@ def load_model(source: str | Path, *, dtype: str = "auto", revision: str | None 
 
     Raises:
         TrainingError: it is not there, has no safetensors weights, or is no causal LM.
+
     """
     from transformers import AutoModelForCausalLM
 
@@ -25,6 +26,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
 
     Raises:
         TrainingError: there is none.
+
     """
     from transformers import AutoTokenizer
 

@@ -5,8 +5,10 @@ the interrupted one would have read.
 """
 
 import dataclasses
+import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +40,7 @@ class TrainingHistory:
     num_epochs: float
     final_loss: float
     tokens_per_second: float
-    curve: list[tuple[int, float]]
+    curve: list[tuple[float, float]]
 
 
 def optimize(
@@ -51,9 +53,9 @@ def optimize(
 
     Raises:
         TrainingError: the loss or the gradient norm is not a finite number.
+
     """
     from transformers import PrinterCallback, Trainer
-    from transformers.trainer_utils import get_last_checkpoint
 
     order = schedule(
         len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
@@ -67,11 +69,11 @@ def optimize(
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = get_last_checkpoint(str(work_folder))
+    checkpoint = last_whole_checkpoint(work_folder)
     if checkpoint:
         _log.info("resuming from %s", checkpoint)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     elapsed = max(time.monotonic() - started, 1e-9)
     curve = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
     num_tokens = settings.num_steps * settings.batch_size * settings.block_size
@@ -85,6 +87,23 @@ def optimize(
         tokens_per_second=steps_here * settings.batch_size * settings.block_size / elapsed,
         curve=curve,
     )
+
+
+def last_whole_checkpoint(work_folder: Path) -> Path | None:
+    """Return the latest checkpoint that was written to its end; remove the ones that were not.
+
+    The Trainer writes ``trainer_state.json`` last: a checkpoint without it was cut by a kill.
+    """
+    found: list[tuple[int, Path]] = []
+    for path in work_folder.glob("checkpoint-*"):
+        try:
+            found.append(
+                (json.loads((path / "trainer_state.json").read_text())["global_step"], path)
+            )
+        except (FileNotFoundError, json.JSONDecodeError):
+            _log.warning("%s is incomplete and is removed", path)
+            shutil.rmtree(path)
+    return max(found)[1] if found else None
 
 
 class _Blocks:
@@ -122,7 +141,7 @@ def _arguments(settings: Optimization, folder: Path, micro_batch: int) -> Any:
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.dtype == "bfloat16",
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         optim="adamw_torch",
         seed=settings.seed,
         train_sampling_strategy="sequential",
@@ -151,7 +170,12 @@ def _make_callback(settings: Optimization) -> Any:
             self.started = self.reported = time.monotonic()
 
         def on_log(
-            self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
+            self,
+            args: Any,
+            state: Any,
+            control: Any,
+            logs: Mapping[str, Any] | None = None,
+            **_: Any,
         ) -> None:
             for name in ("loss", "grad_norm"):
                 value = (logs or {}).get(name)
@@ -192,7 +216,9 @@ def validation_loss(model: Any, blocks_NT: NDArray[np.int32], *, batch_size: int
     model.eval()
     with torch.inference_mode():
         for start in range(0, len(blocks_NT), batch_size):
-            ids = torch.from_numpy(blocks_NT[start : start + batch_size].astype(np.int64)).to(device)
+            ids = torch.from_numpy(blocks_NT[start : start + batch_size].astype(np.int64)).to(
+                device
+            )
             total += model(input_ids=ids, labels=ids).loss.double().item() * len(ids)
     model.train(was_training)
     return total / len(blocks_NT)

@@ -34,6 +34,7 @@ def pack(
     Raises:
         TrainingError: the texts hold fewer tokens than one block, or the tokenizer has no
             end-of-text token.
+
     """
     end_of_text = tokenizer.eos_token_id
     if end_of_text is None:
@@ -41,7 +42,9 @@ def pack(
     wanted = num_blocks * block_size
     pieces: list[NDArray[np.int32]] = []
     have = 0
-    for tokens in _tokenize(texts, tokenizer, order=np.random.default_rng(seed).permutation(len(texts))):
+    for tokens in _tokenize(
+        texts, tokenizer, order=np.random.default_rng(seed).permutation(len(texts))
+    ):
         pieces.append(np.asarray([*tokens, end_of_text], np.int32))
         have += len(pieces[-1])
         if have >= wanted:

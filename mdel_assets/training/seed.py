@@ -43,6 +43,7 @@ def adopt_seed(seed: SeedModel, folder: Path) -> SeedResult:
 
     Raises:
         TrainingError: it cannot be loaded, or its tokenizer does not fit.
+
     """
     assert seed.path is not None
     model = load_model(seed.path, revision=seed.revision)
@@ -65,6 +66,7 @@ def pretrain_seed(
 
     Raises:
         TrainingError: the model configuration is refused by transformers, or training diverged.
+
     """
     import torch
     from transformers import AutoModelForCausalLM, set_seed

@@ -1,0 +1,59 @@
+# Every target first brings .venv up to date.
+#
+# A machine with a GPU: install your own torch into .venv before, or say which one to take:
+#   make install TORCH="torch==2.13.0 --index-url <the address of your CUDA build>"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+export MDEL_HOME ?= $(CURDIR)/mdel_home
+export DAGSTER_HOME := $(MDEL_HOME)/dagster
+export WANDB_DIR ?= $(MDEL_HOME)
+
+.PHONY: install setup_dev demo ui status test test_unit check bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) $(TORCH)
+	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --constraint constraints.txt --editable '.[test,dev]'
+	@touch $@
+
+setup_dev: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
+
+demo: install
+	@MDEL_EXPERIMENT=$${MDEL_EXPERIMENT:-sample} $(BIN)/mdel run
+
+status: install
+	@$(BIN)/mdel status
+
+ui: install
+	@$(BIN)/mdel init
+	@exec $(BIN)/dagster dev --module-name mdel_assets.definitions --host 127.0.0.1 --port 3000
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q mdel_assets_tests/test_architecture.py mdel_assets_tests/test_documentation.py
+
+test_unit: $(VENV)/.installed-dev
+	$(BIN)/pytest -m 'not slow'
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+bench: $(VENV)/.installed-dev
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

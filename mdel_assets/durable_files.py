@@ -1,0 +1,106 @@
+"""Files that survive: written whole or not at all, synced, digested; a full disk explained."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from mdel_assets.errors import DiskFullError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
+    """Turn the operating system's full-disk errors into `DiskFullError` with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        free_mib = shutil.disk_usage(place).free // 2**20
+        raise DiskFullError(
+            f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
+            f"limit may apply). Free some space or set MDEL_HOME to another disk, then run the "
+            f"same command again; finished artifacts are kept."
+        ) from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether ``error`` says that a disk, quota or file size limit was reached."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # Native writers (safetensors, Arrow) report the code in words only.
+    words = str(error)
+    return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh3-128 digest of a file, as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def swap_into_place(stage: Path, final: Path) -> None:
+    """Give ``final`` the content of ``stage``; what it held before ends up in ``stage``."""
+    if not final.exists():
+        stage.rename(final)
+    elif not _exchange(stage, final):
+        aside = stage.with_name(stage.name.replace(".tmp-", ".old-"))
+        final.rename(aside)
+        stage.rename(final)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step where the system can (Linux renameat2); say whether it did."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done = rename(
+        _AT_FDCWD,
+        os.fsencode(first),
+        _AT_FDCWD,
+        os.fsencode(second),
+        ctypes.c_uint(_RENAME_EXCHANGE),
+    )
+    return bool(done == 0)

@@ -1,0 +1,174 @@
+"""Tiny corpora and tiny models that tests share."""
+
+import json
+import random
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mdel_assets.experiment import Experiment, parse_experiment
+from mdel_assets.home import MdelHome
+from mdel_assets.lineage import Lineage
+
+WORDS = {
+    "Github": ["def", "return", "import", "class", "self", "if", "else", "for", "range", "None"],
+    "ArXiv": ["theorem", "proof", "lemma", "let", "epsilon", "delta", "converges", "bounded"],
+    "FreeLaw": ["court", "appeal", "plaintiff", "defendant", "motion", "denied", "statute"],
+}
+KEY_OF = {"Github": "github", "ArXiv": "arxiv", "FreeLaw": "freelaw"}
+
+
+def make_document(label: str, number: int, *, num_words: int = 40) -> dict[str, Any]:
+    """Return one document of the domain ``label``, another for every ``number``."""
+    draw = random.Random(f"{label}{number}")
+    words = " ".join(draw.choice(WORDS[label]) for _ in range(num_words))
+    return {"text": f"{words} {number}", "meta": {"pile_set_name": label}}
+
+
+def make_documents(num_per_domain: Mapping[str, int], *, first: int = 0) -> list[dict[str, Any]]:
+    """Return documents of several domains, interleaved in a fixed random order."""
+    found = [
+        make_document(label, first + i)
+        for label, count in num_per_domain.items()
+        for i in range(count)
+    ]
+    random.Random(0).shuffle(found)
+    return found
+
+
+def write_shard(path: Path, lines: Iterable[dict[str, Any] | bytes]) -> Path:
+    """Write documents, or raw lines, as zstd-compressed JSON lines."""
+    content = b"".join(
+        (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines
+    )
+    compress(content, path)
+    return path
+
+
+def compress(content: bytes, path: Path) -> None:
+    """Write ``content`` through the zstd program, independently of the code under test."""
+    subprocess.run(["zstd", "-q", "-f", "-", "-o", str(path)], input=content, check=True)
+
+
+PICO: dict[str, Any] = {
+    "name": "pico",
+    "source": {"train": [], "validation": "", "test": ""},
+    "domains": [
+        {"key": "github", "name": "Github"},
+        {"key": "arxiv", "name": "ArXiv"},
+        {"key": "freelaw", "name": "FreeLaw"},
+        {"key": "enron", "name": "Enron Emails"},
+    ],
+    "seed_model": {
+        "pretrain": {
+            "model": {
+                "model_type": "gpt_neox",
+                "hidden_size": 32,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "max_position_embeddings": 64,
+            },
+            "vocab_size": 320,
+            "learning_rate": 3.0e-3,
+            "block_size": 32,
+            "batch_size": 4,
+            "num_tokens": 2048,
+        }
+    },
+    "training": {
+        "trained_layers": [1, 2],
+        "learning_rate": 3.0e-3,
+        "block_size": 32,
+        "batch_size": 4,
+        "num_tokens": 2048,
+        "num_validation_blocks": 4,
+    },
+    "merges": {
+        "mean-all": {"merge_method": "linear", "models": [{"model": "expert:*"}]},
+        "pair": {
+            "merge_method": "linear",
+            "models": [
+                {"model": "expert:github", "parameters": {"weight": 3.0}},
+                {"model": "seed"},
+            ],
+        },
+    },
+    "evaluation": {"max_length": 32, "num_bootstrap_samples": 100},
+}
+
+
+def pico_experiment(corpus: Path, **changes: Any) -> Experiment:
+    """Return the pico experiment on the shards in ``corpus``, with top-level keys replaced."""
+    content = json.loads(json.dumps(PICO)) | changes
+    content["source"] = {
+        "train": [str(corpus / "00.jsonl.zst"), str(corpus / "01.jsonl.zst")],
+        "validation": str(corpus / "val.jsonl.zst"),
+        "test": str(corpus / "test.jsonl.zst"),
+    } | (changes.get("source") or {})
+    return parse_experiment(yaml.safe_dump(content), origin="pico")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two train shards, a validation and a test shard of three domains; Enron is absent."""
+    folder = tmp_path_factory.mktemp("corpus")
+    sizes = {"Github": 20, "ArXiv": 12, "FreeLaw": 8}
+    write_shard(folder / "00.jsonl.zst", make_documents(sizes))
+    write_shard(folder / "01.jsonl.zst", make_documents(sizes, first=100))
+    write_shard(folder / "val.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=200))
+    write_shard(folder / "test.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=300))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> MdelHome:
+    """An empty MDEL_HOME."""
+    return MdelHome(tmp_path / "home")
+
+
+@pytest.fixture
+def lineage(corpus: Path, home: MdelHome) -> Lineage:
+    """The pico experiment over an empty home."""
+    return home.lineage(pico_experiment(corpus))
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that saves a tiny random model of a family, with a tokenizer."""
+
+    def make(
+        model_type: str = "gpt_neox", *, seed: int = 0, dtype: str = "float32", **changes: Any
+    ) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from mdel_assets.training.seed import train_tokenizer
+
+        settings = {
+            "vocab_size": 320,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        }
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(model_type, **(settings | changes))
+        model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
+        # A fresh model gives nearly the same probability to everything: widen its choices.
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(20)
+        folder = tmp_path_factory.mktemp(model_type)
+        model.save_pretrained(folder)
+        texts = [d["text"] for d in make_documents(dict.fromkeys(WORDS, 30))]
+        train_tokenizer(texts, vocab_size=320).save_pretrained(folder)
+        return folder
+
+    return make

@@ -1,0 +1,206 @@
+"""Domain datasets against an oracle that uses sets and nothing of the pipeline's own."""
+
+import json
+import subprocess
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from mdel_assets import steps
+from mdel_assets.data.document_index import DocumentFile, build_index, salted_hash
+from mdel_assets.experiment_fields import SPLITS
+from mdel_assets_tests.conftest import (
+    KEY_OF,
+    make_document,
+    make_documents,
+    pico_experiment,
+    write_shard,
+)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """200 training documents in two shards, with copies planted within, across and into splits."""
+    folder = tmp_path_factory.mktemp("planted")
+    first = make_documents({"Github": 50, "ArXiv": 35, "FreeLaw": 15})
+    second = make_documents({"Github": 30, "ArXiv": 40, "FreeLaw": 24}, first=1000)
+    validation = make_documents(dict.fromkeys(KEY_OF, 8), first=2000)
+    test = make_documents(dict.fromkeys(KEY_OF, 8), first=3000)
+    second += first[:2]  # across shards
+    second += [first[3], first[3]]  # within a shard and across
+    second.append(validation[0])  # training copy of a validation document
+    second.append(test[0] | {"meta": {"pile_set_name": "FreeLaw"}})  # under another label, too
+    validation.append(test[1])
+    for name, documents in {"00": first, "01": second, "val": validation, "test": test}.items():
+        write_shard(folder / f"{name}.jsonl.zst", documents)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(planted, tmp_path_factory):
+    from mdel_assets.home import MdelHome
+
+    home = MdelHome(tmp_path_factory.mktemp("home"))
+    lineage = home.lineage(pico_experiment(planted))
+    for shard in ("00", "01", "val", "test"):
+        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
+        steps.route_shard(lineage, shard)
+    steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
+    return lineage
+
+
+def read_shard(path):
+    """Return (text, domain key) pairs, read with the zstd program and the json module."""
+    raw = subprocess.run(["zstd", "-dcq", str(path)], capture_output=True, check=True).stdout
+    found = [json.loads(line) for line in raw.splitlines()]
+    return [(d["text"], KEY_OF[d["meta"]["pile_set_name"]]) for d in found]
+
+
+def oracle(planted):
+    """Return {role: {text: domain}}: each text once, test before validation before train."""
+    seen, roles = set(), {}
+    for role, names in {"test": ["test"], "validation": ["val"], "train": ["00", "01"]}.items():
+        roles[role] = {}
+        for name in names:
+            for text, domain in read_shard(planted / f"{name}.jsonl.zst"):
+                if text not in seen:
+                    roles[role][text] = domain
+                    seen.add(text)
+    return roles
+
+
+def rows(lineage, domain, split):
+    return pq.read_table(lineage.store.dataset(domain).folder / f"{split}.parquet").to_pylist()
+
+
+@pytest.mark.parametrize("domain", sorted(KEY_OF.values()))
+def test_domain_half_is_every_document_of_the_domain_once(made, planted, domain):
+    expected = oracle(planted)
+    for split, role in {
+        "train": "train",
+        "validation_domain": "validation",
+        "test_domain": "test",
+    }.items():
+        own = [row["text"] for row in rows(made, domain, split) if row["domain"] == domain]
+        assert sorted(own) == sorted(t for t, d in expected[role].items() if d == domain)
+
+
+@pytest.mark.parametrize("domain", sorted(KEY_OF.values()))
+def test_mixture_holds_as_many_pile_documents_as_domain_documents(made, planted, domain):
+    expected = oracle(planted)
+    for role, general in {
+        "train": [r for r in rows(made, domain, "train") if r["domain"] != domain],
+        "validation": rows(made, domain, "validation_pile"),
+        "test": rows(made, domain, "test_pile"),
+    }.items():
+        own = [t for t, d in expected[role].items() if d == domain]
+        others = {t: d for t, d in expected[role].items() if d != domain}
+        assert len(general) == min(len(own), len(others))
+        assert {row["text"]: row["domain"] for row in general}.items() <= others.items()
+
+
+@pytest.mark.parametrize("domain", sorted(KEY_OF.values()))
+def test_no_document_is_in_two_splits(made, domain):
+    texts = [row["text"] for split in SPLITS for row in rows(made, domain, split)]
+    assert len(texts) == len(set(texts))
+
+
+def test_removed_copies_are_counted_by_cause(made):
+    """Planted by hand: 4 training copies, 2 of evaluation documents, 1 between those."""
+    removed = made.store.dataset("arxiv").require().details["removed_from_corpus"]
+    assert removed == {
+        "num_duplicates": 4,
+        "num_train_also_in_evaluation": 2,
+        "num_validation_also_in_test": 1,
+    }
+
+
+def test_an_absent_domain_is_a_state(made):
+    record = made.store.dataset("enron").require()
+    assert record.counts["train"]["num_documents"] == 0
+    assert not made.is_present("enron")
+    assert made.present_domains() == ["github", "arxiv", "freelaw"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_load_dataset_gives_each_split_by_its_name(made, tmp_path, streaming):
+    folder = str(made.store.dataset("arxiv").folder)
+    loaded = datasets.load_dataset(folder, streaming=streaming, cache_dir=str(tmp_path))
+    assert set(loaded) == set(SPLITS)
+    for split in SPLITS:
+        expected = rows(made, "arxiv", split)
+        assert [row["text"] for row in loaded[split]] == [row["text"] for row in expected]
+
+
+def test_a_dataset_with_an_empty_split_loads_without_it(planted, home, tmp_path):
+    """The validation shard has no FreeLaw document."""
+    for name in ("00", "01", "test"):
+        (tmp_path / f"{name}.jsonl.zst").hardlink_to(planted / f"{name}.jsonl.zst")
+    write_shard(tmp_path / "val.jsonl.zst", make_documents({"Github": 4}, first=5000))
+    lineage = home.lineage(pico_experiment(tmp_path))
+    for shard in ("00", "01", "val", "test"):
+        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
+        steps.route_shard(lineage, shard)
+    steps.assemble_domain_datasets(lineage, ["freelaw"])
+    folder = lineage.store.dataset("freelaw").folder
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == {"train", "test_domain", "test_pile"}
+
+
+def test_one_domain_alone_equals_the_same_domain_among_all(made, planted, home):
+    alone = home.lineage(pico_experiment(planted))
+    for shard in ("00", "01", "val", "test"):
+        steps.fetch_raw_shard(alone, shard, cache=home.cache)
+        steps.route_shard(alone, shard)
+    steps.assemble_domain_datasets(alone, ["arxiv"])
+    first, second = made.store.dataset("arxiv"), alone.store.dataset("arxiv")
+    assert first.record_path.read_bytes() == second.record_path.read_bytes()
+    for split in SPLITS:
+        assert rows(made, "arxiv", split) == rows(alone, "arxiv", split)
+
+
+def test_another_seed_draws_another_general_half(made, planted, home):
+    other = home.lineage(pico_experiment(planted, mixture={"seed": 1}))
+    for shard in ("00", "01", "val", "test"):
+        steps.fetch_raw_shard(other, shard, cache=home.cache)
+        steps.route_shard(other, shard)
+    steps.assemble_domain_datasets(other, ["freelaw"])
+    first, second = rows(made, "freelaw", "train"), rows(other, "freelaw", "train")
+    assert len(first) == len(second)
+    assert first != second
+
+
+def test_without_evaluation_shards_splits_are_held_out_by_hash(tmp_path):
+    from mdel_assets.data.shard_pass import route_documents
+    from mdel_assets.experiment_fields import Domain
+
+    documents = [make_document("ArXiv", i) for i in range(2000)]
+    shard = write_shard(tmp_path / "s.jsonl.zst", documents + documents[:500])
+    route_documents(
+        shard,
+        tmp_path,
+        domains=[Domain(key="arxiv", name="ArXiv")],
+        text_field="text",
+        domain_field="meta.pile_set_name",
+        max_reject_rate=0.0,
+    )
+    file = DocumentFile(tmp_path / "arxiv.parquet", "arxiv", "train")
+    index = build_index([file], holdout_fraction=0.1, shard_roles={"train"})
+    assert len(index.ids) == 2000
+    assert index.duplicates.num_duplicates == 500
+    shares = [(index.role == role).mean() for role in range(3)]
+    # Three standard deviations of a binomial share of 0.1 among 2000.
+    assert shares[0] == pytest.approx(0.1, abs=0.02)
+    assert shares[1] == pytest.approx(0.1, abs=0.02)
+
+
+def test_salted_hash_is_uniform_and_differs_between_salts():
+    import numpy as np
+
+    ids = np.arange(20_000, dtype=np.uint64).reshape(-1, 2)
+    first, second = (salted_hash(ids, salt=salt) / 2.0**64 for salt in "ab")
+    counts, _ = np.histogram(first, bins=10, range=(0, 1))
+    # Four standard deviations of a count of 1000 among 10,000.
+    assert np.abs(counts - 1000).max() < 4 * 30
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.04

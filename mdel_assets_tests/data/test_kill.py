@@ -1,0 +1,54 @@
+"""A pass over a shard that is killed leaves nothing; the rerun gives the same bytes."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from mdel_assets import steps
+from mdel_assets_tests.conftest import make_documents, pico_experiment, write_shard
+
+CODE = """
+import sys
+from pathlib import Path
+from mdel_assets import steps
+from mdel_assets.experiment import load_experiment
+from mdel_assets.home import MdelHome
+lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
+print("ready", flush=True)
+steps.route_shard(lineage, "00")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_pass_leaves_nothing_under_the_final_name(home, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    documents = make_documents({"Github": 60, "ArXiv": 30})
+    write_shard(corpus / "00.jsonl.zst", documents * 3000)
+    for name in ("01", "val", "test"):
+        write_shard(corpus / f"{name}.jsonl.zst", documents)
+    experiment = pico_experiment(corpus)
+    path = tmp_path / "pico.yaml"
+    path.write_text(yaml.safe_dump(experiment.model_dump(mode="json", exclude_none=True)))
+    lineage = home.lineage(experiment)
+    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
+    artifact = lineage.store.documents("00")
+    command = [sys.executable, "-c", CODE, str(home.root), str(path)]
+    for delay in (0.05, 0.2, 0.5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            time.sleep(delay)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not artifact.folder.exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    once = artifact.record_path.read_bytes()
+    assert artifact.require().counts["num_documents"] == 270_000
+    # Digests in the record are those of the files: equal records are equal bytes.
+    artifact.record_path.unlink()
+    steps.route_shard(lineage, "00")
+    assert artifact.record_path.read_bytes() == once

@@ -1,0 +1,238 @@
+"""The whole line through Dagster, on a corpus of forty documents per shard."""
+
+import json
+import os
+import subprocess
+import sys
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from mdel_assets.cli import main
+from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.launch import run_line
+from mdel_assets.errors import MergeError, MissingArtifactError
+from mdel_assets.home import MdelHome
+from mdel_assets_tests.conftest import PICO, pico_experiment
+
+MODELS = [
+    "seed",
+    "expert-github",
+    "expert-arxiv",
+    "expert-freelaw",
+    "merged-mean-all",
+    "merged-pair",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """The line, run once to its end: (experiment, home, outcomes of the run)."""
+    home = MdelHome(tmp_path_factory.mktemp("home"))
+    experiment = pico_experiment(corpus)
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, home, instance=instance))
+    return experiment, home, outcomes
+
+
+def states(outcomes):
+    return {outcome.state for outcome in outcomes}
+
+
+def test_the_line_runs_from_shards_to_matrix(finished):
+    _, home, outcomes = finished
+    assert states(outcomes) == {"made"}, [o.message for o in outcomes]
+    reports = home.root / "pico" / "reports"
+    table = pq.read_table(reports / "perplexity.parquet")
+    places = zip(*(table.column(n).to_pylist() for n in ("model", "dataset", "split")), strict=True)
+    assert set(places) == {
+        (model, dataset, split)
+        for model in MODELS
+        for dataset in ("github", "arxiv", "freelaw")
+        for split in ("validation_domain", "validation_pile")
+    }
+    for name in ("perplexity.md", "perplexity.png", "record.json"):
+        assert (reports / name).stat().st_size > 100
+
+
+def test_report_rows_have_the_keys_of_the_contract(finished):
+    _, home, _ = finished
+    lines = (home.root / "pico" / "reports" / "perplexity" / "expert-arxiv.jsonl").read_text()
+    for line in lines.splitlines():
+        assert list(json.loads(line)) == [
+            "model",
+            "dataset",
+            "split",
+            "num_documents",
+            "num_tokens",
+            "num_bytes",
+            "num_words",
+            "nll_nats",
+            "perplexity",
+            "bits_per_byte",
+            "byte_perplexity",
+            "word_perplexity",
+            "bits_per_byte_low",
+            "bits_per_byte_high",
+            "max_length",
+            "model_fingerprint",
+            "dataset_fingerprint",
+        ]
+
+
+def test_every_model_loads_with_transformers(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, home, _ = finished
+    models = home.root / "pico" / "models"
+    for folder in (models / "seed", *models.glob("experts/*"), *models.glob("merged/*")):
+        assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
+        assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
+        assert not list(folder.glob("*.bin"))
+
+
+def test_a_second_run_does_nothing(finished):
+    experiment, home, _ = finished
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, home, instance=instance))
+    assert states(outcomes) == {"up to date"}
+
+
+def test_a_changed_setting_remakes_what_depends_on_it_and_nothing_else(finished, corpus):
+    _, home, _ = finished
+    merges = PICO["merges"] | {"pair": {"merge_method": "linear", "models": [{"model": "seed"}]}}
+    lineage = home.lineage(pico_experiment(corpus, merges=merges))
+    stale = [s for kind, keys in lineage.walk() for key in keys if (s := lineage.stale(kind, key))]
+    assert [(s.kind, s.key) for s in stale] == [("merged_model", "pair")]
+    assert stale[0].reason == "changed: config members, expert_model 'github'"
+
+
+def materialize(experiment, home, asset, key, **options):
+    job = build_definitions(experiment, home).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        return job.execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key, **options
+        )
+
+
+def test_an_expert_shows_losses_chart_and_a_passed_check(finished):
+    experiment, home, _ = finished
+    result = materialize(experiment, home, "expert_model", "arxiv")
+    (materialization,) = result.asset_materializations_for_node("expert_model")
+    metadata = materialization.metadata
+    assert metadata["loss_curve"].value.startswith("![loss](data:image/png;base64,")
+    assert len(metadata["loss_curve"].value) < 70_000
+    losses = {r.data["split"]: r.data for r in metadata["validation_losses"].records}
+    assert set(losses) == {"validation_domain", "validation_pile"}
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("frozen_weights_unchanged", True)
+
+
+def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
+    """Damage artifacts with their sizes unchanged, and let the asset look at them again."""
+    import shutil
+
+    experiment, home, _ = finished
+    broken = MdelHome(tmp_path / "home")
+    shutil.copytree(home.root, broken.root)
+    shard = broken.root / "pico" / "shards" / "00" / "00.jsonl.zst"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.unlink()
+    shard.write_bytes(content)
+    record_path = broken.root / "pico" / "datasets" / "arxiv" / "record.json"
+    record = json.loads(record_path.read_text())
+    record["counts"]["num_shared_documents"] = 1
+    record_path.write_text(json.dumps(record))
+    for asset, key in (("raw_pile_shard", "00"), ("domain_dataset", "arxiv")):
+        result = materialize(experiment, broken, asset, key, raise_on_error=False)
+        assert [c.passed for c in result.get_asset_check_evaluations()] == [False]
+
+
+def test_an_absent_domain_shows_as_absent_and_fails_nothing(finished):
+    experiment, home, _ = finished
+    for asset, key in (("expert_model", "enron"), ("token_scores", "expert-enron")):
+        result = materialize(experiment, home, asset, key)
+        assert result.success
+        (materialization,) = result.asset_materializations_for_node(asset)
+        assert "absent" in materialization.metadata["state"].value
+    assert not (home.root / "pico" / "models" / "experts" / "enron").exists()
+
+
+def test_a_missing_input_fails_with_the_command_that_makes_it(corpus, home):
+    experiment = pico_experiment(corpus)
+    with pytest.raises(MissingArtifactError, match="--select domain_dataset --partition arxiv"):
+        materialize(experiment, home, "expert_model", "arxiv")
+
+
+def test_a_missing_expert_and_an_absent_one_are_refused_in_a_recipe(finished, corpus, tmp_path):
+    import shutil
+
+    _, home, _ = finished
+    partial = MdelHome(tmp_path / "home")
+    shutil.copytree(home.root, partial.root)
+    shutil.rmtree(partial.root / "pico" / "models" / "experts" / "github")
+    with pytest.raises(MissingArtifactError, match="--select expert_model --partition github"):
+        materialize(pico_experiment(corpus), partial, "merged_model", "mean-all")
+    merges = {"m": {"merge_method": "linear", "models": [{"model": "expert:enron"}]}}
+    with pytest.raises(MergeError, match="the corpus has no training document of that domain"):
+        materialize(pico_experiment(corpus, merges=merges), partial, "merged_model", "m")
+
+
+def test_one_failing_shard_stops_what_needs_it_and_says_so(corpus, home, tmp_path):
+    bad = tmp_path / "bad.jsonl.zst"
+    bad.write_bytes((corpus / "00.jsonl.zst").read_bytes()[:-5])
+    source = {"train": [str(bad), str(corpus / "01.jsonl.zst")]}
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(pico_experiment(corpus, source=source), home, instance=instance))
+    failed = {(o.kind, o.key): o.message for o in outcomes if o.state == "failed"}
+    assert "truncated" in failed["shard_documents", "bad"]
+    made = [(o.kind, o.key) for o in outcomes if o.state == "made"]
+    assert ("shard_documents", "01") in made
+    assert outcomes[-1].state == "skipped"
+    assert not (home.root / "pico" / "documents" / "bad").exists()
+
+
+@pytest.mark.slow
+def test_the_dagster_command_line_makes_one_partition(finished, corpus, tmp_path):
+    experiment, home, _ = finished
+    path = tmp_path / "pico.yaml"
+    content = json.loads(experiment.model_dump_json(exclude_none=True))
+    path.write_text(yaml.safe_dump(content))
+    environment = os.environ | {"MDEL_HOME": str(home.root), "MDEL_EXPERIMENT": str(path)}
+    environment.pop("DAGSTER_HOME", None)
+    (home.root / "pico" / "models" / "experts" / "freelaw" / "model.safetensors").unlink()
+    command = [sys.executable, "-m", "dagster", "asset", "materialize"]
+    command += ["-m", "mdel_assets.definitions", "--select", "expert_model"]
+    done = subprocess.run(
+        [*command, "--partition", "freelaw"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (home.root / "pico" / "models" / "experts" / "freelaw" / "model.safetensors").exists()
+    unknown = subprocess.run(
+        [*command, "--partition", "freelow"], env=environment, capture_output=True, text=True
+    )
+    assert unknown.returncode != 0
+    assert "freelow" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_mdel_run_status_and_matrix_speak_to_a_person(finished, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    experiment, home, _ = finished
+    path = tmp_path / "pico.yaml"
+    path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_none=True))))
+    monkeypatch.setenv("MDEL_HOME", str(home.root))
+    monkeypatch.setenv("MDEL_EXPERIMENT", str(path))
+    again = CliRunner().invoke(main, ["run"])
+    assert again.exit_code == 0, again.output
+    assert "Nothing to do: all is up to date" in again.output
+    assert "merged-mean-all" in again.output
+    assert "Everything is up to date." in CliRunner().invoke(main, ["status"]).output
+    monkeypatch.setenv("MDEL_EXPERIMENT", "sampel")
+    wrong = CliRunner().invoke(main, ["status"])
+    assert wrong.exit_code == 1
+    assert "Did you mean 'sample'" in wrong.output

@@ -1,0 +1,138 @@
+"""The matrix: averages and differences by hand, and tables that say them."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mdel_assets.evaluation.matrix import build_matrix, write_matrix
+from mdel_assets.evaluation.matrix_markdown import findings, matrix_markdown, matrix_text
+from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
+from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
+
+BITS = math.log(2)
+
+
+def write_scores(folder, per_document_bits):
+    """Write documents of 10 bytes with the given bits per byte: {dataset: [bits, ...]}."""
+    folder.mkdir()
+    documents, cells = [], []
+    for dataset, values in per_document_bits.items():
+        for number, bits in enumerate(values):
+            key = f"{dataset}{number:02}"
+            nll = bits * 10 * BITS
+            documents.append((key, 5, 10, 2, nll, [-nll / 5] * 5))
+            cells.append((dataset, "validation_domain", key))
+    for name, rows, schema in (
+        ("documents.parquet", documents, DOCUMENT_SCHEMA),
+        ("cells.parquet", cells, CELL_SCHEMA),
+    ):
+        columns = list(zip(*rows, strict=True))
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), folder / name)
+    return folder
+
+
+@pytest.fixture
+def matrix(tmp_path):
+    models = {
+        "seed": {"a": [2.0, 4.0], "b": [1.0] * 8},
+        "expert-a": {"a": [1.5, 3.0], "b": [1.2] * 8},
+        "merged-m": {"a": [2.0, 4.0], "b": [0.9] * 8},
+    }
+    scores = {name: write_scores(tmp_path / name, bits) for name, bits in models.items()}
+    reports = {
+        name: [
+            perplexity_row(
+                cell,
+                model=name,
+                max_length=16,
+                model_fingerprint=name,
+                dataset_fingerprint=cell.dataset,
+                num_samples=200,
+                seed=0,
+            )
+            for cell in read_cells(folder)
+        ]
+        for name, folder in scores.items()
+    }
+    return build_matrix(
+        reports, scores, datasets=["a", "b"], splits=["validation_domain"], num_samples=200, seed=0
+    )
+
+
+def row(matrix, model, dataset):
+    return next(r for r in matrix.rows if (r["model"], r["dataset"]) == (model, dataset))
+
+
+def test_cells_hold_bits_per_byte_and_the_change_from_the_seed(matrix):
+    assert row(matrix, "seed", "a")["bits_per_byte"] == pytest.approx(3.0)
+    assert row(matrix, "seed", "a")["change_from_seed"] == 0
+    expert = row(matrix, "expert-a", "a")
+    assert expert["bits_per_byte"] == pytest.approx(2.25)
+    assert expert["change_from_seed"] == pytest.approx(-0.75)
+    # Draws of two documents: changes are -0.5, -0.75 or -1.
+    assert expert["change_from_seed_low"] == pytest.approx(-1.0)
+    assert expert["change_from_seed_high"] == pytest.approx(-0.5)
+    assert row(matrix, "expert-a", "b")["change_from_seed"] == pytest.approx(0.2)
+
+
+def test_averages_count_domains_or_bytes(matrix):
+    average = {a.model: a for a in matrix.averages}["expert-a"]
+    assert average.macro.value == pytest.approx((2.25 + 1.2) / 2)
+    assert average.micro == pytest.approx((2 * 2.25 + 8 * 1.2) / 10)
+    assert average.change.value == pytest.approx((-0.75 + 0.2) / 2)
+
+
+def test_findings_say_who_wins_also_where_the_seed_does(matrix):
+    said = "\n".join(findings(matrix))
+    assert "1 of 1 experts are better than the seed on their own domain" in said
+    assert "`merged-m` on average over domains: better, -0.0500" in said
+    assert "Best single model on average: `expert-a`" in said
+
+
+def test_tables_hold_every_model_and_mark_sure_changes(matrix):
+    markdown = matrix_markdown(matrix)
+    assert "| expert-a | **2.250 ± 0.750** | 1.200 ± 0.000 | 1.725 | 1.410 |" in markdown
+    assert "| expert-a | **-0.750** | **+0.200** | **-0.275** |" in markdown
+    assert "## Missing" not in markdown
+    text = matrix_text(matrix)
+    assert "-0.750*" in text
+    assert len({len(line) for line in text.splitlines()[2:4]}) <= 2
+
+
+def test_files_are_written_and_read_back(matrix, tmp_path):
+    (tmp_path / "out").mkdir()
+    write_matrix(matrix, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "perplexity.parquet")
+    assert table.num_rows == 6
+    assert table.column("bits_per_byte").to_pylist() == [r["bits_per_byte"] for r in matrix.rows]
+    png = (tmp_path / "out" / "perplexity.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    averages = pq.read_table(tmp_path / "out" / "perplexity_averages.parquet")
+    assert np.isclose(averages.column("macro_bits_per_byte")[0].as_py(), 2.0)
+
+
+def test_a_missing_cell_is_named(tmp_path):
+    scores = {"seed": write_scores(tmp_path / "seed", {"a": [1.0]})}
+    reports = {
+        "seed": [
+            perplexity_row(
+                cell,
+                model="seed",
+                max_length=16,
+                model_fingerprint="m",
+                dataset_fingerprint="d",
+                num_samples=10,
+                seed=0,
+            )
+            for cell in read_cells(scores["seed"])
+        ]
+    }
+    matrix = build_matrix(
+        reports, scores, datasets=["a", "b"], splits=["validation_domain"], num_samples=10, seed=0
+    )
+    assert matrix.missing == ["seed on b/validation_domain"]
+    assert "seed on b/validation_domain" in matrix_markdown(matrix)

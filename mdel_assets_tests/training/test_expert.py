@@ -1,0 +1,189 @@
+"""Experts: what may move moves, everything else stays, and a killed run goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file, save_file
+
+from mdel_assets.data.assemble import DATASET_SCHEMA
+from mdel_assets.errors import TrainingError
+from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.training.expert import differing_tensors, train_expert
+from mdel_assets.training.optimize import last_whole_checkpoint, optimize
+from mdel_assets_tests.conftest import make_document
+
+TRAINING = ExpertTraining(
+    trained_layers=(1, 2),
+    learning_rate=3e-3,
+    block_size=32,
+    batch_size=4,
+    num_tokens=2048,
+    num_validation_blocks=8,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataset")
+    for split, label, first, count in (
+        ("train", "ArXiv", 0, 60),
+        ("validation_domain", "ArXiv", 100, 12),
+        ("validation_pile", "Github", 100, 12),
+    ):
+        documents = [make_document(label, first + i) for i in range(count)]
+        columns = [[d["text"] for d in documents], ["0" * 32] * count, [label] * count]
+        arrays = [pa.array(column) for column in columns]
+        pq.write_table(
+            pa.Table.from_arrays(arrays, schema=DATASET_SCHEMA), folder / f"{split}.parquet"
+        )
+    return folder
+
+
+def train(seed_folder, dataset, folder, training=TRAINING):
+    (folder / "out").mkdir(parents=True)
+    return train_expert(
+        training,
+        seed_folder=seed_folder,
+        dataset_folder=dataset,
+        folder=folder / "out",
+        work_folder=folder / "work",
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_frozen_tensors_equal_the_seed_bit_for_bit(make_model, dataset, tmp_path, family, dtype):
+    seed = make_model(family, dtype=dtype)
+    result = train(seed, dataset, tmp_path)
+    before, after = (load_file(f / "model.safetensors") for f in (seed, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    changed = {
+        name for name in before if before[name].numpy().tobytes() != after[name].numpy().tobytes()
+    }
+    layers = {name for name in before if ".layers.1." in name or ".layers.2." in name}
+    assert changed
+    assert changed <= layers
+    assert {name for name in layers if name.endswith("weight") and "norm" not in name} <= changed
+    assert {after[name].dtype for name in after} == {before[name].dtype for name in before}
+    assert result.changed_though_frozen == []
+
+
+def test_training_on_a_domain_lowers_its_validation_loss(make_model, dataset, tmp_path):
+    result = train(make_model(), dataset, tmp_path)
+    before, after = result.losses_before, result.losses_after
+    assert after["validation_domain"] < before["validation_domain"] - 0.5
+    assert after["validation_domain"] - before["validation_domain"] < (
+        after["validation_pile"] - before["validation_pile"]
+    )
+    assert result.history.num_steps == 16
+    assert result.history.num_tokens == 2048
+    assert result.trained_layers == [1, 2]
+
+
+def test_a_changed_frozen_tensor_is_found(make_model, tmp_path):
+    seed = make_model()
+    shutil.copytree(seed, tmp_path / "other")
+    tensors = load_file(seed / "model.safetensors")
+    name = "gpt_neox.layers.0.attention.dense.weight"
+    tensors[name][0, 0] += 1e-6
+    save_file(tensors, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    allowed = ["gpt_neox.layers.1."]
+    assert differing_tensors(tmp_path / "other", seed, except_under=allowed) == [name]
+    assert differing_tensors(tmp_path / "other", seed, except_under=["gpt_neox.layers.0."]) == []
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(make_model, dataset, tmp_path):
+    """SIGKILL as soon as a checkpoint appears, perhaps half-written, three times over."""
+    seed = make_model()
+    training = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 200})
+    train(seed, dataset, tmp_path / "whole", training)
+    (tmp_path / "killed" / "out").mkdir(parents=True)
+    code = f"""
+from pathlib import Path
+from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.training.expert import train_expert
+train_expert(
+    ExpertTraining.model_validate_json({training.model_dump_json()!r}),
+    seed_folder=Path({str(seed)!r}), dataset_folder=Path({str(dataset)!r}),
+    folder=Path({str(tmp_path / "killed" / "out")!r}),
+    work_folder=Path({str(tmp_path / "killed" / "work")!r}),
+)
+"""
+    work = tmp_path / "killed" / "work"
+    for kill_after in (50, 100, 150):
+        with subprocess.Popen([sys.executable, "-c", code]) as process:
+            while process.poll() is None:
+                steps = [int(p.name.split("-")[1]) for p in work.glob("checkpoint-*")]
+                if max(steps, default=0) >= kill_after:
+                    process.kill()
+                time.sleep(0.001)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "out" / "model.safetensors").exists()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    whole, resumed = (
+        load_file(tmp_path / name / "out" / "model.safetensors") for name in ("whole", "killed")
+    )
+    for name in whole:
+        assert whole[name].numpy().tobytes() == resumed[name].numpy().tobytes(), name
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    for step, state in ((8, '{"global_step": 8}'), (10, '{"global'), (12, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-8"
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-8"]
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_any_text_is_read(make_model, tmp_path):
+    training = TRAINING.model_copy(update={"trained_layers": (3,)})
+    with pytest.raises(TrainingError, match="layer 3 does not exist; the seed model has 3 layers"):
+        train(make_model(), tmp_path / "no dataset here", tmp_path / "run", training)
+
+
+def test_a_run_that_diverges_stops_with_the_remedy(make_model, tmp_path):
+    from mdel_assets.training.model_files import load_model
+
+    model = load_model(make_model())
+    settings = TRAINING.model_copy(update={"learning_rate": 1e30, "warmup_ratio": 0.0})
+    blocks = np.random.default_rng(0).integers(0, 320, (64, 32)).astype(np.int32)
+    with pytest.raises(TrainingError, match=r"diverged\. Lower training\.learning_rate"):
+        optimize(model, blocks, settings, work_folder=tmp_path)
+
+
+def test_a_seed_without_weights_or_with_pickled_ones_is_refused(make_model, dataset, tmp_path):
+    import torch
+
+    seed = make_model()
+    for name in ("bare", "pickled"):
+        shutil.copytree(seed, tmp_path / name)
+        (tmp_path / name / "model.safetensors").unlink()
+    torch.save(load_file(seed / "model.safetensors"), tmp_path / "pickled" / "pytorch_model.bin")
+    for name in ("bare", "pickled"):
+        with pytest.raises(TrainingError, match="safetensors"):
+            train(tmp_path / name, dataset, tmp_path / f"run-{name}")
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
+    from mdel_assets.experiment_fields import SeedModel
+    from mdel_assets.training.seed import adopt_seed
+
+    seed = make_model()
+    shutil.copytree(seed, tmp_path / "seed")
+    path = tmp_path / "seed" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["vocab"]["zzz"] = 999
+    path.write_text(json.dumps(content))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TrainingError, match="ids up to 999, but the model's embedding has 320"):
+        adopt_seed(SeedModel(path=str(tmp_path / "seed")), tmp_path / "out")

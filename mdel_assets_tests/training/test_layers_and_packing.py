@@ -1,0 +1,96 @@
+"""Which layers are trained, and how documents become blocks."""
+
+import numpy as np
+import pytest
+
+from mdel_assets.errors import TrainingError
+from mdel_assets.training.layers import freeze_all_but, resolve_layers, trained_prefixes
+from mdel_assets.training.model_files import load_model, load_tokenizer
+from mdel_assets.training.packing import pack, schedule
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ([1, 3], [1, 3]),
+        (["9-11"], [9, 10, 11]),
+        ([-1, 0], [0, 15]),
+        ("all", list(range(16))),
+        (["2-3", 7], [2, 3, 7]),
+    ],
+)
+def test_layers_are_resolved(wanted, expected):
+    assert resolve_layers(wanted, num_layers=16) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ([16], "layer 16 does not exist; the seed model has 16 layers, 0 to 15"),
+        (["14-17"], "layer 16 does not exist"),
+        ([-17], "layer -17"),
+        ([3, "2-4"], r"\[3\] twice"),
+        (["attention"], "neither an index nor a range"),
+        ([], "empty"),
+        (["5-4"], "empty"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(wanted, message):
+    with pytest.raises(TrainingError, match=message):
+        resolve_layers(wanted, num_layers=16)
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("gpt_neox", "gpt_neox.layers"), ("llama", "model.layers")]
+)
+def test_only_the_chosen_layers_are_trained_in_every_family(make_model, family, prefix):
+    model = load_model(make_model(family))
+    prefixes = trained_prefixes(model, [2], num_layers=3)
+    assert prefixes == [f"{prefix}.2."]
+    trained, frozen = freeze_all_but(model, prefixes)
+    per_layer = sum(p.numel() for n, p in model.named_parameters() if n.startswith(f"{prefix}.2."))
+    assert trained == per_layer > 0
+    assert trained + frozen == model.num_parameters()
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        n for n, _ in model.named_parameters() if n.startswith(f"{prefix}.2.")
+    }
+
+
+def test_packing_puts_end_of_text_after_each_document_and_loses_only_the_tail(make_model):
+    tokenizer = load_tokenizer(make_model())
+    texts = ["def return import", "class self if", "theorem proof"]
+    blocks = pack(texts, tokenizer, block_size=4, num_blocks=100, seed=0)
+    packed = blocks.reshape(-1).tolist()
+    documents = [[*tokenizer(t)["input_ids"], tokenizer.eos_token_id] for t in texts]
+    num_tokens = sum(map(len, documents))
+    assert len(packed) == num_tokens - num_tokens % 4
+    # Whatever the order, the tokens are those of the documents, one whole after the other.
+    rest = packed
+    remaining = list(documents)
+    while remaining and len(rest) >= min(map(len, remaining)):
+        match = next(d for d in remaining if rest[: len(d)] == d)
+        remaining.remove(match)
+        rest = rest[len(match) :]
+    assert tokenizer.eos_token_id not in rest
+
+
+def test_packing_is_seeded_and_stops_at_the_blocks_wanted(make_model):
+    tokenizer = load_tokenizer(make_model())
+    texts = [f"theorem {i} proof lemma" for i in range(50)]
+    first = pack(texts, tokenizer, block_size=8, num_blocks=5, seed=1)
+    assert first.shape == (5, 8)
+    assert np.array_equal(first, pack(texts, tokenizer, block_size=8, num_blocks=5, seed=1))
+    assert not np.array_equal(first, pack(texts, tokenizer, block_size=8, num_blocks=5, seed=2))
+
+
+def test_less_text_than_a_block_is_refused(make_model):
+    tokenizer = load_tokenizer(make_model())
+    with pytest.raises(TrainingError, match="fewer than one block of 512"):
+        pack(["short"], tokenizer, block_size=512, num_blocks=1, seed=0)
+
+
+def test_every_epoch_reads_every_block_once():
+    order = schedule(5, num_samples=13, seed=0)
+    assert len(order) == 13
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
+    assert list(order[:5]) != list(order[5:10])
