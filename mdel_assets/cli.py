@@ -6,6 +6,7 @@ and why. ``mdel matrix`` prints the perplexity matrix. Single assets and partiti
 """
 
 import logging
+import re
 import sys
 import time
 import warnings
@@ -32,11 +33,24 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+class _Lines(logging.Formatter):
+    """One indented line per message, without the job, run and step that Dagster puts before it."""
+
+    _origin = re.compile(r"^\S+ - [0-9a-f-]{36} - \S+ - ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._origin.sub("", super().format(record))
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"      {level}{text}"
+
+
 @click.group(cls=_Commands)
 @click.version_option(__version__)
 def main() -> None:
     """MDEL assets. MDEL_EXPERIMENT names the experiment, MDEL_HOME the folder for everything."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    console = logging.StreamHandler()
+    console.setFormatter(_Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[console])
 
 
 @main.command()

@@ -48,7 +48,14 @@ def fetch_package(package: PackageFile, *, cache: Path) -> Path:
         requirements = Path(stage) / "requirements.txt"
         requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--require-hashes", "--dest", stage]
+        command += [
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "--retries",
+            "2",
+            "--dest",
+            stage,
+        ]
         command += [*_selection(package), "--requirement", str(requirements)]
         try:
             done = subprocess.run(

