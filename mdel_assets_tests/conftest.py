@@ -2,13 +2,13 @@
 
 import json
 import random
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+import zstandard
 
 from mdel_assets.experiment import Experiment, parse_experiment
 from mdel_assets.home import MdelHome
@@ -50,8 +50,13 @@ def write_shard(path: Path, lines: Iterable[dict[str, Any] | bytes]) -> Path:
 
 
 def compress(content: bytes, path: Path) -> None:
-    """Write ``content`` through the zstd program, independently of the code under test."""
-    subprocess.run(["zstd", "-q", "-f", "-", "-o", str(path)], input=content, check=True)
+    """Write ``content`` as one zstd frame, with another library than the code under test."""
+    path.write_bytes(zstandard.compress(content))
+
+
+def decompress(path: Path) -> bytes:
+    """Return what a zstd file holds, read with another library than the code under test."""
+    return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
 
 
 PICO: dict[str, Any] = {

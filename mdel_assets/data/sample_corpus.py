@@ -26,8 +26,9 @@ from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import FetchError
 
 _log = logging.getLogger(__name__)
-_VERSION = "1"
-_SHARE_HELD_OUT = 0.10
+_VERSION = "2"
+# Of a domain with few documents more are held out: an interval over seven says little.
+_SHARE_HELD_OUT, _SHARE_HELD_OUT_OF_FEW, _FEW = 0.10, 0.20, 200
 SHARD_NAMES = ("train.jsonl.zst", "val.jsonl.zst", "test.jsonl.zst")
 
 
@@ -159,16 +160,17 @@ def _add(
     domain: SampleDomain, texts: Iterable[str], lines: dict[str, list[tuple[int, bytes]]]
 ) -> dict[str, object]:
     """Deal ``texts`` to the shards by hash; return the domain's entry of the manifest."""
-    num_documents = num_bytes = 0
-    for text in dict.fromkeys(texts):
+    unique = list(dict.fromkeys(texts))
+    held_out = _SHARE_HELD_OUT if len(unique) >= _FEW else _SHARE_HELD_OUT_OF_FEW
+    num_bytes = 0
+    for text in unique:
         mark = xxhash.xxh3_64_intdigest(text.encode())
         share = mark / 2**64
-        shard = int(share < 2 * _SHARE_HELD_OUT) + int(share < _SHARE_HELD_OUT)
+        shard = int(share < 2 * held_out) + int(share < held_out)
         document = {"text": text, "meta": {"pile_set_name": domain.label}}
         lines[SHARD_NAMES[shard]].append((mark, json.dumps(document).encode() + b"\n"))
-        num_documents += 1
         num_bytes += len(text.encode())
-    if not num_documents:
+    if not unique:
         raise FetchError(f"The sample's source for '{domain.label}' held no text: {domain.source}.")
     return {
         "domain": domain.label,
@@ -176,6 +178,6 @@ def _add(
         "licence": domain.licence,
         "package": domain.package.file_name if domain.package else None,
         "sha256": domain.package.sha256 if domain.package else None,
-        "num_documents": num_documents,
+        "num_documents": len(unique),
         "num_bytes": num_bytes,
     }

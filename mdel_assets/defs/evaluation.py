@@ -190,7 +190,7 @@ def _matrix_metadata(lineage: Lineage) -> dict[str, Any]:
 
     matrix = steps.read_matrix(lineage)
     return {
-        "heatmap": chart(heatmap_figure(matrix), "perplexity matrix"),
+        "heatmap": chart(heatmap_figure(matrix, num_panels=1), "perplexity matrix"),
         "findings": dg.MetadataValue.md("\n".join(f"- {line}" for line in findings(matrix))),
         "tables": dg.MetadataValue.md(matrix_markdown(matrix)),
         "num_models": len(matrix.models),

@@ -19,13 +19,14 @@ def draw_heatmap(matrix: "Matrix") -> bytes:
     return to_png(heatmap_figure(matrix))
 
 
-def heatmap_figure(matrix: "Matrix") -> Any:
-    """Return the heatmap as a matplotlib figure."""
+def heatmap_figure(matrix: "Matrix", *, num_panels: int | None = None) -> Any:
+    """Return the heatmap as a matplotlib figure, of the first ``num_panels`` splits or of all."""
+    splits = matrix.splits[:num_panels]
     cells = {(r["model"], r["dataset"], r["split"]): r for r in matrix.rows}
-    rows, columns, panels = len(matrix.models), len(matrix.datasets), len(matrix.splits)
+    rows, columns, panels = len(matrix.models), len(matrix.datasets), len(splits)
     drawn = figure(width=2.6 + panels * (0.6 + 0.95 * columns), height=2.0 + 0.36 * rows)
     all_axes = drawn.subplots(1, panels, sharey=True, squeeze=False)[0]
-    changes = {split: np.full((rows, columns), np.nan) for split in matrix.splits}
+    changes = {split: np.full((rows, columns), np.nan) for split in splits}
     for split, values in changes.items():
         for place in np.ndindex(rows, columns):
             row = cells.get((matrix.models[place[0]], matrix.datasets[place[1]], split))
@@ -34,7 +35,7 @@ def heatmap_figure(matrix: "Matrix") -> Any:
                 values[place] = 100 * change / (float(row["bits_per_byte"]) - change)
     limit = max(np.nanmax(np.abs(v), initial=1.0) for v in changes.values())
     image = None
-    for axes, split in zip(all_axes, matrix.splits, strict=True):
+    for axes, split in zip(all_axes, splits, strict=True):
         image = axes.imshow(changes[split], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         axes.set_xticks(range(columns), matrix.datasets, rotation=35, ha="right")
         axes.set_yticks(range(rows), matrix.models)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.training.model_files import quiet
 from mdel_assets.training.packing import schedule
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def optimize(
     """
     from transformers import PrinterCallback, Trainer
 
+    quiet()
     order = schedule(
         len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
     )

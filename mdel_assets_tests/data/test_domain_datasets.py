@@ -1,7 +1,6 @@
 """Domain datasets against an oracle that uses sets and nothing of the pipeline's own."""
 
 import json
-import subprocess
 
 import datasets
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from mdel_assets.data.document_index import DocumentFile, build_index, salted_ha
 from mdel_assets.experiment_fields import SPLITS
 from mdel_assets_tests.conftest import (
     KEY_OF,
+    decompress,
     make_document,
     make_documents,
     pico_experiment,
@@ -51,9 +51,8 @@ def made(planted, tmp_path_factory):
 
 
 def read_shard(path):
-    """Return (text, domain key) pairs, read with the zstd program and the json module."""
-    raw = subprocess.run(["zstd", "-dcq", str(path)], capture_output=True, check=True).stdout
-    found = [json.loads(line) for line in raw.splitlines()]
+    """Return (text, domain key) pairs, read with zstandard and json."""
+    found = [json.loads(line) for line in decompress(path).splitlines()]
     return [(d["text"], KEY_OF[d["meta"]["pile_set_name"]]) for d in found]
 
 

@@ -1,12 +1,12 @@
 """The sample corpus, where the package index cannot be reached."""
 
 import json
-import subprocess
 
 import pytest
 
 from mdel_assets.data.sample_corpus import SAMPLE_DOMAINS, SHARD_NAMES, sample_shard
 from mdel_assets.data.sample_texts import mathematics_exercises
+from mdel_assets_tests.conftest import decompress
 
 
 @pytest.mark.slow
@@ -23,9 +23,8 @@ def test_without_an_index_the_sample_is_made_of_what_needs_no_download(
     assert "'Wikipedia (en)' is left out" in caplog.text
     texts = []
     for name in SHARD_NAMES:
-        command = ["zstd", "-dcq", str(path.parent / name)]
-        raw = subprocess.run(command, capture_output=True, check=True).stdout
-        found = [json.loads(line)["text"] for line in raw.splitlines()]
+        lines = decompress(path.parent / name).splitlines()
+        found = [json.loads(line)["text"] for line in lines]
         assert len(found) > 100
         texts += found
     assert len(texts) == len(set(texts))
