@@ -25,8 +25,9 @@ import sys
 from pathlib import Path
 from mdel_assets.data.pile_domains import PILE_DOMAINS
 from mdel_assets.data.shard_pass import route_documents
-route_documents(Path(sys.argv[1]), Path(sys.argv[2]), domains=PILE_DOMAINS, text_field="text",
-                domain_field="meta.pile_set_name", max_reject_rate=0.0)
+from mdel_assets.experiment_fields import Source
+route_documents(Path(sys.argv[1]), Path(sys.argv[2]), domains=PILE_DOMAINS,
+                source=Source(train=(sys.argv[1],), max_reject_rate=0.0))
 """
 _POLARS = """
 import subprocess, sys

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,4 +63,17 @@ def bar_chart(values: Mapping[str, float], *, x_label: str, title: str) -> Any:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set(xlabel=x_label, title=title)
+    return drawn
+
+
+def histogram(values: Sequence[float], *, x_label: str, y_label: str, title: str) -> Any:
+    """Return a figure of how many ``values`` fall between one power of two and the next."""
+    drawn = figure(width=6.0, height=2.6)
+    axes = drawn.add_subplot()
+    highest = max((math.ceil(math.log2(value + 1)) for value in values), default=1)
+    lowest = min((math.floor(math.log2(value + 1)) for value in values), default=0)
+    axes.hist(values, bins=[2.0**n for n in range(lowest, max(highest, lowest + 1) + 1)])
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.grid(alpha=0.3, axis="y")
     return drawn

@@ -5,8 +5,7 @@ and why. ``mdel matrix`` prints the perplexity matrix. Single assets and partiti
 ``dagster asset materialize``.
 """
 
-import logging
-import re
+import os
 import sys
 import time
 import warnings
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mdel_assets import __version__
+from mdel_assets.console import show_log_lines
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -33,24 +33,11 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-class _Lines(logging.Formatter):
-    """One indented line per message, without the job, run and step that Dagster puts before it."""
-
-    _origin = re.compile(r"^\S+ - [0-9a-f-]{36} - \S+ - ")
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = self._origin.sub("", super().format(record))
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"      {level}{text}"
-
-
 @click.group(cls=_Commands)
 @click.version_option(__version__)
 def main() -> None:
     """MDEL assets. MDEL_EXPERIMENT names the experiment, MDEL_HOME the folder for everything."""
-    console = logging.StreamHandler()
-    console.setFormatter(_Lines())
-    logging.basicConfig(level=logging.WARNING, handlers=[console])
+    show_log_lines()
 
 
 @main.command()
@@ -62,7 +49,14 @@ def init() -> None:
 
 
 @main.command()
-def run() -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count(),
+    show_default="the number of cores",
+    help="Processes that fetch shards and route their documents at the same time.",
+)
+def run(workers: int) -> None:
     """Make everything that is missing or stale, from the shards to the perplexity matrix."""
     started = time.monotonic()
     experiment = load_experiment(experiment_name())
@@ -77,7 +71,9 @@ def run() -> None:
     failed: list[str] = []
     num_made = 0
     with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
-        for outcome in run_line(experiment, home, instance=instance, on_start=_show_start):
+        for outcome in run_line(
+            experiment, home, instance=instance, on_start=_show_start, num_workers=workers
+        ):
             _show(outcome)
             num_made += outcome.state == "made"
             if outcome.state in ("failed", "skipped"):

@@ -29,7 +29,8 @@ from mdel_assets.experiment_fields import (
     Tracking,
 )
 
-_SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|zst|gz))+$")
+_SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
+_BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
 VALIDATION_SHARD = "val"
 TEST_SHARD = "test"
 
@@ -221,10 +222,15 @@ def _refuse_repeats(what: str, names: list[str]) -> None:
 
 
 def _expand(pattern: str) -> list[str]:
+    """Write out ``{00..29}`` and ``{a,b}``, then local globs in sorted order."""
+    if match := _BRACES.search(pattern):
+        before, after = pattern[: match.start()], pattern[match.end() :]
+        return [place for one in _choices(match[1]) for place in _expand(before + one + after)]
     if "://" in pattern:
         if any(sign in pattern for sign in "*["):
             raise ExperimentError(
-                f"'{pattern}' is a pattern on a remote place; list the shards one by one."
+                f"'{pattern}' is a pattern on a remote place; list the shards one by one, or as "
+                f"{{00..29}} or {{a,b}}."
             )
         return [pattern]
     if not any(sign in pattern for sign in "*?["):
@@ -234,3 +240,10 @@ def _expand(pattern: str) -> list[str]:
     if not matches:
         raise ExperimentError(f"source.train: '{pattern}' matches no file.")
     return matches
+
+
+def _choices(inside: str) -> list[str]:
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
+        first, last = numbers.groups()
+        return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return inside.split(",")

@@ -36,24 +36,64 @@ class Domain(Section):
         return key
 
 
-class Source(Section):
-    """Where the corpus comes from, and how a line of it is read."""
+_DOMAIN_FIELDS = {"pile": "meta.pile_set_name", "dolma": "source", "folders": None}
 
-    layout: Literal["pile"] = "pile"
+
+class Source(Section):
+    """Where the corpus comes from, and how a record of it is read.
+
+    ``layout`` says where a record's domain stands: ``pile`` and ``dolma`` in their known fields,
+    ``columns`` in the ``domain_field`` that you name, ``folders`` in the name of the folder that
+    the file lies in (``train`` then lists folders). Fields are dotted paths. Where ``licenses``
+    (patterns, any case) is given, documents of any other licence are left out and counted.
+    """
+
+    layout: Literal["pile", "dolma", "columns", "folders"] = "pile"
     train: Annotated[tuple[str, ...], Field(min_length=1)]
     validation: str | None = None
     test: str | None = None
     text_field: str = "text"
-    domain_field: str = "meta.pile_set_name"
+    domain_field: str | None = None
+    license_field: str = "metadata.license"
+    licenses: tuple[str, ...] | None = None
     max_reject_rate: Fraction = 1.0e-4
+    lone_surrogates: Literal["repair", "reject"] = "repair"
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     sha256: dict[str, str] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_domain_field(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or content.get("domain_field"):
+            return content
+        layout = content.get("layout", "pile")
+        if layout == "columns":
+            raise ValueError(
+                "layout 'columns' needs 'domain_field', the column of a record's domain"
+            )
+        return content | {"domain_field": _DOMAIN_FIELDS.get(layout)}
+
+    @model_validator(mode="after")
+    def _folders_name_the_domain(self) -> "Source":
+        if self.layout == "folders" and self.domain_field:
+            raise ValueError(
+                f"layout 'folders' takes the domain from the folder's name; take domain_field "
+                f"'{self.domain_field}' out, or use layout 'columns'"
+            )
+        return self
+
 
 class Mixture(Section):
-    """The general half of a dataset: ``general_ratio`` documents per document of the domain."""
+    """The general half of a dataset: ``general_ratio`` times the domain half.
+
+    ``match`` says what is counted: documents, or UTF-8 bytes. ``compatible_with_mdel`` instead
+    takes the shards' first documents, whatever their domain, and keeps copies, as the ancestor did:
+    for comparison only.
+    """
 
     general_ratio: Annotated[float, Field(ge=0.0)] = 1.0
+    match: Literal["documents", "bytes"] = "documents"
+    compatible_with_mdel: bool = False
     seed: int = 0
 
 

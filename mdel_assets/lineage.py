@@ -19,8 +19,8 @@ from mdel_assets.experiment import Experiment, Shard
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
     "raw_pile_shard": "1",
-    "shard_documents": "1",
-    "domain_dataset": "1",
+    "shard_documents": "2",
+    "domain_dataset": "2",
     "seed_model": "1",
     "expert_model": "1",
     "merged_model": "1",
@@ -192,7 +192,9 @@ class Lineage:
 
     def _shard_documents(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         source = self.experiment.source
-        fields = {"layout", "text_field", "domain_field", "max_reject_rate"}
+        fields = {"layout", "text_field", "domain_field", "max_reject_rate", "lone_surrogates"}
+        if source.licenses is not None:
+            fields |= {"licenses", "license_field"}
         config = source.model_dump(mode="json", include=fields)
         config["domains"] = [d.model_dump(mode="json") for d in self.experiment.domain_table]
         return config, [self.store.shard(key)]

@@ -8,14 +8,18 @@ Dagster side and the command line tell what was made.
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Identity, Record
 from mdel_assets.data.fetch import fetch_shard
+from mdel_assets.errors import ShardError
+from mdel_assets.experiment_fields import EVALUATION_SPLITS
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _log = logging.getLogger(__name__)
@@ -30,7 +34,11 @@ def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
     with artifact.staging() as stage:
         partial = cache / f"partial-{lineage.experiment.name}-{shard_key}"
         fetched = fetch_shard(
-            shard.location, folder=stage, partial_folder=partial, sha256=shard.sha256
+            shard.location,
+            folder=stage,
+            partial_folder=partial,
+            sha256=shard.sha256,
+            is_folder=lineage.experiment.source.layout == "folders",
         )
         identity = Identity(
             kind="raw_pile_shard",
@@ -59,17 +67,30 @@ def route_shard(lineage: Lineage, shard_key: str) -> Record:
     identity = lineage.identity("shard_documents", shard_key)
     shard = lineage.store.shard(shard_key)
     artifact = lineage.store.documents(shard_key)
-    source = lineage.experiment.source
     with artifact.staging() as stage:
-        counts = route_documents(
-            shard.folder / shard.require().details["file"],
-            stage,
-            domains=lineage.experiment.domain_table,
-            text_field=source.text_field,
-            domain_field=source.domain_field,
-            max_reject_rate=source.max_reject_rate,
-        )
+        try:
+            counts = route_documents(
+                shard.folder / shard.require().details["file"],
+                stage,
+                domains=lineage.experiment.domain_table,
+                source=lineage.experiment.source,
+            )
+        except ShardError as error:
+            kept = _keep_rejects(lineage, shard_key, stage)
+            raise ShardError(f"{error}{kept}") from error
         return artifact.publish(stage, identity, counts=dataclasses.asdict(counts))
+
+
+def _keep_rejects(lineage: Lineage, shard_key: str, stage: Path) -> str:
+    """Move the rejected lines of a refused shard to where they can be looked at; say where."""
+    from mdel_assets.data.document_writer import REJECTS_NAME
+
+    found = stage / REJECTS_NAME
+    if not found.exists():
+        return ""
+    kept = lineage.store.work_folder(f"rejects-{shard_key}") / REJECTS_NAME
+    shutil.move(found, kept)
+    return f" The rejected lines are in {kept}."
 
 
 def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:
@@ -92,16 +113,32 @@ def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[s
             for domain in wanted
         }
         counts = write_datasets(index, selections, stages)
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            overlaps = dict(zip(wanted, threads.map(_contamination, stages.values()), strict=True))
+        corpus_bytes = int(index.num_bytes.sum())
         for domain in wanted:
             splits = {split: dataclasses.asdict(c) for split, c in counts[domain].items()}
             shared = shared_documents(sorted(stages[domain].glob("*.parquet")))
             records[domain] = lineage.store.dataset(domain).publish(
                 stages[domain],
                 identities[domain],
-                counts={**splits, "num_shared_documents": shared},
+                counts={
+                    **splits,
+                    "num_shared_documents": shared,
+                    "contamination": overlaps[domain],
+                    "corpus_bytes": corpus_bytes,
+                },
                 details={"removed_from_corpus": dataclasses.asdict(index.duplicates)},
             )
     return {domain: records[domain] for domain in domains}
+
+
+def _contamination(folder: Path) -> dict[str, dict[str, int]]:
+    from mdel_assets.data.contamination import measure_contamination
+
+    evaluation = {split: folder / f"{split}.parquet" for split in EVALUATION_SPLITS}
+    found = measure_contamination(folder / "train.parquet", evaluation)
+    return {split: dataclasses.asdict(overlap) for split, overlap in found.items()}
 
 
 def make_seed(lineage: Lineage) -> Record:
@@ -277,16 +314,19 @@ def _build_index(lineage: Lineage) -> Any:
     files = []
     shards = lineage.experiment.shards()
     roles = {shard.role for shard in shards}
-    for shard in shards:
+    for position, shard in enumerate(shards):
         documents = lineage.store.documents(shard.key)
         found = documents.require().counts["domains"]
         files += [
-            DocumentFile(documents.folder / f"{key}.parquet", key, shard.role)
+            DocumentFile(documents.folder / f"{key}.parquet", key, shard.role, position)
             for key in lineage.experiment.domain_keys
             if key in found
         ]
     return build_index(
-        files, holdout_fraction=lineage.experiment.source.holdout_fraction, shard_roles=roles
+        files,
+        holdout_fraction=lineage.experiment.source.holdout_fraction,
+        shard_roles=roles,
+        keep_copies=lineage.experiment.mixture.compatible_with_mdel,
     )
 
 

@@ -59,6 +59,24 @@ def decompress(path: Path) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
 
 
+def write_split(path: Path, texts: list[str], *, domain: str) -> None:
+    """Write a split of a domain's dataset that holds ``texts``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mdel_assets.data.assemble import DATASET_SCHEMA
+    from mdel_assets.data.document_writer import document_id
+
+    encoded = [text.encode() for text in texts]
+    columns = [
+        pa.array(texts, pa.string()),
+        pa.array(map(document_id, encoded), pa.string()),
+        pa.array(map(len, encoded), pa.int64()),
+        pa.array([domain] * len(texts), pa.string()),
+    ]
+    pq.write_table(pa.Table.from_arrays(columns, schema=DATASET_SCHEMA), path)
+
+
 PICO: dict[str, Any] = {
     "name": "pico",
     "source": {"train": [], "validation": "", "test": ""},

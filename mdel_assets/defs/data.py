@@ -1,6 +1,6 @@
 """Data assets: raw shard, routed documents, domain datasets."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -8,14 +8,26 @@ import dagster as dg
 from mdel_assets import steps
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.data.fetch import sha256_of
-from mdel_assets.defs.metadata import OWNERS, chart, preview, provenance, table, text_schema
+from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
+from mdel_assets.defs.metadata import OWNERS, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
-from mdel_assets.experiment_fields import SPLITS
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
-_NUM_SAMPLE_ROWS = 5
+_MAX_CONTAMINATED_SHARE = 1e-3
+_DOCUMENT_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("text", type="string"),
+        dg.TableColumn("document_id", type="string"),
+        dg.TableColumn("num_bytes", type="int"),
+        dg.TableColumn("line_number", type="int"),
+    ]
+)
+
+_DATASET_COLUMNS = dg.TableSchema(
+    [*_DOCUMENT_COLUMNS.columns[:3], dg.TableColumn("domain", type="string")]
+)
 
 
 def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -28,7 +40,6 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         kinds={"file"},
         code_version=CODE_VERSIONS["raw_pile_shard"],
         check_specs=[dg.AssetCheckSpec("shard_is_whole", asset="raw_pile_shard", blocking=True)],
-        pool="io",
     )
     def raw_pile_shard(
         context: dg.AssetExecutionContext, workspace: Workspace
@@ -64,25 +75,24 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         owners=OWNERS,
         kinds={"parquet"},
         code_version=CODE_VERSIONS["shard_documents"],
-        metadata={"dagster/column_schema": text_schema("text", "document_id")},
+        metadata={"dagster/column_schema": _DOCUMENT_COLUMNS},
         check_specs=[
             dg.AssetCheckSpec("every_line_is_counted", asset="shard_documents", blocking=True)
         ],
-        pool="cpu",
     )
     def shard_documents(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
         """All documents of one shard, routed to one Parquet file per domain in a single pass.
 
-        Rejected lines are kept in `rejects.parquet` with line number and reason. A shard that is
-        truncated, corrupt, or dirtier than `source.max_reject_rate` is refused.
+        Rejected lines are kept in `rejects.parquet` with file, line number, reason and raw bytes. A
+        shard that is truncated, corrupt, or dirtier than `source.max_reject_rate` is refused.
         """
         lineage = workspace.lineage(experiment)
         record = steps.route_shard(lineage, context.partition_key)
         artifact = lineage.store.documents(context.partition_key)
         return dg.MaterializeResult(
-            metadata={**_shard_metadata(record), **provenance(record, artifact)},
+            metadata={**shard_metadata(record), **provenance(record, artifact)},
             check_results=[_every_line_is_counted(record, artifact)],
         )
 
@@ -94,9 +104,10 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         owners=OWNERS,
         kinds={"parquet", "huggingface"},
         code_version=CODE_VERSIONS["domain_dataset"],
-        metadata={"dagster/column_schema": text_schema("text", "document_id", "domain")},
+        metadata={"dagster/column_schema": _DATASET_COLUMNS},
         check_specs=[
-            dg.AssetCheckSpec("splits_are_disjoint", asset="domain_dataset", blocking=True)
+            dg.AssetCheckSpec("splits_are_disjoint", asset="domain_dataset", blocking=True),
+            dg.AssetCheckSpec("evaluation_is_uncontaminated", asset="domain_dataset"),
         ],
         pool="cpu",
     )
@@ -112,93 +123,88 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         lineage = workspace.lineage(experiment)
         keys = [key for key in experiment.domain_keys if key in set(context.partition_keys)]
         records = steps.assemble_domain_datasets(lineage, keys)
+        tokenizer = _tokenizer(experiment, lineage)
         for key, record in records.items():
             artifact = lineage.store.dataset(key)
-            metadata = {**_dataset_metadata(record, artifact), **provenance(record, artifact)}
+            shown = dataset_metadata(record, artifact, tokenizer=tokenizer)
+            metadata = {**shown, **provenance(record, artifact)}
             context.add_asset_metadata(metadata, partition_key=key)
-        shared = {key: record.counts["num_shared_documents"] for key, record in records.items()}
-        disjoint = dg.AssetCheckResult(
-            passed=not any(shared.values()),
-            check_name="splits_are_disjoint",
-            metadata={"documents_in_two_splits": dg.MetadataValue.json(shared)},
+        return dg.MaterializeResult(
+            check_results=[
+                _splits_are_disjoint(records, expected=not experiment.mixture.compatible_with_mdel),
+                _evaluation_is_uncontaminated(records),
+            ]
         )
-        return dg.MaterializeResult(check_results=[disjoint])
 
     return [raw_pile_shard, shard_documents, domain_dataset]
 
 
 def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
-    """Compare the lines read with the rows that lie in the Parquet files and the blank lines."""
+    """Compare the lines read with the rows that lie in the Parquet files, and the lines left out.
+
+    Left out are blank lines and documents of a licence that the experiment does not allow.
+    """
     import pyarrow.parquet as pq
 
     counts = record.counts
     rows = sum(pq.read_metadata(path).num_rows for path in artifact.folder.glob("*.parquet"))
-    became = rows + counts["num_blank_lines"]
+    left_out = counts["num_blank_lines"] + counts["num_filtered"]
     return dg.AssetCheckResult(
-        passed=counts["num_lines"] == became,
+        passed=counts["num_lines"] == rows + left_out,
         check_name="every_line_is_counted",
-        metadata={"lines_in": counts["num_lines"], "rows_and_blank_lines_out": became},
+        metadata={"lines_in": counts["num_lines"], "rows_out": rows, "lines_left_out": left_out},
     )
 
 
-def _shard_metadata(record: Record) -> dict[str, Any]:
-    from mdel_assets.charts import bar_chart
-
-    counts = record.counts
-    domains = sorted(counts["domains"].items(), key=lambda item: -item[1]["num_bytes"])
-    sizes = {key: found["num_bytes"] / 1e6 for key, found in domains}
-    return {
-        "dagster/row_count": counts["num_documents"],
-        "num_lines": counts["num_lines"],
-        "num_rejects": counts["num_rejects"],
-        "num_repaired": counts["num_repaired"],
-        "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
-        "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
-        "text_by_domain": chart(
-            bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
-        ),
-        "domains": table(
-            [
-                {
-                    "domain": key,
-                    "num_documents": found["num_documents"],
-                    "num_bytes": found["num_bytes"],
-                    "share_of_bytes": round(found["num_bytes"] / max(1, counts["num_bytes"]), 4),
-                }
-                for key, found in domains
-            ]
-        ),
-    }
+def _splits_are_disjoint(records: Mapping[str, Record], *, expected: bool) -> dg.AssetCheckResult:
+    shared = {key: record.counts["num_shared_documents"] for key, record in records.items()}
+    return dg.AssetCheckResult(
+        passed=not any(shared.values()) or not expected,
+        check_name="splits_are_disjoint",
+        description=None
+        if expected
+        else "mixture.compatible_with_mdel repeats documents, as the ancestor did",
+        metadata={"documents_that_occur_twice": dg.MetadataValue.json(shared)},
+    )
 
 
-def _dataset_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
-    if not record.counts["train"]["num_domain_documents"]:
-        return {"state": f"absent: the corpus has no training document of '{record.key}'"}
+def _evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheckResult:
+    """Warn where more than 0.1 % of a split's documents share 13 words in a row with training."""
     rows = [
-        {"split": split, **{name: record.counts[split][name] for name in _SPLIT_COLUMNS}}
-        for split in SPLITS
+        {
+            "domain": key,
+            "split": split,
+            "num_documents": found["num_documents"],
+            "num_contaminated_documents": found["num_contaminated_documents"],
+            "share": found["num_contaminated_documents"] / max(1, found["num_documents"]),
+            "num_shared_shingles": found["num_shared_shingles"],
+            "num_shingles": found["num_shingles"],
+        }
+        for key, record in records.items()
+        for split, found in record.counts["contamination"].items()
     ]
-    return {
-        "state": "present",
-        "dagster/row_count": sum(row["num_documents"] for row in rows),
-        "splits": table(rows),
-        "removed_from_corpus": dg.MetadataValue.json(record.details["removed_from_corpus"]),
-        "sample": table(_sample_rows(artifact.folder / "train.parquet")),
-    }
+    worst = max((row["share"] for row in rows), default=0.0)
+    return dg.AssetCheckResult(
+        passed=worst <= _MAX_CONTAMINATED_SHARE,
+        severity=dg.AssetCheckSeverity.WARN,
+        check_name="evaluation_is_uncontaminated",
+        description=f"At most {worst:.2%} of a split's documents share 13 words in a row with the "
+        f"training split (warned above {_MAX_CONTAMINATED_SHARE:.1%}).",
+        metadata={"overlap": table(rows)},
+    )
 
 
-_SPLIT_COLUMNS = (
-    "num_documents",
-    "num_domain_documents",
-    "num_general_documents",
-    "num_bytes",
-    "num_domain_bytes",
-)
+def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
+    """Return the seed model's tokenizer, or None where it is not at hand yet."""
+    from transformers import AutoTokenizer
 
-
-def _sample_rows(path: Path) -> list[dict[str, str]]:
-    import pyarrow.parquet as pq
-
-    first = next(pq.ParquetFile(path).iter_batches(_NUM_SAMPLE_ROWS), None)
-    rows = first.to_pylist() if first else []
-    return [{"domain": row["domain"], "text": preview(row["text"])} for row in rows]
+    seed, named = lineage.store.seed_model(), experiment.seed_model
+    try:
+        if seed.read_record():
+            return AutoTokenizer.from_pretrained(seed.folder)
+        if named.path:
+            return AutoTokenizer.from_pretrained(named.path, revision=named.revision)
+    except (OSError, ValueError):
+        # The seed model's own asset tells what is wrong with it.
+        return None
+    return None

@@ -1,12 +1,19 @@
-"""Running the whole line in this process: what is stale, in order, each as a Dagster run.
+"""Running the whole line: what is stale, in order, each as a Dagster run.
 
 Every run is recorded in the instance, as if the Dagster command line had started it. A failed
-partition does not stop the others; what needs it is named as skipped.
+partition does not stop the others; what needs it is named as skipped. Runs take place in this
+process, one after the other; those of single shards, where there are several, in worker processes.
 """
 
 import dataclasses
+import multiprocessing
+import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 
 import dagster as dg
 
@@ -16,6 +23,7 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+_PARALLEL = {"raw_pile_shard", "shard_documents"}
 _RANGE_START, _RANGE_END = (
     "dagster/asset_partition_range_start",
     "dagster/asset_partition_range_end",
@@ -42,10 +50,12 @@ def run_line(
     *,
     instance: dg.DagsterInstance,
     on_start: Callable[[str, str], None] | None = None,
+    num_workers: int = 1,
 ) -> Iterator[RunOutcome]:
     """Materialize everything that is stale, from shards to matrix, yielding what became of each.
 
-    ``on_start`` is told (kind, key) before each run.
+    ``on_start`` is told (kind, key) before each run. Up to ``num_workers`` shards are fetched, or
+    routed, at the same time.
     """
     lineage = home.lineage(experiment)
     runner = _Runner(build_definitions(experiment, home), instance)
@@ -67,10 +77,65 @@ def run_line(
                 on_start(kind, "all domains")
             yield runner.run(kind, keys[0], last_key=keys[-1])
             continue
+        if kind in _PARALLEL and min(len(stale), num_workers) > 1:
+            yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
+            continue
         for key in stale:
             if on_start:
                 on_start(kind, key)
             yield runner.run(kind, key)
+
+
+def _run_in_workers(
+    experiment: Experiment, home: MdelHome, kind: str, keys: Sequence[str], *, num_workers: int
+) -> Iterator[RunOutcome]:
+    """Run partitions in processes of their own, yielding each as it ends."""
+    with ProcessPoolExecutor(
+        min(num_workers, len(keys)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(experiment, home),
+    ) as pool:
+        key_of: dict[Future[RunOutcome], str] = {
+            pool.submit(_run_in_worker, kind, key): key for key in keys
+        }
+        while key_of:
+            for future in wait(key_of, return_when=FIRST_COMPLETED).done:
+                key = key_of.pop(future)
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    message = (
+                        "a worker process was killed, perhaps for want of memory: run the same "
+                        "command again, with fewer --workers"
+                    )
+                    yield RunOutcome(kind, key, "failed", message=message)
+
+
+def _start_worker(experiment: Experiment, home: MdelHome) -> None:
+    import warnings
+
+    from mdel_assets.console import show_log_lines
+
+    global _worker
+    parent = multiprocessing.parent_process()
+    if parent:
+        # A worker whose parent was killed would wait for work for ever.
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    warnings.simplefilter("ignore")
+    show_log_lines()
+    instance = dg.DagsterInstance.from_config(str(home.dagster_home))
+    _worker = _Runner(build_definitions(experiment, home), instance)
+
+
+def _die_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _run_in_worker(kind: str, key: str) -> RunOutcome:
+    assert _worker is not None
+    return _worker.run(kind, key)
 
 
 class _Runner:
@@ -99,6 +164,9 @@ class _Runner:
         if name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
         return RunOutcome(kind, shown, "failed", elapsed, message)
+
+
+_worker: _Runner | None = None
 
 
 def _first_failure(result: dg.ExecuteInProcessResult) -> tuple[str, str]:

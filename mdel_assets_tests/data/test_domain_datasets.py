@@ -172,7 +172,7 @@ def test_another_seed_draws_another_general_half(made, planted, home):
 
 def test_without_evaluation_shards_splits_are_held_out_by_hash(tmp_path):
     from mdel_assets.data.shard_pass import route_documents
-    from mdel_assets.experiment_fields import Domain
+    from mdel_assets.experiment_fields import Domain, Source
 
     documents = [make_document("ArXiv", i) for i in range(2000)]
     shard = write_shard(tmp_path / "s.jsonl.zst", documents + documents[:500])
@@ -180,9 +180,7 @@ def test_without_evaluation_shards_splits_are_held_out_by_hash(tmp_path):
         shard,
         tmp_path,
         domains=[Domain(key="arxiv", name="ArXiv")],
-        text_field="text",
-        domain_field="meta.pile_set_name",
-        max_reject_rate=0.0,
+        source=Source(train=(str(shard),)),
     )
     file = DocumentFile(tmp_path / "arxiv.parquet", "arxiv", "train")
     index = build_index([file], holdout_fraction=0.1, shard_roles={"train"})

@@ -10,8 +10,8 @@ import xxhash
 
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import Domain
-from mdel_assets_tests.conftest import compress, make_document, make_documents, write_shard
+from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets_tests.conftest import compress, make_documents, write_shard
 
 DOMAINS = [
     Domain(key="github", name="Github", aliases=("GitHub",)),
@@ -20,15 +20,13 @@ DOMAINS = [
 ]
 
 
-def run(shard, out, *, max_reject_rate=1.0, text_field="text", domain_field="meta.pile_set_name"):
+def run(shard, out, *, max_reject_rate=1.0, **source):
     out.mkdir(exist_ok=True)
     return route_documents(
         shard,
         out,
         domains=DOMAINS,
-        text_field=text_field,
-        domain_field=domain_field,
-        max_reject_rate=max_reject_rate,
+        source=Source(train=(str(shard),), max_reject_rate=max_reject_rate, **source),
     )
 
 
@@ -68,12 +66,17 @@ CASES = {
     "escaped zero": (b'{"text":"\\u0000","meta":{"pile_set_name":"Github"}}', None),
     "empty text": (line(""), None),
     "lone surrogate": (b'{"text":"a\\ud800b","meta":{"pile_set_name":"Github"}}', "repaired"),
+    "escaped key": (b'{"te\\u0078t":"a","meta":{"pile_set_name":"Github"}}', None),
+    "a number without end elsewhere": (b'{"n":' + b"9" * 5000 + b"," + line("a")[1:], None),
+    "not a number elsewhere": (b'{"n":NaN,' + line("a")[1:], None),
     "blank": (b"", "blank"),
     "spaces": (b" \t\r", "blank"),
     "not JSON": (b"{", "invalid_json"),
     "two documents on one line": (line("a") + line("b"), "invalid_json"),
     "raw control character": (b'{"text":"\x01","meta":{"pile_set_name":"Github"}}', "invalid_json"),
     "invalid UTF-8": (b'{"text":"\xff","meta":{"pile_set_name":"Github"}}', "invalid_utf8"),
+    "invalid UTF-8 elsewhere": (b'{"x":"\xff",' + line("a")[1:], "invalid_utf8"),
+    "raw control character elsewhere": (b'{"x":"\x01",' + line("a")[1:], "invalid_json"),
     "a list": (b"[1]", "not_an_object"),
     "no text": (b'{"meta":{"pile_set_name":"Github"}}', "missing_text"),
     "null text": (line(None), "missing_text"),
@@ -98,8 +101,8 @@ def test_every_kind_of_line_has_its_fate(tmp_path, content, fate):
     assert counts.num_documents == 2 + is_document
     assert counts.rejects == ({} if is_document or fate == "blank" else {fate: 1})
     rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
-    expected = [{"line_number": 2, "reason": fate, "line": content}] if counts.num_rejects else []
-    assert rejects == expected
+    expected = {"file": "s.jsonl.zst", "line_number": 2, "reason": fate, "line": content}
+    assert rejects == ([expected] if counts.num_rejects else [])
     found = texts(tmp_path / "out", "github")
     assert (found[0], found[-1]) == ("before", "after")
     if fate == "repaired":
@@ -145,21 +148,63 @@ def test_a_shard_without_a_readable_document_is_refused(tmp_path):
         run(shard, tmp_path / "out")
 
 
-def test_a_truncated_shard_is_refused(tmp_path):
-    documents = [make_document("ArXiv", i) for i in range(3000)]
-    whole = write_shard(tmp_path / "s.jsonl.zst", documents).read_bytes()
-    for kept in (3, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "cut.jsonl.zst").write_bytes(whole[:kept])
-        with pytest.raises(ShardError, match="truncated"):
-            run(tmp_path / "cut.jsonl.zst", tmp_path / "out")
+def test_what_a_line_becomes_does_not_depend_on_its_neighbours(tmp_path):
+    """A clean block is decoded at once, any other line by line: both agree on every kind of line.
+
+    Each case stands once among clean lines only, and once beside a line that is not JSON.
+    """
+    for name, (content, _) in CASES.items():
+        alone = write_shard(tmp_path / "alone.jsonl.zst", [line("x"), content])
+        beside = write_shard(tmp_path / "beside.jsonl.zst", [line("x"), content, b"{"])
+        first, second = run(alone, tmp_path / "one"), run(beside, tmp_path / "two")
+        assert first.num_documents == second.num_documents, name
+        assert texts(tmp_path / "one", "github") == texts(tmp_path / "two", "github"), name
 
 
-def test_concatenated_frames_are_one_shard(tmp_path):
-    first = write_shard(tmp_path / "a.jsonl.zst", [line("a")]).read_bytes()
-    second = write_shard(tmp_path / "b.jsonl.zst", [line("b")]).read_bytes()
-    (tmp_path / "s.jsonl.zst").write_bytes(first + second)
-    run(tmp_path / "s.jsonl.zst", tmp_path / "out")
+def test_a_doubled_line_and_a_blank_one_are_not_two_documents(tmp_path):
+    """As many values as lines, and yet not one in each."""
+    shard = write_shard(tmp_path / "s.jsonl.zst", [line("a") + line("b"), b"", line("c")])
+    counts = run(shard, tmp_path / "out")
+    assert (counts.num_documents, counts.num_rejects, counts.num_blank_lines) == (1, 1, 1)
+
+
+def test_carriage_returns_take_nothing_from_a_block(tmp_path):
+    content = b"\r\n".join([line("a"), line("b"), line("c"), b""])
+    compress(content, tmp_path / "s.jsonl.zst")
+    assert run(tmp_path / "s.jsonl.zst", tmp_path / "out").num_documents == 3
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path):
+    (tmp_path / "s.jsonl").write_bytes(b"\xef\xbb\xbf" + line("a") + b"\n" + line("b"))
+    run(tmp_path / "s.jsonl", tmp_path / "out")
     assert texts(tmp_path / "out", "github") == ["a", "b"]
+
+
+def test_lone_surrogates_can_be_rejected(tmp_path):
+    lone = b'{"text":"a\\ud800b","meta":{"pile_set_name":"Github"}}'
+    counts = run(
+        write_shard(tmp_path / "s.jsonl.zst", [line("a"), lone]),
+        tmp_path / "out",
+        lone_surrogates="reject",
+    )
+    assert (counts.num_documents, counts.rejects) == (1, {"lone_surrogate": 1})
+
+
+def test_a_line_of_a_hundred_megabytes_is_a_document(tmp_path):
+    long = "ab" * 50_000_000
+    shard = write_shard(tmp_path / "s.jsonl.zst", [line("x"), line(long), line("y")])
+    run(shard, tmp_path / "out")
+    ids = pq.read_table(tmp_path / "out" / "github.parquet", columns=["document_id"])
+    expected = [xxhash.xxh3_128(text.encode()).hexdigest() for text in ("x", long, "y")]
+    assert ids.column(0).to_pylist() == expected
+
+
+def test_reading_stops_early_where_nothing_is_a_document(tmp_path):
+    """Blocks hold 8 MiB: the second one is not read."""
+    wrong = [json.dumps({"content": "x" * 8000, "meta": {}}).encode()] * 3000
+    shard = write_shard(tmp_path / "s.jsonl.zst", wrong)
+    with pytest.raises(ShardError, match=r"in 10\d\d lines: rejects \{'missing_text': 10\d\d\}"):
+        run(shard, tmp_path / "out", max_reject_rate=1e-4)
 
 
 def test_the_same_shard_gives_the_same_bytes(tmp_path):

@@ -3,13 +3,10 @@
 import math
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mdel_assets.data.assemble import DATASET_SCHEMA
-from mdel_assets.data.shard_pass import document_id
 from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.log_probabilities import token_log_probabilities
 from mdel_assets.evaluation.perplexity import (
@@ -22,6 +19,7 @@ from mdel_assets.evaluation.token_scores import count_words, score_model
 from mdel_assets.evaluation.windows import rolling_windows
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.training.model_files import load_model, load_tokenizer
+from mdel_assets_tests.conftest import write_split
 
 MAX_LENGTH = 16
 TEXTS = [
@@ -120,9 +118,7 @@ def test_a_model_of_nans_is_refused(make_model):
 
 def write_dataset(folder, texts, *, split="validation_domain"):
     folder.mkdir(exist_ok=True)
-    columns = [texts, [document_id(t.encode()) for t in texts], ["arxiv"] * len(texts)]
-    table = pa.Table.from_arrays([pa.array(c, pa.string()) for c in columns], schema=DATASET_SCHEMA)
-    pq.write_table(table, folder / f"{split}.parquet")
+    write_split(folder / f"{split}.parquet", texts, domain="arxiv")
     return folder
 
 

@@ -8,17 +8,14 @@ import sys
 import time
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mdel_assets.data.assemble import DATASET_SCHEMA
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.training.expert import differing_tensors, train_expert
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
-from mdel_assets_tests.conftest import make_document
+from mdel_assets_tests.conftest import make_document, write_split
 
 TRAINING = ExpertTraining(
     trained_layers=(1, 2),
@@ -39,11 +36,8 @@ def dataset(tmp_path_factory):
         ("validation_pile", "Github", 100, 12),
     ):
         documents = [make_document(label, first + i) for i in range(count)]
-        columns = [[d["text"] for d in documents], ["0" * 32] * count, [label] * count]
-        arrays = [pa.array(column) for column in columns]
-        pq.write_table(
-            pa.Table.from_arrays(arrays, schema=DATASET_SCHEMA), folder / f"{split}.parquet"
-        )
+        texts = [d["text"] for d in documents]
+        write_split(folder / f"{split}.parquet", texts, domain=label)
     return folder
 
 

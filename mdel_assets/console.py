@@ -1,0 +1,22 @@
+"""The terminal: what the package logs, one indented line per message."""
+
+import logging
+import re
+
+
+class _Lines(logging.Formatter):
+    """One indented line per message, without the job, run and step that Dagster puts before it."""
+
+    _origin = re.compile(r"^\S+ - [0-9a-f-]{36} - \S+ - ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._origin.sub("", super().format(record))
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"      {level}{text}"
+
+
+def show_log_lines() -> None:
+    """Send log messages to the terminal's error stream."""
+    console = logging.StreamHandler()
+    console.setFormatter(_Lines())
+    logging.basicConfig(level=logging.WARNING, handlers=[console])

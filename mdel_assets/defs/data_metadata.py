@@ -1,0 +1,126 @@
+"""What the web UI shows of shards and datasets: counts, charts, samples."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs.metadata import chart, preview, table
+from mdel_assets.experiment_fields import SPLITS
+
+_NUM_SAMPLE_ROWS = 5
+_NUM_TOKENIZED_ROWS = 200
+_SPLIT_COLUMNS = (
+    "num_documents",
+    "num_domain_documents",
+    "num_general_documents",
+    "num_bytes",
+    "num_domain_bytes",
+)
+
+
+def shard_metadata(record: Record) -> dict[str, Any]:
+    """Return what the UI shows of a routed shard: counts, rejects, one chart of all domains."""
+    from mdel_assets.charts import bar_chart
+
+    counts = record.counts
+    domains = sorted(counts["domains"].items(), key=lambda item: -item[1]["num_bytes"])
+    sizes = {key: found["num_bytes"] / 1e6 for key, found in domains}
+    return {
+        "dagster/row_count": counts["num_documents"],
+        "num_lines": counts["num_lines"],
+        "num_rejects": counts["num_rejects"],
+        "num_repaired": counts["num_repaired"],
+        "num_filtered": counts["num_filtered"],
+        "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
+        "filtered_licenses": dg.MetadataValue.json(counts["filtered_licenses"]),
+        "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
+        "text_by_domain": chart(
+            bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
+        ),
+        "domains": table(
+            [
+                {
+                    "domain": key,
+                    "num_documents": found["num_documents"],
+                    "num_bytes": found["num_bytes"],
+                    "share_of_bytes": round(found["num_bytes"] / max(1, counts["num_bytes"]), 4),
+                }
+                for key, found in domains
+            ]
+        ),
+    }
+
+
+def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> dict[str, Any]:
+    """Return what the UI shows of a domain's dataset.
+
+    ``tokenizer`` is the seed model's, None where there is none yet: tokens per byte are then left
+    out.
+    """
+    counts = record.counts
+    if not counts["train"]["num_domain_documents"]:
+        return {"state": f"absent: the corpus has no training document of '{record.key}'"}
+    rows = [
+        {"split": split, **{name: counts[split][name] for name in _SPLIT_COLUMNS}}
+        for split in SPLITS
+    ]
+    # The domain halves of the three roles are the whole domain.
+    own = [counts[split] for split in ("train", "validation_domain", "test_domain")]
+    num_bytes = sum(split["num_domain_bytes"] for split in own)
+    train = artifact.folder / "train.parquet"
+    return {
+        "state": "present",
+        "dagster/row_count": sum(row["num_documents"] for row in rows),
+        "num_domain_documents": sum(split["num_domain_documents"] for split in own),
+        "num_domain_bytes": num_bytes,
+        "share_of_corpus": round(num_bytes / max(1, counts["corpus_bytes"]), 4),
+        **_tokens_per_byte(train, record.key, tokenizer),
+        "splits": table(rows),
+        "document_lengths": _length_chart(train, record.key),
+        "removed_from_corpus": dg.MetadataValue.json(record.details["removed_from_corpus"]),
+        "sample": table(_sample_rows(train)),
+    }
+
+
+def _tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
+    """Measure on the domain's first training documents, with the seed model's tokenizer."""
+    import pyarrow.parquet as pq
+
+    if tokenizer is None:
+        return {}
+    texts: list[str] = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_NUM_TOKENIZED_ROWS):
+            texts += [row["text"] for row in batch.to_pylist() if row["domain"] == domain]
+            if len(texts) >= _NUM_TOKENIZED_ROWS:
+                break
+    texts = texts[:_NUM_TOKENIZED_ROWS]
+    num_tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    num_bytes = sum(len(text.encode()) for text in texts)
+    return {"tokens_per_byte": round(num_tokens / max(1, num_bytes), 4)}
+
+
+def _length_chart(path: Path, domain: str) -> dg.MetadataValue:
+    """Draw how long the domain's own training documents are, in powers of two."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from mdel_assets.charts import histogram
+
+    sizes: list[int] = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["num_bytes", "domain"]):
+            own = batch.filter(pc.equal(batch.column("domain"), domain))
+            sizes += own.column("num_bytes").to_pylist()
+    drawn = histogram(sizes, x_label="bytes of text", y_label="documents", title="Document lengths")
+    return chart(drawn, "document lengths")
+
+
+def _sample_rows(path: Path) -> list[dict[str, str]]:
+    import pyarrow.parquet as pq
+
+    first = next(pq.ParquetFile(path).iter_batches(_NUM_SAMPLE_ROWS), None)
+    rows = first.to_pylist() if first else []
+    return [{"domain": row["domain"], "text": preview(row["text"])} for row in rows]
