@@ -53,6 +53,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest
 
 bench: $(VENV)/.installed-dev
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python -m benchmarks
 
 clean:

@@ -20,7 +20,12 @@ def parse(**changes):
 
 
 def test_every_bundled_experiment_is_valid():
-    assert bundled_experiments() == ["pile-pythia-1b", "sample"]
+    assert bundled_experiments() == [
+        "common-pile-pythia-1b",
+        "pile-pythia-1b",
+        "pile-uncopyrighted-pythia-1b",
+        "sample",
+    ]
     for name in bundled_experiments():
         assert load_experiment(name).name == name
 
@@ -103,3 +108,10 @@ def test_a_glob_without_a_match_and_two_shards_of_one_name_are_refused(corpus):
         pico_experiment(corpus, source={"train": [str(corpus / "x*.zst")]}).shards()
     with pytest.raises(ExperimentError, match="'00' occurs twice"):
         pico_experiment(corpus, source={"train": ["a/00.jsonl.zst", "b/00.jsonl.zst"]}).shards()
+
+
+def test_ranges_and_lists_in_braces_are_written_out(tmp_path):
+    source = {"train": ["hf://datasets/a/b/train/{08..11}.jsonl.zst", "https://x/{a,b}.jsonl"]}
+    shards = pico_experiment(tmp_path, source=source).shards()
+    assert [s.key for s in shards if s.role == "train"] == ["08", "09", "10", "11", "a", "b"]
+    assert shards[2].location == "hf://datasets/a/b/train/10.jsonl.zst"

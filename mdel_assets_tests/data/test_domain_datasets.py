@@ -1,6 +1,7 @@
 """Domain datasets against an oracle that uses sets and nothing of the pipeline's own."""
 
 import json
+import random
 
 import datasets
 import pyarrow.parquet as pq
@@ -201,3 +202,49 @@ def test_salted_hash_is_uniform_and_differs_between_salts():
     # Four standard deviations of a count of 1000 among 10,000.
     assert np.abs(counts - 1000).max() < 4 * 30
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.04
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """GitHub's documents are 40 times as long as the others'."""
+    folder = tmp_path_factory.mktemp("uneven")
+    documents = make_documents({"ArXiv": 400, "FreeLaw": 400})
+    documents += [
+        {"text": " ".join([d["text"]] * 40), "meta": d["meta"]}
+        for d in make_documents({"Github": 20}, first=5000)
+    ]
+    random.Random(0).shuffle(documents)
+    for name in ("00", "01", "val", "test"):
+        write_shard(folder / f"{name}.jsonl.zst", documents if name == "00" else documents[:40])
+    return folder
+
+
+def assemble(home, folder, domain, **mixture):
+    lineage = home.lineage(pico_experiment(folder, mixture=mixture))
+    for shard in ("00", "01", "val", "test"):
+        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
+        steps.route_shard(lineage, shard)
+    return lineage, steps.assemble_domain_datasets(lineage, [domain])[domain].counts["train"]
+
+
+def test_a_mixture_matched_by_bytes_has_halves_of_equal_size(uneven, home):
+    lineage, train = assemble(home, uneven, "github", match="bytes")
+    general = train["num_bytes"] - train["num_domain_bytes"]
+    longest = max(
+        len(r["text"].encode()) for r in rows(lineage, "github", "train") if r["domain"] != "github"
+    )
+    assert abs(general - train["num_domain_bytes"]) <= longest / 2 + 1
+    _, train = assemble(home, uneven, "github", match="documents")
+    general = train["num_bytes"] - train["num_domain_bytes"]
+    assert train["num_domain_bytes"] > 20 * general
+
+
+def test_a_mixture_compatible_with_mdel_is_the_shards_first_documents(planted, home):
+    """Half as many as the domain has, whatever their domain; copies stay."""
+    lineage, train = assemble(home, planted, "arxiv", compatible_with_mdel=True, general_ratio=0.5)
+    corpus = read_shard(planted / "00.jsonl.zst") + read_shard(planted / "01.jsonl.zst")
+    own = [text for text, domain in corpus if domain == "arxiv"]
+    first = [text for text, _ in corpus[: round(0.5 * len(own))]]
+    found = [row["text"] for row in rows(lineage, "arxiv", "train")]
+    assert sorted(found) == sorted(own + first)
+    assert train["num_general_documents"] == len(first)

@@ -2,6 +2,9 @@
 
 import hashlib
 import http.server
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,6 +14,8 @@ from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import FetchError
 
 CONTENT = bytes(range(256)) * 4000
+COMMIT = "c" * 40
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -21,6 +26,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.cuts = 0
         self.refusals = []
         self.ranges = []
+        self.paths = []
         self.etag = '"one"'
 
     @property
@@ -41,12 +47,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.send_header("ETag", self.server.etag)
+        self._say_repository()
         self.end_headers()
         body = CONTENT[start:]
         if self.server.cuts:
             self.server.cuts -= 1
             body = body[: len(body) // 2]
         self.wfile.write(body)
+
+    def do_HEAD(self):
+        """Answer as the Hub does about one of its files."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.send_header("ETag", self.server.etag)
+        self._say_repository()
+        self.end_headers()
+
+    def _say_repository(self):
+        self.server.paths.append(self.path)
+        self.send_header("X-Repo-Commit", COMMIT)
 
     def log_message(self, *_):
         pass
@@ -128,3 +147,71 @@ def test_missing_and_empty_files_and_odd_addresses_are_refused(tmp_path, fetchin
         fetch_shard("hf://somewhere", **fetching)
     with pytest.raises(FetchError, match=r"there are train\.jsonl\.zst"):
         fetch_shard("sample://other.jsonl.zst", **fetching)
+
+
+def test_an_etag_that_is_a_sha256_is_held_against_the_file(server, fetching):
+    server.etag = f'"{SHA256}"'
+    assert fetch_shard(server.url, **fetching).sha256 == SHA256
+    server.etag = f'"{"0" * 64}"'
+    with pytest.raises(FetchError, match=r"expected 0{64} \(the server says\)"):
+        fetch_shard(server.url, **fetching)
+
+
+HUB = """
+import sys
+from pathlib import Path
+from mdel_assets.data.fetch import fetch_shard
+from mdel_assets.errors import FetchError
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+try:
+    found = fetch_shard("hf://datasets/group/corpus@main/train/01.jsonl.zst", folder=folder,
+                        partial_folder=folder / "partial")
+    print(found.source_signature, found.sha256, found.path.stat().st_size)
+except FetchError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("is_true", [True, False])
+def test_a_file_of_the_hub_is_fetched_and_held_against_the_sha256_it_tells(
+    server, tmp_path, is_true
+):
+    server.etag = f'"{SHA256 if is_true else "0" * 64}"'
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
+    command = [sys.executable, "-c", HUB, str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "/datasets/group/corpus/resolve/main/train/01.jsonl.zst" in server.paths
+    if is_true:
+        assert done.stdout.split() == [COMMIT, SHA256, str(len(CONTENT))]
+    else:
+        assert "(the server says)" in done.stdout
+
+
+def test_a_folder_is_linked_file_by_file_and_its_listing_digested(tmp_path, fetching):
+    (tmp_path / "corpus" / "b").mkdir(parents=True)
+    (tmp_path / "corpus" / "a").mkdir()
+    (tmp_path / "corpus" / "b" / "1.txt").write_text("one")
+    (tmp_path / "corpus" / "a" / "2.txt").write_text("two!")
+    fetched = fetch_shard(str(tmp_path / "corpus"), is_folder=True, **fetching)
+    listing = "".join(
+        f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n"
+        for name, text in (("a/2.txt", "two!"), ("b/1.txt", "one"))
+    )
+    assert fetched.sha256 == hashlib.sha256(listing.encode()).hexdigest()
+    assert fetched.size_bytes == 7
+    assert (fetched.path / "b" / "1.txt").read_text() == "one"
+
+
+def test_a_folder_without_folders_and_a_remote_one_are_refused(tmp_path, fetching):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "loose.txt").write_text("x")
+    with pytest.raises(FetchError, match=r"expected .*/DOMAIN/FILE"):
+        fetch_shard(str(tmp_path / "corpus"), is_folder=True, **fetching)
+    with pytest.raises(FetchError, match="not a local folder"):
+        fetch_shard("hf://datasets/a/b/c", is_folder=True, **fetching)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.launch import run_line
 from mdel_assets.errors import MergeError, MissingArtifactError
 from mdel_assets.home import MdelHome
-from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, pico_experiment, write_shard
 
 MODELS = [
     "seed",
@@ -132,8 +133,6 @@ def test_an_expert_shows_losses_chart_and_a_passed_check(finished):
 
 def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
     """Damage artifacts with their sizes unchanged, and let the asset look at them again."""
-    import shutil
-
     experiment, home, _ = finished
     broken = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, broken.root)
@@ -145,6 +144,8 @@ def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
     record_path = broken.root / "pico" / "datasets" / "arxiv" / "record.json"
     record = json.loads(record_path.read_text())
     record["counts"]["num_shared_documents"] = 1
+    overlap = record["counts"]["contamination"]["validation_pile"]
+    overlap["num_contaminated_documents"] = overlap["num_documents"]
     record_path.write_text(json.dumps(record))
     documents = broken.root / "pico" / "documents" / "01" / "record.json"
     record = json.loads(documents.read_text())
@@ -156,9 +157,8 @@ def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
         ("domain_dataset", "arxiv"),
     ):
         result = materialize(experiment, broken, asset, key, raise_on_error=False)
-        broken_check, *others = result.get_asset_check_evaluations()
-        assert not broken_check.passed
-        assert all(c.severity == dg.AssetCheckSeverity.WARN for c in others)
+        evaluations = result.get_asset_check_evaluations()
+        assert [c.passed for c in evaluations] == [False] * len(evaluations)
 
 
 def test_an_absent_domain_shows_as_absent_and_fails_nothing(finished):
@@ -178,8 +178,6 @@ def test_a_missing_input_fails_with_the_command_that_makes_it(corpus, home):
 
 
 def test_a_missing_expert_and_an_absent_one_are_refused_in_a_recipe(finished, corpus, tmp_path):
-    import shutil
-
     _, home, _ = finished
     partial = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, partial.root)
@@ -246,3 +244,34 @@ def test_mdel_run_status_and_matrix_speak_to_a_person(finished, tmp_path, monkey
     wrong = CliRunner().invoke(main, ["status"])
     assert wrong.exit_code == 1
     assert "Did you mean 'sample'" in wrong.output
+
+
+def test_contamination_is_a_warning_with_its_share(corpus, tmp_path):
+    """A near copy of a training document stands in the validation shard."""
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    train = [json.loads(line) for line in decompress(folder / "00.jsonl.zst").splitlines()]
+    quoted = {**train[0], "text": " ".join(f"word{n}" for n in range(30))}
+    near_copy = {**quoted, "text": f"{quoted['text']} and more"}
+    write_shard(folder / "00.jsonl.zst", [*train, quoted])
+    write_shard(folder / "val.jsonl.zst", [near_copy])
+    experiment, home = pico_experiment(folder), MdelHome(tmp_path / "home")
+    for shard in ("00", "01", "val", "test"):
+        materialize(experiment, home, "raw_pile_shard", shard)
+        materialize(experiment, home, "shard_documents", shard)
+    domain = KEY_OF[train[0]["meta"]["pile_set_name"]]
+    result = materialize(experiment, home, "domain_dataset", domain)
+    assert result.success
+    (check,) = [
+        c
+        for c in result.get_asset_check_evaluations()
+        if c.check_name == "evaluation_is_uncontaminated"
+    ]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    (row,) = [
+        record.data
+        for record in check.metadata["overlap"].records
+        if record.data["split"] == "validation_domain"
+    ]
+    assert (row["num_documents"], row["num_contaminated_documents"]) == (1, 1)
