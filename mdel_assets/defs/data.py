@@ -12,6 +12,7 @@ from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
 from mdel_assets.defs.metadata import OWNERS, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
+from mdel_assets.errors import TrainingError
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
@@ -196,15 +197,13 @@ def _evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetChec
 
 def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
     """Return the seed model's tokenizer, or None where it is not at hand yet."""
-    from transformers import AutoTokenizer
+    from mdel_assets.training.model_files import load_tokenizer
 
     seed, named = lineage.store.seed_model(), experiment.seed_model
     try:
         if seed.read_record():
-            return AutoTokenizer.from_pretrained(seed.folder)
-        if named.path:
-            return AutoTokenizer.from_pretrained(named.path, revision=named.revision)
-    except (OSError, ValueError):
+            return load_tokenizer(seed.folder)
+        return load_tokenizer(named.path, revision=named.revision) if named.path else None
+    except TrainingError:
         # The seed model's own asset tells what is wrong with it.
         return None
-    return None

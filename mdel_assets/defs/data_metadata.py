@@ -76,7 +76,7 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
         "num_domain_documents": sum(split["num_domain_documents"] for split in own),
         "num_domain_bytes": num_bytes,
         "share_of_corpus": round(num_bytes / max(1, counts["corpus_bytes"]), 4),
-        **_tokens_per_byte(train, record.key, tokenizer),
+        **tokens_per_byte(train, record.key, tokenizer),
         "splits": table(rows),
         "document_lengths": _length_chart(train, record.key),
         "removed_from_corpus": dg.MetadataValue.json(record.details["removed_from_corpus"]),
@@ -84,8 +84,8 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
     }
 
 
-def _tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
-    """Measure on the domain's first training documents, with the seed model's tokenizer."""
+def tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
+    """Measure on the first training documents of the domain itself; nothing without tokenizer."""
     import pyarrow.parquet as pq
 
     if tokenizer is None:

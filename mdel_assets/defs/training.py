@@ -6,11 +6,12 @@ import dagster as dg
 
 from mdel_assets import steps
 from mdel_assets.artifacts import Record
+from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 
 def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -74,12 +75,21 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         return dg.MaterializeResult(
             metadata={
                 **_expert_metadata(record),
+                **_text_of_domain(lineage, domain),
                 **provenance(record, lineage.store.expert(domain)),
             },
             check_results=[unchanged],
         )
 
     return [seed_model, expert_model]
+
+
+def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:
+    from mdel_assets.training.model_files import load_tokenizer
+
+    tokenizer = load_tokenizer(lineage.store.seed_model().folder)
+    train = lineage.store.dataset(domain).folder / "train.parquet"
+    return tokens_per_byte(train, domain, tokenizer)
 
 
 def _seed_loads(record: Record, artifact: Any) -> dg.AssetCheckResult:

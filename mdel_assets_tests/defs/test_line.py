@@ -275,3 +275,30 @@ def test_contamination_is_a_warning_with_its_share(corpus, tmp_path):
         if record.data["split"] == "validation_domain"
     ]
     assert (row["num_documents"], row["num_contaminated_documents"]) == (1, 1)
+
+
+def test_a_dataset_shows_sizes_share_lengths_and_tokens_per_byte(finished):
+    from transformers import AutoTokenizer
+
+    experiment, home, _ = finished
+    result = materialize(experiment, home, "domain_dataset", "arxiv")
+    (materialization,) = result.asset_materializations_for_node("domain_dataset")
+    shown = {name: entry.value for name, entry in materialization.metadata.items()}
+    sizes, texts = {}, []
+    for key in ("github", "arxiv", "freelaw"):
+        folder = home.root / "pico" / "datasets" / key
+        for split in ("train", "validation_domain", "test_domain"):
+            for row in pq.read_table(folder / f"{split}.parquet").to_pylist():
+                if row["domain"] == key:
+                    sizes.setdefault(key, []).append(len(row["text"].encode()))
+                    texts += [row["text"]] if (key, split) == ("arxiv", "train") else []
+    assert shown["num_domain_documents"] == len(sizes["arxiv"])
+    assert shown["num_domain_bytes"] == sum(sizes["arxiv"])
+    total = sum(map(sum, sizes.values()))
+    assert shown["share_of_corpus"] == pytest.approx(sum(sizes["arxiv"]) / total, abs=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(home.root / "pico" / "models" / "seed")
+    num_tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+    num_bytes = sum(len(text.encode()) for text in texts)
+    assert shown["tokens_per_byte"] == pytest.approx(num_tokens / num_bytes, abs=1e-4)
+    assert shown["document_lengths"].startswith("![document lengths](data:image/png;base64,")
+    assert len(shown["sample"].records) == 5
