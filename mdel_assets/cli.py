@@ -1,15 +1,17 @@
 """``mdel``: what the Dagster command line cannot do.
 
 ``mdel run`` makes whatever is missing or stale, in order. ``mdel status`` says what that would be
-and why. ``mdel matrix`` prints the perplexity matrix. Single assets and partitions are made with
+and why. ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any
+dataset. Single assets and partitions are made with
 ``dagster asset materialize``.
 """
 
+import json
 import os
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -17,6 +19,7 @@ from mdel_assets import __version__
 from mdel_assets.console import show_log_lines
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import load_experiment
+from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.home import MdelHome, experiment_name
 
 if TYPE_CHECKING:
@@ -106,6 +109,46 @@ def status() -> None:
 def matrix() -> None:
     """Print the perplexity matrix."""
     _print_matrix(MdelHome.from_environment())
+
+
+@main.command()
+@click.option("--model", required=True, help="A model folder or Hub name.")
+@click.option("--dataset", required=True, help="A dataset folder or Hub name.")
+@click.option("--split", default="test", show_default=True)
+@click.option("--text-field", default="text", show_default=True, help="A dotted path.")
+@click.option("--max-length", default=1024, show_default=True, help="Context in tokens.")
+@click.option("--num-documents", default=10_000, show_default=True, help="A seeded sample.")
+@click.option("--prefix-token", type=click.Choice(["eos", "bos"]), default="eos", show_default=True)
+def perplexity(
+    model: str,
+    dataset: str,
+    split: str,
+    text_field: str,
+    max_length: int,
+    num_documents: int,
+    prefix_token: Literal["eos", "bos"],
+) -> None:
+    """Measure one model on one dataset; print a table and append a line of JSON."""
+    from mdel_assets.evaluation.one_off import measure_perplexity
+
+    measured = measure_perplexity(
+        model,
+        dataset,
+        split=split,
+        text_field=text_field,
+        num_documents=num_documents,
+        evaluation=Evaluation(max_length=max_length, prefix_token=prefix_token),
+    )
+    for name, value in measured.row.items():
+        click.echo(f"{name:24} {value:,.6g}" if isinstance(value, float) else f"{name:24} {value}")
+    if measured.num_documents_without_text:
+        click.echo(f"{measured.num_documents_without_text} documents without text were left out")
+    home = MdelHome.from_environment()
+    home.root.mkdir(parents=True, exist_ok=True)
+    lines = home.root / "perplexity.jsonl"
+    with lines.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(measured.row) + "\n")
+    click.echo(f"appended to {lines}")
 
 
 def _print_matrix(home: MdelHome) -> None:

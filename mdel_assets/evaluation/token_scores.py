@@ -70,7 +70,7 @@ def score_model(
     texts, cells = _evaluation_documents(datasets, evaluation)
     kept = _kept(previous, wanted=set(texts))
     missing = sorted(set(texts) - set(kept.column("document_id").to_pylist()))
-    scored = _score(model_folder, [(key, texts[key]) for key in missing], evaluation)
+    scored = score_documents(model_folder, [(key, texts[key]) for key in missing], evaluation)
     table = pa.concat_tables([kept, scored]).sort_by("document_id")
     pq.write_table(
         table,
@@ -129,9 +129,13 @@ def _kept(previous: Path | None, *, wanted: set[str]) -> pa.Table:
     )
 
 
-def _score(
-    model_folder: Path, documents: list[tuple[str, str]], evaluation: Evaluation
+def score_documents(
+    model_source: str | Path, documents: list[tuple[str, str]], evaluation: Evaluation
 ) -> pa.Table:
+    """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs.
+
+    ``model_source`` is a folder or a Hub name; nothing is loaded where there is no document.
+    """
     if not documents:
         return DOCUMENT_SCHEMA.empty_table()
     import torch
@@ -139,10 +143,10 @@ def _score(
     from mdel_assets.evaluation.log_probabilities import token_log_probabilities
     from mdel_assets.training.model_files import load_model, load_tokenizer
 
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_source)
     prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(model_folder, dtype="float32").to(device)
+    model = load_model(model_source, dtype="float32").to(device)
     _refuse_short_context(model, evaluation.max_length)
     tokens: list[list[int]] = []
     for start in range(0, len(documents), _TOKENIZED_PER_CALL):

@@ -1,0 +1,118 @@
+"""One model on one dataset, outside any experiment: the row that a report would hold.
+
+Text is read with `datasets`, so both sides may be folders or Hub names.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from mdel_assets.data.document_writer import document_id
+from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.perplexity import Cell, perplexity_row
+from mdel_assets.evaluation.token_scores import score_documents
+from mdel_assets.experiment_fields import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A report's row, and how many of the dataset's documents had no text and were left out."""
+
+    row: dict[str, str | int | float | None]
+    num_documents_without_text: int
+
+
+def measure_perplexity(
+    model: str,
+    dataset: str,
+    *,
+    split: str,
+    text_field: str,
+    num_documents: int,
+    evaluation: Evaluation,
+) -> Measured:
+    """Score ``model`` (a folder or Hub name) on a split of ``dataset`` (likewise).
+
+    Of more than ``num_documents`` documents a seeded uniform sample is taken. ``text_field`` is a
+    dotted path; a list of strings there is one text, its items on lines of their own.
+
+    Raises:
+        ScoringError: no such dataset, split or field, or no text at all.
+        TrainingError: no such model.
+
+    """
+    texts, num_without = _read_texts(
+        dataset, split, text_field, num_documents=num_documents, seed=evaluation.seed
+    )
+    keyed = {document_id(text.encode()): text for text in texts}
+    table = score_documents(model, sorted(keyed.items()), evaluation)
+    ids = table.column("document_id").to_pylist()
+    # A text that occurs twice is scored once and counts twice.
+    rows = np.searchsorted(ids, sorted(document_id(text.encode()) for text in texts))
+    columns = ("num_tokens", "num_bytes", "num_words", "nll_nats")
+    cell = Cell(
+        dataset, split, [ids[i] for i in rows], *(table.column(n).to_numpy()[rows] for n in columns)
+    )
+    row = perplexity_row(
+        cell,
+        model=model,
+        max_length=evaluation.max_length,
+        model_fingerprint=_model_digest(model),
+        dataset_fingerprint=xxhash.xxh3_128_hexdigest("".join(cell.document_ids).encode()),
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+    return Measured(row, num_without)
+
+
+def _read_texts(
+    dataset: str, split: str, text_field: str, *, num_documents: int, seed: int
+) -> tuple[list[str], int]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(dataset, split=split)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ScoringError(
+            f"The split '{split}' of dataset '{dataset}' cannot be read ({error}). Give a folder "
+            f"or a Hub name, and one of its splits."
+        ) from error
+    head, *rest = text_field.split(".")
+    if head not in rows.column_names:
+        raise ScoringError(
+            f"Dataset '{dataset}' has no field '{head}'. Its fields: "
+            f"{', '.join(rows.column_names)}. Name one with --text-field."
+        )
+    if len(rows) > num_documents:
+        rows = rows.shuffle(seed=seed).select(range(num_documents))
+    found = [_text(row[head], rest, text_field) for row in rows.select_columns([head])]
+    texts = [text for text in found if text]
+    if not texts:
+        raise ScoringError(f"No row of '{dataset}', split '{split}', has text in '{text_field}'.")
+    return texts, len(found) - len(texts)
+
+
+def _text(value: Any, path: list[str], field: str) -> str | None:
+    for part in path:
+        if isinstance(value, dict) and part not in value:
+            raise ScoringError(
+                f"There is no '{part}' in the field '{field}'; it holds: {', '.join(value)}."
+            )
+        value = value[part] if isinstance(value, dict) else None
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = "\n".join(value)
+    if value is not None and not isinstance(value, str):
+        raise ScoringError(
+            f"The field '{field}' holds {type(value).__name__}, expected text. Name another with "
+            f"--text-field."
+        )
+    return value
+
+
+def _model_digest(model: str) -> str:
+    from mdel_assets.lineage import folder_digest
+
+    return folder_digest(Path(model)) if Path(model).is_dir() else f"hub:{model}"
