@@ -5,7 +5,10 @@ then reads every documents file once and deals its rows to all the datasets that
 """
 
 import dataclasses
+import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -132,17 +135,13 @@ def write_datasets(
         for domain, splits in selections.items()
         for split, selection in splits.items()
     ]
-    taken = [0] * len(sinks)
-    for start, stop, table in _row_groups(index):
-        for number, sink in enumerate(sinks):
-            first = taken[number]
-            last = int(np.searchsorted(sink.selection.positions, stop))
-            if last > first:
-                rows = index.row[sink.selection.positions[first:last]] - index.row[start]
-                sink.write(table.take(pa.array(rows)))
-                taken[number] = last
-                if last == len(sink.selection.positions):
-                    sink.flush()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start, stop, table in _row_groups(index):
+            rows = index.row[start:stop] - index.row[start]
+            deal = functools.partial(_Sink.take, table=table, rows=rows, start=start)
+            # Every split is one thread's at a time, and sees the row groups in their order.
+            for _ in threads.map(deal, sinks):
+                pass
     counts: dict[str, dict[str, SplitCount]] = {domain: {} for domain in selections}
     for sink in sinks:
         counts[sink.domain][sink.path.stem] = sink.close()
@@ -159,11 +158,25 @@ class _Sink:
         self.domain = domain
         self.selection = selection
         self.writer = open_writer(path, DATASET_SCHEMA)
+        self.num_taken = 0
         self.pending: list[pa.Table] = []
         self.pending_bytes = self.num_bytes = self.num_domain_bytes = 0
 
-    def write(self, table: pa.Table) -> None:
-        """Take rows, all of one domain."""
+    def take(self, *, table: pa.Table, rows: NDArray[np.int64], start: int) -> None:
+        """Take what is this split's of ``table``.
+
+        ``rows`` are the rows of ``table`` that the index holds from its position ``start`` on.
+        """
+        positions = self.selection.positions
+        last = int(np.searchsorted(positions, start + len(rows)))
+        if last > self.num_taken:
+            chosen = positions[self.num_taken : last] - start
+            self._write(table.take(pa.array(rows[chosen])))
+            self.num_taken = last
+            if last == len(positions):
+                self.flush()
+
+    def _write(self, table: pa.Table) -> None:
         size = int(pc.sum(table.column("num_bytes")).as_py())
         self.pending.append(table)
         self.pending_bytes += size

@@ -95,13 +95,16 @@ def build_index(
         )
     if parts:
         arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        parts.clear()
     else:
         kinds = (np.int32, np.int64, np.int64, np.int64, np.int8, np.int16)
         arrays = [np.empty((0, 2), np.uint64), *(np.empty(0, kind) for kind in kinds)]
-    keep, duplicates = _first_of_equals(arrays[0], arrays[5])
-    if keep_copies:
-        keep, duplicates = np.ones(len(arrays[0]), np.bool_), DuplicateCounts(0, 0, 0)
-    ids, file, row, num_bytes, line_number, role, domain = (array[keep] for array in arrays)
+    duplicates = DuplicateCounts(0, 0, 0)
+    if not keep_copies:
+        keep, duplicates = _first_of_equals(arrays[0], arrays[5])
+        for position, array in enumerate(arrays):
+            arrays[position] = array[keep]
+    ids, file, row, num_bytes, line_number, role, domain = arrays
     return DocumentIndex(
         tuple(files), domain_keys, ids, file, row, num_bytes, line_number, role, domain, duplicates
     )
@@ -162,12 +165,15 @@ def _first_of_equals(
         return keep, DuplicateCounts(0, 0, 0)
     # Groups of equal ids, in each the strongest role first and then the order on disk.
     order = np.lexsort((role, ids[:, 1], ids[:, 0]))
-    ordered = ids[order]
-    starts = np.ones(len(ids), np.bool_)
-    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.zeros(len(ids), np.bool_)
+    starts[0] = True
+    for half in (0, 1):
+        ordered = ids[order, half]
+        starts[1:] |= ordered[1:] != ordered[:-1]
     keep[order] = starts
-    first_role = role[order][np.flatnonzero(starts)[np.cumsum(starts) - 1]]
-    lost, winner = role[order][~starts], first_role[~starts]
+    begins, copies = np.flatnonzero(starts), np.flatnonzero(~starts)
+    lost = role[order[copies]]
+    winner = role[order[begins[np.searchsorted(begins, copies) - 1]]]
     validation = ROLES.index("validation")
     counts = DuplicateCounts(
         num_duplicates=int((lost == winner).sum()),
