@@ -182,3 +182,17 @@ def test_a_folder_goes_through_the_data_stage_and_a_changed_file_is_noticed(tmp_
 def test_a_layout_that_contradicts_its_fields_is_refused(tmp_path, source, message):
     with pytest.raises(ExperimentError, match=message):
         pico_experiment(tmp_path, source=source)
+
+
+def test_a_refused_shard_leaves_its_rejects_where_the_message_says(tmp_path, home):
+    good = json.dumps({"text": "a", "meta": {"pile_set_name": "ArXiv"}}).encode()
+    compress(good + b"\n{broken\n", tmp_path / "00.jsonl.zst")
+    source = {"train": [str(tmp_path / "00.jsonl.zst")], "validation": None, "test": None}
+    lineage = home.lineage(pico_experiment(tmp_path, source=source))
+    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
+    with pytest.raises(ShardError, match=r"1 of 2 lines .* The rejected lines are in (\S+)\.") as e:
+        steps.route_shard(lineage, "00")
+    (kept,) = home.root.rglob("rejects.parquet")
+    assert str(kept) in str(e.value)
+    assert pq.read_table(kept).column("line").to_pylist() == [b"{broken"]
+    assert not lineage.store.documents("00").folder.exists()
