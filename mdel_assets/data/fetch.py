@@ -20,6 +20,7 @@ from mdel_assets.errors import FetchError
 _log = logging.getLogger(__name__)
 _NUM_ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.5
+_PROGRESS_SECONDS = 15.0
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _HF_URL = re.compile(r"hf://(datasets|models)/([^/]+/[^/@]+)(?:@([^/]+))?/(.+)")
 
@@ -251,10 +252,34 @@ def _download_once(httpx: Any, url: str, partial: Path, etag_file: Path) -> str 
         written = have if resumed else 0
         length = response.headers.get("Content-Length")
         expected = written + int(length) if length else None
+        progress = _Progress(partial.name, written, expected)
         with partial.open("ab" if resumed else "wb") as file:
             for block in response.iter_raw():
                 file.write(block)
                 written += len(block)
+                progress.show(written)
         if expected is not None and written != expected:
             raise _CutOffError(f"{written} of {expected} bytes arrived")
         return etag
+
+
+class _Progress:
+    """Logs a line with rate and time left every so often."""
+
+    def __init__(self, name: str, had: int, expected: int | None) -> None:
+        self._name = name
+        self._had = had
+        self._expected = expected
+        self._started = self._reported = time.monotonic()
+
+    def show(self, written: int) -> None:
+        """Log how much has arrived, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now - self._reported < _PROGRESS_SECONDS:
+            return
+        self._reported = now
+        rate = (written - self._had) / (now - self._started)
+        left = (
+            f", {(self._expected - written) / max(rate, 1.0):.0f} s left" if self._expected else ""
+        )
+        _log.info("%s: %.0f MB fetched, %.1f MB/s%s", self._name, written / 1e6, rate / 1e6, left)

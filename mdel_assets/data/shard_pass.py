@@ -78,6 +78,7 @@ def route_documents(
     except _HopelessError:
         pass
     counts = routing.counts()
+    routing.progress.finish(counts)
     _judge(counts, name=shard.name, max_reject_rate=source.max_reject_rate)
     return counts
 
@@ -251,6 +252,7 @@ class _Progress:
         self._started = self._reported = time.monotonic()
 
     def show(self, share_read: float) -> None:
+        """Log how far the reading is, unless that was done a moment ago."""
         now = time.monotonic()
         if now - self._reported < _PROGRESS_SECONDS:
             return
@@ -263,6 +265,20 @@ class _Progress:
             sum(self._writer.num_documents().values()),
             sum(self._writer.num_bytes().values()) / elapsed / 1e6,
             elapsed * (1 - share_read) / max(share_read, 1e-9),
+        )
+
+    def finish(self, counts: ShardCounts) -> None:
+        """Log what became of the whole shard."""
+        elapsed = time.monotonic() - self._started
+        _log.info(
+            "%s: %d lines became %d documents, %d rejects; %.0f MB of text in %.1f s, %.0f MB/s",
+            self._name,
+            counts.num_lines,
+            counts.num_documents,
+            counts.num_rejects,
+            counts.num_bytes / 1e6,
+            elapsed,
+            counts.num_bytes / 1e6 / max(elapsed, 1e-9),
         )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -147,6 +148,15 @@ def test_missing_and_empty_files_and_odd_addresses_are_refused(tmp_path, fetchin
         fetch_shard("hf://somewhere", **fetching)
     with pytest.raises(FetchError, match=r"there are train\.jsonl\.zst"):
         fetch_shard("sample://other.jsonl.zst", **fetching)
+
+
+def test_a_download_tells_its_rate_and_the_time_left(server, fetching, monkeypatch, caplog):
+    monkeypatch.setattr(fetch, "_PROGRESS_SECONDS", 0.0)
+    with caplog.at_level("INFO", logger="mdel_assets"):
+        fetch_shard(server.url, **fetching)
+    lines = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"01.jsonl.zst: \d MB fetched, \S+ MB/s, \d+ s left", lines[0])
+    assert lines[-1].endswith(", 0 s left")
 
 
 def test_an_etag_that_is_a_sha256_is_held_against_the_file(server, fetching):

@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
 import xxhash
 
+from mdel_assets.data import shard_pass
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import Domain, Source
@@ -178,6 +180,16 @@ def test_a_byte_order_mark_is_left_out(tmp_path):
     (tmp_path / "s.jsonl").write_bytes(b"\xef\xbb\xbf" + line("a") + b"\n" + line("b"))
     run(tmp_path / "s.jsonl", tmp_path / "out")
     assert texts(tmp_path / "out", "github") == ["a", "b"]
+
+
+def test_a_pass_tells_how_far_it_is_and_what_came_of_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shard_pass, "_PROGRESS_SECONDS", 0.0)
+    shard = write_shard(tmp_path / "s.jsonl.zst", [line("a"), b"{", line("b")])
+    with caplog.at_level("INFO", logger="mdel_assets"):
+        run(shard, tmp_path / "out")
+    during, after = (record.getMessage() for record in caplog.records)
+    assert re.match(r"s.jsonl.zst: 100 % read, 2 documents, \d+ MB/s of text, 0 s left", during)
+    assert after.startswith("s.jsonl.zst: 3 lines became 2 documents, 1 rejects; 0 MB of text in")
 
 
 def test_lone_surrogates_can_be_rejected(tmp_path):
