@@ -22,6 +22,14 @@ from mdel_assets.data.pile_domains import PILE_DOMAINS
 _SIZE_BYTES = 1_000_000_000
 _ROUNDS = 3
 
+_MEASURE = """
+import os, subprocess, sys, time
+started = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.monotonic() - started, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
+sys.exit(status != 0)
+"""
 _OURS = """
 import sys
 from pathlib import Path
@@ -134,15 +142,15 @@ def _generate(path: Path) -> Path:
 
 
 def _run(command: list[str]) -> tuple[float, float, float]:
-    """Return wall seconds, peak MiB and processor seconds of a command and its children."""
-    started = time.monotonic()
-    with subprocess.Popen(command) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = status
-    wall = time.monotonic() - started
-    if status:
-        raise RuntimeError(f"{command[:2]} failed")
-    return wall, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
+    """Return wall seconds, peak MiB and processor seconds of a command and its children.
+
+    A small process starts the command, because a new process inherits the peak of the one that
+    started it.
+    """
+    launcher = [sys.executable, "-c", _MEASURE, *command]
+    output = subprocess.run(launcher, check=True, stdout=subprocess.PIPE, text=True).stdout
+    wall, peak, cpu = map(float, output.split()[-3:])
+    return wall, peak, cpu
 
 
 if __name__ == "__main__":

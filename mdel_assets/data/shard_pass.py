@@ -6,6 +6,7 @@ layout ``folders`` a folder per domain. A record is a JSON line, a Parquet row, 
 Lines in = documents + rejects + documents of another licence + blank lines, always.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import logging
@@ -70,13 +71,10 @@ def route_documents(
     """
     writer = DocumentWriter(folder, domains)
     routing = _Pass(shard.name, writer, source)
-    try:
-        with writer.writing():
-            for file in shard_files(shard):
-                label = file.relative_to(shard).parts[0] if shard.is_dir() else ""
-                routing.read(file, label=label)
-    except _HopelessError:
-        pass
+    with writer.writing(), contextlib.suppress(_HopelessError):
+        for file in shard_files(shard):
+            label = file.relative_to(shard).parts[0] if shard.is_dir() else ""
+            routing.read(file, label=label)
     counts = routing.counts()
     routing.progress.finish(counts)
     _judge(counts, name=shard.name, max_reject_rate=source.max_reject_rate)

@@ -217,6 +217,8 @@ def test_reading_stops_early_where_nothing_is_a_document(tmp_path):
     shard = write_shard(tmp_path / "s.jsonl.zst", wrong)
     with pytest.raises(ShardError, match=r"in 10\d\d lines: rejects \{'missing_text': 10\d\d\}"):
         run(shard, tmp_path / "out", max_reject_rate=1e-4)
+    # What was read until then can be looked at.
+    assert pq.read_metadata(tmp_path / "out" / "rejects.parquet").num_rows >= 1000
 
 
 def test_the_same_shard_gives_the_same_bytes(tmp_path):
