@@ -26,7 +26,15 @@ from mdel_assets.errors import (
 )
 
 RECORD_NAME = "record.json"
-_VERSIONED = ("mdel-assets", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
+_VERSIONED = (
+    "mdel-assets",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +288,22 @@ class ArtifactStore:
     def matrix(self) -> Artifact:
         """Models by domains by splits."""
         return self._folder("perplexity_matrix", "", "reports")
+
+    def router(self) -> Artifact:
+        """What tells a text's domain from its beginning."""
+        return self._folder("domain_router", "", "router")
+
+    def ensemble(self) -> Artifact:
+        """Ensembles of experts beside single models."""
+        folder = self.root / "reports"
+        return Artifact(
+            kind="ensemble_report",
+            key="",
+            experiment=self.experiment,
+            folder=folder,
+            record_path=folder / "ensemble.record.json",
+            remedy=_remedy("ensemble_report", ""),
+        )
 
     def work_folder(self, *parts: str) -> Path:
         """A folder for resumable work in progress, outside every artifact."""

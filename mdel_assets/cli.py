@@ -153,15 +153,19 @@ def perplexity(
 
 def _print_matrix(home: MdelHome) -> None:
     from mdel_assets.evaluation.matrix_markdown import matrix_text
-    from mdel_assets.steps import read_matrix
+    from mdel_assets.steps_evaluation import read_matrix
 
     lineage = home.lineage(load_experiment(experiment_name()))
     click.echo(matrix_text(read_matrix(lineage)))
     reports = lineage.store.matrix().folder
+    if record := lineage.store.ensemble().read_record():
+        click.echo("\nExperts together, against the best single model (no model was run)\n")
+        click.echo("\n".join(record.details["findings"]))
     click.echo(
         f"\nWhere to look next\n"
         f"  {reports}/perplexity.md   all splits, with perplexities\n"
         f"  {reports}/perplexity.png  the heatmap\n"
+        f"  {reports}/ensemble.md     experts weighed together, beside single models\n"
         f"  {lineage.store.root}/models  the models, for AutoModelForCausalLM.from_pretrained\n"
         f"  make ui   the graph with every chart, on http://127.0.0.1:3000"
     )

@@ -9,6 +9,7 @@ import warnings
 import dagster as dg
 
 from mdel_assets.defs.data import data_assets
+from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
@@ -29,6 +30,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *training_assets(experiment, partitions),
             *merging_assets(experiment, partitions),
             *evaluation_assets(experiment, partitions),
+            *ensemble_assets(experiment),
         ]
     return dg.Definitions(
         assets=assets,

@@ -197,6 +197,19 @@ class MergeRecipe(Section):
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
 
 
+class Ensemble(Section):
+    """How experts are weighed together, token by token.
+
+    ``prior_decay`` is the share of the prior that a validation document leaves in place.
+    ``temperature`` divides squared distances to centroids (c-BTM); ``router_documents`` bounds what
+    a router learns of each domain.
+    """
+
+    prior_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    temperature: Annotated[float, Field(gt=0.0)] = 0.1
+    router_documents: PositiveInt = 1000
+
+
 class Evaluation(Section):
     """How perplexity is measured. ``prefix_token`` opens each document's first window."""
 
@@ -208,6 +221,7 @@ class Evaluation(Section):
     max_documents: PositiveInt = 10_000
     prefix_token: Literal["eos", "bos"] = "eos"
     num_bootstrap_samples: PositiveInt = 1000
+    ensemble: Ensemble = Ensemble()
     seed: int = 0
 
 

@@ -27,6 +27,8 @@ CODE_VERSIONS = {
     "token_scores": "1",
     "perplexity_report": "1",
     "perplexity_matrix": "1",
+    "domain_router": "1",
+    "ensemble_report": "1",
 }
 
 
@@ -59,7 +61,13 @@ class Lineage:
         }
         if kind in one_of_many:
             return one_of_many[kind](key)
-        return {"seed_model": self.store.seed_model, "perplexity_matrix": self.store.matrix}[kind]()
+        only_one: dict[str, Callable[[], Artifact]] = {
+            "seed_model": self.store.seed_model,
+            "perplexity_matrix": self.store.matrix,
+            "domain_router": self.store.router,
+            "ensemble_report": self.store.ensemble,
+        }
+        return only_one[kind]()
 
     def identity(self, kind: str, key: str = "") -> Identity:
         """Return what the artifact should be, given its inputs as they are on disk.
@@ -108,6 +116,10 @@ class Lineage:
         return [
             key for key in self.experiment.model_keys if key.removeprefix("expert-") not in absent
         ]
+
+    def has_ensembles(self) -> bool:
+        """Whether there are at least two experts to weigh against each other."""
+        return len(self.present_domains()) > 1
 
     def members(self, recipe: str) -> list[tuple[str, float]]:
         """Return the models of a recipe in its order, ``expert:*`` written out, with weights.
@@ -177,6 +189,9 @@ class Lineage:
         yield "token_scores", self.present_models()
         yield "perplexity_report", self.present_models()
         yield "perplexity_matrix", [""]
+        if self.has_ensembles():
+            yield "domain_router", [""]
+            yield "ensemble_report", [""]
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature
@@ -253,6 +268,19 @@ class Lineage:
             *(self.store.scores(model) for model in models),
             *(self.store.report(model) for model in models),
         ]
+
+    def _domain_router(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        evaluation = self.experiment.evaluation
+        config = {"documents": evaluation.ensemble.router_documents, "seed": evaluation.seed}
+        return config, [self.store.dataset(domain) for domain in self.present_domains()]
+
+    def _ensemble_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"num_bootstrap_samples", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        weighing = self.experiment.evaluation.ensemble
+        config |= {"prior_decay": weighing.prior_decay, "temperature": weighing.temperature}
+        scores = [self.store.scores(model) for model in self.present_models()]
+        return config, [self.store.router(), *scores]
 
 
 def folder_digest(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The steps of the line, one function per asset, without Dagster.
+"""The steps of the line up to merged models, one function per asset, without Dagster.
 
 A step resolves paths, does nothing where the artifact is already what it should be, else computes
 into a staging folder and publishes it whole. It returns the artifact's record, from which both the
@@ -6,7 +6,6 @@ Dagster side and the command line tell what was made.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -27,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
     """Fetch one shard and record its size and sha256."""
-    if current := _current(lineage, "raw_pile_shard", shard_key):
+    if current := current_record(lineage, "raw_pile_shard", shard_key):
         return current
     shard = lineage.shard(shard_key)
     artifact = lineage.store.shard(shard_key)
@@ -62,7 +61,7 @@ def route_shard(lineage: Lineage, shard_key: str) -> Record:
     """Route a shard's documents to one file per domain."""
     from mdel_assets.data.shard_pass import route_documents
 
-    if current := _current(lineage, "shard_documents", shard_key):
+    if current := current_record(lineage, "shard_documents", shard_key):
         return current
     identity = lineage.identity("shard_documents", shard_key)
     shard = lineage.store.shard(shard_key)
@@ -97,7 +96,7 @@ def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[s
     """Make the datasets of ``domains`` in one pass over all documents."""
     from mdel_assets.data.assemble import select_documents, shared_documents, write_datasets
 
-    records = {d: r for d in domains if (r := _current(lineage, "domain_dataset", d))}
+    records = {d: r for d in domains if (r := current_record(lineage, "domain_dataset", d))}
     wanted = [domain for domain in domains if domain not in records]
     if not wanted:
         return records
@@ -145,7 +144,7 @@ def make_seed(lineage: Lineage) -> Record:
     """Adopt or pretrain the seed model."""
     from mdel_assets.training.seed import adopt_seed, pretrain_seed
 
-    if current := _current(lineage, "seed_model"):
+    if current := current_record(lineage, "seed_model"):
         return current
     identity = lineage.identity("seed_model")
     artifact = lineage.store.seed_model()
@@ -171,7 +170,7 @@ def make_expert(lineage: Lineage, domain: str) -> Record:
     """Train the expert of one domain, going on from a checkpoint where there is one."""
     from mdel_assets.training.expert import train_expert
 
-    if current := _current(lineage, "expert_model", domain):
+    if current := current_record(lineage, "expert_model", domain):
         return current
     identity = lineage.identity("expert_model", domain)
     artifact = lineage.store.expert(domain)
@@ -195,7 +194,7 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
 
     from mdel_assets.merging.streaming import merge_linear
 
-    if current := _current(lineage, "merged_model", recipe_name):
+    if current := current_record(lineage, "merged_model", recipe_name):
         return current
     identity = lineage.identity("merged_model", recipe_name)
     recipe = lineage.experiment.merges[recipe_name]
@@ -217,91 +216,8 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 
-def score(lineage: Lineage, model_key: str) -> Record:
-    """Score one model on every evaluation document that it has not been scored on yet."""
-    from mdel_assets.evaluation.token_scores import score_model
-
-    if current := _current(lineage, "token_scores", model_key):
-        return current
-    identity = lineage.identity("token_scores", model_key)
-    artifact = lineage.store.scores(model_key)
-    old = artifact.read_record()
-    with artifact.staging() as stage:
-        result = score_model(
-            lineage.store.model(model_key).folder,
-            stage,
-            datasets={
-                domain: lineage.store.dataset(domain).folder for domain in lineage.present_domains()
-            },
-            evaluation=lineage.experiment.evaluation,
-            previous=artifact.folder if _is_reusable(lineage, old, identity, model_key) else None,
-        )
-        return artifact.publish(stage, identity, counts=dataclasses.asdict(result))
-
-
-def report(lineage: Lineage, model_key: str) -> Record:
-    """Write one model's perplexity table from its token scores."""
-    from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
-
-    if current := _current(lineage, "perplexity_report", model_key):
-        return current
-    identity = lineage.identity("perplexity_report", model_key)
-    scores = lineage.store.scores(model_key)
-    scored = scores.require()
-    evaluation = lineage.experiment.evaluation
-    model_label = lineage.store.model(model_key).label
-    rows = [
-        perplexity_row(
-            cell,
-            model=model_key,
-            max_length=scored.config["max_length"],
-            model_fingerprint=scored.inputs[model_label],
-            dataset_fingerprint=scored.inputs[lineage.store.dataset(cell.dataset).label],
-            num_samples=evaluation.num_bootstrap_samples,
-            seed=evaluation.seed,
-        )
-        for cell in read_cells(scores.folder)
-    ]
-    artifact = lineage.store.report(model_key)
-    with artifact.staging() as stage:
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
-        return artifact.publish(stage, identity, details={"rows": rows})
-
-
-def make_matrix(lineage: Lineage) -> Record:
-    """Put all reports into one matrix."""
-    from mdel_assets.evaluation.matrix import write_matrix
-
-    if current := _current(lineage, "perplexity_matrix"):
-        return current
-    identity = lineage.identity("perplexity_matrix")
-    matrix = read_matrix(lineage)
-    artifact = lineage.store.matrix()
-    with artifact.staging() as stage:
-        write_matrix(matrix, stage)
-        counts = {"num_models": len(matrix.models), "num_datasets": len(matrix.datasets)}
-        details = {"missing": matrix.missing}
-        return artifact.publish(stage, identity, counts=counts, details=details)
-
-
-def read_matrix(lineage: Lineage) -> Any:
-    """Return the matrix that the present reports and scores make up."""
-    from mdel_assets.evaluation.matrix import build_matrix
-
-    models = lineage.present_models()
-    evaluation = lineage.experiment.evaluation
-    return build_matrix(
-        {model: lineage.store.report(model).require().details["rows"] for model in models},
-        {model: lineage.store.scores(model).folder for model in models},
-        datasets=lineage.present_domains(),
-        splits=evaluation.splits,
-        num_samples=evaluation.num_bootstrap_samples,
-        seed=evaluation.seed,
-    )
-
-
-def _current(lineage: Lineage, kind: str, key: str = "") -> Record | None:
+def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:
+    """Return the record of an artifact that needs no making, and say so in the log."""
     record = lineage.current(kind, key)
     if record:
         _log.info("%s is up to date; nothing to do", lineage.artifact(kind, key).label)
@@ -342,14 +258,3 @@ def _merge_inputs(lineage: Lineage, recipe_name: str) -> list[Any]:
         )
         for name, weight in lineage.members(recipe_name)
     ]
-
-
-def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:
-    """Whether scores of ``old`` are of the same model, cut into the same windows."""
-    if old is None or old.code_version != identity.code_version:
-        return False
-    if lineage.store.scores(model_key).damage(old):
-        return False
-    label = lineage.store.model(model_key).label
-    same_settings = all(old.config[k] == identity.config[k] for k in ("max_length", "prefix_token"))
-    return same_settings and old.inputs.get(label) == identity.inputs[label]

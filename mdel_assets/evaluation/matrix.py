@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown
-from mdel_assets.evaluation.perplexity import Cell, interval, read_cells, rows_to_table
+from mdel_assets.evaluation.perplexity import Cell, interval, rows_to_table
 
 SEED = "seed"
 Row = dict[str, str | int | float | None]
@@ -34,7 +35,8 @@ class Estimate:
 class AverageRow:
     """A model's averages over the domains of one split, in bits per byte.
 
-    ``change`` is the macro average minus the seed's, paired.
+    ``change`` is the macro average minus the seed's, paired; ``draws`` are the macro averages of
+    the bootstrap's draws, for other differences.
     """
 
     model: str
@@ -42,6 +44,7 @@ class AverageRow:
     macro: Estimate
     micro: float
     change: Estimate
+    draws: NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,27 +61,27 @@ class Matrix:
 
 def build_matrix(
     reports: Mapping[str, Sequence[Row]],
-    scores: Mapping[str, Path],
+    cells_of: Mapping[str, Sequence[Cell]],
     *,
     datasets: Sequence[str],
     splits: Sequence[str],
     num_samples: int,
     seed: int,
 ) -> Matrix:
-    """Return the matrix of ``reports`` (rows by model); ``scores`` folders give the differences."""
+    """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences."""
     samples: dict[_Place, NDArray[np.float64]] = {}
     cells: dict[_Place, Cell] = {}
-    for model, folder in scores.items():
-        for cell in read_cells(folder):
+    for model, own_cells in cells_of.items():
+        for cell in own_cells:
             place = (model, cell.dataset, cell.split)
             cells[place] = cell
             if cell.num_bytes_D.sum():
                 samples[place] = cell.samples(num_samples=num_samples, seed=seed)
-    rows = [_with_change(row, cells, samples) for model in scores for row in reports[model]]
+    rows = [_with_change(row, cells, samples) for model in cells_of for row in reports[model]]
     found = {(row["model"], row["dataset"], row["split"]) for row in rows}
     missing = [
         f"{model} on {dataset}/{split}"
-        for model in scores
+        for model in cells_of
         for dataset in datasets
         for split in splits
         if (model, dataset, split) not in found
@@ -86,11 +89,11 @@ def build_matrix(
     averages = [
         average
         for split in splits
-        for model in scores
+        for model in cells_of
         if (average := _average(model, split, cells, samples))
     ]
     return Matrix(
-        models=list(scores),
+        models=list(cells_of),
         datasets=list(datasets),
         splits=list(splits),
         rows=rows,
@@ -104,6 +107,13 @@ def write_matrix(matrix: Matrix, folder: Path) -> None:
     from mdel_assets.evaluation.heatmap import draw_heatmap
 
     pq.write_table(rows_to_table(matrix.rows), folder / "perplexity.parquet")
+    pq.write_table(averages_table(matrix), folder / "perplexity_averages.parquet")
+    (folder / "perplexity.md").write_text(matrix_markdown(matrix), "utf-8")
+    (folder / "perplexity.png").write_bytes(draw_heatmap(matrix))
+
+
+def averages_table(matrix: Matrix) -> pa.Table:
+    """Return one row per model and split: averages over domains, and the change from the seed."""
     averages: list[Row] = [
         {
             "model": average.model,
@@ -118,9 +128,7 @@ def write_matrix(matrix: Matrix, folder: Path) -> None:
         }
         for average in matrix.averages
     ]
-    pq.write_table(rows_to_table(averages), folder / "perplexity_averages.parquet")
-    (folder / "perplexity.md").write_text(matrix_markdown(matrix), "utf-8")
-    (folder / "perplexity.png").write_bytes(draw_heatmap(matrix))
+    return rows_to_table(averages)
 
 
 def _with_change(
@@ -160,4 +168,5 @@ def _average(
         macro=Estimate(float(values.mean()), *interval(drawn)),
         micro=nll / size / math.log(2),
         change=Estimate(float((values - seed_values).mean()), *interval(drawn - seed_drawn)),
+        draws=drawn,
     )

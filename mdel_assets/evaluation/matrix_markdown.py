@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.matrix import AverageRow, Matrix, Row
+    from mdel_assets.evaluation.matrix import Estimate, Matrix, Row
 
 _LEGEND = (
     "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
@@ -56,7 +56,9 @@ def findings(matrix: "Matrix") -> list[str]:
     averages = {a.model: a for a in matrix.averages if a.split == split}
     for model, average in averages.items():
         if model.startswith("merged-"):
-            lines.append(f"`{model}` on average over domains: {_verdict(average)}.")
+            lines.append(
+                f"`{model}` on average over domains: {verdict(average.change, than='the seed')}."
+            )
     if averages:
         best = min(averages.values(), key=lambda a: a.macro.value)
         lines.append(
@@ -87,11 +89,11 @@ def matrix_text(matrix: "Matrix") -> str:
 
 
 def _bits_table(matrix: "Matrix", split: str) -> list[str]:
-    return _as_markdown(_bits_rows(matrix, split, mark=True))
+    return as_markdown(_bits_rows(matrix, split, mark=True))
 
 
 def _change_table(matrix: "Matrix", split: str) -> list[str]:
-    return _as_markdown(_change_rows(matrix, split, mark=True))
+    return as_markdown(_change_rows(matrix, split, mark=True))
 
 
 def _perplexity_table(matrix: "Matrix", split: str) -> list[str]:
@@ -99,7 +101,7 @@ def _perplexity_table(matrix: "Matrix", split: str) -> list[str]:
     for model in matrix.models:
         cells = [_cell(matrix, model, dataset, split) for dataset in matrix.datasets]
         rows.append([model, *(_number(cell, "perplexity", ".2f") for cell in cells)])
-    return _as_markdown(rows)
+    return as_markdown(rows)
 
 
 def _bits_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
@@ -160,10 +162,10 @@ def _signed(value: float, low: float, high: float, *, mark: bool) -> str:
     return f"**{text}**" if mark else f"{text}*"
 
 
-def _verdict(average: "AverageRow") -> str:
-    change = average.change
+def verdict(change: "Estimate", *, than: str) -> str:
+    """Say whether a change is an improvement on ``than``, with its interval."""
     bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
-    shown = f"{change.value:+.4f} bits per byte against the seed {bounds}"
+    shown = f"{change.value:+.4f} bits per byte against {than} {bounds}"
     if change.high < 0:
         return f"better, {shown}"
     return f"worse, {shown}" if change.low > 0 else f"no clear difference, {shown}"
@@ -195,7 +197,8 @@ def _number(cell: "Row | None", name: str, form: str) -> str:
     return "no text" if cell is None or cell[name] is None else format(cell[name], form)
 
 
-def _as_markdown(rows: list[list[str]]) -> list[str]:
+def as_markdown(rows: list[list[str]]) -> list[str]:
+    """Return rows of cells, the header first, as the lines of a Markdown table."""
     header, *body = rows
     ruler = ["---", *("---:" for _ in header[1:])]
     return ["| " + " | ".join(row) + " |" for row in (header, ruler, *body)]

@@ -83,6 +83,19 @@ def test_report_rows_have_the_keys_of_the_contract(finished):
         ]
 
 
+def test_the_ensemble_report_holds_single_models_and_ensembles(finished):
+    _, home, _ = finished
+    reports = home.root / "pico" / "reports"
+    table = pq.read_table(reports / "ensemble.parquet")
+    models = set(table.column("model").to_pylist())
+    assert set(MODELS) < models
+    assert {"ensemble-uniform", "ensemble-posterior-top2", "ensemble-linear-top1"} < models
+    assert None not in table.column("bits_per_byte").to_pylist()
+    assert "`ensemble-posterior-all`" in (reports / "ensemble.md").read_text()
+    assert (reports / "ensemble.png").read_bytes().startswith(b"\x89PNG")
+    assert (home.root / "pico" / "router" / "router.safetensors").stat().st_size > 0
+
+
 def test_every_model_loads_with_transformers(finished):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

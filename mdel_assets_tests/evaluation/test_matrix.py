@@ -58,8 +58,9 @@ def matrix(tmp_path):
         ]
         for name, folder in scores.items()
     }
+    cells = {name: read_cells(folder) for name, folder in scores.items()}
     return build_matrix(
-        reports, scores, datasets=["a", "b"], splits=["validation_domain"], num_samples=200, seed=0
+        reports, cells, datasets=["a", "b"], splits=["validation_domain"], num_samples=200, seed=0
     )
 
 
@@ -131,8 +132,9 @@ def test_a_missing_cell_is_named(tmp_path):
             for cell in read_cells(scores["seed"])
         ]
     }
+    cells = {name: read_cells(folder) for name, folder in scores.items()}
     matrix = build_matrix(
-        reports, scores, datasets=["a", "b"], splits=["validation_domain"], num_samples=10, seed=0
+        reports, cells, datasets=["a", "b"], splits=["validation_domain"], num_samples=10, seed=0
     )
     assert matrix.missing == ["seed on b/validation_domain"]
     assert "seed on b/validation_domain" in matrix_markdown(matrix)

@@ -1,0 +1,118 @@
+"""Ensemble assets: the router, and the report on what experts give together."""
+
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets import steps_evaluation as steps
+from mdel_assets.artifacts import Record
+from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS, Lineage
+
+_NOTHING = {"state": "absent: fewer than two domains have training documents, nothing to weigh"}
+
+
+def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``evaluation`` that put experts together."""
+
+    @dg.asset(
+        group_name="evaluation",
+        deps=[dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())],
+        owners=OWNERS,
+        kinds={"scikitlearn", "safetensors"},
+        code_version=CODE_VERSIONS["domain_router"],
+    )
+    def domain_router(workspace: Workspace) -> dg.MaterializeResult:
+        """Tells a text's domain from its beginning, in two ways, for ensembles to weigh experts by.
+
+        `tfidf` measures the distance to each domain's centroid (c-BTM), `linear` is a logistic
+        regression; both on hashed words and pairs of words, learned from training documents.
+        """
+        lineage = workspace.lineage(experiment)
+        if not lineage.has_ensembles():
+            return dg.MaterializeResult(metadata=_NOTHING)
+        record = steps.make_router(lineage)
+        return dg.MaterializeResult(
+            metadata={**_router_metadata(record), **provenance(record, lineage.store.router())}
+        )
+
+    @dg.asset(
+        group_name="evaluation",
+        deps=[
+            dg.AssetDep("token_scores", partition_mapping=dg.AllPartitionMapping()),
+            domain_router,
+        ],
+        owners=OWNERS,
+        kinds={"parquet", "markdown"},
+        code_version=CODE_VERSIONS["ensemble_report"],
+        check_specs=[
+            dg.AssetCheckSpec("posterior_beats_every_single_model", asset="ensemble_report")
+        ],
+    )
+    def ensemble_report(workspace: Workspace) -> dg.MaterializeResult:
+        """Experts put together token by token, beside every single model. No model is run.
+
+        Uniform weights, a Bayesian posterior over the tokens before (Branch-Train-Merge), and
+        routers (c-BTM); all experts or only the heaviest one or two.
+        """
+        lineage = workspace.lineage(experiment)
+        if not lineage.has_ensembles():
+            check = dg.AssetCheckResult(
+                passed=True,
+                check_name="posterior_beats_every_single_model",
+                description="absent: nothing to check",
+            )
+            return dg.MaterializeResult(metadata=_NOTHING, check_results=[check])
+        record = steps.make_ensemble_report(lineage)
+        metadata, check = _report_metadata(lineage, record)
+        return dg.MaterializeResult(
+            metadata={**metadata, **provenance(record, lineage.store.ensemble())},
+            check_results=[check],
+        )
+
+    return [domain_router, ensemble_report]
+
+
+def _router_metadata(record: Record) -> dict[str, Any]:
+    from mdel_assets.evaluation.router import Confusion, confusion_figure
+
+    confusions = [Confusion(**content) for content in record.details["confusions"]]
+    rows = [
+        {"router": c.router, "characters read": c.num_characters, "right": round(c.accuracy, 4)}
+        for c in confusions
+    ]
+    drawn = confusion_figure(confusions, record.details["domains"])
+    return {"accuracy": table(rows), "confusion": chart(drawn, "what the routers take texts for")}
+
+
+def _report_metadata(
+    lineage: Lineage, record: Record
+) -> tuple[dict[str, Any], dg.AssetCheckResult]:
+    from mdel_assets.evaluation.ensemble_report import (
+        POSTERIOR,
+        ensemble_figure,
+        ensemble_findings,
+        ensemble_markdown,
+        standings,
+    )
+
+    matrix = steps.read_ensembles(lineage)
+    num_experts = record.counts["num_experts"]
+    ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
+    change = next(s.change for s in ranked if s.name == POSTERIOR)
+    drawn = ensemble_figure(matrix, num_experts=num_experts)
+    metadata = {
+        "findings": dg.MetadataValue.md("\n".join(f"- {f}" for f in ensemble_findings(ranked))),
+        "chart": chart(drawn, "ensembles and single models"),
+        "tables": dg.MetadataValue.md(ensemble_markdown(matrix, num_experts=num_experts)),
+        "num_experts": num_experts,
+    }
+    check = dg.AssetCheckResult(
+        passed=change.high < 0,
+        check_name="posterior_beats_every_single_model",
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"change": change.value, "low": change.low, "high": change.high},
+    )
+    return metadata, check

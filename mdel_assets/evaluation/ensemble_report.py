@@ -1,0 +1,155 @@
+"""The ensemble report: ensembles beside single models, and what each costs to serve."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdel_assets.evaluation.ensemble_scores import num_experts_run
+from mdel_assets.evaluation.matrix import (
+    AverageRow,
+    Estimate,
+    Matrix,
+    averages_table,
+)
+from mdel_assets.evaluation.matrix_markdown import as_markdown, verdict
+from mdel_assets.evaluation.perplexity import interval, rows_to_table
+
+ENSEMBLE = "ensemble-"
+# Knows each document's label, which nobody does in use: a bound to compare with, not a rival.
+LABEL = "ensemble-label"
+POSTERIOR = "ensemble-posterior-all"
+_HEADER = """# Ensembles of experts
+
+Bits per byte (lower is better), averaged over domains, each counting once, with the 95 % interval
+of a document bootstrap; *change* is paired, against the best single model on that split; in
+**bold** where its interval leaves out zero. *Runs*: models that must run for each token.
+
+An ensemble averages its experts' probabilities. `posterior` weighs them by how well they predicted
+the tokens before (Bayes), with a prior learned on other validation documents of the same dataset,
+or without one; `tfidf` and `linear` by what a router makes of the text before, read after 8, 16,
+32, ... tokens. `topK` mixes only the K heaviest. `ensemble-label` takes the expert of each
+document's true domain, which nobody knows in use: it is there to compare with.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """One model's or ensemble's place on a split; ``change`` is against the best single model."""
+
+    name: str
+    macro: Estimate
+    change: Estimate
+    num_experts_run: int
+    draws: NDArray[np.float64]
+
+
+def standings(matrix: Matrix, split: str, *, num_experts: int) -> list[Standing]:
+    """Return models and ensembles of one split, the best first."""
+    rows = [average for average in matrix.averages if average.split == split]
+    best = best_single(rows)
+    found = []
+    for row in rows:
+        drawn = interval(row.draws - best.draws)
+        change = Estimate(row.macro.value - best.macro.value, *drawn)
+        runs = num_experts_run(row.model, num_experts)
+        found.append(Standing(row.model, row.macro, change, runs, row.draws))
+    return sorted(found, key=lambda standing: standing.macro.value)
+
+
+def best_single(averages: Sequence[AverageRow]) -> AverageRow:
+    """Return the best row that is one model."""
+    singles = [row for row in averages if not row.model.startswith(ENSEMBLE)]
+    return min(singles, key=lambda row: row.macro.value)
+
+
+def write_ensemble_report(matrix: Matrix, folder: Path, *, num_experts: int) -> None:
+    """Write ``ensemble.parquet``, ``ensemble_averages.parquet``, ``.md`` and ``.png``."""
+    from mdel_assets.charts import to_png
+
+    runs = [num_experts_run(str(row["model"]), num_experts) for row in matrix.rows]
+    table = rows_to_table(matrix.rows).append_column("num_experts_run", pa.array(runs, pa.int64()))
+    pq.write_table(table, folder / "ensemble.parquet")
+    pq.write_table(averages_table(matrix), folder / "ensemble_averages.parquet")
+    text = ensemble_markdown(matrix, num_experts=num_experts)
+    (folder / "ensemble.md").write_text(text, "utf-8")
+    chart = ensemble_figure(matrix, num_experts=num_experts)
+    (folder / "ensemble.png").write_bytes(to_png(chart))
+
+
+def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
+    """Return the whole report."""
+    parts = [_HEADER]
+    for split in matrix.splits:
+        ranked = standings(matrix, split, num_experts=num_experts)
+        rows = [["", "bits per byte", "95 % interval", "change", "runs"]]
+        for standing in ranked:
+            change, macro = standing.change, standing.macro
+            shown = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+            is_sure = not change.low <= 0 <= change.high
+            rows.append(
+                [
+                    standing.name,
+                    f"{macro.value:.4f}",
+                    f"{macro.low:.3f} to {macro.high:.3f}",
+                    f"**{shown}**" if is_sure else shown,
+                    str(standing.num_experts_run),
+                ]
+            )
+        parts += [f"## `{split}`", "", *as_markdown(rows), ""]
+        parts += [f"- {line}" for line in ensemble_findings(ranked)]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
+    """Return what a split's standings say: the ensemble named beforehand, the best, the cheapest.
+
+    The best of many is partly luck; `POSTERIOR` was chosen before anything was measured.
+    """
+    usable = [s for s in ranked if s.name != LABEL]
+    single = next(s for s in usable if not s.name.startswith(ENSEMBLE))
+    posterior = next(s for s in usable if s.name == POSTERIOR)
+    close = [s for s in usable if interval(s.draws - usable[0].draws)[0] <= 0]
+    cheapest = min(close, key=lambda s: (s.num_experts_run, s.macro.value))
+    against = verdict(posterior.change, than=f"`{single.name}`, the best single model")
+    return [
+        f"`{POSTERIOR}`: {against}.",
+        f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte.",
+        f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
+        + _runs(cheapest.num_experts_run),
+    ]
+
+
+def _runs(count: int) -> str:
+    return "one model runs per token." if count == 1 else f"{count} models run per token."
+
+
+def ensemble_figure(matrix: Matrix, *, num_experts: int) -> Any:
+    """Return the change against the best single model, with intervals, one panel per split."""
+    from mdel_assets.charts import figure
+
+    names = list(dict.fromkeys(average.model for average in matrix.averages))
+    drawn = figure(width=2.6 + 3.4 * len(matrix.splits), height=1.2 + 0.26 * len(names))
+    all_axes = drawn.subplots(1, len(matrix.splits), sharey=True, squeeze=False)[0]
+    for axes, split in zip(all_axes, matrix.splits, strict=True):
+        by_name = {s.name: s for s in standings(matrix, split, num_experts=num_experts)}
+        for place, name in enumerate(names):
+            if name not in by_name:
+                continue
+            change = by_name[name].change
+            bounds = np.array([[change.value - change.low], [change.high - change.value]])
+            colour = "tab:blue" if name.startswith(ENSEMBLE) else "tab:gray"
+            style = {"xerr": np.maximum(bounds, 0.0), "fmt": "o", "color": colour, "capsize": 2}
+            axes.errorbar([change.value], [place], **style)
+        axes.axvline(0.0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(title=split, xlabel="bits per byte against the best single model")
+        axes.grid(alpha=0.3, axis="x")
+    all_axes[0].invert_yaxis()
+    return drawn

@@ -1,0 +1,219 @@
+"""Routers: which domain the beginning of a text is about.
+
+Two, on the same features (TF-IDF of hashed words and pairs of words): ``tfidf``, the distance to
+each domain's centroid in a truncated SVD (c-BTM), and ``linear``, a logistic regression. A router
+is a handful of arrays in one safetensors file; it never sees labels or later text when it is used.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdel_assets.errors import ScoringError
+from mdel_assets.experiment_fields import Ensemble
+
+ROUTER_NAME = "router.safetensors"
+ROUTERS = ("tfidf", "linear")
+_NUM_FEATURES = 1 << 16
+_NUM_DIRECTIONS = 100
+# Characters: a router must cope with a line as well as with a page.
+_BEGINNINGS = (128, 2048)
+_DOMAINS_KEY = "domains"
+
+# Shapes in names: N texts, F features, K directions, E domains.
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """How one router judges held-out documents: rows are domains, columns what it took them for."""
+
+    router: str
+    num_characters: int
+    counts: list[list[int]]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over domains of the share that was judged rightly."""
+        rows = [(row[i], sum(row)) for i, row in enumerate(self.counts) if sum(row)]
+        return sum(right / total for right, total in rows) / max(1, len(rows))
+
+
+class Router:
+    """Weighs domains for texts, by arrays that `train_router` wrote."""
+
+    def __init__(self, folder: Path, *, temperature: float) -> None:
+        from safetensors import safe_open
+
+        with safe_open(folder / ROUTER_NAME, framework="numpy") as file:
+            self.domains: list[str] = file.metadata()[_DOMAINS_KEY].split(",")
+            self._arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self._temperature = temperature
+
+    def log_weights(self, texts: Sequence[str], router: str) -> Array:
+        """Return (N, E) log-weights of the domains for each of N texts."""
+        arrays = self._arrays
+        features_NF = _tfidf(hashed_words(texts), arrays["idf"])
+        if router == "tfidf":
+            directions_NK = _unit(np.asarray(features_NF @ arrays["directions"].T))
+            away_NEK = directions_NK[:, None] - arrays["centroids"][None]
+            scores_NE = -(away_NEK**2).sum(axis=2) / self._temperature
+        else:
+            scores_NE = np.asarray(features_NF @ arrays["weights"].T) + arrays["bias"]
+        scores_NE = scores_NE.astype(np.float64)
+        found: Array = scores_NE - np.logaddexp.reduce(scores_NE, axis=1)[:, None]
+        return found
+
+
+def train_router(
+    datasets: Mapping[str, Path], folder: Path, *, settings: Ensemble, seed: int
+) -> list[Confusion]:
+    """Write ``router.safetensors``, trained on each domain's own training documents.
+
+    ``datasets`` maps domains to dataset folders. Returns how it judges the validation documents.
+
+    Raises:
+        ScoringError: fewer than two domains.
+
+    """
+    from safetensors.numpy import save_file
+    from sklearn.linear_model import LogisticRegression
+
+    if len(datasets) < 2:
+        raise ScoringError(
+            f"A router chooses between domains, but the corpus has {len(datasets)} with training "
+            f"documents. Add shards that hold more domains."
+        )
+    texts: list[str] = []
+    labels: list[int] = []
+    for label, (domain, path) in enumerate(datasets.items()):
+        chosen = _sample_texts(path / "train.parquet", domain, settings.router_documents, seed)
+        texts += [text[:size] for text in chosen for size in _BEGINNINGS]
+        labels += [label] * (len(chosen) * len(_BEGINNINGS))
+    counts_NF = hashed_words(texts)
+    idf = _inverse_document_frequency(counts_NF)
+    features_NF = _tfidf(counts_NF, idf)
+    directions, reduced_NK = _directions(features_NF, seed=seed)
+    labels_N = np.array(labels)
+    centroids = np.stack(
+        [reduced_NK[labels_N == label].mean(axis=0) for label in range(len(datasets))]
+    )
+    linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+    linear.fit(features_NF, labels_N)
+    weights, bias = linear.coef_, linear.intercept_
+    if len(datasets) == 2:
+        # scikit-learn keeps one row for two classes: that of the second against the first.
+        weights, bias = np.stack([-weights[0], weights[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
+    arrays = {
+        "idf": idf,
+        "directions": directions,
+        "centroids": centroids,
+        "weights": weights,
+        "bias": bias,
+    }
+    stored = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    save_file(stored, folder / ROUTER_NAME, metadata={_DOMAINS_KEY: ",".join(datasets)})
+    return _confusions(Router(folder, temperature=settings.temperature), datasets, settings, seed)
+
+
+def hashed_words(texts: Sequence[str]) -> Any:
+    """Return the sparse (N, F) counts of words, signs and pairs of them, by hash."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    vectorizer = HashingVectorizer(
+        n_features=_NUM_FEATURES,
+        token_pattern=r"\w+|[^\w\s]",  # noqa: S106  (a word, or a sign)
+        ngram_range=(1, 2),
+        norm=None,
+        alternate_sign=False,
+    )
+    return vectorizer.transform(texts)
+
+
+def _inverse_document_frequency(counts_NF: Any) -> NDArray[np.float64]:
+    found: Array = np.log((1 + counts_NF.shape[0]) / (1 + counts_NF.getnnz(axis=0))) + 1.0
+    return found
+
+
+def _tfidf(counts_NF: Any, idf_F: NDArray[Any]) -> Any:
+    """Return rows of unit length: the logarithm of counts, weighted by rarity."""
+    from sklearn.preprocessing import normalize
+
+    features_NF = counts_NF.astype(np.float64)
+    features_NF.data = np.log1p(features_NF.data) * idf_F[features_NF.indices]
+    return normalize(features_NF)
+
+
+def _directions(features_NF: Any, *, seed: int) -> tuple[Array, Array]:
+    """Return the (K, F) leading directions and each text's unit vector along them."""
+    from sklearn.decomposition import TruncatedSVD
+
+    num_directions = max(1, min(_NUM_DIRECTIONS, features_NF.shape[0] - 1))
+    svd = TruncatedSVD(num_directions, random_state=seed)
+    reduced_NK = svd.fit_transform(features_NF)
+    return svd.components_, _unit(reduced_NK)
+
+
+def _unit(vectors_NK: Array) -> Array:
+    lengths_N1 = np.linalg.norm(vectors_NK, axis=1, keepdims=True)
+    found: Array = vectors_NK / np.maximum(lengths_N1, 1e-12)
+    return found
+
+
+def _sample_texts(path: Path, domain: str, count: int, seed: int) -> list[str]:
+    """Return up to ``count`` texts of the domain's own half of a split, drawn by ``seed``."""
+    table = pq.read_table(path, columns=["text"], filters=[("domain", "=", domain)])
+    rows = np.random.default_rng(seed).permutation(len(table))[:count]
+    texts: list[str] = table.column("text").take(np.sort(rows)).to_pylist()
+    return texts
+
+
+def _confusions(
+    router: Router, datasets: Mapping[str, Path], settings: Ensemble, seed: int
+) -> list[Confusion]:
+    held_out = {
+        domain: _sample_texts(
+            path / "validation_domain.parquet", domain, settings.router_documents, seed
+        )
+        for domain, path in datasets.items()
+    }
+    found = []
+    for name in ROUTERS:
+        for size in _BEGINNINGS:
+            counts = [[0] * len(datasets) for _ in datasets]
+            for label, texts in enumerate(held_out.values()):
+                if texts:
+                    judged = router.log_weights([text[:size] for text in texts], name)
+                    for choice in judged.argmax(axis=1):
+                        counts[label][int(choice)] += 1
+            found.append(Confusion(name, size, counts))
+    return found
+
+
+def confusion_figure(confusions: Sequence[Confusion], domains: Sequence[str]) -> Any:
+    """Return one panel per router on the longer beginnings: shares of each domain's documents."""
+    from mdel_assets.charts import figure
+
+    shown = [c for c in confusions if c.num_characters == _BEGINNINGS[-1]]
+    size = 0.42 * len(domains)
+    drawn = figure(width=2.4 + len(shown) * (0.8 + size), height=2.0 + size)
+    all_axes = drawn.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, confusion in zip(all_axes, shown, strict=True):
+        counts = np.array(confusion.counts, np.float64)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if shares[row, column] > 0.6 else "black"
+            text = f"{100 * shares[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(len(domains)), domains, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(range(len(domains)), domains, fontsize=8)
+        axes.set_title(f"{confusion.router}: {100 * confusion.accuracy:.0f} % right")
+        axes.set_xlabel("taken for")
+    all_axes[0].set_ylabel("validation documents of, %")
+    return drawn

@@ -1,0 +1,196 @@
+"""The steps from token scores to reports, one function per asset, without Dagster.
+
+They go on where `steps.py` ends, and work alike.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mdel_assets.artifacts import Identity, Record
+from mdel_assets.lineage import Lineage
+from mdel_assets.steps import current_record
+
+
+def score(lineage: Lineage, model_key: str) -> Record:
+    """Score one model on every evaluation document that it has not been scored on yet."""
+    from mdel_assets.evaluation.token_scores import score_model
+
+    if current := current_record(lineage, "token_scores", model_key):
+        return current
+    identity = lineage.identity("token_scores", model_key)
+    artifact = lineage.store.scores(model_key)
+    old = artifact.read_record()
+    with artifact.staging() as stage:
+        result = score_model(
+            lineage.store.model(model_key).folder,
+            stage,
+            datasets={
+                domain: lineage.store.dataset(domain).folder for domain in lineage.present_domains()
+            },
+            evaluation=lineage.experiment.evaluation,
+            previous=artifact.folder if _is_reusable(lineage, old, identity, model_key) else None,
+        )
+        return artifact.publish(stage, identity, counts=dataclasses.asdict(result))
+
+
+def report(lineage: Lineage, model_key: str) -> Record:
+    """Write one model's perplexity table from its token scores."""
+    from mdel_assets.evaluation.perplexity import read_cells
+
+    if current := current_record(lineage, "perplexity_report", model_key):
+        return current
+    identity = lineage.identity("perplexity_report", model_key)
+    rows = _rows(lineage, model_key, read_cells(lineage.store.scores(model_key).folder))
+    artifact = lineage.store.report(model_key)
+    with artifact.staging() as stage:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
+        return artifact.publish(stage, identity, details={"rows": rows})
+
+
+def _rows(
+    lineage: Lineage, model_key: str, cells: Sequence[Any], *, name: str = "", fingerprint: str = ""
+) -> list[Any]:
+    """Return the report's rows of ``cells``: the model's own, or under another name."""
+    from mdel_assets.evaluation.perplexity import perplexity_row
+
+    scored = lineage.store.scores(model_key).require()
+    evaluation = lineage.experiment.evaluation
+    model_label = lineage.store.model(model_key).label
+    return [
+        perplexity_row(
+            cell,
+            model=name or model_key,
+            max_length=scored.config["max_length"],
+            model_fingerprint=fingerprint or scored.inputs[model_label],
+            dataset_fingerprint=scored.inputs[lineage.store.dataset(cell.dataset).label],
+            num_samples=evaluation.num_bootstrap_samples,
+            seed=evaluation.seed,
+        )
+        for cell in cells
+    ]
+
+
+def make_matrix(lineage: Lineage) -> Record:
+    """Put all reports into one matrix."""
+    from mdel_assets.evaluation.matrix import write_matrix
+
+    if current := current_record(lineage, "perplexity_matrix"):
+        return current
+    identity = lineage.identity("perplexity_matrix")
+    matrix = read_matrix(lineage)
+    artifact = lineage.store.matrix()
+    with artifact.staging() as stage:
+        write_matrix(matrix, stage)
+        counts = {"num_models": len(matrix.models), "num_datasets": len(matrix.datasets)}
+        details = {"missing": matrix.missing}
+        return artifact.publish(stage, identity, counts=counts, details=details)
+
+
+def read_matrix(lineage: Lineage) -> Any:
+    """Return the matrix that the present reports and scores make up."""
+    from mdel_assets.evaluation.matrix import build_matrix
+    from mdel_assets.evaluation.perplexity import read_cells
+
+    models = lineage.present_models()
+    evaluation = lineage.experiment.evaluation
+    return build_matrix(
+        {model: lineage.store.report(model).require().details["rows"] for model in models},
+        {model: read_cells(lineage.store.scores(model).folder) for model in models},
+        datasets=lineage.present_domains(),
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+
+
+def make_router(lineage: Lineage) -> Record:
+    """Train the routers that tell a text's domain from its beginning."""
+    from mdel_assets.evaluation.router import train_router
+
+    if current := current_record(lineage, "domain_router"):
+        return current
+    identity = lineage.identity("domain_router")
+    evaluation = lineage.experiment.evaluation
+    domains = lineage.present_domains()
+    artifact = lineage.store.router()
+    with artifact.staging() as stage:
+        confusions = train_router(
+            {domain: lineage.store.dataset(domain).folder for domain in domains},
+            stage,
+            settings=evaluation.ensemble,
+            seed=evaluation.seed,
+        )
+        details = {"domains": domains, "confusions": [dataclasses.asdict(c) for c in confusions]}
+        return artifact.publish(stage, identity, details=details)
+
+
+def make_ensemble_report(lineage: Lineage) -> Record:
+    """Weigh the experts together in every way, and put that beside the single models."""
+    from mdel_assets.evaluation.ensemble_report import (
+        ensemble_findings,
+        standings,
+        write_ensemble_report,
+    )
+
+    if current := current_record(lineage, "ensemble_report"):
+        return current
+    identity = lineage.identity("ensemble_report")
+    artifact = lineage.store.ensemble()
+    num_experts = len(lineage.present_domains())
+    matrix = read_ensembles(lineage)
+    with artifact.staging() as stage:
+        write_ensemble_report(matrix, stage, num_experts=num_experts)
+        ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
+        counts = {"num_experts": num_experts}
+        details = {"findings": ensemble_findings(ranked)}
+        return artifact.publish(stage, identity, counts=counts, details=details)
+
+
+def read_ensembles(lineage: Lineage) -> Any:
+    """Return the matrix of single models and ensembles, computed from the token scores."""
+    from mdel_assets.evaluation.ensemble_scores import ensemble_cells
+    from mdel_assets.evaluation.matrix import build_matrix
+    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.router import Router
+    from mdel_assets.training.model_files import load_tokenizer
+
+    domains = lineage.present_domains()
+    evaluation = lineage.experiment.evaluation
+    store = lineage.store
+    ensembles = ensemble_cells(
+        {domain: store.scores(f"expert-{domain}").folder for domain in domains},
+        {domain: store.dataset(domain).folder for domain in domains},
+        router=Router(store.router().folder, temperature=evaluation.ensemble.temperature),
+        tokenizer=load_tokenizer(store.seed_model().folder),
+        prior_decay=evaluation.ensemble.prior_decay,
+    )
+    fingerprint = lineage.identity("ensemble_report").fingerprint
+    singles = {model: read_cells(store.scores(model).folder) for model in lineage.present_models()}
+    rows = {model: _rows(lineage, model, cells) for model, cells in singles.items()}
+    # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
+    rows |= {
+        name: _rows(lineage, "seed", cells, name=name, fingerprint=fingerprint)
+        for name, cells in ensembles.items()
+    }
+    return build_matrix(
+        rows,
+        {**singles, **ensembles},
+        datasets=domains,
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+
+
+def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:
+    """Whether scores of ``old`` are of the same model, cut into the same windows."""
+    if old is None or old.code_version != identity.code_version:
+        return False
+    if lineage.store.scores(model_key).damage(old):
+        return False
+    label = lineage.store.model(model_key).label
+    same_settings = all(old.config[k] == identity.config[k] for k in ("max_length", "prefix_token"))
+    return same_settings and old.inputs.get(label) == identity.inputs[label]
