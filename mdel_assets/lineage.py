@@ -24,7 +24,7 @@ CODE_VERSIONS = {
     "seed_model": "1",
     "expert_model": "1",
     "merged_model": "1",
-    "token_scores": "1",
+    "token_scores": "2",
     "perplexity_report": "1",
     "perplexity_matrix": "1",
     "domain_router": "1",

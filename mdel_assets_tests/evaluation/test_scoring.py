@@ -97,7 +97,9 @@ def test_log_probabilities_agree_with_a_plain_loop(make_model, family, tokens_pe
     )
     for tokens, score in zip(documents, scores, strict=True):
         assert len(score) == len(tokens)
-        np.testing.assert_allclose(score, oracle(model, tokens, 0), rtol=0, atol=2e-6)
+        # GPT-2's head is its widened embedding, so its logits are large and fp32 has fewer digits.
+        tolerance = 2e-6 if family == "gpt2" else 1e-6
+        np.testing.assert_allclose(score, oracle(model, tokens, 0), rtol=0, atol=tolerance)
 
 
 def test_a_model_that_scales_its_logits_is_scored_by_its_own_logits(make_model):
@@ -105,7 +107,7 @@ def test_a_model_that_scales_its_logits_is_scored_by_its_own_logits(make_model):
     model = load_model(make_model("cohere", logit_scale=0.25, num_key_value_heads=2))
     tokens = np.random.default_rng(0).integers(1, 320, 40).tolist()
     (score,) = token_log_probabilities(model, [tokens], prefix=0, max_length=MAX_LENGTH)
-    np.testing.assert_allclose(score, oracle(model, tokens, 0), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(score, oracle(model, tokens, 0), rtol=0, atol=1e-6)
 
 
 def test_a_model_of_nans_is_refused(make_model):
