@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Literal
 
 import click
+from pydantic import ValidationError
 
 from mdel_assets import __version__
 from mdel_assets.console import show_log_lines
@@ -117,6 +118,11 @@ def matrix() -> None:
 @click.option("--split", default="test", show_default=True)
 @click.option("--text-field", default="text", show_default=True, help="A dotted path.")
 @click.option("--max-length", default=1024, show_default=True, help="Context in tokens.")
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    help="New tokens per later window.  [default: the context length]",
+)
 @click.option("--num-documents", default=10_000, show_default=True, help="A seeded sample.")
 @click.option("--prefix-token", type=click.Choice(["eos", "bos"]), default="eos", show_default=True)
 def perplexity(
@@ -125,19 +131,24 @@ def perplexity(
     split: str,
     text_field: str,
     max_length: int,
+    stride: int | None,
     num_documents: int,
     prefix_token: Literal["eos", "bos"],
 ) -> None:
     """Measure one model on one dataset; print a table and append a line of JSON."""
     from mdel_assets.evaluation.one_off import measure_perplexity
 
+    try:
+        evaluation = Evaluation(max_length=max_length, stride=stride, prefix_token=prefix_token)
+    except ValidationError as error:
+        raise click.UsageError("; ".join(e["msg"] for e in error.errors())) from error
     measured = measure_perplexity(
         model,
         dataset,
         split=split,
         text_field=text_field,
         num_documents=num_documents,
-        evaluation=Evaluation(max_length=max_length, prefix_token=prefix_token),
+        evaluation=evaluation,
     )
     for name, value in measured.row.items():
         click.echo(f"{name:24} {value:,.6g}" if isinstance(value, float) else f"{name:24} {value}")

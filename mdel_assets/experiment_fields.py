@@ -211,9 +211,14 @@ class Ensemble(Section):
 
 
 class Evaluation(Section):
-    """How perplexity is measured. ``prefix_token`` opens each document's first window."""
+    """How perplexity is measured.
+
+    ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
+    later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
+    """
 
     max_length: Annotated[int, Field(ge=2)] = 1024
+    stride: PositiveInt | None = None
     splits: Annotated[
         tuple[Literal["validation_domain", "validation_pile", "test_domain", "test_pile"], ...],
         Field(min_length=1),
@@ -223,6 +228,15 @@ class Evaluation(Section):
     num_bootstrap_samples: PositiveInt = 1000
     ensemble: Ensemble = Ensemble()
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _strides_leave_no_gap(self) -> "Evaluation":
+        if self.stride and self.stride > self.max_length:
+            raise ValueError(
+                f"stride {self.stride} is more than max_length {self.max_length}: tokens between "
+                f"two windows would not be scored"
+            )
+        return self
 
 
 class Hub(Section):

@@ -250,7 +250,7 @@ class Lineage:
         return config, [self.store.seed_model(), *own]
 
     def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        fields = {"max_length", "splits", "max_documents", "prefix_token", "seed"}
+        fields = {"max_length", "stride", "splits", "max_documents", "prefix_token", "seed"}
         config = self.experiment.evaluation.model_dump(mode="json", include=fields)
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
         return config, [self.store.model(key), *datasets]

@@ -192,5 +192,6 @@ def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model
     if lineage.store.scores(model_key).damage(old):
         return False
     label = lineage.store.model(model_key).label
-    same_settings = all(old.config[k] == identity.config[k] for k in ("max_length", "prefix_token"))
+    names = ("max_length", "stride", "prefix_token")
+    same_settings = all(old.config.get(k) == identity.config[k] for k in names)
     return same_settings and old.inputs.get(label) == identity.inputs[label]

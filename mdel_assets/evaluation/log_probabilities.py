@@ -35,11 +35,13 @@ def token_log_probabilities(
     *,
     prefix: int,
     max_length: int,
+    stride: int | None = None,
     tokens_per_batch: int | None = None,
 ) -> list[NDArray[np.float32]]:
     """Return, per document of token ids, the natural-log probability of each of its tokens.
 
-    ``prefix`` is the token fed in before the first; ``max_length`` the longest input.
+    ``prefix`` is the token fed in before the first; ``max_length`` the longest input; ``stride``
+    how many new tokens each window after the first scores, ``max_length`` where it is None.
 
     Raises:
         ScoringError: the model yields a number that is not finite.
@@ -51,7 +53,7 @@ def token_log_probabilities(
     work = [
         (number, window)
         for number, tokens in enumerate(documents)
-        for window in rolling_windows(tokens, prefix=prefix, max_length=max_length)
+        for window in rolling_windows(tokens, prefix=prefix, max_length=max_length, stride=stride)
     ]
     work.sort(key=lambda item: len(item[1].inputs), reverse=True)
     head = _Head(model)

@@ -152,7 +152,13 @@ def score_documents(
     for start in range(0, len(documents), _TOKENIZED_PER_CALL):
         batch = [text for _, text in documents[start : start + _TOKENIZED_PER_CALL]]
         tokens += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-    scores = token_log_probabilities(model, tokens, prefix=prefix, max_length=evaluation.max_length)
+    scores = token_log_probabilities(
+        model,
+        tokens,
+        prefix=prefix,
+        max_length=evaluation.max_length,
+        stride=evaluation.stride,
+    )
     columns: list[Any] = [
         [key for key, _ in documents],
         [len(score) for score in scores],

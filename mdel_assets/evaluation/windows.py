@@ -3,7 +3,9 @@
 The cut is lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context, in
 words: the first window holds up to ``max_length`` tokens, fed in behind the prefix token; every
 later full window is fed in behind the token before it; the last window, when shorter, is moved
-left until it sees a full ``max_length`` of context, and only its new tokens are scored.
+left until it sees a full ``max_length`` of context, and only its new tokens are scored. With a
+``stride`` every later window brings that many new tokens, behind more context: more work, and
+probabilities nearer to what the model can do.
 """
 
 import dataclasses
@@ -23,7 +25,9 @@ class Window:
     start: int
 
 
-def rolling_windows(tokens: Sequence[int], *, prefix: int, max_length: int) -> Iterator[Window]:
+def rolling_windows(
+    tokens: Sequence[int], *, prefix: int, max_length: int, stride: int | None = None
+) -> Iterator[Window]:
     """Yield the windows of one document; none for an empty one."""
     first = tokens[:max_length]
     if not first:
@@ -31,7 +35,7 @@ def rolling_windows(tokens: Sequence[int], *, prefix: int, max_length: int) -> I
     yield Window(inputs=[prefix, *first[:-1]], targets=first, start=0)
     done = len(first)
     while done < len(tokens):
-        end = min(done + max_length, len(tokens))
+        end = min(done + (stride or max_length), len(tokens))
         yield Window(
             inputs=tokens[end - max_length - 1 : end - 1], targets=tokens[done:end], start=done
         )

@@ -107,7 +107,13 @@ def test_every_model_loads_with_transformers(finished):
         assert not list(folder.glob("*.bin"))
 
 
-def test_a_second_run_does_nothing(finished):
+def test_a_second_run_does_nothing_and_loads_no_model(finished, monkeypatch):
+    from mdel_assets.training import model_files
+
+    def refuse(*args, **options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(model_files, "load_model", refuse)
     experiment, home, _ = finished
     with dg.DagsterInstance.ephemeral() as instance:
         outcomes = list(run_line(experiment, home, instance=instance))
