@@ -262,12 +262,34 @@ class ArtifactStore:
         """The model that one recipe makes."""
         return self._folder("merged_model", recipe, "models", "merged", recipe)
 
+    def dense(self) -> Artifact:
+        """The baseline with as many tokens as all experts together."""
+        return self._folder("dense_baseline", "", "models", "dense")
+
+    def dense_one(self) -> Artifact:
+        """The baseline with as many tokens as one expert."""
+        return self._folder("dense_one_baseline", "", "models", "dense-one")
+
+    def random_expert(self, number: str) -> Artifact:
+        """One expert of the random split."""
+        return self._folder("random_split_expert", number, "models", "random", number)
+
     def model(self, model_key: str) -> Artifact:
-        """The model called ``seed``, ``expert-<domain>`` or ``merged-<recipe>``."""
-        if model_key == "seed":
-            return self.seed_model()
+        """The model called ``model_key``, one of `Experiment.model_keys`."""
+        only_one = {
+            "seed": self.seed_model,
+            "dense": self.dense,
+            "dense-one": self.dense_one,
+        }
+        if model_key in only_one:
+            return only_one[model_key]()
         family, _, name = model_key.partition("-")
-        return {"expert": self.expert, "merged": self.merged}[family](name)
+        one_of_many = {
+            "expert": self.expert,
+            "random": self.random_expert,
+            "merged": self.merged,
+        }
+        return one_of_many[family](name)
 
     def scores(self, model_key: str) -> Artifact:
         """Per-token log-probabilities of one model."""

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from mdel_assets.data.pile_domains import PILE_DOMAINS
 from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
 from mdel_assets.experiment_fields import (
+    Baselines,
     Domain,
     Evaluation,
     ExpertTraining,
@@ -53,6 +54,7 @@ class Experiment(Section):
     mixture: Mixture = Mixture()
     seed_model: SeedModel
     training: ExpertTraining
+    baselines: Baselines = Baselines()
     merges: dict[str, MergeRecipe] = {}
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
@@ -71,6 +73,8 @@ class Experiment(Section):
             for member in recipe.models:
                 if member.model.startswith("expert:") and member.model != "expert:*":
                     self.require_domain(member.model.removeprefix("expert:"))
+                if member.model == "random:*" and not self.baselines.random_split:
+                    raise ValueError("a recipe takes 'random:*', so set baselines.random_split")
         if self.source.domain_field == self.source.text_field:
             raise ValueError("source.text_field and source.domain_field are the same field")
         return self
@@ -87,9 +91,27 @@ class Experiment(Section):
 
     @property
     def model_keys(self) -> list[str]:
-        """Every model that can be scored: ``seed``, ``expert-<domain>``, ``merged-<recipe>``."""
+        """Every model that can be scored.
+
+        ``seed``, ``dense-one``, ``dense``, ``expert-<domain>``, ``random-<number>``,
+        ``merged-<recipe>``, as far as the experiment has them.
+        """
         experts = [f"expert-{key}" for key in self.domain_keys]
-        return ["seed", *experts, *(f"merged-{recipe}" for recipe in self.merges)]
+        merged = [f"merged-{recipe}" for recipe in self.merges]
+        numbers = [f"random-{key}" for key in self.random_split_keys]
+        return ["seed", *self.dense_keys, *experts, *numbers, *merged]
+
+    @property
+    def dense_keys(self) -> list[str]:
+        """Which of ``dense-one`` and ``dense`` the experiment has."""
+        chosen = {"dense-one": self.baselines.dense_one, "dense": self.baselines.dense}
+        return [key for key, is_chosen in chosen.items() if is_chosen]
+
+    @property
+    def random_split_keys(self) -> list[str]:
+        """Partition keys of the random split's experts: numbers from 1, one for each domain."""
+        count = len(self.domain_table) if self.baselines.random_split else 0
+        return [str(number + 1) for number in range(count)]
 
     def require_domain(self, key: str) -> Domain:
         """Return the domain called ``key``; raise `UnknownKeyError` with the nearest known one."""

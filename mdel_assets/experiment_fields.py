@@ -122,6 +122,11 @@ class Optimization(Section):
         """Optimizer steps that read ``num_tokens``, at least one."""
         return max(1, self.num_tokens // (self.batch_size * self.block_size))
 
+    @property
+    def num_tokens_read(self) -> int:
+        """``num_tokens`` in whole steps: what a run really reads."""
+        return self.num_steps * self.batch_size * self.block_size
+
     @model_validator(mode="after")
     def _batches_divide(self) -> "Optimization":
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -136,6 +141,18 @@ class ExpertTraining(Optimization):
     """How an expert is trained: the layers that move, and how."""
 
     trained_layers: Literal["all"] | tuple[int | str, ...]
+
+
+class Baselines(Section):
+    """Which models the experts are judged against, each trained as they are, on all datasets.
+
+    ``dense`` reads as many tokens as all experts together, ``dense_one`` as many as one of them;
+    ``random_split`` trains as many experts again, on documents dealt at random.
+    """
+
+    dense: bool = True
+    dense_one: bool = True
+    random_split: bool = False
 
 
 class Pretraining(Optimization):
@@ -176,7 +193,11 @@ class MergeModelParameters(Section):
 
 
 class MergeModel(Section):
-    """One model of a recipe: ``expert:<domain>``, ``expert:*``, ``seed``, a folder or a Hub id."""
+    """One model of a recipe.
+
+    ``expert:<domain>``, ``expert:*``, ``random:*`` (the random split's experts), ``seed``, a folder
+    or a Hub id.
+    """
 
     model: str
     parameters: MergeModelParameters = MergeModelParameters()

@@ -23,6 +23,9 @@ CODE_VERSIONS = {
     "domain_dataset": "2",
     "seed_model": "1",
     "expert_model": "1",
+    "dense_baseline": "1",
+    "dense_one_baseline": "1",
+    "random_split_expert": "1",
     "merged_model": "1",
     "token_scores": "2",
     "perplexity_report": "1",
@@ -55,6 +58,7 @@ class Lineage:
             "shard_documents": self.store.documents,
             "domain_dataset": self.store.dataset,
             "expert_model": self.store.expert,
+            "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
             "token_scores": self.store.scores,
             "perplexity_report": self.store.report,
@@ -63,6 +67,8 @@ class Lineage:
             return one_of_many[kind](key)
         only_one: dict[str, Callable[[], Artifact]] = {
             "seed_model": self.store.seed_model,
+            "dense_baseline": self.store.dense,
+            "dense_one_baseline": self.store.dense_one,
             "perplexity_matrix": self.store.matrix,
             "domain_router": self.store.router,
             "ensemble_report": self.store.ensemble,
@@ -112,19 +118,26 @@ class Lineage:
 
     def present_models(self) -> list[str]:
         """Models that exist or could: experts of absent domains are left out."""
-        absent = set(self.experiment.domain_keys) - set(self.present_domains())
+        experts = {f"expert-{key}" for key in self.present_domains()}
+        numbers = {f"random-{key}" for key in self.random_split_numbers()}
         return [
-            key for key in self.experiment.model_keys if key.removeprefix("expert-") not in absent
+            key
+            for key in self.experiment.model_keys
+            if not key.startswith(("expert-", "random-")) or key in experts | numbers
         ]
+
+    def random_split_numbers(self) -> list[str]:
+        """Return the random split's numbers: as many as there are experts."""
+        return self.experiment.random_split_keys[: len(self.present_domains())]
 
     def has_ensembles(self) -> bool:
         """Whether there are at least two experts to weigh against each other."""
         return len(self.present_domains()) > 1
 
     def members(self, recipe: str) -> list[tuple[str, float]]:
-        """Return the models of a recipe in its order, ``expert:*`` written out, with weights.
+        """Return the models of a recipe in its order, with weights, ``*`` written out.
 
-        A member is ``seed``, ``expert-<domain>``, or a folder or Hub id.
+        A member is ``seed``, ``expert-<domain>``, ``random-<number>``, or a folder or Hub id.
 
         Raises:
             MergeError: the recipe names the expert of an absent domain.
@@ -135,6 +148,8 @@ class Lineage:
             weight = entry.parameters.weight
             if entry.model == "expert:*":
                 found += [(f"expert-{key}", weight) for key in self.present_domains()]
+            elif entry.model == "random:*":
+                found += [(f"random-{key}", weight) for key in self.random_split_numbers()]
             elif entry.model.startswith("expert:"):
                 domain = entry.model.removeprefix("expert:")
                 if not self.is_present(domain):
@@ -185,6 +200,10 @@ class Lineage:
         yield "domain_dataset", self.experiment.domain_keys
         yield "seed_model", [""]
         yield "expert_model", self.present_domains()
+        dense = self.experiment.dense_keys
+        yield "dense_one_baseline", [""] if "dense-one" in dense else []
+        yield "dense_baseline", [""] if "dense" in dense else []
+        yield "random_split_expert", self.random_split_numbers()
         yield "merged_model", list(self.experiment.merges)
         yield "token_scores", self.present_models()
         yield "perplexity_report", self.present_models()
@@ -234,6 +253,14 @@ class Lineage:
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         config = self.experiment.training.model_dump(mode="json")
         return config, [self.store.seed_model(), self.store.dataset(key)]
+
+    def _dense_baseline(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        config = self.experiment.training.model_dump(mode="json")
+        datasets = [self.store.dataset(domain) for domain in self.present_domains()]
+        return config, [self.store.seed_model(), *datasets]
+
+    _dense_one_baseline = _dense_baseline
+    _random_split_expert = _dense_baseline
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         recipe = self.experiment.merges[key]

@@ -188,6 +188,46 @@ def make_expert(lineage: Lineage, domain: str) -> Record:
     return record
 
 
+def make_dense(lineage: Lineage) -> Record:
+    """Train the seed on as many tokens as all experts together, of all their datasets."""
+    return _make_baseline(lineage, "dense_baseline", num_experts=len(lineage.present_domains()))
+
+
+def make_dense_one(lineage: Lineage) -> Record:
+    """Train the seed on as many tokens as one expert, of all their datasets."""
+    return _make_baseline(lineage, "dense_one_baseline")
+
+
+def make_random_expert(lineage: Lineage, number: str) -> Record:
+    """Train one expert of the random split: one expert's tokens, of documents dealt at random."""
+    return _make_baseline(lineage, "random_split_expert", number)
+
+
+def _make_baseline(lineage: Lineage, kind: str, key: str = "", *, num_experts: int = 1) -> Record:
+    """Train one model on as many tokens as ``num_experts`` experts read; ``key`` numbers a part."""
+    from mdel_assets.training.baseline import Part, train_baseline
+
+    if current := current_record(lineage, kind, key):
+        return current
+    identity = lineage.identity(kind, key)
+    artifact = lineage.artifact(kind, key)
+    domains = lineage.present_domains()
+    work = lineage.store.work_folder(f"{kind}-{identity.fingerprint}")
+    with artifact.staging() as stage:
+        result = train_baseline(
+            lineage.experiment.training,
+            num_tokens=num_experts * lineage.experiment.training.num_tokens_read,
+            seed_folder=lineage.store.seed_model().folder,
+            dataset_folders={domain: lineage.store.dataset(domain).folder for domain in domains},
+            folder=stage,
+            work_folder=work,
+            part=Part(int(key) - 1, len(domains)) if key else None,
+        )
+        record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
+    shutil.rmtree(work)
+    return record
+
+
 def make_merged(lineage: Lineage, recipe_name: str) -> Record:
     """Merge the models of one recipe."""
     import yaml

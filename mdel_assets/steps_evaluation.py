@@ -151,7 +151,7 @@ def make_ensemble_report(lineage: Lineage) -> Record:
 
 def read_ensembles(lineage: Lineage) -> Any:
     """Return the matrix of single models and ensembles, computed from the token scores."""
-    from mdel_assets.evaluation.ensemble_scores import ensemble_cells
+    from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.matrix import build_matrix
     from mdel_assets.evaluation.perplexity import read_cells
     from mdel_assets.evaluation.router import Router
@@ -167,6 +167,11 @@ def read_ensembles(lineage: Lineage) -> Any:
         tokenizer=load_tokenizer(store.seed_model().folder),
         prior_decay=evaluation.ensemble.prior_decay,
     )
+    if numbers := lineage.random_split_numbers():
+        ensembles |= random_split_cells(
+            {number: store.scores(f"random-{number}").folder for number in numbers},
+            prior_decay=evaluation.ensemble.prior_decay,
+        )
     fingerprint = lineage.identity("ensemble_report").fingerprint
     singles = {model: read_cells(store.scores(model).folder) for model in lineage.present_models()}
     rows = {model: _rows(lineage, model, cells) for model, cells in singles.items()}

@@ -17,8 +17,12 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
     """Return the assets of the group ``evaluation``."""
     models: list[Any] = [
         "seed_model",
+        *(f"{key.replace('-', '_')}_baseline" for key in experiment.dense_keys),
         dg.AssetDep("expert_model", partition_mapping=partitions.expert_of_model),
     ]
+    if partitions.random_split is not None:
+        random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_model)
+        models.append(random)
     if partitions.recipe is not None:
         merged = dg.AssetDep("merged_model", partition_mapping=partitions.recipe_of_model)
         models.append(merged)
@@ -46,7 +50,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         lineage = workspace.lineage(experiment)
         model = context.partition_key
         if _is_absent(lineage, model):
-            return absent(model.removeprefix("expert-"), "every_token_scored")
+            return absent(model, "every_token_scored")
         record = steps.score(lineage, model)
         artifact = lineage.store.scores(model)
         return dg.MaterializeResult(
@@ -79,7 +83,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         lineage = workspace.lineage(experiment)
         model = context.partition_key
         if _is_absent(lineage, model):
-            return absent(model.removeprefix("expert-"), "figures_are_consistent")
+            return absent(model, "figures_are_consistent")
         record = steps.report(lineage, model)
         return dg.MaterializeResult(
             metadata={
@@ -185,8 +189,9 @@ def _report_metadata(record: Record) -> dict[str, Any]:
 
 
 def _matrix_metadata(lineage: Lineage) -> dict[str, Any]:
+    from mdel_assets.evaluation.findings import findings
     from mdel_assets.evaluation.heatmap import heatmap_figure
-    from mdel_assets.evaluation.matrix_markdown import findings, matrix_markdown
+    from mdel_assets.evaluation.matrix_markdown import matrix_markdown
 
     matrix = steps.read_matrix(lineage)
     return {

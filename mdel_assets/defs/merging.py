@@ -1,5 +1,7 @@
 """Merging assets: merged models."""
 
+from typing import Any
+
 import dagster as dg
 
 from mdel_assets import steps
@@ -15,14 +17,18 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
     """Return the assets of the group ``merging``; none where the experiment has no recipe."""
     if partitions.recipe is None:
         return []
+    models: list[Any] = [
+        dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_recipe),
+        "seed_model",
+    ]
+    if partitions.random_split is not None:
+        random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_recipe)
+        models.append(random)
 
     @dg.asset(
         group_name="merging",
         partitions_def=partitions.recipe,
-        deps=[
-            dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_recipe),
-            "seed_model",
-        ],
+        deps=models,
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["merged_model"],

@@ -52,10 +52,18 @@ def preview(text: str, *, length: int = 160) -> str:
     return json.dumps(cut, ensure_ascii=False)[1:-1]
 
 
-def absent(domain: str, *check_names: str) -> dg.MaterializeResult:
-    """Return the result of a partition whose domain the corpus lacks: a state, not a failure."""
+def absent(key: str, *check_names: str) -> dg.MaterializeResult:
+    """Return the result of a partition whose domain the corpus lacks: a state, not a failure.
+
+    ``key`` is a domain, a model that would be its expert, or a number of the random split.
+    """
+    domain = key.removeprefix("expert-")
     return dg.MaterializeResult(
-        metadata={"state": f"absent: the corpus has no training document of '{domain}'"},
+        metadata={
+            "state": "absent: the random split has as many experts as the corpus has domains"
+            if domain.removeprefix("random-").isdecimal()
+            else f"absent: the corpus has no training document of '{domain}'"
+        },
         check_results=[
             dg.AssetCheckResult(
                 passed=True, check_name=name, description="absent: nothing to check"

@@ -17,12 +17,21 @@ class Partitions:
     model: dg.StaticPartitionsDefinition
     experts_of_recipe: dg.StaticPartitionMapping
     expert_of_model: dg.StaticPartitionMapping
+    random_split: dg.StaticPartitionsDefinition | None
+    random_of_recipe: dg.StaticPartitionMapping
+    random_of_model: dg.StaticPartitionMapping
     recipe_of_model: dg.StaticPartitionMapping
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Partitions":
-        """Return the partitions of ``experiment``; ``recipe`` is None where it merges nothing."""
+        """Return the partitions of ``experiment``; None where it merges or splits nothing."""
         recipes = list(experiment.merges)
+        numbers = experiment.random_split_keys
+        of_random = [
+            name
+            for name, recipe in experiment.merges.items()
+            if any(member.model == "random:*" for member in recipe.models)
+        ]
         return cls(
             shard=dg.StaticPartitionsDefinition([shard.key for shard in experiment.shards()]),
             domain=dg.StaticPartitionsDefinition(experiment.domain_keys),
@@ -31,6 +40,11 @@ class Partitions:
             experts_of_recipe=dg.StaticPartitionMapping(_experts_by_domain(experiment)),
             expert_of_model=dg.StaticPartitionMapping(
                 {domain: f"expert-{domain}" for domain in experiment.domain_keys}
+            ),
+            random_split=dg.StaticPartitionsDefinition(numbers) if numbers else None,
+            random_of_recipe=dg.StaticPartitionMapping(dict.fromkeys(numbers, of_random)),
+            random_of_model=dg.StaticPartitionMapping(
+                {number: f"random-{number}" for number in numbers}
             ),
             recipe_of_model=dg.StaticPartitionMapping(
                 {recipe: f"merged-{recipe}" for recipe in recipes}

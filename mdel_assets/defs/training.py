@@ -1,11 +1,12 @@
 """Training assets: the seed model and the experts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from mdel_assets import steps
-from mdel_assets.artifacts import Record
+from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
@@ -66,22 +67,27 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         if not lineage.is_present(domain):
             return absent(domain, "frozen_weights_unchanged")
         record = steps.make_expert(lineage, domain)
-        changed = record.details["changed_though_frozen"]
-        unchanged = dg.AssetCheckResult(
-            passed=not changed,
-            check_name="frozen_weights_unchanged",
-            metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
-        )
-        return dg.MaterializeResult(
-            metadata={
-                **_expert_metadata(record),
-                **_text_of_domain(lineage, domain),
-                **provenance(record, lineage.store.expert(domain)),
-            },
-            check_results=[unchanged],
+        return trained_result(
+            record, lineage.store.expert(domain), also=_text_of_domain(lineage, domain)
         )
 
     return [seed_model, expert_model]
+
+
+def trained_result(
+    record: Record, artifact: Artifact, *, also: Mapping[str, Any] | None = None
+) -> dg.MaterializeResult:
+    """Return what an expert or a baseline shows, and whether its frozen tensors are the seed's."""
+    changed = record.details["changed_though_frozen"]
+    unchanged = dg.AssetCheckResult(
+        passed=not changed,
+        check_name="frozen_weights_unchanged",
+        metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
+    )
+    return dg.MaterializeResult(
+        metadata={**_expert_metadata(record), **(also or {}), **provenance(record, artifact)},
+        check_results=[unchanged],
+    )
 
 
 def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:

@@ -11,19 +11,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
+from mdel_assets.evaluation.findings import verdict
 from mdel_assets.evaluation.matrix import (
     AverageRow,
     Estimate,
     Matrix,
     averages_table,
 )
-from mdel_assets.evaluation.matrix_markdown import as_markdown, verdict
+from mdel_assets.evaluation.matrix_markdown import as_markdown
 from mdel_assets.evaluation.perplexity import interval, rows_to_table
 
 ENSEMBLE = "ensemble-"
 # Knows each document's label, which nobody does in use: a bound to compare with, not a rival.
 LABEL = "ensemble-label"
 POSTERIOR = "ensemble-posterior-all"
+_RIVALS = ("dense", "ensemble-random-split-posterior-all")
 _HEADER = """# Ensembles of experts
 
 Bits per byte (lower is better), averaged over domains, each counting once, with the 95 % interval
@@ -35,6 +37,8 @@ the tokens before (Bayes), with a prior learned on other validation documents of
 or without one; `tfidf` and `linear` by what a router makes of the text before, read after 8, 16,
 32, ... tokens. `topK` mixes only the K heaviest. `ensemble-label` takes the expert of each
 document's true domain, which nobody knows in use: it is there to compare with.
+`ensemble-random-split` does the same with as many experts of documents that were dealt at random;
+`dense` is one model trained with as many tokens as all experts together.
 """
 
 
@@ -118,12 +122,23 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
     close = [s for s in usable if interval(s.draws - usable[0].draws)[0] <= 0]
     cheapest = min(close, key=lambda s: (s.num_experts_run, s.macro.value))
     against = verdict(posterior.change, than=f"`{single.name}`, the best single model")
+    rest = [
+        f"`{POSTERIOR}`: {verdict(_against(posterior, rival), than=f'`{rival.name}`')}."
+        for rival in usable
+        if rival.name in _RIVALS and rival.name != single.name
+    ]
     return [
         f"`{POSTERIOR}`: {against}.",
+        *rest,
         f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte.",
         f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
         + _runs(cheapest.num_experts_run),
     ]
+
+
+def _against(standing: Standing, rival: Standing) -> Estimate:
+    value = standing.macro.value - rival.macro.value
+    return Estimate(value, *interval(standing.draws - rival.draws))
 
 
 def _runs(count: int) -> str:

@@ -32,6 +32,8 @@ from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
 
 _DOCUMENTS_PER_BATCH = 256
 _PREFIX = "ensemble-"
+_RANDOM = "random-split-"
+_RANDOM_KEPT = ("ensemble-uniform", "ensemble-posterior-all")
 
 # Shapes in names: E experts, T tokens of a document, D documents, R readings of a prefix.
 
@@ -67,8 +69,31 @@ def ensemble_cells(
             f"{', '.join(scores)}. Make domain_router anew."
         )
     cells = read_cells(next(iter(scores.values())))
-    priors = _priors(cells, scores, decay=prior_decay)
     documents = _read_documents(cells, datasets, router, tokenizer)
+    return _weigh(scores, cells, documents, prior_decay=prior_decay)
+
+
+def random_split_cells(scores: Mapping[str, Path], *, prior_decay: float) -> dict[str, list[Cell]]:
+    """Return the cells of the random split's ensembles, by their names.
+
+    ``scores`` maps the random split's numbers to their experts' token-scores folders. No router
+    can tell parts that were dealt at random: there are a uniform and a posterior ensemble.
+    """
+    cells = read_cells(next(iter(scores.values())))
+    unknown = {key: _Document(None, {}) for cell in cells for key in cell.document_ids}
+    found = _weigh(scores, cells, unknown, prior_decay=prior_decay)
+    return {name.replace(_PREFIX, _PREFIX + _RANDOM): found[name] for name in _RANDOM_KEPT}
+
+
+def _weigh(
+    scores: Mapping[str, Path],
+    cells: list[Cell],
+    documents: Mapping[str, _Document],
+    *,
+    prior_decay: float,
+) -> dict[str, list[Cell]]:
+    """Mix the experts on every document in every way that ``documents`` allows."""
+    priors = _priors(cells, scores, decay=prior_decay)
     places: dict[str, list[tuple[int, int]]] = {}
     for number, cell in enumerate(cells):
         for row, key in enumerate(cell.document_ids):

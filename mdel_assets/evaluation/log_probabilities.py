@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.shared_trunk import SharedTrunk
 from mdel_assets.evaluation.windows import Window, rolling_windows
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _VOCABULARY_PER_TILE = 4096
 _LOGITS_PER_SLICE = 16 << 20
 _PROGRESS_SECONDS = 15.0
 _HEAD_TOLERANCE = 1e-4
+_TRUNK_TOLERANCE = 1e-6
 
 
 def token_log_probabilities(
@@ -47,32 +49,99 @@ def token_log_probabilities(
         ScoringError: the model yields a number that is not finite.
 
     """
+    (found,) = log_probabilities_together(
+        [model],
+        documents,
+        prefix=prefix,
+        max_length=max_length,
+        stride=stride,
+        tokens_per_batch=tokens_per_batch,
+    )
+    if isinstance(found, ScoringError):
+        raise found
+    return found
+
+
+def log_probabilities_together(
+    models: Sequence[Any],
+    documents: Sequence[Sequence[int]],
+    *,
+    prefix: int,
+    max_length: int,
+    stride: int | None = None,
+    tokens_per_batch: int | None = None,
+) -> list[list[NDArray[np.float32]] | ScoringError]:
+    """Return what `token_log_probabilities` gives for each of several models with one tokenizer.
+
+    First layers that all models have in common are run once. A model that yields a number that is
+    not finite gets a `ScoringError` in place of its figures, and the others theirs.
+    """
     import torch
 
-    scores = [np.empty(len(tokens), np.float32) for tokens in documents]
     work = [
         (number, window)
         for number, tokens in enumerate(documents)
         for window in rolling_windows(tokens, prefix=prefix, max_length=max_length, stride=stride)
     ]
     work.sort(key=lambda item: len(item[1].inputs), reverse=True)
-    head = _Head(model)
-    progress = _Progress(sum(len(window.inputs) for _, window in work))
+    results = [[np.empty(len(tokens), np.float32) for tokens in documents] for _ in models]
+    failed: dict[int, ScoringError] = {}
+    heads = [_Head(model) for model in models]
+    trunk = _checked_trunk(heads)
+    progress = _Progress(sum(len(window.inputs) for _, window in work) * len(models))
+    try:
+        with torch.inference_mode():
+            for batch in _batches(
+                work, tokens_per_batch or _TOKENS_PER_BATCH[heads[0].device.type]
+            ):
+                inputs = _Inputs([window for _, window in batch], heads[0].device)
+                trunk.run(inputs.ids_BT)
+                for index, head in enumerate(heads):
+                    if index in failed:
+                        continue
+                    values_S = _score(head, inputs)
+                    if not np.isfinite(values_S).all():
+                        failed[index] = _not_finite()
+                        continue
+                    _spread(values_S, batch, results[index])
+                progress.add(inputs.num_tokens * len(models))
+    finally:
+        trunk.unwire()
+    return [failed.get(index, result) for index, result in enumerate(results)]
+
+
+def _spread(
+    values_S: NDArray[np.float32],
+    batch: list[tuple[int, Window]],
+    scores: list[NDArray[np.float32]],
+) -> None:
+    """Put a batch's values, one window after the other, into their documents' places."""
+    done = 0
+    for number, window in batch:
+        count = len(window.targets)
+        scores[number][window.start : window.start + count] = values_S[done : done + count]
+        done += count
+
+
+def _not_finite() -> ScoringError:
+    return ScoringError(
+        "The model gives probabilities that are not finite numbers: its weights are damaged or its "
+        "training diverged. Train it again."
+    )
+
+
+def _checked_trunk(heads: Sequence["_Head"]) -> SharedTrunk:
+    """Wire the models together, and look whether each still gives what it gave alone."""
+    import torch
+
+    trunk = SharedTrunk([head.model for head in heads])
     with torch.inference_mode():
-        for batch in _batches(work, tokens_per_batch or _TOKENS_PER_BATCH[head.device.type]):
-            values_S = _score(head, [window for _, window in batch])
-            if not np.isfinite(values_S).all():
-                raise ScoringError(
-                    "The model gives probabilities that are not finite numbers: its weights are "
-                    "damaged or its training diverged. Train it again."
-                )
-            done = 0
-            for number, window in batch:
-                count = len(window.targets)
-                scores[number][window.start : window.start + count] = values_S[done : done + count]
-                done += count
-            progress.add(sum(len(window.inputs) for _, window in batch))
-    return scores
+        trunk.run(heads[0].probe_BT)
+        changed = trunk.num_layers and any(head.probe_changed() for head in heads)
+    if changed:
+        _log.warning("the models' common layers cannot be run apart; each model runs alone")
+        trunk.unwire()
+    return trunk
 
 
 def _batches(
@@ -88,22 +157,30 @@ def _batches(
     return batches
 
 
-def _score(head: "_Head", windows: list[Window]) -> NDArray[np.float32]:
-    """Return the log-probabilities of all targets of ``windows``, one after the other."""
-    import torch
+class _Inputs:
+    """A batch of windows as tensors on a device: what every model reads alike."""
 
-    longest = max(len(window.inputs) for window in windows)
-    ids_BT = torch.zeros((len(windows), longest), dtype=torch.int64)
-    rows: list[NDArray[np.int64]] = []
-    for row, window in enumerate(windows):
-        length = len(window.inputs)
-        ids_BT[row, :length] = torch.as_tensor(window.inputs)
-        rows.append(row * longest + np.arange(length - len(window.targets), length))
-    rows_S = torch.from_numpy(np.concatenate(rows)).to(head.device)
-    targets = np.concatenate([np.asarray(window.targets, np.int64) for window in windows])
-    targets_S = torch.from_numpy(targets).to(head.device)
-    hidden_SD = head.hidden(ids_BT.to(head.device)).flatten(0, 1)[rows_S]
-    values: NDArray[np.float32] = head.log_probabilities(hidden_SD, targets_S).cpu().numpy()
+    def __init__(self, windows: list[Window], device: "torch.device") -> None:
+        import torch
+
+        longest = max(len(window.inputs) for window in windows)
+        ids_BT = torch.zeros((len(windows), longest), dtype=torch.int64)
+        rows: list[NDArray[np.int64]] = []
+        for row, window in enumerate(windows):
+            length = len(window.inputs)
+            ids_BT[row, :length] = torch.as_tensor(window.inputs)
+            rows.append(row * longest + np.arange(length - len(window.targets), length))
+        targets = np.concatenate([np.asarray(window.targets, np.int64) for window in windows])
+        self.ids_BT = ids_BT.to(device)
+        self.rows_S = torch.from_numpy(np.concatenate(rows)).to(device)
+        self.targets_S = torch.from_numpy(targets).to(device)
+        self.num_tokens = sum(len(window.inputs) for window in windows)
+
+
+def _score(head: "_Head", inputs: _Inputs) -> NDArray[np.float32]:
+    """Return the log-probabilities of all targets of a batch, one window after the other."""
+    hidden_SD = head.hidden(inputs.ids_BT).flatten(0, 1)[inputs.rows_S]
+    values: NDArray[np.float32] = head.log_probabilities(hidden_SD, inputs.targets_S).cpu().numpy()
     return values
 
 
@@ -122,9 +199,10 @@ class _Head:
         self.output = model.get_output_embeddings()
         self.body = model.base_model
         vocabulary = model.get_input_embeddings().weight.shape[0]
-        probe_BT = torch.arange(16, device=self.device)[None] % vocabulary
+        self.probe_BT = probe_BT = torch.arange(16, device=self.device)[None] % vocabulary
         with torch.inference_mode():
-            own = model(input_ids=probe_BT).logits
+            own = model(input_ids=probe_BT, use_cache=False).logits
+            self._probed = own
             self.is_split = False
             if self.output is not None and self.body is not model:
                 split = self.output(self.body(input_ids=probe_BT).last_hidden_state)
@@ -133,6 +211,12 @@ class _Head:
                     ((split - own).float().abs().max() <= _HEAD_TOLERANCE * scale).item()
                 )
         self.vocab_size = own.shape[-1]
+
+    def probe_changed(self) -> bool:
+        """Whether the model's logits of the probe are others than they were at first."""
+        now = self.model(input_ids=self.probe_BT, use_cache=False).logits
+        scale = self._probed.float().abs().max().item() + 1e-6
+        return bool(((now - self._probed).float().abs().max() > _TRUNK_TOLERANCE * scale).item())
 
     def hidden(self, ids_BT: "torch.Tensor") -> "torch.Tensor":
         """Return hidden states, or the logits themselves where the model cannot be split."""

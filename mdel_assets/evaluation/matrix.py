@@ -19,7 +19,8 @@ from mdel_assets.evaluation.perplexity import Cell, interval, rows_to_table
 
 SEED = "seed"
 Row = dict[str, str | int | float | None]
-_Place = tuple[str, str, str]
+# Model, dataset, split.
+Place = tuple[str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,10 @@ class AverageRow:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """All rows, with averages; ``missing`` names (model, dataset, split) cells that lack."""
+    """All rows, with averages; ``missing`` names (model, dataset, split) cells that lack.
+
+    ``bits`` and ``draws`` hold, per cell with text, bits per byte and its bootstrap's draws.
+    """
 
     models: list[str]
     datasets: list[str]
@@ -57,6 +61,23 @@ class Matrix:
     rows: list[Row]
     averages: list[AverageRow]
     missing: list[str]
+    bits: Mapping[Place, float]
+    draws: Mapping[Place, NDArray[np.float64]]
+
+    def places(self, model: str, split: str) -> list[Place]:
+        """Return a model's cells with text on one split, in the order of datasets."""
+        return [
+            (model, dataset, split)
+            for dataset in self.datasets
+            if (model, dataset, split) in self.bits
+        ]
+
+    def difference(self, ours: Sequence[Place], theirs: Sequence[Place]) -> Estimate:
+        """Return the mean of ``ours`` minus that of ``theirs``, paired cell by cell."""
+        pairs = list(zip(ours, theirs, strict=True))
+        value = float(np.mean([self.bits[one] - self.bits[other] for one, other in pairs]))
+        drawn = np.mean([self.draws[one] - self.draws[other] for one, other in pairs], axis=0)
+        return Estimate(value, *interval(drawn))
 
 
 def build_matrix(
@@ -69,8 +90,8 @@ def build_matrix(
     seed: int,
 ) -> Matrix:
     """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences."""
-    samples: dict[_Place, NDArray[np.float64]] = {}
-    cells: dict[_Place, Cell] = {}
+    samples: dict[Place, NDArray[np.float64]] = {}
+    cells: dict[Place, Cell] = {}
     for model, own_cells in cells_of.items():
         for cell in own_cells:
             place = (model, cell.dataset, cell.split)
@@ -99,6 +120,8 @@ def build_matrix(
         rows=rows,
         averages=averages,
         missing=missing,
+        bits={place: float(cells[place].bits_per_byte or 0) for place in samples},
+        draws=samples,
     )
 
 
@@ -132,7 +155,7 @@ def averages_table(matrix: Matrix) -> pa.Table:
 
 
 def _with_change(
-    row: Row, cells: Mapping[_Place, Cell], samples: Mapping[_Place, NDArray[np.float64]]
+    row: Row, cells: Mapping[Place, Cell], samples: Mapping[Place, NDArray[np.float64]]
 ) -> Row:
     """Return the row with its bits per byte minus the seed's, and the paired interval."""
     own = (str(row["model"]), str(row["dataset"]), str(row["split"]))
@@ -148,8 +171,8 @@ def _with_change(
 def _average(
     model: str,
     split: str,
-    cells: Mapping[_Place, Cell],
-    samples: Mapping[_Place, NDArray[np.float64]],
+    cells: Mapping[Place, Cell],
+    samples: Mapping[Place, NDArray[np.float64]],
 ) -> AverageRow | None:
     """Return a model's averages over the datasets of ``split`` that hold text."""
     own = [place for place in samples if place[0] == model and place[2] == split]

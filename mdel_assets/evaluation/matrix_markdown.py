@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+from mdel_assets.evaluation.findings import best_rows, comparison_rows, findings
+
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.matrix import Estimate, Matrix, Row
+    from mdel_assets.evaluation.matrix import Matrix, Row
 
 _LEGEND = (
     "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
@@ -32,39 +34,13 @@ def matrix_markdown(matrix: "Matrix") -> str:
         parts += [*_bits_table(matrix, split), "", *_change_table(matrix, split), ""]
         parts += [*_perplexity_table(matrix, split), ""]
     parts += ["## What it says", "", *(f"- {line}" for line in findings(matrix)), ""]
+    parts += ["Paired, with 95 % intervals; in **bold** where zero is left out.", ""]
+    for split in matrix.splits[:1]:
+        parts += [*as_markdown(comparison_rows(matrix, split, mark=True)), ""]
+        parts += [*as_markdown(best_rows(matrix, split)), ""]
     if matrix.missing:
         parts += ["## Missing", "", *(f"- {line}" for line in matrix.missing), ""]
     return "\n".join(parts)
-
-
-def findings(matrix: "Matrix") -> list[str]:
-    """Return what the matrix says about experts and merged models, also where the seed wins."""
-    split = matrix.splits[0]
-    lines = []
-    own = {m: _cell(matrix, m, m.removeprefix("expert-"), split) for m in _experts(matrix)}
-    judged = {
-        model: row for model, row in own.items() if row and row["change_from_seed"] is not None
-    }
-    better = [model for model, row in judged.items() if _high(row) < 0]
-    worse = [model for model, row in judged.items() if _low(row) > 0]
-    lines.append(
-        f"{len(better)} of {len(judged)} experts are better than the seed on their own domain by "
-        f"more than the interval (`{split}`)."
-    )
-    if worse:
-        lines.append(f"Worse than the seed on their own domain: {', '.join(worse)}.")
-    averages = {a.model: a for a in matrix.averages if a.split == split}
-    for model, average in averages.items():
-        if model.startswith("merged-"):
-            lines.append(
-                f"`{model}` on average over domains: {verdict(average.change, than='the seed')}."
-            )
-    if averages:
-        best = min(averages.values(), key=lambda a: a.macro.value)
-        lines.append(
-            f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte."
-        )
-    return lines
 
 
 def matrix_text(matrix: "Matrix") -> str:
@@ -82,6 +58,10 @@ def matrix_text(matrix: "Matrix") -> str:
             "Change from the seed, paired (* where the 95 % interval leaves out zero)",
             "",
             change,
+            "",
+            "Experts and merged models against seed and baselines, paired, with 95 % intervals",
+            "",
+            _aligned(comparison_rows(matrix, split, mark=False)),
             "",
             *findings(matrix),
         ]
@@ -160,19 +140,6 @@ def _signed(value: float, low: float, high: float, *, mark: bool) -> str:
     if low <= 0 <= high:
         return text
     return f"**{text}**" if mark else f"{text}*"
-
-
-def verdict(change: "Estimate", *, than: str) -> str:
-    """Say whether a change is an improvement on ``than``, with its interval."""
-    bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
-    shown = f"{change.value:+.4f} bits per byte against {than} {bounds}"
-    if change.high < 0:
-        return f"better, {shown}"
-    return f"worse, {shown}" if change.low > 0 else f"no clear difference, {shown}"
-
-
-def _experts(matrix: "Matrix") -> list[str]:
-    return [model for model in matrix.models if model.startswith("expert-")]
 
 
 def _cell(matrix: "Matrix", model: str, dataset: str, split: str) -> "Row | None":

@@ -6,8 +6,12 @@ checks on the saved files.
 
 import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
@@ -60,13 +64,40 @@ def train_expert(
         TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
 
     """
+    # A layer that does not exist is refused before the texts are read.
+    _resolved_layers(training, seed_folder)
+    tokenizer = load_tokenizer(seed_folder)
+    held_out = {name: read_texts(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS}
+    return train_layers(
+        training,
+        _blocks(dataset_folder / "train.parquet", tokenizer, training),
+        validation_blocks(held_out, tokenizer, training),
+        seed_folder=seed_folder,
+        folder=folder,
+        work_folder=work_folder,
+    )
+
+
+def train_layers(
+    training: ExpertTraining,
+    blocks_NT: NDArray[np.int32],
+    validation: Mapping[str, NDArray[np.int32]],
+    *,
+    seed_folder: Path,
+    folder: Path,
+    work_folder: Path,
+) -> ExpertResult:
+    """Train the seed's chosen layers on packed blocks and save the whole model into ``folder``.
+
+    ``blocks_NT`` and each of ``validation``, by split, are (num_blocks, block_size) token ids.
+
+    Raises:
+        TrainingError: a layer that does not exist, or divergence.
+
+    """
     import torch
 
-    num_layers = text_config(load_config(seed_folder)).num_hidden_layers
-    layers = resolve_layers(training.trained_layers, num_layers=num_layers)
-    tokenizer = load_tokenizer(seed_folder)
-    blocks = _blocks(dataset_folder / "train.parquet", tokenizer, training)
-    validation = _validation_blocks(dataset_folder, tokenizer, training)
+    num_layers, layers = _resolved_layers(training, seed_folder)
     model = load_model(seed_folder, dtype="auto")
     stored_dtype = model.dtype
     model = model.to(torch.float32)
@@ -75,10 +106,10 @@ def train_expert(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     before = _losses(model, validation, training)
-    history = optimize(model, blocks, training, work_folder=work_folder)
+    history = optimize(model, blocks_NT, training, work_folder=work_folder)
     after = _losses(model, validation, training)
     model.cpu().to(stored_dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    load_tokenizer(seed_folder).save_pretrained(folder)
     return ExpertResult(
         trained_layers=layers,
         num_trained_parameters=num_trained,
@@ -88,6 +119,12 @@ def train_expert(
         losses_after=after,
         changed_though_frozen=differing_tensors(folder, seed_folder, except_under=prefixes),
     )
+
+
+def _resolved_layers(training: ExpertTraining, seed_folder: Path) -> tuple[int, list[int]]:
+    """Return how many layers the seed has, and which of them are trained."""
+    num_layers = text_config(load_config(seed_folder)).num_hidden_layers
+    return num_layers, resolve_layers(training.trained_layers, num_layers=num_layers)
 
 
 def differing_tensors(
@@ -133,14 +170,15 @@ def _blocks(path: Path, tokenizer: Any, training: ExpertTraining) -> Any:
     )
 
 
-def _validation_blocks(
-    dataset_folder: Path, tokenizer: Any, training: ExpertTraining
-) -> dict[str, Any]:
+def validation_blocks(
+    texts_of: Mapping[str, Sequence[str]], tokenizer: Any, training: ExpertTraining
+) -> dict[str, NDArray[np.int32]]:
+    """Return packed blocks of the texts of each split, where they fill at least one."""
     found = {}
-    for split in VALIDATION_SPLITS:
+    for split, texts in texts_of.items():
         try:
             found[split] = pack(
-                read_texts(dataset_folder / f"{split}.parquet"),
+                texts,
                 tokenizer,
                 block_size=training.block_size,
                 num_blocks=training.num_validation_blocks,
@@ -151,7 +189,9 @@ def _validation_blocks(
     return found
 
 
-def _losses(model: Any, validation: dict[str, Any], training: ExpertTraining) -> dict[str, float]:
+def _losses(
+    model: Any, validation: Mapping[str, NDArray[np.int32]], training: ExpertTraining
+) -> dict[str, float]:
     batch = training.micro_batch_size or training.batch_size
     return {
         split: validation_loss(model, blocks, batch_size=batch)

@@ -78,11 +78,10 @@ def optimize(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     elapsed = max(time.monotonic() - started, 1e-9)
     curve = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
-    num_tokens = settings.num_steps * settings.batch_size * settings.block_size
     steps_here = settings.num_steps - (callback.first_step or 0)
     return TrainingHistory(
         num_steps=settings.num_steps,
-        num_tokens=num_tokens,
+        num_tokens=settings.num_tokens_read,
         num_blocks=len(blocks_NT),
         num_epochs=len(order) / len(blocks_NT),
         final_loss=curve[-1][1],

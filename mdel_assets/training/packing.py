@@ -36,17 +36,12 @@ def pack(
             end-of-text token.
 
     """
-    end_of_text = tokenizer.eos_token_id
-    if end_of_text is None:
-        raise TrainingError("The seed model's tokenizer has no eos_token to put between documents.")
     wanted = num_blocks * block_size
     pieces: list[NDArray[np.int32]] = []
     have = 0
-    for tokens in _tokenize(
-        texts, tokenizer, order=np.random.default_rng(seed).permutation(len(texts))
-    ):
-        pieces.append(np.asarray([*tokens, end_of_text], np.int32))
-        have += len(pieces[-1])
+    for tokens in tokenized_documents(texts, tokenizer, seed=seed):
+        pieces.append(tokens)
+        have += len(tokens)
         if have >= wanted:
             break
     if have < block_size:
@@ -71,7 +66,20 @@ def schedule(num_blocks: int, *, num_samples: int, seed: int) -> NDArray[np.int6
     return np.concatenate(epochs)[:num_samples]
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Any, *, order: NDArray[Any]) -> Iterator[list[int]]:
+def tokenized_documents(
+    texts: Sequence[str], tokenizer: Any, *, seed: int
+) -> Iterator[NDArray[np.int32]]:
+    """Yield the token ids of each of ``texts``, in a seeded order, with end-of-text behind them.
+
+    Raises:
+        TrainingError: the tokenizer has no end-of-text token.
+
+    """
+    end_of_text = tokenizer.eos_token_id
+    if end_of_text is None:
+        raise TrainingError("The seed model's tokenizer has no eos_token to put between documents.")
+    order = np.random.default_rng(seed).permutation(len(texts))
     for start in range(0, len(order), _DOCUMENTS_PER_CALL):
         batch = [texts[i] for i in order[start : start + _DOCUMENTS_PER_CALL]]
-        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+        for tokens in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+            yield np.asarray([*tokens, end_of_text], np.int32)

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mdel_assets.evaluation.findings import best_models, comparisons, findings
 from mdel_assets.evaluation.matrix import build_matrix, write_matrix
-from mdel_assets.evaluation.matrix_markdown import findings, matrix_markdown, matrix_text
+from mdel_assets.evaluation.matrix_markdown import matrix_markdown, matrix_text
 from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
 from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
 
@@ -39,6 +40,7 @@ def write_scores(folder, per_document_bits):
 def matrix(tmp_path):
     models = {
         "seed": {"a": [2.0, 4.0], "b": [1.0] * 8},
+        "dense": {"a": [1.0, 3.0], "b": [1.1] * 8},
         "expert-a": {"a": [1.5, 3.0], "b": [1.2] * 8},
         "merged-m": {"a": [2.0, 4.0], "b": [0.9] * 8},
     }
@@ -91,12 +93,40 @@ def test_findings_say_who_wins_also_where_the_seed_does(matrix):
     said = "\n".join(findings(matrix))
     assert "1 of 1 experts are better than the seed on their own domain" in said
     assert "`merged-m` on average over domains: better, -0.0500" in said
-    assert "Best single model on average: `expert-a`" in said
+    assert "0 of 1 experts are better than `dense` on their own domain" in said
+    assert "`dense` on average over domains: no clear difference" not in said
+    assert "Best single model on average: `dense`" in said
+
+
+def test_experts_and_merges_are_compared_with_every_baseline(matrix):
+    found = comparisons(matrix, "validation_domain")
+    expert = found["experts, each on its own domain"]
+    assert expert["seed"].value == pytest.approx(-0.75)
+    # Documents differ from dense by +0.5 and 0: draws of two give 0, 0.25 or 0.5.
+    assert expert["dense"].value == pytest.approx(0.25)
+    assert (expert["dense"].low, expert["dense"].high) == pytest.approx((0.0, 0.5))
+    merged = found["merged-m, all domains"]
+    assert merged["seed"].value == pytest.approx(-0.05)
+    assert merged["dense"].value == pytest.approx((1.0 - 0.2) / 2)
+    text = matrix_text(matrix)
+    assert "+0.2500 [+0.0000, +0.5000]" in text
+
+
+def test_the_best_of_each_domain_is_named_with_those_as_good(matrix):
+    on_a, on_b = best_models(matrix, "validation_domain")
+    assert (on_a.model, on_a.bits_per_byte) == ("dense", pytest.approx(2.0))
+    # Sometimes the expert ties with dense (a draw of the second document alone), never the seed.
+    assert on_a.close == ["expert-a"]
+    assert (on_b.model, on_b.close) == ("merged-m", [])
+    assert "| b | merged-m | 0.9000 | **-0.1000 [-0.1000, -0.1000]** | none |" in (
+        matrix_markdown(matrix)
+    )
 
 
 def test_tables_hold_every_model_and_mark_sure_changes(matrix):
     markdown = matrix_markdown(matrix)
-    assert "| expert-a | **2.250 ± 0.750** | 1.200 ± 0.000 | 1.725 | 1.410 |" in markdown
+    assert "| expert-a | 2.250 ± 0.750 | 1.200 ± 0.000 | 1.725 | 1.410 |" in markdown
+    assert "| merged-m | 3.000 ± 1.000 | **0.900 ± 0.000** |" in markdown
     assert "| expert-a | **-0.750** | **+0.200** | **-0.275** |" in markdown
     assert "## Missing" not in markdown
     text = matrix_text(matrix)
@@ -108,7 +138,7 @@ def test_files_are_written_and_read_back(matrix, tmp_path):
     (tmp_path / "out").mkdir()
     write_matrix(matrix, tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "perplexity.parquet")
-    assert table.num_rows == 6
+    assert table.num_rows == 8
     assert table.column("bits_per_byte").to_pylist() == [r["bits_per_byte"] for r in matrix.rows]
     png = (tmp_path / "out" / "perplexity.png").read_bytes()
     assert png.startswith(b"\x89PNG")

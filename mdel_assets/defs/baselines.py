@@ -1,0 +1,94 @@
+"""Baseline assets: what the experts are judged against, each trained as they are."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from mdel_assets import steps
+from mdel_assets.defs.metadata import OWNERS, absent
+from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.defs.training import trained_result
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS
+
+_CHECK = "frozen_weights_unchanged"
+
+
+def baseline_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """Return those baselines of the group ``training`` that the experiment asks for."""
+    found = []
+    if experiment.baselines.dense_one:
+        found.append(_dense_one_baseline(experiment))
+    if experiment.baselines.dense:
+        found.append(_dense_baseline(experiment))
+    if partitions.random_split is not None:
+        found.append(_random_split_expert(experiment, partitions.random_split))
+    return found
+
+
+def _asset(
+    name: str, *, partitions_def: dg.StaticPartitionsDefinition | None = None
+) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    """Return the decorator that makes a function the baseline called ``name``."""
+    datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
+    return dg.asset(
+        name=name,
+        group_name="training",
+        partitions_def=partitions_def,
+        deps=[datasets, "seed_model"],
+        owners=OWNERS,
+        kinds={"pytorch", "huggingface"},
+        code_version=CODE_VERSIONS[name],
+        check_specs=[dg.AssetCheckSpec(_CHECK, asset=name, blocking=True)],
+        pool="gpu",
+    )
+
+
+def _dense_one_baseline(experiment: Experiment) -> dg.AssetsDefinition:
+    @_asset("dense_one_baseline")
+    def dense_one_baseline(workspace: Workspace) -> dg.MaterializeResult:
+        """The seed's same layers trained on all domains, with as many tokens as one expert.
+
+        Much of what an expert or an average of experts gains over the seed is plain further
+        training; this model has had as much of it.
+        """
+        lineage = workspace.lineage(experiment)
+        return trained_result(steps.make_dense_one(lineage), lineage.store.dense_one())
+
+    return dense_one_baseline
+
+
+def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
+    @_asset("dense_baseline")
+    def dense_baseline(workspace: Workspace) -> dg.MaterializeResult:
+        """The seed's same layers trained on all domains, with as many tokens as all experts have.
+
+        One model for the compute of all experts: what they, merged or together, must beat.
+        """
+        lineage = workspace.lineage(experiment)
+        return trained_result(steps.make_dense(lineage), lineage.store.dense())
+
+    return dense_baseline
+
+
+def _random_split_expert(
+    experiment: Experiment, numbers: dg.StaticPartitionsDefinition
+) -> dg.AssetsDefinition:
+    @_asset("random_split_expert", partitions_def=numbers)
+    def random_split_expert(
+        context: dg.AssetExecutionContext, workspace: Workspace
+    ) -> dg.MaterializeResult:
+        """An expert of no domain: one expert's tokens, from documents dealt at random.
+
+        As many as there are experts, merged and weighed together in the same ways: what they give
+        together needs no domains, and the rest is what domains are worth.
+        """
+        lineage = workspace.lineage(experiment)
+        number = context.partition_key
+        if number not in lineage.random_split_numbers():
+            return absent(f"random-{number}", _CHECK)
+        record = steps.make_random_expert(lineage, number)
+        return trained_result(record, lineage.store.random_expert(number))
+
+    return random_split_expert

@@ -1,0 +1,154 @@
+"""What a matrix says: experts and merges against seed and baselines, and which model to choose.
+
+Every difference is paired and has its 95 % interval; the seed and the baselines may win, and then
+that is what is said.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mdel_assets.evaluation.matrix import Estimate, Matrix, Place
+
+_RIVALS = ("seed", "dense-one", "dense")
+_NUM_NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best model on one domain, and those that are not clearly worse, the next best first."""
+
+    dataset: str
+    model: str
+    bits_per_byte: float
+    change: "Estimate"
+    close: list[str]
+
+
+def findings(matrix: "Matrix") -> list[str]:
+    """Return what the first split says about experts and merged models, as sentences."""
+    split = matrix.splits[0]
+    own = own_domains(matrix, split)
+    lines = []
+    for rival in rivals(matrix):
+        changes = {place[0]: matrix.difference([place], [_as(rival, place)]) for place in own}
+        num_better = sum(change.high < 0 for change in changes.values())
+        worse = [model for model, change in changes.items() if change.low > 0]
+        than = "the seed" if rival == "seed" else f"`{rival}`"
+        line = f"{num_better} of {len(own)} experts are better than {than} on their own domain"
+        line += f" by more than the interval (`{split}`)"
+        lines.append(f"{line}; clearly worse: {', '.join(worse)}." if worse else f"{line}.")
+    averages = {a.model: a for a in matrix.averages if a.split == split}
+    for model, average in averages.items():
+        if model.startswith(("merged-", "dense")):
+            lines.append(
+                f"`{model}` on average over domains: {verdict(average.change, than='the seed')}."
+            )
+    if averages:
+        best = min(averages.values(), key=lambda a: a.macro.value)
+        lines.append(
+            f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte."
+        )
+    return lines
+
+
+def rivals(matrix: "Matrix") -> list[str]:
+    """Return the models that experts and merges are compared with."""
+    return [model for model in _RIVALS if model in matrix.models]
+
+
+def comparisons(matrix: "Matrix", split: str) -> dict[str, dict[str, "Estimate"]]:
+    """Return differences in bits per byte by what is compared, then by rival.
+
+    Experts count each on its own domain, merged models on the average over domains.
+    """
+    own = own_domains(matrix, split)
+    sides: dict[str, list[Place]] = {}
+    if own:
+        sides["experts, each on its own domain"] = own
+    for model in matrix.models:
+        if model.startswith("merged-"):
+            sides[f"{model}, all domains"] = matrix.places(model, split)
+    return {
+        name: {
+            rival: matrix.difference(places, [_as(rival, place) for place in places])
+            for rival in rivals(matrix)
+        }
+        for name, places in sides.items()
+        if places
+    }
+
+
+def best_models(matrix: "Matrix", split: str) -> list[Best]:
+    """Return the best model of each domain that has text, against the seed."""
+    found = []
+    for dataset in matrix.datasets:
+        bits = {
+            model: matrix.bits[model, dataset, split]
+            for model in matrix.models
+            if (model, dataset, split) in matrix.bits
+        }
+        if not bits:
+            continue
+        ranked = sorted(bits, key=lambda model: bits[model])
+        places: list[Place] = [(model, dataset, split) for model in ranked]
+        close = [p[0] for p in places[1:] if matrix.difference([p], places[:1]).low <= 0]
+        change = matrix.difference(places[:1], [("seed", dataset, split)])
+        found.append(Best(dataset, ranked[0], bits[ranked[0]], change, close))
+    return found
+
+
+def comparison_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
+    """Return the table of `comparisons`, its header first."""
+    rows = [["Bits per byte against", *rivals(matrix)]]
+    for name, changes in comparisons(matrix, split).items():
+        rows.append([name, *(_signed(change, mark=mark) for change in changes.values())])
+    return rows
+
+
+def best_rows(matrix: "Matrix", split: str) -> list[list[str]]:
+    """Return the table of `best_models`, its header first."""
+    rows = [["Domain", "best", "bits per byte", "against the seed", "not clearly worse"]]
+    for best in best_models(matrix, split):
+        named = ", ".join(best.close[:_NUM_NAMED]) or "none"
+        rest = len(best.close) - _NUM_NAMED
+        rows.append(
+            [
+                best.dataset,
+                best.model,
+                f"{best.bits_per_byte:.4f}",
+                _signed(best.change, mark=True),
+                f"{named} and {rest} more" if rest > 0 else named,
+            ]
+        )
+    return rows
+
+
+def own_domains(matrix: "Matrix", split: str) -> "list[Place]":
+    """Return each expert's place on its own domain, where that has text."""
+    places = [
+        (model, model.removeprefix("expert-"), split)
+        for model in matrix.models
+        if model.startswith("expert-")
+    ]
+    return [place for place in places if place in matrix.bits]
+
+
+def verdict(change: "Estimate", *, than: str) -> str:
+    """Say whether a change is an improvement on ``than``, with its interval."""
+    bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
+    shown = f"{change.value:+.4f} bits per byte against {than} {bounds}"
+    if change.high < 0:
+        return f"better, {shown}"
+    return f"worse, {shown}" if change.low > 0 else f"no clear difference, {shown}"
+
+
+def _as(rival: str, place: "Place") -> "Place":
+    return (rival, *place[1:])
+
+
+def _signed(change: "Estimate", *, mark: bool) -> str:
+    text = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+    if change.low <= 0 <= change.high:
+        return text
+    return f"**{text}**" if mark else f"{text}*"

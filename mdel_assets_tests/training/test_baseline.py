@@ -1,0 +1,111 @@
+"""Baselines: the same tokens as the experts, in one model or dealt at random."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mdel_assets.errors import TrainingError
+from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.training.baseline import Part, mixed_blocks, train_baseline
+from mdel_assets.training.model_files import load_tokenizer
+from mdel_assets.training.packing import pack
+from mdel_assets_tests.conftest import make_document, write_split
+
+TRAINING = ExpertTraining(
+    trained_layers=(1, 2),
+    learning_rate=3e-3,
+    block_size=32,
+    batch_size=4,
+    num_tokens=2048,
+    num_validation_blocks=8,
+)
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    found = {}
+    for name, label in (("arxiv", "ArXiv"), ("github", "Github")):
+        found[name] = tmp_path_factory.mktemp(name)
+        for split, first, count in (("train", 0, 60), ("validation_domain", 100, 12)):
+            texts = [make_document(label, first + i)["text"] for i in range(count)]
+            write_split(found[name] / f"{split}.parquet", texts, domain=label)
+    return found
+
+
+def documents_in(blocks, tokenizer):
+    """Return the texts of whole documents in ``blocks``: each ends in its own number."""
+    return {text.strip() for text in tokenizer.decode(blocks.ravel()).split("<|endoftext|>")}
+
+
+def test_dense_reads_what_the_experts_read(make_model, datasets):
+    tokenizer = load_tokenizer(make_model())
+    training = TRAINING.model_copy(update={"num_tokens": 2 * 2048})
+    blocks = mixed_blocks(datasets, tokenizer, training, part=None)
+    experts = [
+        pack(
+            pq.read_table(folder / "train.parquet").column("text").to_pylist(),
+            tokenizer,
+            block_size=32,
+            num_blocks=64,
+            seed=training.seed,
+        )
+        for folder in datasets.values()
+    ]
+    assert np.array_equal(blocks, np.concatenate(experts))
+
+
+def test_a_short_dataset_is_read_again(make_model, datasets):
+    tokenizer = load_tokenizer(make_model())
+    long = TRAINING.model_copy(update={"num_tokens": 2 * 16 * 2048})
+    blocks = mixed_blocks(datasets, tokenizer, long, part=None)
+    assert blocks.shape == (2048, 32)
+    first_half = blocks[:1024].ravel()
+    (length,) = {np.flatnonzero(first_half == tokenizer.eos_token_id)[59] + 1}
+    assert length < len(first_half) / 2
+    assert np.array_equal(first_half[length : 2 * length], first_half[:length])
+
+
+def test_parts_share_no_document_and_leave_none_out(make_model, datasets):
+    tokenizer = load_tokenizer(make_model())
+    texts = {
+        text
+        for folder in datasets.values()
+        for text in pq.read_table(folder / "train.parquet").column("text").to_pylist()
+    }
+    # Enough tokens that every document of a part is read whole at least once.
+    long = TRAINING.model_copy(update={"num_tokens": 2 * 16 * 2048})
+    seen = [
+        documents_in(mixed_blocks(datasets, tokenizer, long, part=Part(i, 2)), tokenizer) & texts
+        for i in range(2)
+    ]
+    assert seen[0] | seen[1] == texts
+    assert not seen[0] & seen[1]
+    assert min(len(part) for part in seen) > 40
+
+
+def test_a_baseline_learns_all_domains_and_leaves_frozen_tensors_alone(
+    make_model, datasets, tmp_path
+):
+    (tmp_path / "out").mkdir()
+    result = train_baseline(
+        TRAINING,
+        num_tokens=4096,
+        seed_folder=make_model(),
+        dataset_folders=datasets,
+        folder=tmp_path / "out",
+        work_folder=tmp_path / "work",
+    )
+    assert result.history.num_tokens == 4096
+    assert result.changed_though_frozen == []
+    change = result.losses_after["validation_domain"] - result.losses_before["validation_domain"]
+    assert change < -0.5
+
+
+def test_a_part_without_documents_is_refused(make_model, datasets, tmp_path):
+    write_split(tmp_path / "train.parquet", [make_document("ArXiv", 0)["text"]], domain="ArXiv")
+    tokenizer = load_tokenizer(make_model())
+    parts = [Part(index, 2) for index in range(2)]
+    (key,) = pq.read_table(tmp_path / "train.parquet").column("document_id").to_pylist()
+    (empty,) = [part for part in parts if not part.holds(key)]
+    with pytest.raises(TrainingError, match="random_split: false"):
+        mixed_blocks({"tiny": tmp_path}, tokenizer, TRAINING, part=empty)
