@@ -20,6 +20,8 @@ from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, pico_experiment
 
 MODELS = [
     "seed",
+    "dense-one",
+    "dense",
     "expert-github",
     "expert-arxiv",
     "expert-freelaw",
