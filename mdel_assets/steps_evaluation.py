@@ -5,34 +5,60 @@ They go on where `steps.py` ends, and work alike.
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from mdel_assets.artifacts import Identity, Record
+from mdel_assets.errors import MdelError
 from mdel_assets.lineage import Lineage
 from mdel_assets.steps import current_record
 
 
-def score(lineage: Lineage, model_key: str) -> Record:
-    """Score one model on every evaluation document that it has not been scored on yet."""
-    from mdel_assets.evaluation.token_scores import score_model
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Records of models that were scored, and of the others why they could not be."""
 
-    if current := current_record(lineage, "token_scores", model_key):
-        return current
-    identity = lineage.identity("token_scores", model_key)
-    artifact = lineage.store.scores(model_key)
-    old = artifact.read_record()
-    with artifact.staging() as stage:
-        result = score_model(
-            lineage.store.model(model_key).folder,
-            stage,
-            datasets={
-                domain: lineage.store.dataset(domain).folder for domain in lineage.present_domains()
-            },
-            evaluation=lineage.experiment.evaluation,
-            previous=artifact.folder if _is_reusable(lineage, old, identity, model_key) else None,
-        )
-        return artifact.publish(stage, identity, counts=dataclasses.asdict(result))
+    records: dict[str, Record]
+    failures: dict[str, str]
+
+
+def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
+    """Score models on every evaluation document that they have not been scored on yet.
+
+    Models that share their first layers are scored together. Each one's scores are published as
+    soon as they are whole; a model that cannot be scored does not stop the others.
+    """
+    from mdel_assets.evaluation.score_together import ScoringTask, score_models
+
+    scored = Scored({}, {})
+    with ExitStack() as stack:
+        identities, tasks = {}, {}
+        for key in model_keys:
+            if current := current_record(lineage, "token_scores", key):
+                scored.records[key] = current
+                continue
+            identity = identities[key] = lineage.identity("token_scores", key)
+            artifact = lineage.store.scores(key)
+            is_reusable = _is_reusable(lineage, artifact.read_record(), identity, key)
+            tasks[key] = ScoringTask(
+                lineage.store.model(key).folder,
+                stack.enter_context(artifact.staging()),
+                lineage.store.work_folder(f"scores-{key}-{identity.fingerprint}"),
+                artifact.folder if is_reusable else None,
+            )
+        datasets = {d: lineage.store.dataset(d).folder for d in lineage.present_domains()}
+        evaluation = lineage.experiment.evaluation
+        for key, result in score_models(tasks, datasets=datasets, evaluation=evaluation):
+            if isinstance(result, MdelError):
+                scored.failures[key] = str(result)
+                continue
+            scored.records[key] = lineage.store.scores(key).publish(
+                tasks[key].folder, identities[key], counts=dataclasses.asdict(result)
+            )
+            shutil.rmtree(tasks[key].work_folder)
+    return scored
 
 
 def report(lineage: Lineage, model_key: str) -> Record:

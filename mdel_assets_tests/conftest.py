@@ -10,6 +10,7 @@ import pytest
 import yaml
 import zstandard
 
+from mdel_assets.evaluation.score_together import ScoringTask
 from mdel_assets.experiment import Experiment, parse_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
@@ -146,6 +147,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(folder / "val.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=200))
     write_shard(folder / "test.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=300))
     return folder
+
+
+def task_of(model: Path, parent: Path, name: str, *, previous: Path | None = None) -> ScoringTask:
+    """Return the task of scoring ``model`` into ``parent / name``, with a work folder beside."""
+    for folder in (parent / name, parent / f"{name}-work"):
+        folder.mkdir(exist_ok=True)
+    return ScoringTask(model, parent / name, parent / f"{name}-work", previous)
 
 
 @pytest.fixture

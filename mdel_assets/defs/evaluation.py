@@ -1,16 +1,21 @@
 """Evaluation assets: token scores, perplexity reports, the matrix."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from mdel_assets import steps_evaluation as steps
-from mdel_assets.artifacts import Record
-from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
+from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs.metadata import OWNERS, absent, absent_state, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
+from mdel_assets.errors import ScoringError
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
+
+# A probability of 1 may come out as a little more.
+_HIGHEST_LOG_PROBABILITY = 1e-5
 
 
 def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -36,6 +41,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         kinds={"pytorch", "parquet"},
         code_version=CODE_VERSIONS["token_scores"],
         check_specs=[dg.AssetCheckSpec("every_token_scored", asset="token_scores", blocking=True)],
+        backfill_policy=dg.BackfillPolicy.single_run(),
         pool="gpu",
     )
     def token_scores(
@@ -43,24 +49,33 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
     ) -> dg.MaterializeResult:
         """Log-probability of every token of every evaluation document under one model.
 
-        The model is loaded once, a document that several datasets share is scored once, and
-        documents that were scored before are kept. Every token is scored exactly once over rolling
-        windows of `evaluation.max_length`.
+        Every token is scored exactly once over rolling windows of `evaluation.max_length`. The
+        models of a run are scored together: layers that they share run once, a document that
+        several datasets share is scored once, and documents that were scored before are kept.
         """
         lineage = workspace.lineage(experiment)
-        model = context.partition_key
-        if _is_absent(lineage, model):
-            return absent(model, "every_token_scored")
-        record = steps.score(lineage, model)
-        artifact = lineage.store.scores(model)
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": record.counts["num_documents"],
-                **record.counts,
-                **provenance(record, artifact),
-            },
-            check_results=[_every_token_scored(record, artifact)],
-        )
+        wanted = set(context.partition_keys)
+        keys = [key for key in experiment.model_keys if key in wanted]
+        present = set(lineage.present_models())
+        scored = steps.score(lineage, [key for key in keys if key in present])
+        metadata = {
+            key: _scores_metadata(scored.records[key], lineage.store.scores(key))
+            if key in present
+            else {"state": absent_state(key)}
+            for key in keys
+            if key not in scored.failures
+        }
+        if scored.failures:
+            # What was scored stands, though the step fails.
+            for key, entries in metadata.items():
+                event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
+                context.log_event(event)
+            reasons = [f"{key}: {reason}" for key, reason in scored.failures.items()]
+            raise ScoringError("\n".join(reasons))
+        for key, entries in metadata.items():
+            context.add_asset_metadata(entries, partition_key=key)
+        checked = {key: lineage.store.scores(key) for key in scored.records}
+        return dg.MaterializeResult(check_results=[_every_token_scored(scored.records, checked)])
 
     @dg.asset(
         group_name="evaluation",
@@ -127,20 +142,42 @@ def _is_absent(lineage: Lineage, model: str) -> bool:
     return model not in lineage.present_models()
 
 
-def _every_token_scored(record: Record, artifact: Any) -> dg.AssetCheckResult:
+def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
+    return {
+        "dagster/row_count": record.counts["num_documents"],
+        **record.counts,
+        **provenance(record, artifact),
+    }
+
+
+def _every_token_scored(
+    records: Mapping[str, Record], artifacts: Mapping[str, Artifact]
+) -> dg.AssetCheckResult:
     """Compare tokens counted with log-probabilities stored, and look for a positive one."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
 
-    stored = pq.read_table(artifact.folder / DOCUMENTS_NAME)
-    values = pc.list_flatten(stored.column("log_probabilities"))
-    highest = pc.max(values).as_py() if len(values) else 0.0
+    rows = []
+    for key, record in records.items():
+        stored = pq.read_table(artifacts[key].folder / DOCUMENTS_NAME)
+        values = pc.list_flatten(stored.column("log_probabilities"))
+        rows.append(
+            {
+                "model": key,
+                "tokens": record.counts["num_tokens"],
+                "log_probabilities": len(values),
+                "highest": float(pc.max(values).as_py()) if len(values) else 0.0,
+            }
+        )
     return dg.AssetCheckResult(
-        passed=len(values) == record.counts["num_tokens"] and highest <= 1e-5,
+        passed=all(
+            row["tokens"] == row["log_probabilities"] and row["highest"] <= _HIGHEST_LOG_PROBABILITY
+            for row in rows
+        ),
         check_name="every_token_scored",
-        metadata={"tokens": record.counts["num_tokens"], "log_probabilities": len(values)},
+        metadata={"models": table(rows)},
     )
 
 

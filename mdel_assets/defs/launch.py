@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import dagster as dg
 
@@ -24,6 +25,8 @@ from mdel_assets.home import MdelHome
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
+# One run for all partitions: each documents file is read once, shared layers are run once.
+_TOGETHER = {"domain_dataset", "token_scores"}
 _RANGE_START, _RANGE_END = (
     "dagster/asset_partition_range_start",
     "dagster/asset_partition_range_end",
@@ -71,11 +74,11 @@ def run_line(
         stale = [key for key in keys if lineage.stale(kind, key)]
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
-        if kind == "domain_dataset" and stale:
-            # One run for all: each documents file is then read once.
+        if kind in _TOGETHER and len(stale) > 1:
+            first, last = (keys.index(stale[place]) for place in (0, -1))
             if on_start:
-                on_start(kind, "all domains")
-            yield runner.run(kind, keys[0], last_key=keys[-1])
+                on_start(kind, f"all {last - first + 1}")
+            yield runner.run_range(kind, keys[first : last + 1])
             continue
         if kind in _PARALLEL and min(len(stale), num_workers) > 1:
             yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
@@ -145,19 +148,25 @@ class _Runner:
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.instance = instance
 
-    def run(self, kind: str, key: str, *, last_key: str | None = None) -> RunOutcome:
-        """Run one partition, or the range from ``key`` to ``last_key``."""
+    def run(self, kind: str, key: str) -> RunOutcome:
+        """Run one partition, or the asset as a whole where ``key`` is empty."""
+        return self._execute(kind, key, partition_key=key or None)
+
+    def run_range(self, kind: str, keys: Sequence[str]) -> RunOutcome:
+        """Run the partitions ``keys``, which follow one another, together."""
+        tags = {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
+        return self._execute(kind, f"all {len(keys)}", tags=tags)
+
+    def _execute(self, kind: str, shown: str, **options: Any) -> RunOutcome:
         started = time.monotonic()
         result = self.job.execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(kind)],
-            partition_key=None if last_key else key or None,
-            tags={_RANGE_START: key, _RANGE_END: last_key} if last_key else None,
             raise_on_error=False,
             run_config=_QUIET,
+            **options,
         )
         elapsed = time.monotonic() - started
-        shown = "all domains" if last_key else key
         if result.success:
             return RunOutcome(kind, shown, "made", elapsed)
         name, message = _first_failure(result)

@@ -53,17 +53,9 @@ def preview(text: str, *, length: int = 160) -> str:
 
 
 def absent(key: str, *check_names: str) -> dg.MaterializeResult:
-    """Return the result of a partition whose domain the corpus lacks: a state, not a failure.
-
-    ``key`` is a domain, a model that would be its expert, or a number of the random split.
-    """
-    domain = key.removeprefix("expert-")
+    """Return the result of a partition whose domain the corpus lacks: a state, not a failure."""
     return dg.MaterializeResult(
-        metadata={
-            "state": "absent: the random split has as many experts as the corpus has domains"
-            if domain.removeprefix("random-").isdecimal()
-            else f"absent: the corpus has no training document of '{domain}'"
-        },
+        metadata={"state": absent_state(key)},
         check_results=[
             dg.AssetCheckResult(
                 passed=True, check_name=name, description="absent: nothing to check"
@@ -71,3 +63,11 @@ def absent(key: str, *check_names: str) -> dg.MaterializeResult:
             for name in check_names
         ],
     )
+
+
+def absent_state(key: str) -> str:
+    """Say why ``key`` is absent: a domain, the model of one, or a number of the random split."""
+    domain = key.removeprefix("expert-")
+    if domain.removeprefix("random-").isdecimal():
+        return "absent: the random split has as many experts as the corpus has domains"
+    return f"absent: the corpus has no training document of '{domain}'"

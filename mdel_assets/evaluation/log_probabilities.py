@@ -8,7 +8,7 @@ output layer and the log-sum-exp run over tiles of the vocabulary: all logits ne
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,41 +73,76 @@ def log_probabilities_together(
 ) -> list[list[NDArray[np.float32]] | ScoringError]:
     """Return what `token_log_probabilities` gives for each of several models with one tokenizer.
 
-    First layers that all models have in common are run once. A model that yields a number that is
-    not finite gets a `ScoringError` in place of its figures, and the others theirs.
+    A model that yields a number that is not finite gets a `ScoringError` in place of its figures,
+    and the others theirs.
     """
-    import torch
+    with Scorer(models, tokens_per_batch=tokens_per_batch) as scorer:
+        return scorer.score(documents, prefix=prefix, max_length=max_length, stride=stride)
 
-    work = [
-        (number, window)
-        for number, tokens in enumerate(documents)
-        for window in rolling_windows(tokens, prefix=prefix, max_length=max_length, stride=stride)
-    ]
-    work.sort(key=lambda item: len(item[1].inputs), reverse=True)
-    results = [[np.empty(len(tokens), np.float32) for tokens in documents] for _ in models]
-    failed: dict[int, ScoringError] = {}
-    heads = [_Head(model) for model in models]
-    trunk = _checked_trunk(heads)
-    progress = _Progress(sum(len(window.inputs) for _, window in work) * len(models))
-    try:
+
+class Scorer:
+    """Models ready to score documents; first layers that all of them have in common run once.
+
+    A context manager: on leaving, every model is as it was.
+    """
+
+    def __init__(self, models: Sequence[Any], *, tokens_per_batch: int | None = None) -> None:
+        self._heads = [_Head(model) for model in models]
+        self._trunk = _checked_trunk(self._heads)
+        device = self._heads[0].device
+        self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH[device.type]
+        self._failed: dict[int, ScoringError] = {}
+
+    @property
+    def num_shared_layers(self) -> int:
+        """How many first layers run once for all models; 0 where each model runs alone."""
+        return self._trunk.num_layers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._trunk.unwire()
+
+    def score(
+        self,
+        documents: Sequence[Sequence[int]],
+        *,
+        prefix: int,
+        max_length: int,
+        stride: int | None = None,
+        progress: "Progress | None" = None,
+    ) -> list[list[NDArray[np.float32]] | ScoringError]:
+        """Return each model's log-probabilities, or why it has none.
+
+        A model that failed once is left out of later calls. ``progress`` is told of every token.
+        """
+        import torch
+
+        work = [
+            (number, window)
+            for number, tokens in enumerate(documents)
+            for window in rolling_windows(
+                tokens, prefix=prefix, max_length=max_length, stride=stride
+            )
+        ]
+        work.sort(key=lambda item: len(item[1].inputs), reverse=True)
+        results = [[np.empty(len(tokens), np.float32) for tokens in documents] for _ in self._heads]
+        progress = progress or Progress(sum(map(len, documents)) * len(self._heads))
         with torch.inference_mode():
-            for batch in _batches(
-                work, tokens_per_batch or _TOKENS_PER_BATCH[heads[0].device.type]
-            ):
-                inputs = _Inputs([window for _, window in batch], heads[0].device)
-                trunk.run(inputs.ids_BT)
-                for index, head in enumerate(heads):
-                    if index in failed:
+            for batch in _batches(work, self._tokens_per_batch):
+                inputs = _Inputs([window for _, window in batch], self._heads[0].device)
+                self._trunk.run(inputs.ids_BT)
+                for index, head in enumerate(self._heads):
+                    if index in self._failed:
                         continue
                     values_S = _score(head, inputs)
-                    if not np.isfinite(values_S).all():
-                        failed[index] = _not_finite()
-                        continue
-                    _spread(values_S, batch, results[index])
-                progress.add(inputs.num_tokens * len(models))
-    finally:
-        trunk.unwire()
-    return [failed.get(index, result) for index, result in enumerate(results)]
+                    if np.isfinite(values_S).all():
+                        _spread(values_S, batch, results[index])
+                    else:
+                        self._failed[index] = _not_finite()
+                progress.add(len(inputs.targets_S) * len(self._heads))
+        return [self._failed.get(index, result) for index, result in enumerate(results)]
 
 
 def _spread(
@@ -174,7 +209,6 @@ class _Inputs:
         self.ids_BT = ids_BT.to(device)
         self.rows_S = torch.from_numpy(np.concatenate(rows)).to(device)
         self.targets_S = torch.from_numpy(targets).to(device)
-        self.num_tokens = sum(len(window.inputs) for window in windows)
 
 
 def _score(head: "_Head", inputs: _Inputs) -> NDArray[np.float32]:
@@ -262,8 +296,8 @@ class _Head:
         return (chosen_S - total_S).float()
 
 
-class _Progress:
-    """A log line with rate and time left every so often."""
+class Progress:
+    """A log line with rate and time left every so often, for ``total`` tokens in all."""
 
     def __init__(self, total: int) -> None:
         self.total = total

@@ -13,7 +13,7 @@ import xxhash
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.perplexity import Cell, perplexity_row
-from mdel_assets.evaluation.token_scores import score_documents
+from mdel_assets.evaluation.score_together import score_documents
 from mdel_assets.experiment_fields import Evaluation
 
 

@@ -1,15 +1,12 @@
-"""Token scores: one model, one load, every evaluation document once.
+"""Token scores on disk: what they hold, and which documents they are of.
 
-A document that several datasets share is scored once. `documents.parquet` holds, per document,
-``num_tokens``, ``num_bytes``, ``num_words``, ``nll_nats`` (a float64 sum) and the tokens'
-``log_probabilities`` (fp32, natural logarithm); `cells.parquet` says which documents make up which
-(dataset, split). Documents that an earlier run scored with the same model and settings are kept.
+`documents.parquet` holds every document once, however many datasets share it: ``num_tokens``,
+``num_bytes``, ``num_words``, ``nll_nats`` (a float64 sum) and the tokens' ``log_probabilities``
+(fp32, natural logarithm). `cells.parquet` says which documents make up which (dataset, split).
 """
 
-import dataclasses
-import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mdel_assets.data.document_index import salted_hash
 from mdel_assets.errors import ScoringError
 from mdel_assets.experiment_fields import Evaluation
 
-_log = logging.getLogger(__name__)
 DOCUMENTS_NAME = "documents.parquet"
 CELLS_NAME = "cells.parquet"
 DOCUMENT_SCHEMA = pa.schema(
@@ -38,53 +35,6 @@ DOCUMENT_SCHEMA = pa.schema(
 CELL_SCHEMA = pa.schema(
     [("dataset", pa.string()), ("split", pa.string()), ("document_id", pa.string())]
 )
-_TOKENIZED_PER_CALL = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoringResult:
-    """How much was scored anew and how much was kept."""
-
-    num_documents: int
-    num_tokens: int
-    num_documents_scored_now: int
-
-
-def score_model(
-    model_folder: Path,
-    folder: Path,
-    *,
-    datasets: Mapping[str, Path],
-    evaluation: Evaluation,
-    previous: Path | None = None,
-) -> ScoringResult:
-    """Write ``documents.parquet`` and ``cells.parquet`` into ``folder``.
-
-    ``datasets`` maps domains to dataset folders. ``previous`` is a folder that this function wrote
-    for the same model and settings, perhaps with other datasets.
-
-    Raises:
-        ScoringError: the tokenizer lacks the prefix token, or the model gives no finite numbers.
-
-    """
-    texts, cells = _evaluation_documents(datasets, evaluation)
-    kept = _kept(previous, wanted=set(texts))
-    missing = sorted(set(texts) - set(kept.column("document_id").to_pylist()))
-    scored = score_documents(model_folder, [(key, texts[key]) for key in missing], evaluation)
-    table = pa.concat_tables([kept, scored]).sort_by("document_id")
-    pq.write_table(
-        table,
-        folder / DOCUMENTS_NAME,
-        compression="zstd",
-        row_group_size=4096,
-        use_dictionary=False,
-    )
-    pq.write_table(cells, folder / CELLS_NAME, compression="zstd")
-    return ScoringResult(
-        num_documents=len(table),
-        num_tokens=pc.sum(table.column("num_tokens")).as_py() or 0,
-        num_documents_scored_now=len(missing),
-    )
 
 
 def count_words(text: str) -> int:
@@ -92,7 +42,7 @@ def count_words(text: str) -> int:
     return len(re.split(r"\s+", text))
 
 
-def _evaluation_documents(
+def evaluation_documents(
     datasets: Mapping[str, Path], evaluation: Evaluation
 ) -> tuple[dict[str, str], pa.Table]:
     """Return texts by document id, and the table of cells, each in the order of ids."""
@@ -120,7 +70,8 @@ def _sample(ids: list[str], evaluation: Evaluation) -> list[str]:
     return [ids[i] for i in np.argsort(ranks, kind="stable")[: evaluation.max_documents]]
 
 
-def _kept(previous: Path | None, *, wanted: set[str]) -> pa.Table:
+def kept_documents(previous: Path | None, *, wanted: Collection[str]) -> pa.Table:
+    """Return the documents of an earlier run that are among ``wanted``."""
     if previous is None:
         return DOCUMENT_SCHEMA.empty_table()
     table = pq.read_table(previous / DOCUMENTS_NAME, schema=DOCUMENT_SCHEMA)
@@ -129,36 +80,22 @@ def _kept(previous: Path | None, *, wanted: set[str]) -> pa.Table:
     )
 
 
-def score_documents(
-    model_source: str | Path, documents: list[tuple[str, str]], evaluation: Evaluation
-) -> pa.Table:
-    """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs.
-
-    ``model_source`` is a folder or a Hub name; nothing is loaded where there is no document.
-    """
-    if not documents:
-        return DOCUMENT_SCHEMA.empty_table()
-    import torch
-
-    from mdel_assets.evaluation.log_probabilities import token_log_probabilities
-    from mdel_assets.training.model_files import load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(model_source)
-    prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(model_source, dtype="float32").to(device)
-    _refuse_short_context(model, evaluation.max_length)
-    tokens: list[list[int]] = []
-    for start in range(0, len(documents), _TOKENIZED_PER_CALL):
-        batch = [text for _, text in documents[start : start + _TOKENIZED_PER_CALL]]
-        tokens += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-    scores = token_log_probabilities(
-        model,
-        tokens,
-        prefix=prefix,
-        max_length=evaluation.max_length,
-        stride=evaluation.stride,
+def write_scores(folder: Path, documents: pa.Table, cells: pa.Table) -> None:
+    """Write the two files that make up a model's token scores."""
+    pq.write_table(
+        documents.sort_by("document_id"),
+        folder / DOCUMENTS_NAME,
+        compression="zstd",
+        row_group_size=4096,
+        use_dictionary=False,
     )
+    pq.write_table(cells, folder / CELLS_NAME, compression="zstd")
+
+
+def documents_table(
+    documents: Sequence[tuple[str, str]], scores: Sequence[NDArray[np.float32]]
+) -> pa.Table:
+    """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs and their log-probabilities."""
     columns: list[Any] = [
         [key for key, _ in documents],
         [len(score) for score in scores],
@@ -168,7 +105,7 @@ def score_documents(
     ]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, DOCUMENT_SCHEMA, strict=False)]
     offsets = np.concatenate([[0], np.cumsum([len(score) for score in scores])])
-    values = pa.array(np.concatenate(scores), pa.float32())
+    values = pa.array(np.concatenate([np.empty(0, np.float32), *scores]), pa.float32())
     arrays.append(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values))
     return pa.Table.from_arrays(arrays, schema=DOCUMENT_SCHEMA)
 
@@ -184,7 +121,8 @@ def prefix_token_id(tokenizer: Any, name: str) -> int:
     return int(found)
 
 
-def _refuse_short_context(model: Any, max_length: int) -> None:
+def refuse_short_context(model: Any, max_length: int) -> None:
+    """Refuse windows longer than what the model reads."""
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if limit and limit < max_length:
         raise ScoringError(

@@ -1,12 +1,12 @@
 """Loading and saving models and tokenizers: safetensors only, remote code never."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from mdel_assets.errors import MdelError, TrainingError
 
-_log = logging.getLogger(__name__)
+_VOCABULARY_NAMES = ("tokenizer", "vocab", "spiece", "sentencepiece")
+_VOCABULARY_SUFFIXES = {".json", ".model", ".txt"}
 
 
 def load_model(source: str | Path, *, dtype: str = "auto", revision: str | None = None) -> Any:
@@ -30,6 +30,17 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
+    folder = Path(source)
+    if folder.is_dir() and not any(
+        path.suffix in _VOCABULARY_SUFFIXES
+        for path in folder.iterdir()
+        if path.name.startswith(_VOCABULARY_NAMES)
+    ):
+        # The library would make up a tokenizer without words.
+        raise TrainingError(
+            f"{source} has no tokenizer. Save the one that the model was trained with into it "
+            f"(tokenizer.save_pretrained)."
+        )
     tokenizer = _load(AutoTokenizer, source, revision)
     # Long documents are cut into windows or blocks later; a length limit would only warn.
     tokenizer.model_max_length = int(1e30)

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mdel_assets.errors import ScoringError
+from mdel_assets.errors import MdelError, ScoringError
 from mdel_assets.evaluation.log_probabilities import token_log_probabilities
 from mdel_assets.evaluation.perplexity import (
     bootstrap_bits_per_byte,
@@ -15,11 +15,12 @@ from mdel_assets.evaluation.perplexity import (
     perplexity_row,
     read_cells,
 )
-from mdel_assets.evaluation.token_scores import count_words, score_model
+from mdel_assets.evaluation.score_together import score_models
+from mdel_assets.evaluation.token_scores import count_words
 from mdel_assets.evaluation.windows import rolling_windows
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.training.model_files import load_model, load_tokenizer
-from mdel_assets_tests.conftest import write_split
+from mdel_assets_tests.conftest import task_of, write_split
 
 MAX_LENGTH = 16
 TEXTS = [
@@ -162,10 +163,12 @@ EVALUATION = Evaluation(max_length=MAX_LENGTH, splits=("validation_domain",))
 
 
 def score(model, tmp_path, name, datasets, *, previous=None, evaluation=EVALUATION):
-    (tmp_path / name).mkdir()
-    return score_model(
-        model, tmp_path / name, datasets=datasets, evaluation=evaluation, previous=previous
-    )
+    """Score one model into the folder ``name``, or raise why it cannot be scored."""
+    task = task_of(model, tmp_path, name, previous=previous)
+    ((_, result),) = score_models({name: task}, datasets=datasets, evaluation=evaluation)
+    if isinstance(result, MdelError):
+        raise result
+    return result
 
 
 def test_a_report_row_holds_the_definitions(make_model, tmp_path):

@@ -1,0 +1,313 @@
+"""Scoring several models on the same documents: in packs, each on its shared trunk.
+
+Documents are scored from the longest to the shortest, in chunks; every finished chunk is kept in
+the models' work folders. What was killed goes on after its last chunk, and documents that an
+earlier run scored with the same model and settings are not scored again.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mdel_assets.durable_files import sync
+from mdel_assets.errors import MdelError
+from mdel_assets.evaluation.log_probabilities import Progress, Scorer
+from mdel_assets.evaluation.shared_trunk import share_equal_tensors
+from mdel_assets.evaluation.token_scores import (
+    DOCUMENT_SCHEMA,
+    documents_table,
+    evaluation_documents,
+    kept_documents,
+    prefix_token_id,
+    refuse_short_context,
+    write_scores,
+)
+from mdel_assets.experiment_fields import Evaluation
+
+_log = logging.getLogger(__name__)
+_MODELS_PER_PACK = 8
+_TOKENIZED_PER_CALL = 256
+# What a kill may cost: some seconds of a GPU, a minute of a processor.
+_TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringTask:
+    """One model to score.
+
+    ``folder`` is where its scores go, ``work_folder`` where finished chunks wait, ``previous`` a
+    folder of scores of the same model and settings, perhaps on other datasets.
+    """
+
+    model: Path
+    folder: Path
+    work_folder: Path
+    previous: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringResult:
+    """How much was scored anew and how much was kept; ``num_shared_layers`` 0: scored alone."""
+
+    num_documents: int
+    num_tokens: int
+    num_documents_scored_now: int
+    num_shared_layers: int
+
+
+@dataclasses.dataclass
+class _Open:
+    """A task under way: what it has, and what it lacks."""
+
+    name: str
+    task: ScoringTask
+    kept: list[pa.Table]
+    missing: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """A task that has all its chunks, or an error."""
+
+    opened: _Open
+    error: MdelError | None
+    num_shared_layers: int = 0
+
+
+def score_models(
+    tasks: Mapping[str, ScoringTask],
+    *,
+    datasets: Mapping[str, Path],
+    evaluation: Evaluation,
+) -> Iterator[tuple[str, ScoringResult | MdelError]]:
+    """Write every task's ``documents.parquet`` and ``cells.parquet``; yield each when it is done.
+
+    ``datasets`` maps domains to dataset folders. A model that cannot be loaded or scored yields the
+    error that says why, and does not stop the others.
+    """
+    texts, cells = evaluation_documents(datasets, evaluation)
+    waiting: dict[tuple[str, ...], list[_Open]] = {}
+    for name, task in tasks.items():
+        opened = _open(name, task, texts)
+        if not opened.missing:
+            yield name, _finish(opened, cells, num_scored=0)
+            continue
+        try:
+            group = (_tokenizer_digest(task.model), *opened.missing)
+        except MdelError as error:
+            yield name, error
+            continue
+        waiting.setdefault(group, []).append(opened)
+    for (_, *missing), members in waiting.items():
+        for done in _scored(members, {key: texts[key] for key in missing}, evaluation):
+            if done.error is not None:
+                yield done.opened.name, done.error
+                continue
+            yield (
+                done.opened.name,
+                _finish(
+                    done.opened, cells, num_scored=len(missing), num_layers=done.num_shared_layers
+                ),
+            )
+
+
+def score_documents(
+    model: str | Path, documents: Sequence[tuple[str, str]], evaluation: Evaluation
+) -> pa.Table:
+    """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs and a model folder or Hub name."""
+    from mdel_assets.training.model_files import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    with Scorer([_load(model, evaluation)]) as scorer:
+        (scores,) = scorer.score(
+            _tokens(tokenizer, [text for _, text in documents]),
+            prefix=prefix_token_id(tokenizer, evaluation.prefix_token),
+            max_length=evaluation.max_length,
+            stride=evaluation.stride,
+        )
+    if isinstance(scores, MdelError):
+        raise scores
+    return documents_table(documents, scores)
+
+
+def _open(name: str, task: ScoringTask, texts: Mapping[str, str]) -> _Open:
+    kept = [kept_documents(task.previous, wanted=texts.keys())]
+    missing = texts.keys() - kept[0].column("document_id").to_pylist()
+    for path in sorted(task.work_folder.glob("*.parquet")):
+        # Another process may have scored some of them too.
+        chunk = pq.read_table(path)
+        is_new = pc.is_in(chunk.column("document_id"), pa.array(sorted(missing), pa.string()))
+        kept.append(chunk.filter(is_new))
+        missing -= set(kept[-1].column("document_id").to_pylist())
+    return _Open(name, task, kept, sorted(missing))
+
+
+def _finish(
+    opened: _Open, cells: pa.Table, *, num_scored: int, num_layers: int = 0
+) -> ScoringResult:
+    documents = pa.concat_tables([DOCUMENT_SCHEMA.empty_table(), *opened.kept])
+    write_scores(opened.task.folder, documents, cells)
+    return ScoringResult(
+        num_documents=len(documents),
+        num_tokens=pc.sum(documents.column("num_tokens")).as_py() or 0,
+        num_documents_scored_now=num_scored,
+        num_shared_layers=num_layers,
+    )
+
+
+def _scored(
+    members: Sequence[_Open], texts: Mapping[str, str], evaluation: Evaluation
+) -> Iterator[_Done]:
+    """Score ``texts``, which all ``members`` lack, pack by pack."""
+    from mdel_assets.training.model_files import load_tokenizer
+
+    tokenizer = load_tokenizer(members[0].task.model)
+    prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
+    tokens = dict(zip(texts, _tokens(tokenizer, list(texts.values())), strict=True))
+    left = list(members)
+    while left:
+        models, pack, unloaded = _load_pack(left, evaluation)
+        yield from unloaded
+        left = left[len(pack) + len(unloaded) :]
+        if pack:
+            yield from _scored_pack(models, pack, texts, tokens, prefix, evaluation)
+
+
+def _scored_pack(
+    models: list[Any],
+    pack: list[_Open],
+    texts: Mapping[str, str],
+    tokens: Mapping[str, list[int]],
+    prefix: int,
+    evaluation: Evaluation,
+) -> Iterator[_Done]:
+    failed: dict[int, MdelError] = {}
+    progress = Progress(sum(map(len, tokens.values())) * len(pack))
+    with Scorer(models) as scorer:
+        num_layers = scorer.num_shared_layers
+        _log.info(
+            "scoring %d documents under %s, which share %d layers",
+            len(texts),
+            ", ".join(opened.name for opened in pack),
+            num_layers,
+        )
+        for keys in _chunks(tokens, _TOKENS_PER_CHUNK[models[0].device.type]):
+            found = scorer.score(
+                [tokens[key] for key in keys],
+                prefix=prefix,
+                max_length=evaluation.max_length,
+                stride=evaluation.stride,
+                progress=progress,
+            )
+            for index, scores in enumerate(found):
+                if isinstance(scores, MdelError):
+                    failed[index] = scores
+                else:
+                    _keep(pack[index], [(key, texts[key]) for key in keys], scores)
+    for index, opened in enumerate(pack):
+        yield _Done(opened, failed.get(index), num_layers)
+
+
+def _load_pack(
+    members: Sequence[_Open], evaluation: Evaluation
+) -> tuple[list[Any], list[_Open], list[_Done]]:
+    """Load as many of the first models as half of the memory holds, equal tensors once."""
+    models: list[Any] = []
+    pack: list[_Open] = []
+    unloaded: list[_Done] = []
+    held, room = 0, _free_memory() // 2
+    for opened in members[:_MODELS_PER_PACK]:
+        largest = max((_weight_bytes(model) for model in models), default=0)
+        if models and held + largest > room:
+            break
+        try:
+            model = _load(opened.task.model, evaluation)
+        except MdelError as error:
+            unloaded.append(_Done(opened, error))
+            continue
+        held += share_equal_tensors(model, models[0]) if models else _weight_bytes(model)
+        models.append(model)
+        pack.append(opened)
+    return models, pack, unloaded
+
+
+def _load(model: str | Path, evaluation: Evaluation) -> Any:
+    import torch
+
+    from mdel_assets.training.model_files import load_model
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(model, dtype="float32").to(device)
+    refuse_short_context(loaded, evaluation.max_length)
+    return loaded
+
+
+def _free_memory() -> int:
+    """Return the free bytes of where models are loaded to."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return int(psutil.virtual_memory().available)
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+
+
+def _tokenizer_digest(model: Path) -> str:
+    """Return a digest that models have in common which read the same tokens for the same text."""
+    from mdel_assets.training.model_files import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else str(model)
+    named = f"{content} {tokenizer.eos_token_id} {tokenizer.bos_token_id}"
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    tokens: list[list[int]] = []
+    for start in range(0, len(texts), _TOKENIZED_PER_CALL):
+        batch = list(texts[start : start + _TOKENIZED_PER_CALL])
+        tokens += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokens
+
+
+def _chunks(tokens: Mapping[str, list[int]], size: int) -> Iterator[list[str]]:
+    """Yield ids from the longest document to the shortest, about ``size`` tokens at a time."""
+    chunk: list[str] = []
+    held = 0
+    for key in sorted(tokens, key=lambda key: len(tokens[key]), reverse=True):
+        chunk.append(key)
+        held += len(tokens[key])
+        if held >= size:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _keep(
+    opened: _Open, documents: Sequence[tuple[str, str]], scores: Sequence[NDArray[np.float32]]
+) -> None:
+    """Put a chunk into the task's work folder, whole or not at all."""
+    table = documents_table(documents, scores)
+    opened.kept.append(table)
+    folder = opened.task.work_folder
+    final = folder / f"{len(list(folder.glob('*.parquet'))):06d}.parquet"
+    partial = final.with_suffix(".partial")
+    pq.write_table(table, partial, compression="zstd", use_dictionary=False)
+    sync(partial)
+    os.replace(partial, final)
