@@ -1,6 +1,6 @@
 """Eight experts scored together on their shared trunk, against one after the other.
 
-The model has the proportions of Pythia-1B at half of its width: 16 layers, of which the last 7
+The model has the proportions of Pythia-1B at a quarter of its width: 16 layers, of which the last 7
 differ, and an output layer as large as two of them. Both ways are ours, in one process, in turns;
 the limit is the ratio of their matrix products.
 """
@@ -20,7 +20,7 @@ from mdel_assets.evaluation.shared_trunk import share_equal_tensors
 
 _NUM_EXPERTS = 8
 _NUM_LAYERS, _NUM_DIFFERING = 16, 7
-_WIDTH, _VOCABULARY = 1024, 25152
+_WIDTH, _VOCABULARY = 512, 12576
 _MAX_LENGTH = 1024
 _ROUNDS = 2
 
@@ -29,7 +29,7 @@ def main() -> None:
     """Print how many times faster together is, the limit, and the largest difference in nats."""
     models = _experts()
     draw = np.random.default_rng(0)
-    documents = [draw.integers(0, _VOCABULARY, 1024).tolist() for _ in range(2)]
+    documents = [draw.integers(0, _VOCABULARY, 1024).tolist() for _ in range(6)]
     options: dict[str, Any] = {"prefix": 0, "max_length": _MAX_LENGTH}
     ratios, differences = [], []
     for _ in range(_ROUNDS):
