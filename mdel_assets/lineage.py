@@ -29,9 +29,9 @@ CODE_VERSIONS = {
     "merged_model": "1",
     "token_scores": "2",
     "perplexity_report": "1",
-    "perplexity_matrix": "1",
+    "perplexity_matrix": "2",
     "domain_router": "1",
-    "ensemble_report": "1",
+    "ensemble_report": "2",
 }
 
 

@@ -12,6 +12,7 @@ import zstandard
 
 from mdel_assets.evaluation.score_together import ScoringTask
 from mdel_assets.experiment import Experiment, parse_experiment
+from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
 
@@ -112,6 +113,7 @@ PICO: dict[str, Any] = {
         "num_tokens": 2048,
         "num_validation_blocks": 4,
     },
+    "baselines": {"random_split": True},
     "merges": {
         "mean-all": {"merge_method": "linear", "models": [{"model": "expert:*"}]},
         "pair": {
@@ -121,6 +123,7 @@ PICO: dict[str, Any] = {
                 {"model": "seed"},
             ],
         },
+        "random": {"merge_method": "linear", "models": [{"model": "random:*"}]},
     },
     "evaluation": {"max_length": 32, "num_bootstrap_samples": 100},
 }
@@ -147,6 +150,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(folder / "val.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=200))
     write_shard(folder / "test.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=300))
     return folder
+
+
+# What an expert of `make_model` is trained with.
+TRAINING = ExpertTraining(
+    trained_layers=(1, 2),
+    learning_rate=3e-3,
+    block_size=32,
+    batch_size=4,
+    num_tokens=2048,
+    num_validation_blocks=8,
+)
 
 
 def task_of(model: Path, parent: Path, name: str, *, previous: Path | None = None) -> ScoringTask:

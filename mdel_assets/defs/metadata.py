@@ -66,8 +66,8 @@ def absent(key: str, *check_names: str) -> dg.MaterializeResult:
 
 
 def absent_state(key: str) -> str:
-    """Say why ``key`` is absent: a domain, the model of one, or a number of the random split."""
-    domain = key.removeprefix("expert-")
-    if domain.removeprefix("random-").isdecimal():
+    """Say why ``key`` is absent: a domain, or a model of `Experiment.model_keys`."""
+    if key.startswith("random-"):
         return "absent: the random split has as many experts as the corpus has domains"
+    domain = key.removeprefix("expert-")
     return f"absent: the corpus has no training document of '{domain}'"

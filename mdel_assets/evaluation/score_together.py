@@ -96,6 +96,8 @@ def score_models(
     ``datasets`` maps domains to dataset folders. A model that cannot be loaded or scored yields the
     error that says why, and does not stop the others.
     """
+    if not tasks:
+        return
     texts, cells = evaluation_documents(datasets, evaluation)
     waiting: dict[tuple[str, ...], list[_Open]] = {}
     for name, task in tasks.items():
@@ -173,7 +175,11 @@ def _scored(
     from mdel_assets.training.model_files import load_tokenizer
 
     tokenizer = load_tokenizer(members[0].task.model)
-    prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
+    try:
+        prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
+    except MdelError as error:
+        yield from (_Done(opened, error) for opened in members)
+        return
     tokens = dict(zip(texts, _tokens(tokenizer, list(texts.values())), strict=True))
     left = list(members)
     while left:

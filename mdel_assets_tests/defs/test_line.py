@@ -10,6 +10,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from mdel_assets.cli import main
 from mdel_assets.definitions import build_definitions
@@ -25,8 +26,12 @@ MODELS = [
     "expert-github",
     "expert-arxiv",
     "expert-freelaw",
+    "random-1",
+    "random-2",
+    "random-3",
     "merged-mean-all",
     "merged-pair",
+    "merged-random",
 ]
 
 
@@ -93,7 +98,10 @@ def test_the_ensemble_report_holds_single_models_and_ensembles(finished):
     assert set(MODELS) < models
     assert {"ensemble-uniform", "ensemble-posterior-top2", "ensemble-linear-top1"} < models
     assert None not in table.column("bits_per_byte").to_pylist()
-    assert "`ensemble-posterior-all`" in (reports / "ensemble.md").read_text()
+    written = (reports / "ensemble.md").read_text()
+    assert "`ensemble-posterior-all`" in written
+    assert "| ensemble-random-split-posterior-all |" in written
+    assert "| dense |" in written
     assert (reports / "ensemble.png").read_bytes().startswith(b"\x89PNG")
     assert (home.root / "pico" / "router" / "router.safetensors").stat().st_size > 0
 
@@ -103,7 +111,13 @@ def test_every_model_loads_with_transformers(finished):
 
     _, home, _ = finished
     models = home.root / "pico" / "models"
-    for folder in (models / "seed", *models.glob("experts/*"), *models.glob("merged/*")):
+    alone = [models / name for name in ("seed", "dense", "dense-one")]
+    for folder in (
+        *alone,
+        *models.glob("experts/*"),
+        *models.glob("random/*"),
+        *models.glob("merged/*"),
+    ):
         assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
         assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
         assert not list(folder.glob("*.bin"))
@@ -137,6 +151,25 @@ def materialize(experiment, home, asset, key, **options):
         return job.execute_in_process(
             instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key, **options
         )
+
+
+def test_a_model_that_cannot_be_scored_is_named_and_the_others_stand(finished, tmp_path):
+    experiment, home, _ = finished
+    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
+    lineage = copy.lineage(experiment)
+    weights = lineage.store.expert("arxiv").folder / "model.safetensors"
+    tensors = {name: tensor * float("nan") for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    for model in ("expert-github", "expert-arxiv"):
+        shutil.rmtree(lineage.store.scores(model).folder)
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, copy, instance=instance))
+        made = instance.get_materialized_partitions(dg.AssetKey("token_scores"))
+    (failure,) = [o for o in outcomes if o.kind == "token_scores" and o.state == "failed"]
+    assert failure.message.startswith("expert-arxiv: The model gives probabilities")
+    assert made == {"expert-github"}
+    assert lineage.current("token_scores", "expert-github")
+    assert lineage.store.scores("expert-arxiv").read_record() is None
 
 
 def test_an_expert_shows_losses_chart_and_a_passed_check(finished):

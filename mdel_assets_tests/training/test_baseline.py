@@ -5,20 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.training.baseline import Part, mixed_blocks, train_baseline
 from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets.training.packing import pack
-from mdel_assets_tests.conftest import make_document, write_split
-
-TRAINING = ExpertTraining(
-    trained_layers=(1, 2),
-    learning_rate=3e-3,
-    block_size=32,
-    batch_size=4,
-    num_tokens=2048,
-    num_validation_blocks=8,
-)
+from mdel_assets_tests.conftest import TRAINING, make_document, write_split
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.training.expert import differing_tensors, train_expert
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
-from mdel_assets_tests.conftest import make_document, write_split
-
-TRAINING = ExpertTraining(
-    trained_layers=(1, 2),
-    learning_rate=3e-3,
-    block_size=32,
-    batch_size=4,
-    num_tokens=2048,
-    num_validation_blocks=8,
-)
+from mdel_assets_tests.conftest import TRAINING, make_document, write_split
 
 
 @pytest.fixture(scope="module")
