@@ -242,6 +242,10 @@ class ArtifactStore:
         """The raw shard file."""
         return self._folder("raw_pile_shard", key, "shards", key)
 
+    def clusters(self) -> Artifact:
+        """What deals the documents of a corpus without labels to domains."""
+        return self._folder("corpus_clusters", "", "clusters")
+
     def documents(self, shard: str) -> Artifact:
         """One Parquet file per domain."""
         return self._folder("shard_documents", shard, "documents", shard)

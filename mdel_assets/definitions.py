@@ -9,6 +9,7 @@ import warnings
 import dagster as dg
 
 from mdel_assets.defs.baselines import baseline_assets
+from mdel_assets.defs.clusters import cluster_assets
 from mdel_assets.defs.data import data_assets
 from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
@@ -28,6 +29,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         assets = [
             *data_assets(experiment, partitions),
+            *cluster_assets(experiment),
             *training_assets(experiment, partitions),
             *baseline_assets(experiment, partitions),
             *merging_assets(experiment, partitions),

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, Tag, ValidationError, model_validator
 
 from mdel_assets.data.pile_domains import PILE_DOMAINS
 from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
 from mdel_assets.experiment_fields import (
     Baselines,
+    ClusteredDomains,
     Domain,
+    Domains,
     Evaluation,
     ExpertTraining,
     Hub,
@@ -50,7 +52,7 @@ class Experiment(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     source: Source
-    domains: Literal["pile"] | tuple[Domain, ...] = "pile"
+    domains: Domains = "pile"
     mixture: Mixture = Mixture()
     seed_model: SeedModel
     training: ExpertTraining
@@ -75,6 +77,12 @@ class Experiment(Section):
                     self.require_domain(member.model.removeprefix("expert:"))
                 if member.model == "random:*" and not self.baselines.random_split:
                     raise ValueError("a recipe takes 'random:*', so set baselines.random_split")
+        layout, is_labelled = self.source.layout, self.clusters is None
+        if layout == "columns" and is_labelled and not self.source.domain_field:
+            raise ValueError(
+                "layout 'columns' needs 'domain_field', the column of a record's domain; or let "
+                "'domains: {clusters: 8}' find domains"
+            )
         if self.source.domain_field == self.source.text_field:
             raise ValueError("source.text_field and source.domain_field are the same field")
         return self
@@ -82,7 +90,14 @@ class Experiment(Section):
     @property
     def domain_table(self) -> tuple[Domain, ...]:
         """The domains, in partition order."""
+        if isinstance(self.domains, ClusteredDomains):
+            return self.domains.table
         return PILE_DOMAINS if self.domains == "pile" else self.domains
+
+    @property
+    def clusters(self) -> ClusteredDomains | None:
+        """How domains are found where the corpus has no labels, else None."""
+        return self.domains if isinstance(self.domains, ClusteredDomains) else None
 
     @property
     def domain_keys(self) -> list[str]:
@@ -202,33 +217,53 @@ def _explain(error: ValidationError, origin: str) -> ExperimentError:
     for problem in problems:
         if problem["type"] == "extra_forbidden":
             *section, key = [str(part) for part in problem["loc"]]
-            known = _known_keys(Experiment, section)
+            section, known = _known_keys(section)
             where = f" in '{'.'.join(section)}'" if section else ""
             return UnknownKeyError(
                 f"{origin}: {unknown_name_message('key', key, known).removesuffix('.')}{where}."
             )
     lines = []
     for problem in problems:
-        place = ".".join(str(part) for part in problem["loc"]) or "the experiment"
+        path, _ = _known_keys([str(part) for part in problem["loc"]])
+        place = ".".join(path) or "the experiment"
         seen = problem["input"]
         shown = "" if isinstance(seen, dict) else f" (got {seen!r})"
         lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return ExperimentError(f"{origin}: " + "; ".join(lines))
 
 
-def _known_keys(model: type[Section], path: list[str]) -> list[str]:
-    """Return the keys of the section at ``path`` (indices and mapping keys are stepped over)."""
+def _known_keys(path: list[str]) -> tuple[list[str], list[str]]:
+    """Return ``path`` as the YAML has it, without tags of unions, and the keys of its section.
+
+    Indices and mapping keys are stepped over.
+    """
+    model: type[Section] = Experiment
+    inside: Any = None
+    shown = []
     for part in path:
-        field = model.model_fields.get(part)
-        if field is not None and (inner := _section_in(field.annotation)):
-            model = inner
-    return list(model.model_fields)
+        if (tagged := _tagged(inside, part)) is not None:
+            inside = tagged
+        else:
+            shown.append(part)
+            field = model.model_fields.get(part)
+            inside = field.annotation if field is not None else inside
+        model = _section_in(inside) or model
+    return shown, list(model.model_fields)
+
+
+def _tagged(annotation: Any, tag: str) -> Any:
+    """Return the member of a union that carries ``tag``."""
+    for member in typing.get_args(annotation):
+        if any(isinstance(mark, Tag) and mark.tag == tag for mark in typing.get_args(member)[1:]):
+            return typing.get_args(member)[0]
+    return None
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union, tuple, dict, list):
+    origin = typing.get_origin(annotation)
+    if origin in (types.UnionType, typing.Union, typing.Annotated, tuple, dict, list):
         for inner in typing.get_args(annotation):
             if found := _section_in(inner):
                 return found

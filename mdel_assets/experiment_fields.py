@@ -7,7 +7,15 @@ tokens, folders) is never here.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -35,6 +43,39 @@ class Domain(Section):
             raise ValueError(f"a domain key is made of a-z, 0-9 and _, got '{key}'")
         return key
 
+
+class ClusteredDomains(Section):
+    """The domains of a corpus without labels: ``clusters`` of documents about alike things.
+
+    They are fitted to ``num_documents`` of the first train shard, drawn by ``seed``, and about
+    equally large; their keys are ``cluster_0``, ``cluster_1``, ...
+    """
+
+    clusters: Annotated[int, Field(ge=2)]
+    num_documents: PositiveInt = 20_000
+    seed: int = 0
+
+    @property
+    def table(self) -> tuple[Domain, ...]:
+        """The domains, in partition order."""
+        width = len(str(self.clusters - 1))
+        keys = [f"cluster_{number:0{width}d}" for number in range(self.clusters)]
+        return tuple(Domain(key=key, name=key) for key in keys)
+
+
+def _kind_of_domains(content: Any) -> str:
+    """Return which of `Domains`'s forms a value has, so that only that form's mistakes are told."""
+    if isinstance(content, (list, tuple)):
+        return "listed"
+    return "found" if isinstance(content, (dict, ClusteredDomains)) else "named"
+
+
+Domains = Annotated[
+    Annotated[Literal["pile"], Tag("named")]
+    | Annotated[ClusteredDomains, Tag("found")]
+    | Annotated[tuple[Domain, ...], Tag("listed")],
+    Discriminator(_kind_of_domains),
+]
 
 _DOMAIN_FIELDS = {"pile": "meta.pile_set_name", "dolma": "source", "folders": None}
 
@@ -66,12 +107,7 @@ class Source(Section):
     def _fill_domain_field(cls, content: Any) -> Any:
         if not isinstance(content, dict) or content.get("domain_field"):
             return content
-        layout = content.get("layout", "pile")
-        if layout == "columns":
-            raise ValueError(
-                "layout 'columns' needs 'domain_field', the column of a record's domain"
-            )
-        return content | {"domain_field": _DOMAIN_FIELDS.get(layout)}
+        return content | {"domain_field": _DOMAIN_FIELDS.get(content.get("layout", "pile"))}
 
     @model_validator(mode="after")
     def _folders_name_the_domain(self) -> "Source":

@@ -19,6 +19,7 @@ from mdel_assets.experiment import Experiment, Shard
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
     "raw_pile_shard": "1",
+    "corpus_clusters": "1",
     "shard_documents": "2",
     "domain_dataset": "2",
     "seed_model": "1",
@@ -66,6 +67,7 @@ class Lineage:
         if kind in one_of_many:
             return one_of_many[kind](key)
         only_one: dict[str, Callable[[], Artifact]] = {
+            "corpus_clusters": self.store.clusters,
             "seed_model": self.store.seed_model,
             "dense_baseline": self.store.dense,
             "dense_one_baseline": self.store.dense_one,
@@ -196,6 +198,8 @@ class Lineage:
         """Yield (kind, keys) in the order of the line; later keys depend on earlier artifacts."""
         shards = [shard.key for shard in self.experiment.shards()]
         yield "raw_pile_shard", shards
+        if self.experiment.clusters:
+            yield "corpus_clusters", [""]
         yield "shard_documents", shards
         yield "domain_dataset", self.experiment.domain_keys
         yield "seed_model", [""]
@@ -224,14 +228,26 @@ class Lineage:
         signature = source_signature(shard.location)
         return record if signature in (None, record.details["source_signature"]) else None
 
+    def _corpus_clusters(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        assert self.experiment.clusters
+        config = self._reading() | {"domains": self.experiment.clusters.model_dump(mode="json")}
+        return config, [self.store.shard(self.experiment.shards()[0].key)]
+
     def _shard_documents(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        if self.experiment.clusters:
+            return self._reading(), [self.store.shard(key), self.store.clusters()]
+        domains = [d.model_dump(mode="json") for d in self.experiment.domain_table]
+        return self._reading() | {"domains": domains}, [self.store.shard(key)]
+
+    def _reading(self) -> dict[str, Any]:
+        """Return how a shard's records are read."""
         source = self.experiment.source
-        fields = {"layout", "text_field", "domain_field", "max_reject_rate", "lone_surrogates"}
+        fields = {"layout", "text_field", "max_reject_rate", "lone_surrogates"}
+        if not self.experiment.clusters:
+            fields.add("domain_field")
         if source.licenses is not None:
             fields |= {"licenses", "license_field"}
-        config = source.model_dump(mode="json", include=fields)
-        config["domains"] = [d.model_dump(mode="json") for d in self.experiment.domain_table]
-        return config, [self.store.shard(key)]
+        return source.model_dump(mode="json", include=fields)
 
     def _domain_dataset(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         shards = self.experiment.shards()

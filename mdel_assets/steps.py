@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.artifacts import Identity, Record
+from mdel_assets.artifacts import Artifact, Identity, Record
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import EVALUATION_SPLITS
@@ -57,10 +57,29 @@ def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
         return artifact.publish(stage, identity, counts=counts, details=details)
 
 
+def make_clusters(lineage: Lineage) -> Record:
+    """Find the domains of a corpus without labels in its first train shard."""
+    from mdel_assets.data.unlabelled import cluster_shard
+
+    if current := current_record(lineage, "corpus_clusters"):
+        return current
+    identity = lineage.identity("corpus_clusters")
+    shard = lineage.store.shard(lineage.experiment.shards()[0].key)
+    artifact = lineage.store.clusters()
+    assert lineage.experiment.clusters
+    with artifact.staging() as stage:
+        fit = cluster_shard(
+            shard.folder / shard.require().details["file"],
+            stage,
+            domains=lineage.experiment.clusters,
+            source=lineage.experiment.source,
+        )
+        counts = {"num_documents": sum(fit.sizes)}
+        return artifact.publish(stage, identity, counts=counts, details=dataclasses.asdict(fit))
+
+
 def route_shard(lineage: Lineage, shard_key: str) -> Record:
     """Route a shard's documents to one file per domain."""
-    from mdel_assets.data.shard_pass import route_documents
-
     if current := current_record(lineage, "shard_documents", shard_key):
         return current
     identity = lineage.identity("shard_documents", shard_key)
@@ -68,16 +87,24 @@ def route_shard(lineage: Lineage, shard_key: str) -> Record:
     artifact = lineage.store.documents(shard_key)
     with artifact.staging() as stage:
         try:
-            counts = route_documents(
-                shard.folder / shard.require().details["file"],
-                stage,
-                domains=lineage.experiment.domain_table,
-                source=lineage.experiment.source,
-            )
+            counts = _route(lineage, shard, stage)
         except ShardError as error:
             kept = _keep_rejects(lineage, shard_key, stage)
             raise ShardError(f"{error}{kept}") from error
         return artifact.publish(stage, identity, counts=dataclasses.asdict(counts))
+
+
+def _route(lineage: Lineage, shard: Artifact, folder: Path) -> Any:
+    from mdel_assets.data.clusters import Clusters
+    from mdel_assets.data.shard_pass import route_documents
+    from mdel_assets.data.unlabelled import route_by_cluster
+
+    path = shard.folder / shard.require().details["file"]
+    domains, source = lineage.experiment.domain_table, lineage.experiment.source
+    if not lineage.experiment.clusters:
+        return route_documents(path, folder, domains=domains, source=source)
+    clusters = Clusters(lineage.store.clusters().folder)
+    return route_by_cluster(path, folder, clusters=clusters, domains=domains, source=source)
 
 
 def _keep_rejects(lineage: Lineage, shard_key: str, stage: Path) -> str:

@@ -125,18 +125,24 @@ def _read_columns(
     path: Path,
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
     """Return the (N, 2) ids, the texts' sizes in bytes and the line numbers of a documents file."""
-    table = pq.read_table(path, columns=["document_id", "num_bytes", "line_number"])
-    digits = b"".join(
-        chunk.buffers()[2][chunk.offset * _ID_DIGITS :][: len(chunk) * _ID_DIGITS].to_pybytes()
-        for chunk in table.column("document_id").chunks
-        if len(chunk)
-    )
-    numbers = np.frombuffer(bytes.fromhex(digits.decode("ascii")), ">u8")
+    table = pq.read_table(path, columns=["num_bytes", "line_number"])
     return (
-        numbers.reshape(-1, 2).astype(np.uint64),
+        read_ids(path),
         table.column("num_bytes").to_numpy(),
         table.column("line_number").to_numpy(),
     )
+
+
+def read_ids(path: Path) -> NDArray[np.uint64]:
+    """Return the (N, 2) ids of the documents in a documents file."""
+    ids = pq.read_table(path, columns=["document_id"]).column(0)
+    digits = b"".join(
+        chunk.buffers()[2][chunk.offset * _ID_DIGITS :][: len(chunk) * _ID_DIGITS].to_pybytes()
+        for chunk in ids.chunks
+        if len(chunk)
+    )
+    numbers = np.frombuffer(bytes.fromhex(digits.decode("ascii")), ">u8")
+    return numbers.reshape(-1, 2).astype(np.uint64)
 
 
 def _roles(

@@ -28,6 +28,7 @@ _PROGRESS_SECONDS = 15.0
 _NUM_LINES_TO_GIVE_UP = 1000
 _LINES_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _NO_LICENSE = "(none)"
+UNLABELLED = Domain(key="unlabelled", name="")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +57,11 @@ class ShardCounts:
 
 
 def route_documents(
-    shard: Path, folder: Path, *, domains: Sequence[Domain], source: Source
+    shard: Path, folder: Path, *, domains: Sequence[Domain] | None, source: Source
 ) -> ShardCounts:
     """Write ``folder/<domain>.parquet`` for each domain found in ``shard``, and return the counts.
+
+    Where ``domains`` is None no label is read: all documents are of the domain `UNLABELLED`.
 
     The files hold ``text``, ``document_id`` (xxh3-128 of the UTF-8 text, hexadecimal),
     ``num_bytes`` and ``line_number`` (from 1 on, through all files of the shard), in the shard's
@@ -69,11 +72,15 @@ def route_documents(
             lines than ``source.max_reject_rate``. ``rejects.parquet`` is whole even then.
 
     """
-    writer = DocumentWriter(folder, domains)
+    is_labelled = domains is not None
+    if not is_labelled:
+        source = source.model_copy(update={"domain_field": None})
+    writer = DocumentWriter(folder, [UNLABELLED] if domains is None else domains)
     routing = _Pass(shard.name, writer, source)
     with writer.writing(), contextlib.suppress(_HopelessError):
         for file in shard_files(shard):
-            label = file.relative_to(shard).parts[0] if shard.is_dir() else ""
+            parts = file.relative_to(shard).parts if shard.is_dir() else ()
+            label = parts[0] if parts and is_labelled else UNLABELLED.name
             routing.read(file, label=label)
     counts = routing.counts()
     routing.progress.finish(counts)

@@ -72,7 +72,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
     @dg.asset(
         group_name="data",
         partitions_def=partitions.shard,
-        deps=[raw_pile_shard],
+        deps=[raw_pile_shard, *(["corpus_clusters"] if experiment.clusters else [])],
         owners=OWNERS,
         kinds={"parquet"},
         code_version=CODE_VERSIONS["shard_documents"],
@@ -86,6 +86,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
     ) -> dg.MaterializeResult:
         """All documents of one shard, routed to one Parquet file per domain in a single pass.
 
+        A document's label tells its domain, or its cluster where the corpus has no labels.
         Rejected lines are kept in `rejects.parquet` with file, line number, reason and raw bytes. A
         shard that is truncated, corrupt, or dirtier than `source.max_reject_rate` is refused.
         """

@@ -14,13 +14,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.text_features import (
+    hashed_words,
+    inverse_document_frequency,
+    leading_directions,
+    tfidf,
+    unit_rows,
+)
 from mdel_assets.errors import ScoringError
 from mdel_assets.experiment_fields import Ensemble
 
 ROUTER_NAME = "router.safetensors"
 ROUTERS = ("tfidf", "linear")
-_NUM_FEATURES = 1 << 16
-_NUM_DIRECTIONS = 100
 # Characters: a router must cope with a line as well as with a page.
 _BEGINNINGS = (128, 2048)
 _DOMAINS_KEY = "domains"
@@ -58,9 +63,9 @@ class Router:
     def log_weights(self, texts: Sequence[str], router: str) -> Array:
         """Return (N, E) log-weights of the domains for each of N texts."""
         arrays = self._arrays
-        features_NF = _tfidf(hashed_words(texts), arrays["idf"])
+        features_NF = tfidf(hashed_words(texts), arrays["idf"])
         if router == "tfidf":
-            directions_NK = _unit(np.asarray(features_NF @ arrays["directions"].T))
+            directions_NK = unit_rows(np.asarray(features_NF @ arrays["directions"].T))
             away_NEK = directions_NK[:, None] - arrays["centroids"][None]
             scores_NE = -(away_NEK**2).sum(axis=2) / self._temperature
         else:
@@ -96,9 +101,9 @@ def train_router(
         texts += [text[:size] for text in chosen for size in _BEGINNINGS]
         labels += [label] * (len(chosen) * len(_BEGINNINGS))
     counts_NF = hashed_words(texts)
-    idf = _inverse_document_frequency(counts_NF)
-    features_NF = _tfidf(counts_NF, idf)
-    directions, reduced_NK = _directions(features_NF, seed=seed)
+    idf = inverse_document_frequency(counts_NF)
+    features_NF = tfidf(counts_NF, idf)
+    directions, reduced_NK = leading_directions(features_NF, seed=seed)
     labels_N = np.array(labels)
     centroids = np.stack(
         [reduced_NK[labels_N == label].mean(axis=0) for label in range(len(datasets))]
@@ -119,50 +124,6 @@ def train_router(
     stored = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     save_file(stored, folder / ROUTER_NAME, metadata={_DOMAINS_KEY: ",".join(datasets)})
     return _confusions(Router(folder, temperature=settings.temperature), datasets, settings, seed)
-
-
-def hashed_words(texts: Sequence[str]) -> Any:
-    """Return the sparse (N, F) counts of words, signs and pairs of them, by hash."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    vectorizer = HashingVectorizer(
-        n_features=_NUM_FEATURES,
-        token_pattern=r"\w+|[^\w\s]",  # noqa: S106  (a word, or a sign)
-        ngram_range=(1, 2),
-        norm=None,
-        alternate_sign=False,
-    )
-    return vectorizer.transform(texts)
-
-
-def _inverse_document_frequency(counts_NF: Any) -> NDArray[np.float64]:
-    found: Array = np.log((1 + counts_NF.shape[0]) / (1 + counts_NF.getnnz(axis=0))) + 1.0
-    return found
-
-
-def _tfidf(counts_NF: Any, idf_F: NDArray[Any]) -> Any:
-    """Return rows of unit length: the logarithm of counts, weighted by rarity."""
-    from sklearn.preprocessing import normalize
-
-    features_NF = counts_NF.astype(np.float64)
-    features_NF.data = np.log1p(features_NF.data) * idf_F[features_NF.indices]
-    return normalize(features_NF)
-
-
-def _directions(features_NF: Any, *, seed: int) -> tuple[Array, Array]:
-    """Return the (K, F) leading directions and each text's unit vector along them."""
-    from sklearn.decomposition import TruncatedSVD
-
-    num_directions = max(1, min(_NUM_DIRECTIONS, features_NF.shape[0] - 1))
-    svd = TruncatedSVD(num_directions, random_state=seed)
-    reduced_NK = svd.fit_transform(features_NF)
-    return svd.components_, _unit(reduced_NK)
-
-
-def _unit(vectors_NK: Array) -> Array:
-    lengths_N1 = np.linalg.norm(vectors_NK, axis=1, keepdims=True)
-    found: Array = vectors_NK / np.maximum(lengths_N1, 1e-12)
-    return found
 
 
 def _sample_texts(path: Path, domain: str, count: int, seed: int) -> list[str]:

@@ -1,0 +1,77 @@
+"""The asset that finds domains in a corpus without labels."""
+
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets import steps
+from mdel_assets.artifacts import Record
+from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS
+
+_CHECK = "clusters_are_balanced"
+_MAX_IMBALANCE = 1.5
+
+
+def cluster_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+    """Return the asset `corpus_clusters`; none where the corpus has labels."""
+    if not experiment.clusters:
+        return []
+    first = dg.SpecificPartitionsPartitionMapping([experiment.shards()[0].key])
+
+    @dg.asset(
+        group_name="data",
+        deps=[dg.AssetDep("raw_pile_shard", partition_mapping=first)],
+        owners=OWNERS,
+        kinds={"scikitlearn", "safetensors"},
+        code_version=CODE_VERSIONS["corpus_clusters"],
+        check_specs=[dg.AssetCheckSpec(_CHECK, asset="corpus_clusters")],
+    )
+    def corpus_clusters(workspace: Workspace) -> dg.MaterializeResult:
+        """The domains of a corpus without labels: documents about alike things.
+
+        Balanced k-means on TF-IDF features of the first train shard (c-BTM). Each cluster is shown
+        with the words that mark it.
+        """
+        lineage = workspace.lineage(experiment)
+        record = steps.make_clusters(lineage)
+        return dg.MaterializeResult(
+            metadata={
+                **_clusters_metadata(experiment, record),
+                **provenance(record, lineage.store.clusters()),
+            },
+            check_results=[_are_balanced(record)],
+        )
+
+    return [corpus_clusters]
+
+
+def _clusters_metadata(experiment: Experiment, record: Record) -> dict[str, Any]:
+    from mdel_assets.charts import bar_chart
+
+    terms, sizes = record.details["terms"], record.details["sizes"]
+    rows = [
+        {"cluster": key, "num_documents": size, "words": ", ".join(words)}
+        for key, size, words in zip(experiment.domain_keys, sizes, terms, strict=True)
+    ]
+    bars = {
+        f"{row['cluster']}: {', '.join(words[:3])}": row["num_documents"]
+        for row, words in zip(rows, terms, strict=True)
+    }
+    drawn = bar_chart(bars, x_label="documents of the sample", title="Clusters")
+    return {"clusters": table(rows), "sizes": chart(drawn, "clusters")}
+
+
+def _are_balanced(record: Record) -> dg.AssetCheckResult:
+    """Warn where a cluster has more than 1.5 times, or less than 1 / 1.5 of, an even share."""
+    sizes = record.details["sizes"]
+    even = sum(sizes) / len(sizes)
+    worst = max(max(sizes) / even, even / max(1, min(sizes)))
+    return dg.AssetCheckResult(
+        passed=worst <= _MAX_IMBALANCE,
+        check_name=_CHECK,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"sizes": dg.MetadataValue.json(sizes), "worst": round(worst, 3)},
+    )
