@@ -278,6 +278,10 @@ class ArtifactStore:
         """One expert of the random split."""
         return self._folder("random_split_expert", number, "models", "random", number)
 
+    def reference(self, name: str) -> Artifact:
+        """A model from elsewhere, to compare with."""
+        return self._folder("reference_model", name, "models", "references", name)
+
     def model(self, model_key: str) -> Artifact:
         """The model called ``model_key``, one of `Experiment.model_keys`."""
         only_one = {
@@ -292,6 +296,7 @@ class ArtifactStore:
             "expert": self.expert,
             "random": self.random_expert,
             "merged": self.merged,
+            "reference": self.reference,
         }
         return one_of_many[family](name)
 

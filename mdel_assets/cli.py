@@ -113,7 +113,9 @@ def matrix() -> None:
 
 
 @main.command()
-@click.option("--model", required=True, help="A model folder or Hub name.")
+@click.option(
+    "--model", required=True, help="A model folder, a Hub name, or sample://smollm2-135m."
+)
 @click.option("--dataset", required=True, help="A dataset folder or Hub name.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--text-field", default="text", show_default=True, help="A dotted path.")
@@ -142,6 +144,7 @@ def perplexity(
         evaluation = Evaluation(max_length=max_length, stride=stride, prefix_token=prefix_token)
     except ValidationError as error:
         raise click.UsageError("; ".join(e["msg"] for e in error.errors())) from error
+    home = MdelHome.from_environment()
     measured = measure_perplexity(
         model,
         dataset,
@@ -149,12 +152,12 @@ def perplexity(
         text_field=text_field,
         num_documents=num_documents,
         evaluation=evaluation,
+        cache=home.cache,
     )
     for name, value in measured.row.items():
         click.echo(f"{name:24} {value:,.6g}" if isinstance(value, float) else f"{name:24} {value}")
     if measured.num_documents_without_text:
         click.echo(f"{measured.num_documents_without_text} documents without text were left out")
-    home = MdelHome.from_environment()
     home.root.mkdir(parents=True, exist_ok=True)
     lines = home.root / "perplexity.jsonl"
     with lines.open("a", encoding="utf-8") as file:

@@ -15,6 +15,7 @@ from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.defs.training import training_assets
 from mdel_assets.experiment import Experiment, load_experiment
@@ -33,6 +34,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *training_assets(experiment, partitions),
             *baseline_assets(experiment, partitions),
             *merging_assets(experiment, partitions),
+            *reference_assets(experiment, partitions),
             *evaluation_assets(experiment, partitions),
             *ensemble_assets(experiment),
         ]

@@ -68,9 +68,10 @@ class Experiment(Section):
         _refuse_repeats(
             "domain label", [s for d in self.domain_table for s in (d.name, *d.aliases)]
         )
-        for name in self.merges:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                raise ValueError(f"'{name}' cannot name a recipe: use letters, digits, . _ -")
+        for what, names in (("recipe", self.merges), ("reference", self.evaluation.references)):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                    raise ValueError(f"'{name}' cannot name a {what}: use letters, digits, . _ -")
         for recipe in self.merges.values():
             for member in recipe.models:
                 if member.model.startswith("expert:") and member.model != "expert:*":
@@ -109,12 +110,13 @@ class Experiment(Section):
         """Every model that can be scored.
 
         ``seed``, ``dense-one``, ``dense``, ``expert-<domain>``, ``random-<number>``,
-        ``merged-<recipe>``, as far as the experiment has them.
+        ``merged-<recipe>``, ``reference-<name>``, as far as the experiment has them.
         """
         experts = [f"expert-{key}" for key in self.domain_keys]
         merged = [f"merged-{recipe}" for recipe in self.merges]
         numbers = [f"random-{key}" for key in self.random_split_keys]
-        return ["seed", *self.dense_keys, *experts, *numbers, *merged]
+        references = [f"reference-{name}" for name in self.evaluation.references]
+        return ["seed", *self.dense_keys, *experts, *numbers, *merged, *references]
 
     @property
     def dense_keys(self) -> list[str]:

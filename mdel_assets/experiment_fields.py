@@ -208,8 +208,18 @@ class Pretraining(Optimization):
         return model
 
 
+class ModelSource(Section):
+    """A model that exists: a Hub id with its revision, or a folder.
+
+    ``sample://smollm2-135m`` is one that a package carries.
+    """
+
+    path: str
+    revision: str = "main"
+
+
 class SeedModel(Section):
-    """The model every expert branches from: a Hub id or folder, or pretraining from scratch."""
+    """The model every expert branches from: as `ModelSource` has it, or pretrained from scratch."""
 
     path: str | None = None
     revision: str = "main"
@@ -268,10 +278,11 @@ class Ensemble(Section):
 
 
 class Evaluation(Section):
-    """How perplexity is measured.
+    """How perplexity is measured, and of which models besides the experiment's own.
 
     ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
     later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
+    ``references`` are models to compare with, by name.
     """
 
     max_length: Annotated[int, Field(ge=2)] = 1024
@@ -284,6 +295,7 @@ class Evaluation(Section):
     prefix_token: Literal["eos", "bos"] = "eos"
     num_bootstrap_samples: PositiveInt = 1000
     ensemble: Ensemble = Ensemble()
+    references: dict[str, ModelSource] = {}
     seed: int = 0
 
     @model_validator(mode="after")

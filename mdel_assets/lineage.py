@@ -27,6 +27,7 @@ CODE_VERSIONS = {
     "dense_baseline": "1",
     "dense_one_baseline": "1",
     "random_split_expert": "1",
+    "reference_model": "1",
     "merged_model": "1",
     "token_scores": "2",
     "perplexity_report": "1",
@@ -61,6 +62,7 @@ class Lineage:
             "expert_model": self.store.expert,
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
+            "reference_model": self.store.reference,
             "token_scores": self.store.scores,
             "perplexity_report": self.store.report,
         }
@@ -209,6 +211,7 @@ class Lineage:
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
         yield "merged_model", list(self.experiment.merges)
+        yield "reference_model", list(self.experiment.evaluation.references)
         yield "token_scores", self.present_models()
         yield "perplexity_report", self.present_models()
         yield "perplexity_matrix", [""]
@@ -277,6 +280,9 @@ class Lineage:
 
     _dense_one_baseline = _dense_baseline
     _random_split_expert = _dense_baseline
+
+    def _reference_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        return self.experiment.evaluation.references[key].model_dump(mode="json"), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         recipe = self.experiment.merges[key]

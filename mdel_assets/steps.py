@@ -18,7 +18,7 @@ from typing import Any
 from mdel_assets.artifacts import Artifact, Identity, Record
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import EVALUATION_SPLITS
+from mdel_assets.experiment_fields import EVALUATION_SPLITS, ModelSource
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _log = logging.getLogger(__name__)
@@ -167,9 +167,9 @@ def _contamination(folder: Path) -> dict[str, dict[str, int]]:
     return {split: dataclasses.asdict(overlap) for split, overlap in found.items()}
 
 
-def make_seed(lineage: Lineage) -> Record:
+def make_seed(lineage: Lineage, *, cache: Path) -> Record:
     """Adopt or pretrain the seed model."""
-    from mdel_assets.training.seed import adopt_seed, pretrain_seed
+    from mdel_assets.training.seed import adopt_model, pretrain_seed
 
     if current := current_record(lineage, "seed_model"):
         return current
@@ -189,7 +189,9 @@ def make_seed(lineage: Lineage) -> Record:
             record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
             shutil.rmtree(work)
             return record
-        result = adopt_seed(seed, stage)
+        assert seed.path
+        source = ModelSource(path=seed.path, revision=seed.revision)
+        result = adopt_model(source, stage, cache=cache)
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 
@@ -253,6 +255,19 @@ def _make_baseline(lineage: Lineage, kind: str, key: str = "", *, num_experts: i
         record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
     shutil.rmtree(work)
     return record
+
+
+def make_reference(lineage: Lineage, name: str, *, cache: Path) -> Record:
+    """Fetch a model to compare with."""
+    from mdel_assets.training.seed import adopt_model
+
+    if current := current_record(lineage, "reference_model", name):
+        return current
+    identity = lineage.identity("reference_model", name)
+    artifact = lineage.store.reference(name)
+    with artifact.staging() as stage:
+        result = adopt_model(lineage.experiment.evaluation.references[name], stage, cache=cache)
+        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 
 def make_merged(lineage: Lineage, recipe_name: str) -> Record:

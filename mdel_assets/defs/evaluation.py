@@ -31,6 +31,9 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
     if partitions.recipe is not None:
         merged = dg.AssetDep("merged_model", partition_mapping=partitions.recipe_of_model)
         models.append(merged)
+    if partitions.reference is not None:
+        named = dg.AssetDep("reference_model", partition_mapping=partitions.reference_of_model)
+        models.append(named)
     datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
 
     @dg.asset(

@@ -21,11 +21,14 @@ class Partitions:
     random_of_recipe: dg.StaticPartitionMapping
     random_of_model: dg.StaticPartitionMapping
     recipe_of_model: dg.StaticPartitionMapping
+    reference: dg.StaticPartitionsDefinition | None
+    reference_of_model: dg.StaticPartitionMapping
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Partitions":
-        """Return the partitions of ``experiment``; None where it merges or splits nothing."""
+        """Return the partitions of ``experiment``; None where there would be none."""
         recipes = list(experiment.merges)
+        references = list(experiment.evaluation.references)
         numbers = experiment.random_split_keys
         of_random = [
             name
@@ -48,6 +51,10 @@ class Partitions:
             ),
             recipe_of_model=dg.StaticPartitionMapping(
                 {recipe: f"merged-{recipe}" for recipe in recipes}
+            ),
+            reference=dg.StaticPartitionsDefinition(references) if references else None,
+            reference_of_model=dg.StaticPartitionMapping(
+                {name: f"reference-{name}" for name in references}
             ),
         )
 

@@ -35,11 +35,11 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         and a small model from scratch on the domains' own training text.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.make_seed(lineage)
+        record = steps.make_seed(lineage, cache=workspace.home.cache)
         artifact = lineage.store.seed_model()
         return dg.MaterializeResult(
-            metadata={**_seed_metadata(record), **provenance(record, artifact)},
-            check_results=[_seed_loads(record, artifact)],
+            metadata={**model_metadata(record), **provenance(record, artifact)},
+            check_results=[model_is_whole(record, artifact, check_name="seed_loads")],
         )
 
     @dg.asset(
@@ -98,8 +98,8 @@ def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:
     return tokens_per_byte(train, domain, tokenizer)
 
 
-def _seed_loads(record: Record, artifact: Any) -> dg.AssetCheckResult:
-    """Compare the stored tensors' parameter count with the model's own."""
+def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg.AssetCheckResult:
+    """Compare the stored tensors' parameter count with the model's own, and look for words."""
     import math
 
     from mdel_assets.tensor_files import TensorFolder
@@ -110,12 +110,13 @@ def _seed_loads(record: Record, artifact: Any) -> dg.AssetCheckResult:
     has_tokenizer = (artifact.folder / "tokenizer.json").is_file()
     return dg.AssetCheckResult(
         passed=stored == promised and has_tokenizer,
-        check_name="seed_loads",
+        check_name=check_name,
         metadata={"parameters_stored": stored, "parameters_of_model": promised},
     )
 
 
-def _seed_metadata(record: Record) -> dict[str, Any]:
+def model_metadata(record: Record) -> dict[str, Any]:
+    """Return what a seed or reference model shows."""
     details = record.details
     shown = {
         name: details[name]

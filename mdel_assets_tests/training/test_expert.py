@@ -159,8 +159,8 @@ def test_a_seed_without_weights_or_with_pickled_ones_is_refused(make_model, data
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
-    from mdel_assets.experiment_fields import SeedModel
-    from mdel_assets.training.seed import adopt_seed
+    from mdel_assets.experiment_fields import ModelSource
+    from mdel_assets.training.seed import adopt_model
 
     seed = make_model()
     shutil.copytree(seed, tmp_path / "seed")
@@ -170,4 +170,5 @@ def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
     path.write_text(json.dumps(content))
     (tmp_path / "out").mkdir()
     with pytest.raises(TrainingError, match="ids up to 999, but the model's embedding has 320"):
-        adopt_seed(SeedModel(path=str(tmp_path / "seed")), tmp_path / "out")
+        source = ModelSource(path=str(tmp_path / "seed"))
+        adopt_model(source, tmp_path / "out", cache=tmp_path)
