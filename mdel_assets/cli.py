@@ -127,6 +127,9 @@ def matrix() -> None:
 )
 @click.option("--num-documents", default=10_000, show_default=True, help="A seeded sample.")
 @click.option("--prefix-token", type=click.Choice(["eos", "bos"]), default="eos", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True
+)
 def perplexity(
     model: str,
     dataset: str,
@@ -136,12 +139,15 @@ def perplexity(
     stride: int | None,
     num_documents: int,
     prefix_token: Literal["eos", "bos"],
+    dtype: Literal["float32", "bfloat16"],
 ) -> None:
     """Measure one model on one dataset; print a table and append a line of JSON."""
     from mdel_assets.evaluation.one_off import measure_perplexity
 
     try:
-        evaluation = Evaluation(max_length=max_length, stride=stride, prefix_token=prefix_token)
+        evaluation = Evaluation(
+            max_length=max_length, stride=stride, prefix_token=prefix_token, dtype=dtype
+        )
     except ValidationError as error:
         raise click.UsageError("; ".join(e["msg"] for e in error.errors())) from error
     home = MdelHome.from_environment()

@@ -282,7 +282,7 @@ class Evaluation(Section):
 
     ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
     later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
-    ``references`` are models to compare with, by name.
+    ``dtype`` is that of the matrix products. ``references`` are models to compare with, by name.
     """
 
     max_length: Annotated[int, Field(ge=2)] = 1024
@@ -293,6 +293,7 @@ class Evaluation(Section):
     ] = ("validation_domain", "validation_pile")
     max_documents: PositiveInt = 10_000
     prefix_token: Literal["eos", "bos"] = "eos"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     num_bootstrap_samples: PositiveInt = 1000
     ensemble: Ensemble = Ensemble()
     references: dict[str, ModelSource] = {}

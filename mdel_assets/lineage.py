@@ -35,6 +35,8 @@ CODE_VERSIONS = {
     "domain_router": "1",
     "ensemble_report": "2",
 }
+# What else than model and document a token's score depends on.
+WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,7 +301,7 @@ class Lineage:
         return config, [self.store.seed_model(), *own]
 
     def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        fields = {"max_length", "stride", "splits", "max_documents", "prefix_token", "seed"}
+        fields = {*WINDOW_SETTINGS, "splits", "max_documents", "seed"}
         config = self.experiment.evaluation.model_dump(mode="json", include=fields)
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
         return config, [self.store.model(key), *datasets]

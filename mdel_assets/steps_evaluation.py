@@ -12,7 +12,7 @@ from typing import Any
 
 from mdel_assets.artifacts import Identity, Record
 from mdel_assets.errors import MdelError
-from mdel_assets.lineage import Lineage
+from mdel_assets.lineage import WINDOW_SETTINGS, Lineage
 from mdel_assets.steps import current_record
 
 
@@ -223,6 +223,5 @@ def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model
     if lineage.store.scores(model_key).damage(old):
         return False
     label = lineage.store.model(model_key).label
-    names = ("max_length", "stride", "prefix_token")
-    same_settings = all(old.config.get(k) == identity.config[k] for k in names)
+    same_settings = all(old.config.get(k) == identity.config[k] for k in WINDOW_SETTINGS)
     return same_settings and old.inputs.get(label) == identity.inputs[label]

@@ -83,11 +83,19 @@ def log_probabilities_together(
 class Scorer:
     """Models ready to score documents; first layers that all of them have in common run once.
 
+    ``dtype`` is that of the output layer's matrix products, ``float32`` or ``bfloat16``; the models
+    bring their own for the rest (`half_precision.halve_linear_layers`).
     A context manager: on leaving, every model is as it was.
     """
 
-    def __init__(self, models: Sequence[Any], *, tokens_per_batch: int | None = None) -> None:
-        self._heads = [_Head(model) for model in models]
+    def __init__(
+        self,
+        models: Sequence[Any],
+        *,
+        dtype: str = "float32",
+        tokens_per_batch: int | None = None,
+    ) -> None:
+        self._heads = [_Head(model, dtype) for model in models]
         self._trunk = _checked_trunk(self._heads)
         device = self._heads[0].device
         self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH[device.type]
@@ -225,10 +233,11 @@ class _Head:
     of hidden states differs from the model's own logits, the model's own are used, unsplit.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: str) -> None:
         import torch
 
         self.model = model
+        self.dtype = getattr(torch, dtype)
         self.device = next(model.parameters()).device
         self.output = model.get_output_embeddings()
         self.body = model.base_model
@@ -245,6 +254,8 @@ class _Head:
                     ((split - own).float().abs().max() <= _HEAD_TOLERANCE * scale).item()
                 )
         self.vocab_size = own.shape[-1]
+        self.is_tiled = self.is_split and type(self.output) is torch.nn.Linear
+        self.tiled_VD = self.output.weight.to(self.dtype) if self.is_tiled else None
 
     def probe_changed(self) -> bool:
         """Whether the model's logits of the probe are others than they were at first."""
@@ -264,7 +275,7 @@ class _Head:
         """Return the (S,) fp32 log-probabilities of ``targets_S`` after `hidden`'s vectors."""
         import torch
 
-        if self.is_split and type(self.output) is torch.nn.Linear:
+        if self.is_tiled:
             return self._by_tiles(hidden_SD, targets_S)
         step = max(1, _LOGITS_PER_SLICE // self.vocab_size)
         parts = []
@@ -276,18 +287,28 @@ class _Head:
         return torch.cat(parts)
 
     def _by_tiles(self, hidden_SD: "torch.Tensor", targets_S: "torch.Tensor") -> "torch.Tensor":
-        """Run the output layer over some thousand words at a time: large products, small memory."""
+        """Run the output layer over some thousand words at a time: large products, small memory.
+
+        A target's own logit is in the sum as it is taken, so a rounded one gives no probability
+        above 1.
+        """
         import torch
 
-        weight_VD, bias_V = self.output.weight, self.output.bias
+        assert self.tiled_VD is not None
+        bias_V = self.output.bias
+        if bias_V is not None:
+            bias_V = bias_V.to(self.dtype)
         chosen_S = torch.empty(len(hidden_SD), device=self.device, dtype=torch.float64)
         total_S = torch.full_like(chosen_S, -torch.inf)
+        rounded_SD = hidden_SD.to(self.dtype)
         for first in range(0, self.vocab_size, _VOCABULARY_PER_TILE):
             last = min(first + _VOCABULARY_PER_TILE, self.vocab_size)
             bias = None if bias_V is None else bias_V[first:last]
-            logits_SV = torch.nn.functional.linear(hidden_SD, weight_VD[first:last], bias).float()
+            tile_VD = self.tiled_VD[first:last]
+            logits_SV = torch.nn.functional.linear(rounded_SD, tile_VD, bias).float()
             inside_S = ((targets_S >= first) & (targets_S < last)).nonzero()[:, 0]
-            chosen_S[inside_S] = logits_SV[inside_S, targets_S[inside_S] - first].double()
+            places = (inside_S, targets_S[inside_S] - first)
+            chosen_S[inside_S] = logits_SV[places].double()
             # In place, for another array of this size costs as much as the exponentials; what is
             # left of fp32 is added in fp64, for tokens are improbable and their digits count.
             highest_S = logits_SV.amax(dim=1)

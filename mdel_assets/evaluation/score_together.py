@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.durable_files import sync
 from mdel_assets.errors import MdelError
+from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import Progress, Scorer
 from mdel_assets.evaluation.shared_trunk import share_equal_tensors
 from mdel_assets.evaluation.token_scores import (
@@ -131,7 +132,7 @@ def score_documents(
     from mdel_assets.training.model_files import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    with Scorer([_load(model, evaluation)]) as scorer:
+    with Scorer([_load(model, evaluation)], dtype=evaluation.dtype) as scorer:
         (scores,) = scorer.score(
             _tokens(tokenizer, [text for _, text in documents]),
             prefix=prefix_token_id(tokenizer, evaluation.prefix_token),
@@ -200,7 +201,7 @@ def _scored_pack(
 ) -> Iterator[_Done]:
     failed: dict[int, MdelError] = {}
     progress = Progress(sum(map(len, tokens.values())) * len(pack))
-    with Scorer(models) as scorer:
+    with Scorer(models, dtype=evaluation.dtype) as scorer:
         num_layers = scorer.num_shared_layers
         _log.info(
             "scoring %d documents under %s, which share %d layers",
@@ -254,8 +255,11 @@ def _load(model: str | Path, evaluation: Evaluation) -> Any:
     from mdel_assets.training.model_files import load_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(model, dtype="float32").to(device)
+    loaded = load_model(model, dtype="float32")
     refuse_short_context(loaded, evaluation.max_length)
+    if evaluation.dtype == "bfloat16":
+        halve_linear_layers(loaded)
+    loaded.to(device)
     return loaded
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mdel_assets.errors import MdelError, ScoringError
-from mdel_assets.evaluation.log_probabilities import token_log_probabilities
+from mdel_assets.evaluation.half_precision import halve_linear_layers
+from mdel_assets.evaluation.log_probabilities import Scorer, token_log_probabilities
 from mdel_assets.evaluation.perplexity import (
     bootstrap_bits_per_byte,
     interval,
@@ -135,6 +136,33 @@ def test_with_a_stride_of_one_every_token_sees_a_full_context(make_model):
             logits = model(torch.tensor([context])).logits[0, -1].double()
         expected = torch.log_softmax(logits, dim=-1)[token].item()
         assert score[place] == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_half_precision_rounds_products_and_keeps_certain_tokens(make_model, family):
+    folder = make_model(family)
+    tokenizer = load_tokenizer(folder)
+    tokens = tokenizer(TEXTS, add_special_tokens=False)["input_ids"]
+    exact = token_log_probabilities(load_model(folder), tokens, prefix=0, max_length=MAX_LENGTH)
+    model = load_model(folder)
+    halve_linear_layers(model)
+    assert {p.dtype for p in model.parameters()} == {torch.float32, torch.bfloat16}
+    with Scorer([model], dtype="bfloat16") as scorer:
+        (rounded,) = scorer.score(tokens, prefix=0, max_length=MAX_LENGTH)
+    exact_S, rounded_S = np.concatenate(exact), np.concatenate(rounded)
+    assert 0 < np.abs(rounded_S - exact_S).mean() < 0.02
+    assert rounded_S.sum() == pytest.approx(exact_S.sum(), rel=1e-3)
+    assert rounded_S.max() <= 0
+    # What the model is certain of stays certain, though its logits of some thousands are rounded.
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(400)
+        certain = [0]
+        while len(certain) <= MAX_LENGTH:
+            logits = model(input_ids=torch.tensor([certain])).logits[0, -1]
+            certain.append(int(logits.argmax()))
+    with Scorer([model], dtype="bfloat16") as scorer:
+        ((sharp,),) = scorer.score([certain[1:]], prefix=0, max_length=MAX_LENGTH)
+    assert sharp.tolist() == [0.0] * MAX_LENGTH
 
 
 def test_a_model_that_scales_its_logits_is_scored_by_its_own_logits(make_model):

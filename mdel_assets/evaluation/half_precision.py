@@ -1,0 +1,29 @@
+"""Scoring in bfloat16: the matrix products of linear layers, and nothing else.
+
+Weights of linear layers are stored in bfloat16 and their inputs rounded to it; the residual stream,
+norms, attention weights and softmax stay fp32. Rounding errors of tokens then nearly cancel over a
+text, which they do not where the residual stream itself is bfloat16.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+def halve_linear_layers(model: Any) -> None:
+    """Let every linear layer of ``model`` but the output layer multiply in bfloat16, in place."""
+    import torch
+    from torch.nn import functional
+
+    class HalfLinear(torch.nn.Linear):
+        """A linear layer that multiplies in bfloat16 and answers in fp32."""
+
+        def forward(self, input: "torch.Tensor") -> "torch.Tensor":  # noqa: A002  (torch's name)
+            return functional.linear(input.to(self.weight.dtype), self.weight, self.bias).float()
+
+    output = model.get_output_embeddings()
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module is not output:
+            module.__class__ = HalfLinear
+            module.to(torch.bfloat16)
