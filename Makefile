@@ -11,7 +11,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
-export WANDB_DIR ?= $(MDEL_HOME)
 
 .PHONY: install setup_dev demo ui status test test_unit check bench clean
 

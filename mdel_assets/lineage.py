@@ -30,8 +30,8 @@ CODE_VERSIONS = {
     "reference_model": "1",
     "merged_model": "1",
     "token_scores": "2",
-    "perplexity_report": "1",
-    "perplexity_matrix": "2",
+    "perplexity_report": "2",
+    "perplexity_matrix": "3",
     "domain_router": "1",
     "ensemble_report": "2",
 }
@@ -131,6 +131,34 @@ class Lineage:
             for key in self.experiment.model_keys
             if not key.startswith(("expert-", "random-")) or key in experts | numbers
         ]
+
+    def own_models(self) -> list[str]:
+        """`present_models` without those from elsewhere."""
+        return [key for key in self.present_models() if not key.startswith("reference-")]
+
+    def reported_models(self) -> list[str]:
+        """Models with a report, and the seed, without which there is nothing to compare with."""
+        return [
+            key
+            for key in self.present_models()
+            if key == "seed" or self.store.report(key).record_path.exists()
+        ]
+
+    def stale_cells(self) -> list[tuple[str, str, str]]:
+        """Reported (model, dataset, split) whose model or dataset was made anew since scored."""
+        found = []
+        for model in self.reported_models():
+            now = self._fingerprint_now(self.store.model(model))
+            for row in self.store.report(model).require().details["rows"]:
+                dataset = self._fingerprint_now(self.store.dataset(row["dataset"]))
+                if (row["model_fingerprint"], row["dataset_fingerprint"]) != (now, dataset):
+                    found.append((model, row["dataset"], row["split"]))
+        return found
+
+    @staticmethod
+    def _fingerprint_now(artifact: Artifact) -> str | None:
+        record = artifact.read_record()
+        return record.fingerprint if record else None
 
     def random_split_numbers(self) -> list[str]:
         """Return the random split's numbers: as many as there are experts."""
@@ -314,7 +342,9 @@ class Lineage:
     def _perplexity_matrix(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         fields = {"num_bootstrap_samples", "seed"}
         config = self.experiment.evaluation.model_dump(mode="json", include=fields)
-        models = self.present_models()
+        models = self.reported_models()
+        config["unreported"] = [key for key in self.present_models() if key not in models]
+        config["stale"] = ["/".join(place) for place in self.stale_cells()]
         return config, [
             *(self.store.scores(model) for model in models),
             *(self.store.report(model) for model in models),
@@ -330,7 +360,7 @@ class Lineage:
         config = self.experiment.evaluation.model_dump(mode="json", include=fields)
         weighing = self.experiment.evaluation.ensemble
         config |= {"prior_decay": weighing.prior_decay, "temperature": weighing.temperature}
-        scores = [self.store.scores(model) for model in self.present_models()]
+        scores = [self.store.scores(model) for model in self.own_models()]
         return config, [self.store.router(), *scores]
 
 

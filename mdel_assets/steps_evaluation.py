@@ -1,6 +1,6 @@
-"""The steps from token scores to reports, one function per asset, without Dagster.
+"""The steps from token scores to the matrix, one function per asset, without Dagster.
 
-They go on where `steps.py` ends, and work alike.
+They go on where `steps.py` ends, and work alike; `steps_ensembles.py` goes on from here.
 """
 
 import dataclasses
@@ -62,21 +62,49 @@ def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
 
 
 def report(lineage: Lineage, model_key: str) -> Record:
-    """Write one model's perplexity table from its token scores."""
+    """Write one model's perplexity table from its token scores, and every document's sums."""
+    import pyarrow.parquet as pq
+
     from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.regression import document_sums
 
     if current := current_record(lineage, "perplexity_report", model_key):
         return current
     identity = lineage.identity("perplexity_report", model_key)
-    rows = _rows(lineage, model_key, read_cells(lineage.store.scores(model_key).folder))
+    cells = read_cells(lineage.store.scores(model_key).folder)
+    rows = report_rows(lineage, model_key, cells)
     artifact = lineage.store.report(model_key)
     with artifact.staging() as stage:
+        pq.write_table(document_sums(cells), stage / f"{model_key}.documents.parquet")
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
         return artifact.publish(stage, identity, details={"rows": rows})
 
 
-def _rows(
+def changes_since_last_report(lineage: Lineage, model_key: str) -> list[Any]:
+    """Return how each cell of a model changed since its report was last made; none without one."""
+    import pyarrow.parquet as pq
+
+    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.regression import changes_since
+
+    scores = lineage.store.scores(model_key)
+    scores.require()
+    artifact = lineage.store.report(model_key)
+    sums = artifact.folder / f"{model_key}.documents.parquet"
+    record = artifact.read_record()
+    if record is None or artifact.damage(record) or not sums.exists():
+        return []
+    evaluation = lineage.experiment.evaluation
+    return changes_since(
+        pq.read_table(sums),
+        read_cells(scores.folder),
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+
+
+def report_rows(
     lineage: Lineage, model_key: str, cells: Sequence[Any], *, name: str = "", fingerprint: str = ""
 ) -> list[Any]:
     """Return the report's rows of ``cells``: the model's own, or under another name."""
@@ -120,7 +148,7 @@ def read_matrix(lineage: Lineage) -> Any:
     from mdel_assets.evaluation.matrix import build_matrix
     from mdel_assets.evaluation.perplexity import read_cells
 
-    models = lineage.present_models()
+    models = lineage.reported_models()
     evaluation = lineage.experiment.evaluation
     return build_matrix(
         {model: lineage.store.report(model).require().details["rows"] for model in models},
@@ -129,91 +157,19 @@ def read_matrix(lineage: Lineage) -> Any:
         splits=evaluation.splits,
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
+        stale=set(lineage.stale_cells()),
+        unreported=[key for key in lineage.present_models() if key not in models],
+        legend=_legend(lineage),
     )
 
 
-def make_router(lineage: Lineage) -> Record:
-    """Train the routers that tell a text's domain from its beginning."""
-    from mdel_assets.evaluation.router import train_router
-
-    if current := current_record(lineage, "domain_router"):
-        return current
-    identity = lineage.identity("domain_router")
-    evaluation = lineage.experiment.evaluation
-    domains = lineage.present_domains()
-    artifact = lineage.store.router()
-    with artifact.staging() as stage:
-        confusions = train_router(
-            {domain: lineage.store.dataset(domain).folder for domain in domains},
-            stage,
-            settings=evaluation.ensemble,
-            seed=evaluation.seed,
-        )
-        details = {"domains": domains, "confusions": [dataclasses.asdict(c) for c in confusions]}
-        return artifact.publish(stage, identity, details=details)
-
-
-def make_ensemble_report(lineage: Lineage) -> Record:
-    """Weigh the experts together in every way, and put that beside the single models."""
-    from mdel_assets.evaluation.ensemble_report import (
-        ensemble_findings,
-        standings,
-        write_ensemble_report,
-    )
-
-    if current := current_record(lineage, "ensemble_report"):
-        return current
-    identity = lineage.identity("ensemble_report")
-    artifact = lineage.store.ensemble()
-    num_experts = len(lineage.present_domains())
-    matrix = read_ensembles(lineage)
-    with artifact.staging() as stage:
-        write_ensemble_report(matrix, stage, num_experts=num_experts)
-        ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
-        counts = {"num_experts": num_experts}
-        details = {"findings": ensemble_findings(ranked)}
-        return artifact.publish(stage, identity, counts=counts, details=details)
-
-
-def read_ensembles(lineage: Lineage) -> Any:
-    """Return the matrix of single models and ensembles, computed from the token scores."""
-    from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
-    from mdel_assets.evaluation.matrix import build_matrix
-    from mdel_assets.evaluation.perplexity import read_cells
-    from mdel_assets.evaluation.router import Router
-    from mdel_assets.training.model_files import load_tokenizer
-
-    domains = lineage.present_domains()
-    evaluation = lineage.experiment.evaluation
-    store = lineage.store
-    ensembles = ensemble_cells(
-        {domain: store.scores(f"expert-{domain}").folder for domain in domains},
-        {domain: store.dataset(domain).folder for domain in domains},
-        router=Router(store.router().folder, temperature=evaluation.ensemble.temperature),
-        tokenizer=load_tokenizer(store.seed_model().folder),
-        prior_decay=evaluation.ensemble.prior_decay,
-    )
-    if numbers := lineage.random_split_numbers():
-        ensembles |= random_split_cells(
-            {number: store.scores(f"random-{number}").folder for number in numbers},
-            prior_decay=evaluation.ensemble.prior_decay,
-        )
-    fingerprint = lineage.identity("ensemble_report").fingerprint
-    singles = {model: read_cells(store.scores(model).folder) for model in lineage.present_models()}
-    rows = {model: _rows(lineage, model, cells) for model, cells in singles.items()}
-    # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
-    rows |= {
-        name: _rows(lineage, "seed", cells, name=name, fingerprint=fingerprint)
-        for name, cells in ensembles.items()
-    }
-    return build_matrix(
-        rows,
-        {**singles, **ensembles},
-        datasets=domains,
-        splits=evaluation.splits,
-        num_samples=evaluation.num_bootstrap_samples,
-        seed=evaluation.seed,
-    )
+def _legend(lineage: Lineage) -> dict[str, str]:
+    """Return the words that mark each cluster, where domains are clusters."""
+    record = lineage.store.clusters().read_record() if lineage.experiment.clusters else None
+    if record is None:
+        return {}
+    words = zip(lineage.experiment.domain_keys, record.details["terms"], strict=True)
+    return {key: ", ".join(terms) for key, terms in words}
 
 
 def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:

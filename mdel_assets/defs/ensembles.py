@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps_evaluation as steps
+from mdel_assets import steps_ensembles as steps
 from mdel_assets.artifacts import Record
 from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
 from mdel_assets.defs.resources import Workspace

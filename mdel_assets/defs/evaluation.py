@@ -1,21 +1,30 @@
 """Evaluation assets: token scores, perplexity reports, the matrix."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from mdel_assets import steps_evaluation as steps
 from mdel_assets.artifacts import Artifact, Record
-from mdel_assets.defs.metadata import OWNERS, absent, absent_state, chart, provenance, table
+from mdel_assets.defs.evaluation_checks import (
+    every_token_scored,
+    figures_are_consistent,
+    no_worse_than_before,
+)
+from mdel_assets.defs.metadata import (
+    OWNERS,
+    absent,
+    absent_state,
+    chart,
+    provenance,
+    rounded,
+    table,
+)
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Workspace
+from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.errors import ScoringError
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
-
-# A probability of 1 may come out as a little more.
-_HIGHEST_LOG_PROBABILITY = 1e-5
 
 
 def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -78,7 +87,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         for key, entries in metadata.items():
             context.add_asset_metadata(entries, partition_key=key)
         checked = {key: lineage.store.scores(key) for key in scored.records}
-        return dg.MaterializeResult(check_results=[_every_token_scored(scored.records, checked)])
+        return dg.MaterializeResult(check_results=[every_token_scored(scored.records, checked)])
 
     @dg.asset(
         group_name="evaluation",
@@ -88,7 +97,8 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         kinds={"json"},
         code_version=CODE_VERSIONS["perplexity_report"],
         check_specs=[
-            dg.AssetCheckSpec("figures_are_consistent", asset="perplexity_report", blocking=True)
+            dg.AssetCheckSpec("figures_are_consistent", asset="perplexity_report", blocking=True),
+            dg.AssetCheckSpec("no_worse_than_before", asset="perplexity_report"),
         ],
     )
     def perplexity_report(
@@ -101,14 +111,15 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         lineage = workspace.lineage(experiment)
         model = context.partition_key
         if _is_absent(lineage, model):
-            return absent(model, "figures_are_consistent")
+            return absent(model, "figures_are_consistent", "no_worse_than_before")
+        changes = steps.changes_since_last_report(lineage, model)
         record = steps.report(lineage, model)
         return dg.MaterializeResult(
             metadata={
                 **_report_metadata(record),
                 **provenance(record, lineage.store.report(model)),
             },
-            check_results=[_figures_are_consistent(record)],
+            check_results=[figures_are_consistent(record), no_worse_than_before(changes)],
         )
 
     @dg.asset(
@@ -119,14 +130,19 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         code_version=CODE_VERSIONS["perplexity_matrix"],
         check_specs=[dg.AssetCheckSpec("matrix_is_complete", asset="perplexity_matrix")],
     )
-    def perplexity_matrix(workspace: Workspace) -> dg.MaterializeResult:
+    def perplexity_matrix(workspace: Workspace, tracking: Tracking) -> dg.MaterializeResult:
         """Every model on every domain and split: what was worth its training.
 
         Heatmap, Markdown and Parquet, with averages over domains and paired differences to the
-        seed model.
+        seed model; the table goes to Weights & Biases too, where the experiment names a project.
         """
+        from mdel_assets.evaluation.tracked_matrix import track_matrix
+
         lineage = workspace.lineage(experiment)
         record = steps.make_matrix(lineage)
+        matrix = steps.read_matrix(lineage)
+        tracker = tracking.tracker(experiment)
+        address = track_matrix(tracker, matrix, fingerprint=record.fingerprint)
         missing = record.details["missing"]
         complete = dg.AssetCheckResult(
             passed=not missing,
@@ -134,7 +150,11 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
             metadata={"missing_cells": dg.MetadataValue.json(missing)},
         )
         return dg.MaterializeResult(
-            metadata={**_matrix_metadata(lineage), **provenance(record, lineage.store.matrix())},
+            metadata={
+                **_matrix_metadata(matrix),
+                **({"wandb": dg.MetadataValue.url(address)} if address else {}),
+                **provenance(record, lineage.store.matrix()),
+            },
             check_results=[complete],
         )
 
@@ -153,56 +173,6 @@ def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _every_token_scored(
-    records: Mapping[str, Record], artifacts: Mapping[str, Artifact]
-) -> dg.AssetCheckResult:
-    """Compare tokens counted with log-probabilities stored, and look for a positive one."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
-
-    rows = []
-    for key, record in records.items():
-        stored = pq.read_table(artifacts[key].folder / DOCUMENTS_NAME)
-        values = pc.list_flatten(stored.column("log_probabilities"))
-        rows.append(
-            {
-                "model": key,
-                "tokens": record.counts["num_tokens"],
-                "log_probabilities": len(values),
-                "highest": float(pc.max(values).as_py()) if len(values) else 0.0,
-            }
-        )
-    return dg.AssetCheckResult(
-        passed=all(
-            row["tokens"] == row["log_probabilities"] and row["highest"] <= _HIGHEST_LOG_PROBABILITY
-            for row in rows
-        ),
-        check_name="every_token_scored",
-        metadata={"models": table(rows)},
-    )
-
-
-def _figures_are_consistent(record: Record) -> dg.AssetCheckResult:
-    """Look for a figure outside its own interval, or a perplexity below 1."""
-    wrong = [
-        f"{row['dataset']}/{row['split']}"
-        for row in record.details["rows"]
-        if row["num_bytes"]
-        and not (
-            row["bits_per_byte_low"] <= row["bits_per_byte"] <= row["bits_per_byte_high"]
-            and row["perplexity"] >= 1.0
-        )
-    ]
-    return dg.AssetCheckResult(
-        passed=not wrong,
-        check_name="figures_are_consistent",
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"doubtful": dg.MetadataValue.json(wrong)},
-    )
-
-
 def _report_metadata(record: Record) -> dict[str, Any]:
     from mdel_assets.charts import bar_chart
 
@@ -211,10 +181,10 @@ def _report_metadata(record: Record) -> dict[str, Any]:
         {
             "dataset": row["dataset"],
             "split": row["split"],
-            "bits_per_byte": _rounded(row["bits_per_byte"]),
-            "low": _rounded(row["bits_per_byte_low"]),
-            "high": _rounded(row["bits_per_byte_high"]),
-            "perplexity": _rounded(row["perplexity"]),
+            "bits_per_byte": rounded(row["bits_per_byte"]),
+            "low": rounded(row["bits_per_byte_low"]),
+            "high": rounded(row["bits_per_byte_high"]),
+            "perplexity": rounded(row["perplexity"]),
             "num_documents": row["num_documents"],
             "num_tokens": row["num_tokens"],
         }
@@ -228,20 +198,17 @@ def _report_metadata(record: Record) -> dict[str, Any]:
     return {"perplexity": table(shown), "bits_per_byte": chart(drawn, "bits per byte")}
 
 
-def _matrix_metadata(lineage: Lineage) -> dict[str, Any]:
+def _matrix_metadata(matrix: Any) -> dict[str, Any]:
+    from mdel_assets.evaluation.changes import changes_figure
     from mdel_assets.evaluation.findings import findings
     from mdel_assets.evaluation.heatmap import heatmap_figure
     from mdel_assets.evaluation.matrix_markdown import matrix_markdown
 
-    matrix = steps.read_matrix(lineage)
     return {
         "heatmap": chart(heatmap_figure(matrix, num_panels=1), "perplexity matrix"),
+        "changes": chart(changes_figure(matrix, matrix.splits[0]), "change from the seed"),
         "findings": dg.MetadataValue.md("\n".join(f"- {line}" for line in findings(matrix))),
         "tables": dg.MetadataValue.md(matrix_markdown(matrix)),
         "num_models": len(matrix.models),
         "num_datasets": len(matrix.datasets),
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

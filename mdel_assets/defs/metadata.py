@@ -52,6 +52,11 @@ def preview(text: str, *, length: int = 160) -> str:
     return json.dumps(cut, ensure_ascii=False)[1:-1]
 
 
+def rounded(value: float | None) -> float | None:
+    """Return a figure as tables show it."""
+    return None if value is None else round(value, 4)
+
+
 def absent(key: str, *check_names: str) -> dg.MaterializeResult:
     """Return the result of a partition whose domain the corpus lacks: a state, not a failure."""
     return dg.MaterializeResult(

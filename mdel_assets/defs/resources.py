@@ -1,12 +1,32 @@
 """Resources: where and how the graph runs. Nothing here enters a fingerprint."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+from mdel_assets.tracking import Tracker, tracking_mode
+
+
+class Tracking(dg.ConfigurableResource):
+    """Weights & Biases. ``mode`` is online, offline, disabled, or auto: online where a key is."""
+
+    folder: str
+    mode: str = "auto"
+
+    def tracker(self, experiment: Experiment) -> Tracker:
+        """Return what tracks the runs of ``experiment``."""
+        mode: Any = tracking_mode() if self.mode == "auto" else self.mode
+        return Tracker(
+            project=experiment.tracking.wandb_project,
+            entity=experiment.tracking.wandb_entity,
+            group=experiment.name,
+            folder=Path(self.folder),
+            mode=mode,
+        )
 
 
 class Workspace(dg.ConfigurableResource):

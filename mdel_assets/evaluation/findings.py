@@ -28,14 +28,14 @@ class Best:
 def findings(matrix: "Matrix") -> list[str]:
     """Return what the first split says about experts and merged models, as sentences."""
     split = matrix.splits[0]
-    own = own_domains(matrix, split)
+    experts = own_domains(matrix, split)
     lines = []
     for rival in rivals(matrix):
-        changes = {place[0]: matrix.difference([place], [_as(rival, place)]) for place in own}
+        changes = {place[0]: matrix.difference([place], [_as(rival, place)]) for place in experts}
         num_better = sum(change.high < 0 for change in changes.values())
         worse = [model for model, change in changes.items() if change.low > 0]
         than = "the seed" if rival == "seed" else f"`{rival}`"
-        line = f"{num_better} of {len(own)} experts are better than {than} on their own domain"
+        line = f"{num_better} of {len(experts)} experts are better than {than} on their own domain"
         line += f" by more than the interval (`{split}`)"
         lines.append(f"{line}; clearly worse: {', '.join(worse)}." if worse else f"{line}.")
     averages = {a.model: a for a in matrix.averages if a.split == split}
@@ -45,7 +45,8 @@ def findings(matrix: "Matrix") -> list[str]:
                 f"`{model}` on average over domains: {verdict(average.change, than='the seed')}."
             )
     if averages:
-        best = min(averages.values(), key=lambda a: a.macro.value)
+        own = [average for model, average in averages.items() if not is_reference(model)]
+        best = min(own, key=lambda average: average.macro.value)
         lines.append(
             f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte."
         )
@@ -86,7 +87,7 @@ def best_models(matrix: "Matrix", split: str) -> list[Best]:
         bits = {
             model: matrix.bits[model, dataset, split]
             for model in matrix.models
-            if (model, dataset, split) in matrix.bits
+            if (model, dataset, split) in matrix.bits and not is_reference(model)
         }
         if not bits:
             continue
@@ -132,6 +133,11 @@ def own_domains(matrix: "Matrix", split: str) -> "list[Place]":
         if model.startswith("expert-")
     ]
     return [place for place in places if place in matrix.bits]
+
+
+def is_reference(model: str) -> bool:
+    """Whether a model is from elsewhere: no rival of the experiment's own."""
+    return model.startswith("reference-")
 
 
 def verdict(change: "Estimate", *, than: str) -> str:

@@ -1,7 +1,8 @@
 """The heatmap of the perplexity matrix: models down, domains across, one panel per split.
 
 The number is bits per byte; the colour is the change against the seed in per cent, blue where the
-model is better. A dot marks a change whose 95 % interval leaves out zero.
+model is better. A dot marks a change whose 95 % interval leaves out zero, a dagger a cell whose
+model or dataset was made anew since it was scored.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -55,5 +56,7 @@ def _write_number(axes: Any, place: tuple[int, ...], row: Any, *, dark: bool) ->
         low, high = row["change_from_seed_low"], row["change_from_seed_high"]
         if low is not None and not low <= 0 <= high:
             text += " •"
+        if row["is_stale"]:
+            text += "†"
     colour = "white" if dark else "black"
     axes.text(place[1], place[0], text, ha="center", va="center", fontsize=8, color=colour)

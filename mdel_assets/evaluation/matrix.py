@@ -6,7 +6,7 @@ Differences to the seed are paired: both models are resampled on the same docume
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +50,11 @@ class AverageRow:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """All rows, with averages; ``missing`` names (model, dataset, split) cells that lack.
+    """All rows, with averages; ``missing`` names models and (model, dataset, split) that lack.
 
     ``bits`` and ``draws`` hold, per cell with text, bits per byte and its bootstrap's draws.
+    ``stale`` are the cells whose model or dataset was made anew since they were scored; ``legend``
+    says what a dataset is about, where its name does not.
     """
 
     models: list[str]
@@ -63,6 +65,8 @@ class Matrix:
     missing: list[str]
     bits: Mapping[Place, float]
     draws: Mapping[Place, NDArray[np.float64]]
+    stale: Collection[Place] = ()
+    legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def places(self, model: str, split: str) -> list[Place]:
         """Return a model's cells with text on one split, in the order of datasets."""
@@ -88,8 +92,14 @@ def build_matrix(
     splits: Sequence[str],
     num_samples: int,
     seed: int,
+    stale: Collection[Place] = (),
+    unreported: Collection[str] = (),
+    legend: Mapping[str, str] | None = None,
 ) -> Matrix:
-    """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences."""
+    """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences.
+
+    ``unreported`` are models that have no report yet; ``stale`` and ``legend`` are `Matrix`'s.
+    """
     samples: dict[Place, NDArray[np.float64]] = {}
     cells: dict[Place, Cell] = {}
     for model, own_cells in cells_of.items():
@@ -98,9 +108,14 @@ def build_matrix(
             cells[place] = cell
             if cell.num_bytes_D.sum():
                 samples[place] = cell.samples(num_samples=num_samples, seed=seed)
-    rows = [_with_change(row, cells, samples) for model in cells_of for row in reports[model]]
+    rows = [
+        _with_change(row, cells, samples) | {"is_stale": _place(row) in stale}
+        for model in cells_of
+        for row in reports[model]
+    ]
     found = {(row["model"], row["dataset"], row["split"]) for row in rows}
-    missing = [
+    missing = [f"{model} has no report" for model in unreported]
+    missing += [
         f"{model} on {dataset}/{split}"
         for model in cells_of
         for dataset in datasets
@@ -122,17 +137,23 @@ def build_matrix(
         missing=missing,
         bits={place: float(cells[place].bits_per_byte or 0) for place in samples},
         draws=samples,
+        stale=stale,
+        legend=legend or {},
     )
 
 
 def write_matrix(matrix: Matrix, folder: Path) -> None:
-    """Write ``perplexity.parquet``, ``perplexity_averages.parquet``, ``.md`` and ``.png``."""
+    """Write ``perplexity.parquet``, ``perplexity_averages.parquet``, ``.md``, and two ``.png``."""
+    from mdel_assets.charts import to_png
+    from mdel_assets.evaluation.changes import changes_figure
     from mdel_assets.evaluation.heatmap import draw_heatmap
 
     pq.write_table(rows_to_table(matrix.rows), folder / "perplexity.parquet")
     pq.write_table(averages_table(matrix), folder / "perplexity_averages.parquet")
     (folder / "perplexity.md").write_text(matrix_markdown(matrix), "utf-8")
     (folder / "perplexity.png").write_bytes(draw_heatmap(matrix))
+    chart = changes_figure(matrix, matrix.splits[0])
+    (folder / "perplexity_changes.png").write_bytes(to_png(chart))
 
 
 def averages_table(matrix: Matrix) -> pa.Table:
@@ -158,7 +179,7 @@ def _with_change(
     row: Row, cells: Mapping[Place, Cell], samples: Mapping[Place, NDArray[np.float64]]
 ) -> Row:
     """Return the row with its bits per byte minus the seed's, and the paired interval."""
-    own = (str(row["model"]), str(row["dataset"]), str(row["split"]))
+    own = _place(row)
     seed = (SEED, *own[1:])
     change: tuple[float | None, ...] = (None, None, None)
     if own in samples and seed in samples:
@@ -166,6 +187,10 @@ def _with_change(
         change = (value, *interval(samples[own] - samples[seed]))
     names = ("change_from_seed", "change_from_seed_low", "change_from_seed_high")
     return {**row, **dict(zip(names, change, strict=True))}
+
+
+def _place(row: Row) -> Place:
+    return str(row["model"]), str(row["dataset"]), str(row["split"])
 
 
 def _average(

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdel_assets.evaluation.findings import best_rows, comparison_rows, findings
+from mdel_assets.evaluation.ranking import ranking_rows
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix, Row
@@ -12,6 +13,16 @@ _LEGEND = (
     "bootstrap. *Change* is against the seed, on the same resampled documents; in **bold** "
     "where its interval leaves out zero. *Macro*: every domain counts once. Perplexity is per "
     "token and compares only models with one tokenizer."
+)
+STALE_MARK = " †"
+_STALE_LEGEND = (
+    "† made anew since: the model or the dataset is another than the one that was scored. Make "
+    "`token_scores` of that model, or `mdel run`."
+)
+_RANKING_LEGEND = (
+    "All models from the best average on. *Seed*: the change from the seed. *As good*: as the "
+    "first, by the paired interval. Each is one model and costs one run per token; what ensembles "
+    "cost, and the cheapest way that is as good, is in `ensemble.md`."
 )
 _SPLIT_TITLES = {
     "validation_domain": "Validation text of each domain",
@@ -28,6 +39,9 @@ def matrix_markdown(matrix: "Matrix") -> str:
         "",
         _LEGEND,
         "",
+        *([_STALE_LEGEND, ""] if matrix.stale else []),
+        *(f"- `{dataset}`: {about}" for dataset, about in matrix.legend.items()),
+        *([""] if matrix.legend else []),
     ]
     for split in matrix.splits:
         parts += [f"## {_SPLIT_TITLES.get(split, split)} (`{split}`)", ""]
@@ -38,6 +52,7 @@ def matrix_markdown(matrix: "Matrix") -> str:
     for split in matrix.splits[:1]:
         parts += [*as_markdown(comparison_rows(matrix, split, mark=True)), ""]
         parts += [*as_markdown(best_rows(matrix, split)), ""]
+        parts += [_RANKING_LEGEND, "", *as_markdown(ranking_rows(matrix, split)), ""]
     if matrix.missing:
         parts += ["## Missing", "", *(f"- {line}" for line in matrix.missing), ""]
     return "\n".join(parts)
@@ -49,11 +64,14 @@ def matrix_text(matrix: "Matrix") -> str:
     header = f"Bits per byte on {split}, lower is better (± half the 95 % interval)"
     table = _aligned(_bits_rows(matrix, split, mark=False))
     change = _aligned(_change_rows(matrix, split, mark=False))
+    notes = [f"{dataset}: {about}" for dataset, about in matrix.legend.items()]
+    notes += [_STALE_LEGEND] if matrix.stale else []
     return "\n".join(
         [
             header,
             "",
             table,
+            *(["", *notes] if notes else []),
             "",
             "Change from the seed, paired (* where the 95 % interval leaves out zero)",
             "",
@@ -103,6 +121,8 @@ def _bits_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
                     float(cell["bits_per_byte_high"] or 0) - float(cell["bits_per_byte_low"] or 0)
                 ) / 2
                 text = f"{cell['bits_per_byte']:.3f} ± {half:.3f}"
+                if (model, dataset, split) in matrix.stale:
+                    text += STALE_MARK
                 if mark and cell["bits_per_byte"] == best[dataset]:
                     text = f"**{text}**"
             row.append(text)

@@ -154,6 +154,8 @@ def rows_to_table(rows: list[dict[str, str | int | float | None]]) -> pa.Table:
             name,
             pa.string()
             if name in texts
+            else pa.bool_()
+            if name.startswith("is_")
             else pa.int64()
             if name.startswith("num_") or name == "max_length"
             else pa.float64(),

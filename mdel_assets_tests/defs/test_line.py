@@ -10,39 +10,13 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from safetensors.torch import load_file, save_file
 
 from mdel_assets.cli import main
-from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.launch import run_line
 from mdel_assets.errors import MergeError, MissingArtifactError
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, pico_experiment, write_shard
-
-MODELS = [
-    "seed",
-    "dense-one",
-    "dense",
-    "expert-github",
-    "expert-arxiv",
-    "expert-freelaw",
-    "random-1",
-    "random-2",
-    "random-3",
-    "merged-mean-all",
-    "merged-pair",
-    "merged-random",
-]
-
-
-@pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory):
-    """The line, run once to its end: (experiment, home, outcomes of the run)."""
-    home = MdelHome(tmp_path_factory.mktemp("home"))
-    experiment = pico_experiment(corpus)
-    with dg.DagsterInstance.ephemeral() as instance:
-        outcomes = list(run_line(experiment, home, instance=instance))
-    return experiment, home, outcomes
+from mdel_assets_tests.defs.finished_line import MODELS, materialize
 
 
 def states(outcomes):
@@ -63,47 +37,6 @@ def test_the_line_runs_from_shards_to_matrix(finished):
     }
     for name in ("perplexity.md", "perplexity.png", "record.json"):
         assert (reports / name).stat().st_size > 100
-
-
-def test_report_rows_have_the_keys_of_the_contract(finished):
-    _, home, _ = finished
-    lines = (home.root / "pico" / "reports" / "perplexity" / "expert-arxiv.jsonl").read_text()
-    for line in lines.splitlines():
-        assert list(json.loads(line)) == [
-            "model",
-            "dataset",
-            "split",
-            "num_documents",
-            "num_tokens",
-            "num_bytes",
-            "num_words",
-            "nll_nats",
-            "perplexity",
-            "bits_per_byte",
-            "byte_perplexity",
-            "word_perplexity",
-            "bits_per_byte_low",
-            "bits_per_byte_high",
-            "max_length",
-            "model_fingerprint",
-            "dataset_fingerprint",
-        ]
-
-
-def test_the_ensemble_report_holds_single_models_and_ensembles(finished):
-    _, home, _ = finished
-    reports = home.root / "pico" / "reports"
-    table = pq.read_table(reports / "ensemble.parquet")
-    models = set(table.column("model").to_pylist())
-    assert set(MODELS) < models
-    assert {"ensemble-uniform", "ensemble-posterior-top2", "ensemble-linear-top1"} < models
-    assert None not in table.column("bits_per_byte").to_pylist()
-    written = (reports / "ensemble.md").read_text()
-    assert "`ensemble-posterior-all`" in written
-    assert "| ensemble-random-split-posterior-all |" in written
-    assert "| dense |" in written
-    assert (reports / "ensemble.png").read_bytes().startswith(b"\x89PNG")
-    assert (home.root / "pico" / "router" / "router.safetensors").stat().st_size > 0
 
 
 def test_every_model_loads_with_transformers(finished):
@@ -143,33 +76,6 @@ def test_a_changed_setting_remakes_what_depends_on_it_and_nothing_else(finished,
     stale = [s for kind, keys in lineage.walk() for key in keys if (s := lineage.stale(kind, key))]
     assert [(s.kind, s.key) for s in stale] == [("merged_model", "pair")]
     assert stale[0].reason == "changed: config members, expert_model 'github'"
-
-
-def materialize(experiment, home, asset, key, **options):
-    job = build_definitions(experiment, home).resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.ephemeral() as instance:
-        return job.execute_in_process(
-            instance=instance, asset_selection=[dg.AssetKey(asset)], partition_key=key, **options
-        )
-
-
-def test_a_model_that_cannot_be_scored_is_named_and_the_others_stand(finished, tmp_path):
-    experiment, home, _ = finished
-    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
-    lineage = copy.lineage(experiment)
-    weights = lineage.store.expert("arxiv").folder / "model.safetensors"
-    tensors = {name: tensor * float("nan") for name, tensor in load_file(weights).items()}
-    save_file(tensors, weights, metadata={"format": "pt"})
-    for model in ("expert-github", "expert-arxiv"):
-        shutil.rmtree(lineage.store.scores(model).folder)
-    with dg.DagsterInstance.ephemeral() as instance:
-        outcomes = list(run_line(experiment, copy, instance=instance))
-        made = instance.get_materialized_partitions(dg.AssetKey("token_scores"))
-    (failure,) = [o for o in outcomes if o.kind == "token_scores" and o.state == "failed"]
-    assert failure.message.startswith("expert-arxiv: The model gives probabilities")
-    assert made == {"expert-github"}
-    assert lineage.current("token_scores", "expert-github")
-    assert lineage.store.scores("expert-arxiv").read_record() is None
 
 
 def test_an_expert_shows_losses_chart_and_a_passed_check(finished):

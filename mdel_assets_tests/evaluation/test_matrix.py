@@ -7,10 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mdel_assets.evaluation.changes import changes_figure
 from mdel_assets.evaluation.findings import best_models, comparisons, findings
 from mdel_assets.evaluation.matrix import build_matrix, write_matrix
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown, matrix_text
 from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
+from mdel_assets.evaluation.ranking import ranking_rows
+from mdel_assets.evaluation.regression import changes_since, document_sums
 from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
 
 BITS = math.log(2)
@@ -18,7 +21,7 @@ BITS = math.log(2)
 
 def write_scores(folder, per_document_bits):
     """Write documents of 10 bytes with the given bits per byte: {dataset: [bits, ...]}."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     documents, cells = [], []
     for dataset, values in per_document_bits.items():
         for number, bits in enumerate(values):
@@ -36,14 +39,20 @@ def write_scores(folder, per_document_bits):
     return folder
 
 
+MODELS = {
+    "seed": {"a": [2.0, 4.0], "b": [1.0] * 8},
+    "dense": {"a": [1.0, 3.0], "b": [1.1] * 8},
+    "expert-a": {"a": [1.5, 3.0], "b": [1.2] * 8},
+    "merged-m": {"a": [2.0, 4.0], "b": [0.9] * 8},
+}
+
+
 @pytest.fixture
 def matrix(tmp_path):
-    models = {
-        "seed": {"a": [2.0, 4.0], "b": [1.0] * 8},
-        "dense": {"a": [1.0, 3.0], "b": [1.1] * 8},
-        "expert-a": {"a": [1.5, 3.0], "b": [1.2] * 8},
-        "merged-m": {"a": [2.0, 4.0], "b": [0.9] * 8},
-    }
+    return make_matrix(tmp_path, MODELS)
+
+
+def make_matrix(tmp_path, models, **options):
     scores = {name: write_scores(tmp_path / name, bits) for name, bits in models.items()}
     reports = {
         name: [
@@ -62,7 +71,13 @@ def matrix(tmp_path):
     }
     cells = {name: read_cells(folder) for name, folder in scores.items()}
     return build_matrix(
-        reports, cells, datasets=["a", "b"], splits=["validation_domain"], num_samples=200, seed=0
+        reports,
+        cells,
+        datasets=["a", "b"],
+        splits=["validation_domain"],
+        num_samples=200,
+        seed=0,
+        **options,
     )
 
 
@@ -146,6 +161,63 @@ def test_files_are_written_and_read_back(matrix, tmp_path):
     assert np.isclose(averages.column("macro_bits_per_byte")[0].as_py(), 2.0)
 
 
+def test_models_are_ranked_by_their_average_and_those_as_good_are_marked(tmp_path):
+    close = {"expert-b": {"a": [0.9, 3.2], "b": [1.08] * 8}}
+    elsewhere = {"reference-r": {"a": [0.5, 0.5], "b": [0.5] * 8}}
+    matrix = make_matrix(tmp_path, MODELS | close | elsewhere)
+    header, *rows = ranking_rows(matrix, "validation_domain")
+    assert header[:3] == ["Rank", "model", "average over domains"]
+    # Averages by hand: dense (2 + 1.1) / 2, expert-b (2.05 + 1.08) / 2, expert-a (2.25 + 1.2) / 2.
+    assert [row[:3] for row in rows] == [
+        ["1", "dense", "1.5500"],
+        # Its documents differ by -0.1 and +0.2, so draws of two give both signs.
+        ["2 (as good)", "expert-b", "1.5650"],
+        ["3", "expert-a", "1.7250"],
+        ["4", "merged-m", "1.9500"],
+        ["5", "seed", "2.0000"],
+        # From elsewhere, and no rival, however good.
+        ["–", "reference-r", "0.5000"],
+    ]
+    assert [row[5] for row in rows] == ["a", "–", "–", "b", "–", "–"]
+    assert rows[0][4] == "**-0.4500**"
+    said = "\n".join(findings(matrix))
+    assert "Best single model on average: `dense`" in said
+    assert [best.model for best in best_models(matrix, "validation_domain")] == [
+        "dense",
+        "merged-m",
+    ]
+    assert "| 2 (as good) | expert-b | 1.5650 |" in matrix_markdown(matrix)
+
+
+def test_stale_cells_are_marked_everywhere(tmp_path):
+    place = ("expert-a", "b", "validation_domain")
+    matrix = make_matrix(tmp_path, MODELS, stale={place})
+    assert [r["is_stale"] for r in matrix.rows].count(True) == 1
+    assert row(matrix, "expert-a", "b")["is_stale"]
+    markdown, text = matrix_markdown(matrix), matrix_text(matrix)
+    assert "1.200 ± 0.000 † |" in markdown
+    assert markdown.count("†") == text.count("†") == 2
+    (tmp_path / "out").mkdir()
+    write_matrix(matrix, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "perplexity.parquet")
+    assert table.column("is_stale").to_pylist().count(True) == 1
+    assert "†" not in matrix_markdown(make_matrix(tmp_path / "fresh", MODELS))
+
+
+def test_what_clusters_are_about_is_said(tmp_path):
+    matrix = make_matrix(tmp_path, MODELS, legend={"a": "court, appeal"})
+    assert "- `a`: court, appeal" in matrix_markdown(matrix)
+    assert "a: court, appeal" in matrix_text(matrix)
+
+
+def test_the_chart_of_changes_has_a_panel_per_domain_and_a_bar_per_model(matrix):
+    drawn = changes_figure(matrix, "validation_domain")
+    panels = [axes for axes in drawn.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    widths = [bar.get_width() for bar in panels[0].patches]
+    assert widths == pytest.approx([-1.0, -0.75, 0.0])
+
+
 def test_a_missing_cell_is_named(tmp_path):
     scores = {"seed": write_scores(tmp_path / "seed", {"a": [1.0]})}
     reports = {
@@ -168,3 +240,25 @@ def test_a_missing_cell_is_named(tmp_path):
     )
     assert matrix.missing == ["seed on b/validation_domain"]
     assert "seed on b/validation_domain" in matrix_markdown(matrix)
+
+
+def test_a_change_since_the_last_report_is_paired_over_common_documents(tmp_path):
+    old = {"a": [2.0, 4.0, 1.0], "b": [1.0] * 8, "c": [1.0]}
+    # Worse by 0.2 on each document of a but the last, which is new; better on b; c is gone.
+    new = {"a": [2.2, 4.2], "b": [0.9] * 8, "d": [1.0]}
+    before = document_sums(read_cells(write_scores(tmp_path / "old", old)))
+    cells = read_cells(write_scores(tmp_path / "new", new))
+    worse, better = changes_since(before, cells, num_samples=100, seed=0)
+    assert (worse.dataset, worse.num_documents, worse.is_worse) == ("a", 2, True)
+    assert (worse.value, worse.low, worse.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert (better.dataset, better.num_documents, better.is_worse) == ("b", 8, False)
+    assert better.value == pytest.approx(-0.1)
+
+
+def test_a_change_within_the_interval_is_no_regression(tmp_path):
+    before = document_sums(read_cells(write_scores(tmp_path / "old", {"a": [2.0, 2.0, 2.0]})))
+    cells = read_cells(write_scores(tmp_path / "new", {"a": [2.5, 1.8, 2.0]}))
+    (change,) = changes_since(before, cells, num_samples=200, seed=0)
+    assert change.value == pytest.approx(0.1)
+    assert change.low < 0 < change.high
+    assert not change.is_worse

@@ -1,0 +1,93 @@
+"""The steps from token scores to ensembles, one function per asset, without Dagster."""
+
+import dataclasses
+from typing import Any
+
+from mdel_assets.artifacts import Record
+from mdel_assets.lineage import Lineage
+from mdel_assets.steps import current_record
+from mdel_assets.steps_evaluation import report_rows
+
+
+def make_router(lineage: Lineage) -> Record:
+    """Train the routers that tell a text's domain from its beginning."""
+    from mdel_assets.evaluation.router import train_router
+
+    if current := current_record(lineage, "domain_router"):
+        return current
+    identity = lineage.identity("domain_router")
+    evaluation = lineage.experiment.evaluation
+    domains = lineage.present_domains()
+    artifact = lineage.store.router()
+    with artifact.staging() as stage:
+        confusions = train_router(
+            {domain: lineage.store.dataset(domain).folder for domain in domains},
+            stage,
+            settings=evaluation.ensemble,
+            seed=evaluation.seed,
+        )
+        details = {"domains": domains, "confusions": [dataclasses.asdict(c) for c in confusions]}
+        return artifact.publish(stage, identity, details=details)
+
+
+def make_ensemble_report(lineage: Lineage) -> Record:
+    """Weigh the experts together in every way, and put that beside the single models."""
+    from mdel_assets.evaluation.ensemble_report import (
+        ensemble_findings,
+        standings,
+        write_ensemble_report,
+    )
+
+    if current := current_record(lineage, "ensemble_report"):
+        return current
+    identity = lineage.identity("ensemble_report")
+    artifact = lineage.store.ensemble()
+    num_experts = len(lineage.present_domains())
+    matrix = read_ensembles(lineage)
+    with artifact.staging() as stage:
+        write_ensemble_report(matrix, stage, num_experts=num_experts)
+        ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
+        counts = {"num_experts": num_experts}
+        details = {"findings": ensemble_findings(ranked)}
+        return artifact.publish(stage, identity, counts=counts, details=details)
+
+
+def read_ensembles(lineage: Lineage) -> Any:
+    """Return the matrix of single models and ensembles, computed from the token scores."""
+    from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
+    from mdel_assets.evaluation.matrix import build_matrix
+    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.router import Router
+    from mdel_assets.training.model_files import load_tokenizer
+
+    domains = lineage.present_domains()
+    evaluation = lineage.experiment.evaluation
+    store = lineage.store
+    ensembles = ensemble_cells(
+        {domain: store.scores(f"expert-{domain}").folder for domain in domains},
+        {domain: store.dataset(domain).folder for domain in domains},
+        router=Router(store.router().folder, temperature=evaluation.ensemble.temperature),
+        tokenizer=load_tokenizer(store.seed_model().folder),
+        prior_decay=evaluation.ensemble.prior_decay,
+    )
+    if numbers := lineage.random_split_numbers():
+        ensembles |= random_split_cells(
+            {number: store.scores(f"random-{number}").folder for number in numbers},
+            prior_decay=evaluation.ensemble.prior_decay,
+        )
+    fingerprint = lineage.identity("ensemble_report").fingerprint
+    singles = {model: read_cells(store.scores(model).folder) for model in lineage.own_models()}
+    rows = {model: report_rows(lineage, model, cells) for model, cells in singles.items()}
+    # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
+    rows |= {
+        name: report_rows(lineage, "seed", cells, name=name, fingerprint=fingerprint)
+        for name, cells in ensembles.items()
+    }
+    return build_matrix(
+        rows,
+        {**singles, **ensembles},
+        datasets=domains,
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
