@@ -16,7 +16,7 @@ from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.references import reference_assets
-from mdel_assets.defs.resources import Tracking, Workspace
+from mdel_assets.defs.resources import Compute, Tracking, Workspace
 from mdel_assets.defs.training import training_assets
 from mdel_assets.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -42,6 +42,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
         assets=assets,
         resources={
             "workspace": Workspace(root=str(home.root)),
+            "compute": Compute(),
             "tracking": Tracking(folder=str(home.root)),
         },
         executor=dg.in_process_executor,

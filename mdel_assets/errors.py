@@ -11,6 +11,7 @@
     ├── ShardError                 a shard is truncated, corrupt, empty or too dirty
     │   └── FetchError             a shard could not be fetched whole
     ├── TrainingError              training cannot start or had to stop
+    │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
     ├── MergeError                 models that cannot be merged
     └── ScoringError               a model that cannot be scored
 
@@ -63,6 +64,10 @@ class FetchError(ShardError):
 
 class TrainingError(MdelError):
     """Training that cannot start, or had to stop."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """Training that was stopped from outside, with a checkpoint to go on from."""
 
 
 class MergeError(MdelError):

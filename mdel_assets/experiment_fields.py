@@ -134,7 +134,11 @@ class Mixture(Section):
 
 
 class Optimization(Section):
-    """What one training run optimises with, for the seed and the experts alike."""
+    """What one training run optimises with, for the seed and the experts alike.
+
+    ``cache_prefix``: blocks that are read more than once go through the layers below the first
+    trained one once only; that takes ``4 * hidden_size`` bytes of disk for each of their tokens.
+    """
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
     warmup_ratio: Fraction = 0.03
@@ -151,6 +155,7 @@ class Optimization(Section):
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_validation_blocks: PositiveInt = 32
+    cache_prefix: bool = True
     seed: int = 0
 
     @property

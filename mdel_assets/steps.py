@@ -167,7 +167,7 @@ def _contamination(folder: Path) -> dict[str, dict[str, int]]:
     return {split: dataclasses.asdict(overlap) for split, overlap in found.items()}
 
 
-def make_seed(lineage: Lineage, *, cache: Path) -> Record:
+def make_seed(lineage: Lineage, *, cache: Path, max_seconds: float | None = None) -> Record:
     """Adopt or pretrain the seed model."""
     from mdel_assets.training.seed import adopt_model, pretrain_seed
 
@@ -185,6 +185,7 @@ def make_seed(lineage: Lineage, *, cache: Path) -> Record:
                 stage,
                 datasets={domain: lineage.store.dataset(domain).folder for domain in domains},
                 work_folder=work,
+                max_seconds=max_seconds,
             )
             record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
             shutil.rmtree(work)
@@ -195,7 +196,7 @@ def make_seed(lineage: Lineage, *, cache: Path) -> Record:
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 
-def make_expert(lineage: Lineage, domain: str) -> Record:
+def make_expert(lineage: Lineage, domain: str, *, max_seconds: float | None = None) -> Record:
     """Train the expert of one domain, going on from a checkpoint where there is one."""
     from mdel_assets.training.expert import train_expert
 
@@ -211,28 +212,41 @@ def make_expert(lineage: Lineage, domain: str) -> Record:
             dataset_folder=lineage.store.dataset(domain).folder,
             folder=stage,
             work_folder=work,
+            max_seconds=max_seconds,
         )
         record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
     shutil.rmtree(work)
     return record
 
 
-def make_dense(lineage: Lineage) -> Record:
+def make_dense(lineage: Lineage, *, max_seconds: float | None = None) -> Record:
     """Train the seed on as many tokens as all experts together, of all their datasets."""
-    return _make_baseline(lineage, "dense_baseline", num_experts=len(lineage.present_domains()))
+    num_experts = len(lineage.present_domains())
+    return _make_baseline(
+        lineage, "dense_baseline", num_experts=num_experts, max_seconds=max_seconds
+    )
 
 
-def make_dense_one(lineage: Lineage) -> Record:
+def make_dense_one(lineage: Lineage, *, max_seconds: float | None = None) -> Record:
     """Train the seed on as many tokens as one expert, of all their datasets."""
-    return _make_baseline(lineage, "dense_one_baseline")
+    return _make_baseline(lineage, "dense_one_baseline", max_seconds=max_seconds)
 
 
-def make_random_expert(lineage: Lineage, number: str) -> Record:
+def make_random_expert(
+    lineage: Lineage, number: str, *, max_seconds: float | None = None
+) -> Record:
     """Train one expert of the random split: one expert's tokens, of documents dealt at random."""
-    return _make_baseline(lineage, "random_split_expert", number)
+    return _make_baseline(lineage, "random_split_expert", number, max_seconds=max_seconds)
 
 
-def _make_baseline(lineage: Lineage, kind: str, key: str = "", *, num_experts: int = 1) -> Record:
+def _make_baseline(
+    lineage: Lineage,
+    kind: str,
+    key: str = "",
+    *,
+    num_experts: int = 1,
+    max_seconds: float | None = None,
+) -> Record:
     """Train one model on as many tokens as ``num_experts`` experts read; ``key`` numbers a part."""
     from mdel_assets.training.baseline import Part, train_baseline
 
@@ -251,6 +265,7 @@ def _make_baseline(lineage: Lineage, kind: str, key: str = "", *, num_experts: i
             folder=stage,
             work_folder=work,
             part=Part(int(key) - 1, len(domains)) if key else None,
+            max_seconds=max_seconds,
         )
         record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
     shutil.rmtree(work)

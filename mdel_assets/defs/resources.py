@@ -11,6 +11,15 @@ from mdel_assets.lineage import Lineage
 from mdel_assets.tracking import Tracker, tracking_mode
 
 
+class Compute(dg.ConfigurableResource):
+    """How training runs. After ``max_seconds`` it saves a checkpoint and ends, to be gone on with.
+
+    Give a queue's time limit less a minute: the limit then costs nothing.
+    """
+
+    max_seconds: float | None = None
+
+
 class Tracking(dg.ConfigurableResource):
     """Weights & Biases. ``mode`` is online, offline, disabled, or auto: online where a key is."""
 

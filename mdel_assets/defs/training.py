@@ -10,7 +10,7 @@ from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Workspace
+from mdel_assets.defs.resources import Compute, Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
@@ -28,14 +28,16 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         check_specs=[dg.AssetCheckSpec("seed_loads", asset="seed_model", blocking=True)],
         pool="gpu",
     )
-    def seed_model(workspace: Workspace) -> dg.MaterializeResult:
+    def seed_model(workspace: Workspace, compute: Compute) -> dg.MaterializeResult:
         """The model that every expert branches from.
 
         It comes from the Hub, from a folder, or, as in the sample, from pretraining a tokenizer
         and a small model from scratch on the domains' own training text.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.make_seed(lineage, cache=workspace.home.cache)
+        record = steps.make_seed(
+            lineage, cache=workspace.home.cache, max_seconds=compute.max_seconds
+        )
         artifact = lineage.store.seed_model()
         return dg.MaterializeResult(
             metadata={**model_metadata(record), **provenance(record, artifact)},
@@ -55,7 +57,7 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         pool="gpu",
     )
     def expert_model(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """The seed model with its chosen layers trained on one domain's dataset.
 
@@ -66,7 +68,7 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         domain = context.partition_key
         if not lineage.is_present(domain):
             return absent(domain, "frozen_weights_unchanged")
-        record = steps.make_expert(lineage, domain)
+        record = steps.make_expert(lineage, domain, max_seconds=compute.max_seconds)
         return trained_result(
             record, lineage.store.expert(domain), also=_text_of_domain(lineage, domain)
         )

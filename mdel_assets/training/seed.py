@@ -60,6 +60,7 @@ def pretrain_seed(
     *,
     datasets: Mapping[str, Path],
     work_folder: Path,
+    max_seconds: float | None = None,
 ) -> SeedResult:
     """Train a tokenizer and a model from scratch on the domains' own training text.
 
@@ -69,6 +70,7 @@ def pretrain_seed(
 
     Raises:
         TrainingError: the model configuration is refused by transformers, or training diverged.
+        TrainingInterruptedError: SIGTERM came, or ``max_seconds`` of training are over.
 
     """
     import torch
@@ -94,7 +96,7 @@ def pretrain_seed(
         num_blocks=num_blocks,
         seed=pretraining.seed,
     )
-    history = optimize(model, blocks, pretraining, work_folder=work_folder)
+    history = optimize(model, blocks, pretraining, work_folder=work_folder, max_seconds=max_seconds)
     held_out = [
         text
         for domain, path in datasets.items()

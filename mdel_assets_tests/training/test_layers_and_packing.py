@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.training.layers import freeze_all_but, resolve_layers, trained_prefixes
+from mdel_assets.training.layers import freeze_all_but, resolve_layers, resolve_parts
 from mdel_assets.training.model_files import load_model, load_tokenizer
 from mdel_assets.training.packing import pack, schedule
 
@@ -17,6 +17,8 @@ from mdel_assets.training.packing import pack, schedule
         ([-1, 0], [0, 15]),
         ("all", list(range(16))),
         (["2-3", 7], [2, 3, 7]),
+        (["2-3.mlp", "3.attention", 7], [2, 3, 7]),
+        (["head", "final_norm"], []),
     ],
 )
 def test_layers_are_resolved(wanted, expected):
@@ -30,7 +32,10 @@ def test_layers_are_resolved(wanted, expected):
         (["14-17"], "layer 16 does not exist"),
         ([-17], "layer -17"),
         ([3, "2-4"], r"\[3\] twice"),
-        (["attention"], "neither an index nor a range"),
+        (["attention"], "neither an index, nor a range"),
+        (["2-3.mlp", "3.mlp"], r"\[3\] twice"),
+        ([2, "2.mlp"], r"\[2\] twice"),
+        (["3-17.mlp"], "layer 16 does not exist"),
         ([], "empty"),
         (["5-4"], "empty"),
     ],
@@ -45,7 +50,9 @@ def test_layers_that_cannot_be_are_refused(wanted, message):
 )
 def test_only_the_chosen_layers_are_trained_in_every_family(make_model, family, prefix):
     model = load_model(make_model(family))
-    prefixes = trained_prefixes(model, [2], num_layers=3)
+    parts = resolve_parts(model, [2])
+    assert (parts.layers, parts.first) == ([2], 2)
+    prefixes = parts.prefixes
     assert prefixes == [f"{prefix}.2."]
     trained, frozen = freeze_all_but(model, prefixes)
     per_layer = sum(p.numel() for n, p in model.named_parameters() if n.startswith(f"{prefix}.2."))
@@ -54,6 +61,46 @@ def test_only_the_chosen_layers_are_trained_in_every_family(make_model, family, 
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {
         n for n, _ in model.named_parameters() if n.startswith(f"{prefix}.2.")
     }
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted", "expected", "first"),
+    [
+        ("gpt_neox", ["1-2.mlp"], ["gpt_neox.layers.1.mlp.", "gpt_neox.layers.2.mlp."], 1),
+        ("llama", ["2.attention"], ["model.layers.2.self_attn."], 2),
+        ("gpt2", ["0.norms"], ["transformer.h.0.ln_1.", "transformer.h.0.ln_2."], 0),
+        ("gpt_neox", ["-1.attention", "embeddings"], None, 0),
+        ("gpt_neox", ["final_norm"], ["gpt_neox.final_layer_norm."], 3),
+        ("llama", ["final_norm", "head"], ["model.norm.", "lm_head.", "embed_out."], 3),
+        ("gpt2", ["embeddings", "head"], None, 0),
+    ],
+)
+def test_parts_have_one_name_in_every_family(make_model, family, wanted, expected, first):
+    model = load_model(make_model(family))
+    parts = resolve_parts(model, wanted)
+    if family == "gpt_neox" and "embeddings" in wanted:
+        expected = ["gpt_neox.layers.2.attention.", "gpt_neox.embed_in."]
+    elif family == "gpt2" and "embeddings" in wanted:
+        expected = ["transformer.wte.", "transformer.wpe.", "lm_head.", "embed_out."]
+    assert parts.prefixes == expected
+    assert parts.first == first
+    trained, _ = freeze_all_but(model, parts.prefixes)
+    assert trained > 0
+
+
+def test_a_part_that_no_layer_has_is_refused_with_those_it_has(make_model):
+    with pytest.raises(TrainingError, match=r"no part 'moe'\. They have: input_layernorm, "):
+        resolve_parts(load_model(make_model()), ["1.moe"])
+
+
+@pytest.mark.parametrize("entry", ["embeddings", "head"])
+def test_half_of_a_tied_tensor_cannot_be_trained(make_model, entry):
+    model = load_model(make_model("llama", tie_word_embeddings=True))
+    with pytest.raises(TrainingError, match="they are one tensor"):
+        resolve_parts(model, [entry])
+    assert resolve_parts(model, ["embeddings", "head"]).first == 0
+    # Layers and a tied head that stays frozen do not disturb each other.
+    assert resolve_parts(model, [1]).layers == [1]
 
 
 def test_packing_puts_end_of_text_after_each_document_and_loses_only_the_tail(make_model):

@@ -1,0 +1,126 @@
+"""The loss of a causal LM, fused with its output layer.
+
+All logits of a batch never exist at once: rows of hidden states go through the output layer some
+hundred at a time, and the gradient is taken while their logits are at hand. That is as many matrix
+products as the plain way has, in a fraction of its memory.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mdel_assets.training.prefix_cache import PrefixCache
+
+# Shapes in names: B blocks, T positions, D hidden width, S predicted tokens, R rows, V vocabulary.
+_LOGITS_PER_SLICE = 16 << 20
+_PROBE_TOLERANCE = 1e-4
+
+
+class LanguageModelLoss(nn.Module):
+    """A causal LM whose forward pass gives the mean loss of a batch in nats per predicted token.
+
+    Where the model's logits are not simply its output layer of its hidden states (scaled or capped
+    logits), the model's own loss is taken.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.is_fused = _is_split(model)
+        self.prefix: PrefixCache | None = None
+
+    def forward(self, input_ids: "Tensor", block: "Tensor | None" = None) -> dict[str, "Tensor"]:
+        """Return ``{"loss": loss}`` for (B, T) ids; each token but the first is predicted.
+
+        ``block`` are the (B,) numbers of the blocks, where states below the first trained layer are
+        kept in ``prefix``.
+        """
+        if not self.is_fused:
+            return {"loss": self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss}
+        if self.prefix is not None and block is not None:
+            hidden_BTD = self.prefix.hidden(input_ids, block)
+        else:
+            body = self.model.base_model
+            hidden_BTD = body(input_ids=input_ids, use_cache=False).last_hidden_state
+        output = self.model.get_output_embeddings()
+        hidden_SD = hidden_BTD[:, :-1].flatten(0, 1)
+        loss = _FusedLoss.apply(  # type: ignore[no-untyped-call]
+            hidden_SD, output.weight, output.bias, input_ids[:, 1:].flatten(), _product_dtype()
+        )
+        return {"loss": loss}
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        hidden_SD: "Tensor",
+        weight_VD: "Tensor",
+        bias_V: "Tensor | None",
+        targets_S: "Tensor",
+        dtype: torch.dtype,
+    ) -> "Tensor":
+        wants_hidden, wants_weight, wants_bias = context.needs_input_grad[:3]
+        weight_VD = weight_VD.to(dtype)
+        bias = None if bias_V is None else bias_V.to(dtype)
+        count, vocabulary = len(hidden_SD), len(weight_VD)
+        total = torch.zeros((), dtype=torch.float64, device=hidden_SD.device)
+        grad_SD = torch.empty_like(hidden_SD) if wants_hidden else None
+        grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        grad_V = torch.zeros_like(weight_VD[:, 0], dtype=torch.float32) if wants_bias else None
+        step = max(1, _LOGITS_PER_SLICE // vocabulary)
+        for first in range(0, count, step):
+            rows_RD = hidden_SD[first : first + step].to(dtype)
+            targets_R1 = targets_S[first : first + step, None]
+            logits_RV = functional.linear(rows_RD, weight_VD, bias).float()
+            highest_R1 = logits_RV.amax(dim=1, keepdim=True)
+            chosen_R1 = logits_RV.gather(1, targets_R1) - highest_R1
+            weights_RV = logits_RV.sub_(highest_R1).exp_()
+            sums_R1 = weights_RV.sum(dim=1, keepdim=True)
+            total += (sums_R1.log() - chosen_R1).double().sum()
+            if not (wants_hidden or wants_weight or wants_bias):
+                continue
+            error_RV = weights_RV.div_(sums_R1 * count)
+            error_RV.scatter_add_(1, targets_R1, torch.full_like(sums_R1, -1.0 / count))
+            rounded_RV = error_RV.to(dtype)
+            if grad_SD is not None:
+                grad_SD[first : first + step] = rounded_RV @ weight_VD
+            if grad_VD is not None:
+                grad_VD += rounded_RV.T @ rows_RD
+            if grad_V is not None:
+                grad_V += error_RV.sum(dim=0)
+        context.save_for_backward(grad_SD, grad_VD, grad_V)
+        return (total / count).float()
+
+    @staticmethod
+    def backward(context: Any, *grads: Any) -> Any:
+        return *(None if g is None else g * grads[0] for g in context.saved_tensors), None, None
+
+
+def _product_dtype() -> torch.dtype:
+    """Return what autocast, where it is on, makes matrix products of."""
+    for device in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+    return torch.float32
+
+
+def _is_split(model: Any) -> bool:
+    """Whether the output layer of the hidden states gives the model's own logits, by a probe."""
+    output = model.get_output_embeddings()
+    if type(output) is not nn.Linear or model.base_model is model:
+        return False
+    ids_BT = torch.arange(16, device=output.weight.device)[None] % output.weight.shape[0]
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        own = model(input_ids=ids_BT, use_cache=False).logits
+        split = output(model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
+    model.train(was_training)
+    scale = own.abs().max() + 1e-6
+    return bool((split - own).abs().max() <= _PROBE_TOLERANCE * scale)
