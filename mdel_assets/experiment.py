@@ -22,13 +22,13 @@ from mdel_assets.experiment_fields import (
     Evaluation,
     ExpertTraining,
     Hub,
-    MergeRecipe,
     Mixture,
     Section,
     SeedModel,
     Source,
     Tracking,
 )
+from mdel_assets.merging.recipe import MergeRecipe
 
 _SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
@@ -70,10 +70,10 @@ class Experiment(Section):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                 raise ValueError(f"'{name}' cannot name a recipe: use letters, digits, . _ -")
         for recipe in self.merges.values():
-            for member in recipe.models:
-                if member.model.startswith("expert:") and member.model != "expert:*":
-                    self.require_domain(member.model.removeprefix("expert:"))
-                if member.model == "random:*" and not self.baselines.random_split:
+            for model in recipe.model_names:
+                if model.startswith("expert:") and model != "expert:*":
+                    self.require_domain(model.removeprefix("expert:"))
+                if model == "random:*" and not self.baselines.random_split:
                     raise ValueError("a recipe takes 'random:*', so set baselines.random_split")
         if self.source.domain_field == self.source.text_field:
             raise ValueError("source.text_field and source.domain_field are the same field")
@@ -222,7 +222,7 @@ def _known_keys(model: type[Section], path: list[str]) -> list[str]:
         field = model.model_fields.get(part)
         if field is not None and (inner := _section_in(field.annotation)):
             model = inner
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _section_in(annotation: Any) -> type[Section] | None:

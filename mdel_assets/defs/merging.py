@@ -1,15 +1,17 @@
 """Merging assets: merged models."""
 
+import json
 from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps
+from mdel_assets import steps_merging
 from mdel_assets.defs.metadata import OWNERS, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.tensor_files import TensorFolder
 
 
@@ -47,7 +49,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         """
         lineage = workspace.lineage(experiment)
         recipe = context.partition_key
-        record = steps.make_merged(lineage, recipe)
+        record = steps_merging.make_merged(lineage, recipe)
         artifact = lineage.store.merged(recipe)
         seed_folder = lineage.store.seed_model().folder
         with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
@@ -58,11 +60,15 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
             check_name="tensors_finite_and_shaped",
             metadata={"non_finite": dg.MetadataValue.json(non_finite), "same_shapes": same_shapes},
         )
-        members = [{"model": m, "weight": float(w)} for m, w in lineage.members(recipe)]
+        members = [
+            {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
+            for member in lineage.members(recipe).models
+        ]
         metadata = {
             "merge_method": record.config["merge_method"],
             "models": table(members),
             "num_tensors": record.details["num_tensors"],
+            "num_copied_tensors": record.details["num_copied_tensors"],
             "num_parameters": record.details["num_parameters"],
             **provenance(record, artifact),
         }

@@ -1,0 +1,59 @@
+"""The steps of the line that merge models: as `steps.py`, one function per asset."""
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+
+from mdel_assets.artifacts import Record
+from mdel_assets.lineage import Lineage
+from mdel_assets.merging.members import Member, resolved_recipe
+from mdel_assets.merging.sources import MergeInput
+from mdel_assets.steps import current_record
+
+RECIPE_NAME = "mergekit_config.yml"
+
+
+def make_merged(lineage: Lineage, recipe_name: str) -> Record:
+    """Merge the models of one recipe."""
+    from mdel_assets.merging.streaming import merge_models
+
+    if current := current_record(lineage, "merged_model", recipe_name):
+        return current
+    identity = lineage.identity("merged_model", recipe_name)
+    recipe = lineage.experiment.merges[recipe_name]
+    members = lineage.members(recipe_name)
+    artifact = lineage.store.merged(recipe_name)
+    with artifact.staging() as stage:
+        result = merge_models(
+            recipe,
+            [merge_input(lineage, member) for member in members.models],
+            stage,
+            base=merge_input(lineage, members.base) if members.base else None,
+            model_folder=lineage.store.seed_model().folder,
+        )
+        content = resolved_recipe(recipe, members)
+        (stage / RECIPE_NAME).write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
+
+
+def merge_input(lineage: Lineage, member: Member) -> MergeInput:
+    """Return where a member's model lies and, by its record, in which layers it differs."""
+    if member.name not in lineage.experiment.model_keys:
+        return MergeInput(member.name, Path(member.name).expanduser(), member.parameters)
+    artifact = lineage.store.model(member.name)
+    trained = _trained_layers(artifact.require(), lineage.store.seed_model().require())
+    return MergeInput(member.name, artifact.folder, member.parameters, trained)
+
+
+def _trained_layers(record: Record, seed: Record) -> frozenset[int] | None:
+    """Return the layers in which a model differs from the seed; None where no record says."""
+    if record == seed:
+        return frozenset()
+    details = record.details
+    if (
+        record.inputs.get("seed_model") != seed.fingerprint
+        or details.get("changed_though_frozen") != []
+    ):
+        return None
+    return frozenset(details["trained_layers"])
