@@ -1,7 +1,7 @@
 """Safetensors on disk: writing a model whose layout is fixed before the first byte.
 
 Every tensor's place is known at the start, so that threads write in any order and the bytes are
-the same. Files are written under their final names: the folder is a stage that is renamed whole.
+the same. The folder is a stage, which `Artifact.publish` syncs and renames whole.
 """
 
 import contextlib
@@ -53,7 +53,6 @@ class TensorWriter:
         self._places: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self._stack = contextlib.ExitStack()
-        self._descriptors: list[int] = []
         self.size_bytes = sum(
             self._open(folder / name, shard) for name, shard in zip(names, shards, strict=True)
         )
@@ -75,7 +74,6 @@ class TensorWriter:
         text += b" " * (-len(text) % 8)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         self._stack.callback(os.close, descriptor)
-        self._descriptors.append(descriptor)
         start = 8 + len(text)
         for tensor in tensors:
             first = header[tensor.name]["data_offsets"][0]
@@ -102,8 +100,6 @@ class TensorWriter:
                 return
             if short := sorted(name for name, count in self._missing.items() if count):
                 raise MergeError(f"These tensors were not written whole: {', '.join(short)}.")
-            for descriptor in self._descriptors:
-                os.fsync(descriptor)
 
 
 def _shards(tensors: Sequence[TensorLayout], limit: int | None) -> list[list[TensorLayout]]:

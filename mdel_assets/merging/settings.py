@@ -79,9 +79,9 @@ def _conditions(value: Any) -> list[dict[str, Any]]:
     if not isinstance(entries, list | tuple) or not any(isinstance(e, Mapping) for e in entries):
         return []
     for entry in entries:
-        if not isinstance(entry, Mapping) or "value" not in entry:
-            raise ValueError(f"expected {{filter, value}}, got {entry!r}")
-        for key in entry:
+        for key in entry if isinstance(entry, Mapping) else ():
             if key not in _CONDITIONAL_KEYS:
                 raise UnknownKeyError(unknown_name_message("key", str(key), _CONDITIONAL_KEYS))
+        if not isinstance(entry, Mapping) or "value" not in entry:
+            raise ValueError(f"expected {{filter, value}}, got {entry!r}")
     return [dict(entry) for entry in entries]

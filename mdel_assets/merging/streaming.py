@@ -145,7 +145,7 @@ def _jobs(
         settings = settings_for(
             recipe, entries, name=name, shape=stored.shape, depth=layers.depth_of(own)
         )
-        counting = _counting_models(settings, has_base=has_base)
+        counting = _counting_models(recipe, settings, has_base=has_base)
         own_settings = _only(settings, counting)
         step = piece
         if recipe.method.needs_rows and recipe.method.needs_rows(own_settings):
@@ -166,11 +166,11 @@ def _jobs(
         )
 
 
-def _counting_models(settings: TensorSettings, *, has_base: bool) -> list[int]:
+def _counting_models(recipe: MergeRecipe, settings: TensorSettings, *, has_base: bool) -> list[int]:
     """Return which models a tensor depends on: those of weight zero are not even read."""
     everyone = range(len(settings.models))
     weights = settings.of_models.get("weight")
-    if weights is None:
+    if weights is None or recipe.method.max_models is not None:
         return list(everyone)
     counting = [index for index in everyone if weights[index] != 0]
     return counting if counting or has_base else list(everyone)
