@@ -27,6 +27,7 @@ CODE_VERSIONS = {
     "dense_one_baseline": "1",
     "random_split_expert": "1",
     "merged_model": "2",
+    "layer_differences": "1",
     "token_scores": "2",
     "perplexity_report": "1",
     "perplexity_matrix": "2",
@@ -60,6 +61,7 @@ class Lineage:
             "expert_model": self.store.expert,
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
+            "layer_differences": self.store.differences,
             "token_scores": self.store.scores,
             "perplexity_report": self.store.report,
         }
@@ -189,6 +191,7 @@ class Lineage:
         yield "dense_one_baseline", [""] if "dense-one" in dense else []
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
+        yield "layer_differences", self.present_domains()
         yield "merged_model", list(self.experiment.merges)
         yield "token_scores", self.present_models()
         yield "perplexity_report", self.present_models()
@@ -264,6 +267,10 @@ class Lineage:
         config |= {"members": named, "has_base": members.base is not None}
         own = [self.store.model(member.name) for member in members if member.name in known]
         return config, [self.store.seed_model(), *own]
+
+    def _layer_differences(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        experts = [self.store.expert(domain) for domain in self.present_domains()]
+        return {}, [self.store.seed_model(), *experts]
 
     def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         fields = {"max_length", "stride", "splits", "max_documents", "prefix_token", "seed"}

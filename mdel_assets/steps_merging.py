@@ -1,6 +1,8 @@
 """The steps of the line that merge models: as `steps.py`, one function per asset."""
 
 import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -35,6 +37,37 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
         content = resolved_recipe(recipe, members)
         (stage / RECIPE_NAME).write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
+
+
+def measure_layer_differences(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:
+    """Measure the experts of ``domains``, all in one pass, against the seed and each other."""
+    from mdel_assets.merging.layer_differences import measure_differences
+
+    kind = "layer_differences"
+    records = {d: r for d in domains if (r := current_record(lineage, kind, d))}
+    wanted = {f"expert-{domain}": domain for domain in domains if domain not in records}
+    if not wanted:
+        return records
+    identities = {domain: lineage.identity(kind, domain) for domain in wanted.values()}
+    experts = [_expert_input(lineage, key) for key in lineage.present_domains()]
+    with ExitStack() as stack:
+        stages = {
+            name: stack.enter_context(lineage.store.differences(domain).staging())
+            for name, domain in wanted.items()
+        }
+        found = measure_differences(experts, stages, seed=merge_input(lineage, Member("seed")))
+        for name, domain in wanted.items():
+            records[domain] = lineage.store.differences(domain).publish(
+                stages[name], identities[domain], details=dataclasses.asdict(found[name])
+            )
+    return {domain: records[domain] for domain in domains}
+
+
+def _expert_input(lineage: Lineage, domain: str) -> MergeInput:
+    """Return an expert with the layers that it was to train, whatever it changed besides."""
+    artifact = lineage.store.expert(domain)
+    trained = frozenset(artifact.require().details["trained_layers"])
+    return MergeInput(f"expert-{domain}", artifact.folder, trained_layers=trained)
 
 
 def merge_input(lineage: Lineage, member: Member) -> MergeInput:

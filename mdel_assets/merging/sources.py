@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ class Source:
         import torch
 
         found = self.read_stored(name, first, last).to(torch.float32)
-        if check and not is_finite(found):
+        if check and not math.isfinite(largest_magnitude(found)):
             raise MergeError(
                 f"{self.entry.name} holds a NaN or infinity in {name}. Train it again, or take it "
                 f"out of the recipe."
@@ -79,14 +80,14 @@ def open_sources(inputs: Sequence[MergeInput]) -> Iterator[list[Source]]:
         yield found
 
 
-def is_finite(numbers: "torch.Tensor") -> bool:
-    """Whether every number is finite."""
+def largest_magnitude(numbers: "torch.Tensor") -> float:
+    """Return the largest absolute value; NaN or infinity where one of the numbers is that."""
     import torch
 
     if not numbers.numel():
-        return True
+        return 0.0
     low, high = torch.aminmax(numbers)
-    return bool(torch.isfinite(high - low)) or bool(torch.isfinite(numbers).all())
+    return max(-float(low), float(high))
 
 
 def refuse_differences(

@@ -5,7 +5,6 @@ inputs share is copied. Any other is read in pieces from all inputs, merged in f
 written to its place in the output. Bytes depend neither on pieces nor on threads nor on shards.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import Any
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.carry_over import carry_over
 from mdel_assets.merging.methods.method import TensorSettings
+from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.recipe import MergeRecipe, settings_for
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
@@ -26,8 +26,9 @@ from mdel_assets.tensor_files import is_float, stored_dtype
 from mdel_assets.tensor_writer import TensorLayout, TensorWriter
 
 _log = logging.getLogger(__name__)
-# What all threads' pieces take together, and a piece's largest size in elements.
-_BUFFERS_BYTES = 40 << 20
+# What all threads' pieces take together, and a piece's largest size in elements. Importing torch
+# alone takes 220 MiB of the 300 that a merge may take.
+_BUFFERS_BYTES = 12 << 20
 _LARGEST_PIECE = 1 << 18
 _SPAN_PIECES = 16
 _MAX_THREADS = 8
@@ -74,13 +75,14 @@ def merge_models(
     num_threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
     dtype = recipe.dtype_of_output
     with (
-        one_thread_per_operation(),
+        set_up_for_streaming(),
         open_sources([*inputs, *([base] if base else [])]) as sources,
     ):
         refuse_differences(
             sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
         )
-        piece = _piece_size(len(sources), num_threads, largest_piece)
+        held = 1 if recipe.method.reads_one_by_one else len(sources)
+        piece = _piece_size(held, num_threads, largest_piece)
         jobs = list(_jobs(recipe, sources, has_base=base is not None, piece=piece))
         limit = recipe.mdel.max_shard_mib
         with (
@@ -114,22 +116,12 @@ def refuse_wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> None:
         )
 
 
-@contextlib.contextmanager
-def one_thread_per_operation() -> Iterator[None]:
-    """Let torch use one thread for an operation: the threads here work on different tensors."""
-    import torch
+def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
+    """Return how many elements a piece has, so that all threads' pieces fit their memory.
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _piece_size(num_models: int, num_threads: int, largest: int) -> int:
-    """Return how many elements a piece has, so that all threads' pieces fit their memory."""
-    fitting = _BUFFERS_BYTES // num_threads // (4 * (num_models + 6))
+    A method holds ``num_held`` models at a time, each up to three times, and some sums.
+    """
+    fitting = _BUFFERS_BYTES // num_threads // (4 * (3 * num_held + 4))
     return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
 
 

@@ -1,12 +1,13 @@
 """One tensor's way through a merge: compared, copied or merged piece by piece, written."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.methods.method import MergeMethod, Piece, TensorSettings
-from mdel_assets.merging.sources import Source, is_finite
+from mdel_assets.merging.sources import Source, largest_magnitude
 from mdel_assets.tensor_files import dtype_bytes, is_float, torch_dtype
 from mdel_assets.tensor_writer import TensorLayout, TensorWriter
 
@@ -90,17 +91,21 @@ class TensorJob:
             MergeError: an input holds a NaN or infinity.
 
         """
+        import torch
+
         measured = None
         if self.method.measure is not None:
             measured = self.method.measure(lambda: self.pieces(0, self.num_elements), self.settings)
         finite = True
         for piece in self.pieces(first, last):
             merged = self.method.merge(piece, self.settings, measured)
-            if not is_finite(merged):
+            largest = largest_magnitude(merged)
+            if not math.isfinite(largest):
                 # Where the inputs are finite, the sum left the range of fp32.
                 self._refuse_non_finite(piece.first, piece.first + merged.numel())
-                finite = False
-            finite &= self._write(writer, piece.first, merged)
+            stored = self._write(writer, piece.first, merged)
+            if not largest <= torch.finfo(stored.dtype).max:
+                finite &= bool(torch.isfinite(stored).all())
         return finite
 
     def pieces(self, first: int, last: int) -> Iterator[Piece]:
@@ -114,15 +119,15 @@ class TensorJob:
         for source in self.sources:
             source.read(self.name, first, last)
 
-    def _write(self, writer: TensorWriter, first: int, numbers: "torch.Tensor") -> bool:
-        """Write elements from ``first`` on, in the output's dtype; say whether that holds them."""
+    def _write(self, writer: TensorWriter, first: int, numbers: "torch.Tensor") -> "torch.Tensor":
+        """Write elements from ``first`` on in the output's dtype; return them so."""
         import torch
 
         stored = numbers.to(torch_dtype(self.layout.dtype))
         data: Any = stored.view(torch.uint8).numpy()
         offset = first * dtype_bytes(self.layout.dtype)
         writer.write(self.layout.name, memoryview(data), offset=offset)
-        return stored.dtype == numbers.dtype or is_finite(stored.to(torch.float32))
+        return stored
 
 
 class _ReadOnDemand(Sequence[Any]):

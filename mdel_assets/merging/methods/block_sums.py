@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 1 << 10
-_BLOCKS_AT_ONCE = 32
+_BLOCKS_AT_ONCE = 8
 Vectors = Callable[[], "Iterator[Sequence[torch.Tensor]]"]
 
 

@@ -61,4 +61,5 @@ METHOD = MergeMethod(
     base="refused",
     keeps_equal=lambda settings: settings.shared["normalize"] or sum(settings.weights) == 1.0,
     spreads_non_finite=True,
+    reads_one_by_one=True,
 )

@@ -92,7 +92,8 @@ class MergeMethod:
     tensor. ``base`` says whether there is one. ``min_models`` and ``max_models`` count models
     besides the base. ``keeps_equal`` says whether a tensor that all models and the base share
     stays as it is. ``needs_rows`` asks for pieces of whole rows. ``spreads_non_finite`` promises
-    that a NaN or infinity in an input is one in the output.
+    that a NaN or infinity in an input is one in the output, ``reads_one_by_one`` that no more than
+    one model's elements are held at a time.
     """
 
     merge: "Callable[[Piece, TensorSettings, Any], torch.Tensor]"
@@ -104,6 +105,7 @@ class MergeMethod:
     keeps_equal: Callable[[TensorSettings], bool] = _always
     needs_rows: Callable[[TensorSettings], bool] | None = None
     spreads_non_finite: bool = False
+    reads_one_by_one: bool = False
 
 
 WEIGHT = Parameter(1.0, per_model=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +31,14 @@ def nth_smallest(
     found: list[dict[int, float]] = []
     buckets: list[dict[int, tuple[int, int]]] = []
     for stream, wanted in enumerate(ranks):
-        ends = np.cumsum(counts[stream]) if wanted else np.zeros(0, np.int64)
+        ends = np.cumsum(counts[stream], dtype=np.int64) if wanted else np.zeros(0, np.int64)
         places = {rank: int(np.searchsorted(ends, rank, side="right")) for rank in wanted}
         buckets.append({r: (b, r - (int(ends[b - 1]) if b else 0)) for r, b in places.items()})
         found.append({})
     lower = _count_lower(pieces, buckets)
     for stream, places_of in enumerate(buckets):
         for rank, (bucket, rest) in places_of.items():
-            ends = np.cumsum(lower[stream][bucket])
+            ends = np.cumsum(lower[stream][bucket], dtype=np.int64)
             bits = (bucket << _LOW_BITS) | int(np.searchsorted(ends, rest, side="right"))
             found[stream][rank] = float(np.int32(bits).view(np.float32))
     return found
@@ -50,11 +51,11 @@ def _bits(numbers: "torch.Tensor") -> Any:
 def _count(
     pieces: "Callable[[], Iterator[Iterable[torch.Tensor]]]", ranks: Sequence[Sequence[int]]
 ) -> list[Any]:
-    counts = [np.zeros(_NUM_BUCKETS, np.int64) for _ in ranks]
+    counts = [np.zeros(_NUM_BUCKETS if wanted else 0, np.uint32) for wanted in ranks]
     for piece in pieces():
         for count, wanted, numbers in zip(counts, ranks, piece, strict=True):
             if wanted:
-                count += np.bincount(_bits(numbers) >> _LOW_BITS, minlength=_NUM_BUCKETS)
+                _add(count, _bits(numbers) >> _LOW_BITS)
     return counts
 
 
@@ -63,7 +64,7 @@ def _count_lower(
     buckets: Sequence[Mapping[int, tuple[int, int]]],
 ) -> list[dict[int, Any]]:
     counts = [
-        {bucket: np.zeros(_LOW_MASK + 1, np.int64) for bucket, _ in places.values()}
+        {bucket: np.zeros(_LOW_MASK + 1, np.uint32) for bucket, _ in places.values()}
         for places in buckets
     ]
     for piece in pieces():
@@ -71,5 +72,10 @@ def _count_lower(
             bits: Any = _bits(numbers) if of_bucket else None
             for bucket, count in of_bucket.items():
                 inside = bits[(bits >> _LOW_BITS) == bucket]
-                count += np.bincount(inside & _LOW_MASK, minlength=_LOW_MASK + 1)
+                _add(count, inside & _LOW_MASK)
     return counts
+
+
+def _add(count: NDArray[np.uint32], values: NDArray[np.int32]) -> None:
+    found = np.bincount(values, minlength=len(count))
+    np.add(count, found, out=count, casting="unsafe")

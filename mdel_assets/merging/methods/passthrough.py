@@ -22,4 +22,5 @@ METHOD = MergeMethod(
     max_models=1,
     keeps_equal=lambda settings: settings.of_models["scale"][0] == 1.0,
     spreads_non_finite=True,
+    reads_one_by_one=True,
 )
