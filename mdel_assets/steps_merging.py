@@ -7,9 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from mdel_assets.artifacts import Record
+from mdel_assets.artifacts import Identity, Record
 from mdel_assets.lineage import Lineage
-from mdel_assets.merging.members import Member, resolved_recipe
+from mdel_assets.merging.members import FOLDER_PREFIX, Member, Members, resolved_recipe
+from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.steps import current_record
 
@@ -34,9 +35,28 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
             base=merge_input(lineage, members.base) if members.base else None,
             model_folder=lineage.store.seed_model().folder,
         )
-        content = resolved_recipe(recipe, members)
-        (stage / RECIPE_NAME).write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
-        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
+        details = dataclasses.asdict(result)
+        written = yaml.safe_dump(resolved_recipe(recipe, members), sort_keys=False)
+        (stage / RECIPE_NAME).write_text(written, "utf-8")
+        card = model_card(
+            f"{recipe_name} ({lineage.experiment.name})",
+            recipe_yaml=written,
+            inputs={**identity.inputs, **_folder_digests(identity, members)},
+            seed=lineage.experiment.seed_model.path or "pretrained for this experiment",
+            result=details,
+        )
+        (stage / CARD_NAME).write_text(card, "utf-8")
+        return artifact.publish(stage, identity, details=details)
+
+
+def _folder_digests(identity: Identity, members: Members) -> dict[str, str]:
+    """Return the digests of members that are folders, by the folders' names."""
+    named = zip(members, identity.config["members"], strict=True)
+    return {
+        Path(member.name).name: digest
+        for member, (digest, _) in named
+        if digest.startswith(FOLDER_PREFIX)
+    }
 
 
 def measure_layer_differences(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:

@@ -10,6 +10,7 @@ from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.recipe import MergeRecipe
 
+FOLDER_PREFIX = "folder:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -126,4 +127,4 @@ def folder_digest(folder: Path) -> str:
     names = sorted(
         p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
     )
-    return "folder:" + "-".join(file_digest(path)[:16] for path in names)
+    return FOLDER_PREFIX + "-".join(file_digest(path)[:16] for path in names)
