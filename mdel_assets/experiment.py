@@ -28,7 +28,7 @@ from mdel_assets.experiment_fields import (
     Source,
     Tracking,
 )
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
 
 _SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
@@ -70,6 +70,9 @@ class Experiment(Section):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                 raise ValueError(f"'{name}' cannot name a recipe: use letters, digits, . _ -")
         for recipe in self.merges.values():
+            names = [entry.model for entry in recipe.models if entry.model != recipe.base]
+            if not any(name.endswith(":*") for name in names):
+                refuse_wrong_number(recipe, names)
             for model in recipe.model_names:
                 if model.startswith("expert:") and model != "expert:*":
                     self.require_domain(model.removeprefix("expert:"))

@@ -27,12 +27,16 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
     recipe = lineage.experiment.merges[recipe_name]
     members = lineage.members(recipe_name)
     artifact = lineage.store.merged(recipe_name)
+    inputs = [
+        merge_input(lineage, member, digest=digest)
+        for member, (digest, _) in zip(members, identity.config["members"], strict=True)
+    ]
     with artifact.staging() as stage:
         result = merge_models(
             recipe,
-            [merge_input(lineage, member) for member in members.models],
+            inputs[: len(members.models)],
             stage,
-            base=merge_input(lineage, members.base) if members.base else None,
+            base=inputs[-1] if members.base else None,
             model_folder=lineage.store.seed_model().folder,
         )
         details = dataclasses.asdict(result)
@@ -70,12 +74,13 @@ def measure_layer_differences(lineage: Lineage, domains: Sequence[str]) -> dict[
         return records
     identities = {domain: lineage.identity(kind, domain) for domain in wanted.values()}
     experts = [_expert_input(lineage, key) for key in lineage.present_domains()]
+    seed = MergeInput("seed", lineage.store.seed_model().folder)
     with ExitStack() as stack:
         stages = {
             name: stack.enter_context(lineage.store.differences(domain).staging())
             for name, domain in wanted.items()
         }
-        found = measure_differences(experts, stages, seed=merge_input(lineage, Member("seed")))
+        found = measure_differences(experts, stages, seed=seed)
         for name, domain in wanted.items():
             records[domain] = lineage.store.differences(domain).publish(
                 stages[name], identities[domain], details=dataclasses.asdict(found[name])
@@ -90,10 +95,11 @@ def _expert_input(lineage: Lineage, domain: str) -> MergeInput:
     return MergeInput(f"expert-{domain}", artifact.folder, trained_layers=trained)
 
 
-def merge_input(lineage: Lineage, member: Member) -> MergeInput:
+def merge_input(lineage: Lineage, member: Member, *, digest: str) -> MergeInput:
     """Return where a member's model lies and, by its record, in which layers it differs."""
     if member.name not in lineage.experiment.model_keys:
-        return MergeInput(member.name, Path(member.name).expanduser(), member.parameters)
+        folder = Path(member.name).expanduser()
+        return MergeInput(member.name, folder, member.parameters, digest=digest)
     artifact = lineage.store.model(member.name)
     trained = _trained_layers(artifact.require(), lineage.store.seed_model().require())
     return MergeInput(member.name, artifact.folder, member.parameters, trained)

@@ -137,6 +137,18 @@ class MergeRecipe(Section):
         return self
 
 
+def refuse_wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> None:
+    """Raise `MergeError` where the method takes more or fewer models besides the base."""
+    low, high = recipe.method.min_models, recipe.method.max_models
+    if not low <= len(names) <= (high or len(names)):
+        expected = f"{low}" if low == high else f"at least {low}" if high is None else f"{high}"
+        besides = f" besides the base '{recipe.base}'" if recipe.base else ""
+        raise MergeError(
+            f"merge_method '{recipe.merge_method}' takes {expected} models{besides}, the recipe "
+            f"has {len(names)}: {', '.join(names)}. Correct its models or its base_model."
+        )
+
+
 def settings_for(
     recipe: MergeRecipe,
     models: Mapping[str, Mapping[str, Any]] | Sequence[tuple[str, Mapping[str, Any]]],

@@ -26,13 +26,15 @@ class MergeInput:
     """One model of a merge: how messages name it, where it lies, its own parameters.
 
     ``trained_layers`` are the layers in which it differs from the seed; everything else is the
-    seed's to the bit. None where that is not known.
+    seed's to the bit. None where that is not known. ``digest`` stands for it in random draws where
+    its name is only a place.
     """
 
     name: str
     folder: Path
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trained_layers: frozenset[int] | None = None
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

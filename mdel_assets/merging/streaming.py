@@ -14,11 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.errors import MergeError
 from mdel_assets.merging.carry_over import carry_over
 from mdel_assets.merging.methods.method import TensorSettings
 from mdel_assets.merging.process import set_up_for_streaming
-from mdel_assets.merging.recipe import MergeRecipe, settings_for
+from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number, settings_for
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.merging.tensor_names import Layers
@@ -104,18 +103,6 @@ def merge_models(
     )
 
 
-def refuse_wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> None:
-    """Raise `MergeError` where the method takes more or fewer models besides the base."""
-    low, high = recipe.method.min_models, recipe.method.max_models
-    if not low <= len(names) <= (high or len(names)):
-        expected = f"{low}" if low == high else f"at least {low}" if high is None else f"{high}"
-        besides = f" besides the base '{recipe.base}'" if recipe.base else ""
-        raise MergeError(
-            f"merge_method '{recipe.merge_method}' takes {expected} models{besides}, the recipe "
-            f"has {len(names)}: {', '.join(names)}. Correct its models or its base_model."
-        )
-
-
 def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
     """Return how many elements a piece has, so that all threads' pieces fit their memory.
 
@@ -138,7 +125,7 @@ def _jobs(
             recipe, entries, name=name, shape=stored.shape, depth=layers.depth_of(own)
         )
         counting = _counting_models(recipe, settings, has_base=has_base)
-        own_settings = _only(settings, counting)
+        own_settings = _only(settings, counting, models)
         step = piece
         if recipe.method.needs_rows and recipe.method.needs_rows(own_settings):
             step = max(1, piece // settings.row_length) * settings.row_length
@@ -168,10 +155,14 @@ def _counting_models(recipe: MergeRecipe, settings: TensorSettings, *, has_base:
     return counting if counting or has_base else list(everyone)
 
 
-def _only(settings: TensorSettings, counting: Sequence[int]) -> TensorSettings:
+def _only(
+    settings: TensorSettings, counting: Sequence[int], models: Sequence[Source]
+) -> TensorSettings:
+    """Return the settings of the models that count, named as random draws name them."""
+    entries = [models[index].entry for index in counting]
     return dataclasses.replace(
         settings,
-        models=tuple(settings.models[index] for index in counting),
+        models=tuple(entry.digest or entry.name for entry in entries),
         of_models={
             key: tuple(values[index] for index in counting)
             for key, values in settings.of_models.items()

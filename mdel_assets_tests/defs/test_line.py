@@ -121,6 +121,15 @@ def test_every_model_loads_with_transformers(finished):
         assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
         assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
         assert not list(folder.glob("*.bin"))
+    recipe = yaml.safe_load((models / "merged" / "pair" / "mergekit_config.yml").read_text())
+    assert recipe == {
+        "merge_method": "linear",
+        "models": [
+            {"model": "expert-github", "parameters": {"weight": 3.0}},
+            {"model": "seed"},
+        ],
+    }
+    assert "| `expert_model 'github'` |" in (models / "merged" / "pair" / "README.md").read_text()
 
 
 def test_a_second_run_does_nothing_and_loads_no_model(finished, monkeypatch):

@@ -235,6 +235,11 @@ def test_a_hub_id_is_refused_with_the_command_that_fetches_it():
         folder_digest(Path("/nowhere"))
 
 
+def test_a_wrong_number_of_models_is_refused_before_anything_is_trained():
+    with pytest.raises(MergeError, match="'model_stock' takes at least 2 models besides the base"):
+        parse("{merge_method: model_stock, models: [{model: expert:github}, {model: seed}]}")
+
+
 def test_layers_can_be_taken_from_different_models(tmp_path):
     """The ancestor's block merge: layer 0 of one model, layer 1 of the other."""
     tensors = [{f"h.{n}.w": (n + 1) * t for n in range(2)} for t in (ONE, TWO)]
