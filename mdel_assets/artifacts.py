@@ -266,6 +266,10 @@ class ArtifactStore:
         """The model that one recipe makes."""
         return self._folder("merged_model", recipe, "models", "merged", recipe)
 
+    def differences(self, domain: str) -> Artifact:
+        """How far the expert of one domain moved, layer by layer."""
+        return self._folder("layer_differences", domain, "differences", domain)
+
     def dense(self) -> Artifact:
         """The baseline with as many tokens as all experts together."""
         return self._folder("dense_baseline", "", "models", "dense")

@@ -24,13 +24,13 @@ from mdel_assets.experiment_fields import (
     Evaluation,
     ExpertTraining,
     Hub,
-    MergeRecipe,
     Mixture,
     Section,
     SeedModel,
     Source,
     Tracking,
 )
+from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
 
 _SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
@@ -68,15 +68,18 @@ class Experiment(Section):
         _refuse_repeats(
             "domain label", [s for d in self.domain_table for s in (d.name, *d.aliases)]
         )
-        for what, names in (("recipe", self.merges), ("reference", self.evaluation.references)):
-            for name in names:
+        for what, named in (("recipe", self.merges), ("reference", self.evaluation.references)):
+            for name in named:
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                     raise ValueError(f"'{name}' cannot name a {what}: use letters, digits, . _ -")
         for recipe in self.merges.values():
-            for member in recipe.models:
-                if member.model.startswith("expert:") and member.model != "expert:*":
-                    self.require_domain(member.model.removeprefix("expert:"))
-                if member.model == "random:*" and not self.baselines.random_split:
+            names = [entry.model for entry in recipe.models if entry.model != recipe.base]
+            if not any(name.endswith(":*") for name in names):
+                refuse_wrong_number(recipe, names)
+            for model in recipe.model_names:
+                if model.startswith("expert:") and model != "expert:*":
+                    self.require_domain(model.removeprefix("expert:"))
+                if model == "random:*" and not self.baselines.random_split:
                     raise ValueError("a recipe takes 'random:*', so set baselines.random_split")
         layout, is_labelled = self.source.layout, self.clusters is None
         if layout == "columns" and is_labelled and not self.source.domain_field:
@@ -250,7 +253,7 @@ def _known_keys(path: list[str]) -> tuple[list[str], list[str]]:
             field = model.model_fields.get(part)
             inside = field.annotation if field is not None else inside
         model = _section_in(inside) or model
-    return shown, list(model.model_fields)
+    return shown, [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _tagged(annotation: Any, tag: str) -> Any:

@@ -237,38 +237,6 @@ class SeedModel(Section):
         return self
 
 
-class MergeModelParameters(Section):
-    """Parameters of one model in a recipe."""
-
-    weight: float = 1.0
-
-
-class MergeModel(Section):
-    """One model of a recipe.
-
-    ``expert:<domain>``, ``expert:*``, ``random:*`` (the random split's experts), ``seed``, a folder
-    or a Hub id.
-    """
-
-    model: str
-    parameters: MergeModelParameters = MergeModelParameters()
-
-
-class MergeParameters(Section):
-    """Parameters of the whole recipe."""
-
-    normalize: bool = True
-
-
-class MergeRecipe(Section):
-    """One recipe, in the words of mergekit's schema."""
-
-    merge_method: Literal["linear"]
-    models: Annotated[tuple[MergeModel, ...], Field(min_length=1)]
-    parameters: MergeParameters = MergeParameters()
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-
-
 class Ensemble(Section):
     """How experts are weighed together, token by token.
 

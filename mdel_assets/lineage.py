@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
-from mdel_assets.durable_files import file_digest
-from mdel_assets.errors import DamagedArtifactError, MdelError, MergeError, MissingArtifactError
+from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
+from mdel_assets.merging.members import Members, folder_digest, members_of, recipe_parameters
 
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
@@ -28,7 +28,8 @@ CODE_VERSIONS = {
     "dense_one_baseline": "2",
     "random_split_expert": "2",
     "reference_model": "1",
-    "merged_model": "1",
+    "merged_model": "2",
+    "layer_differences": "1",
     "token_scores": "2",
     "perplexity_report": "2",
     "perplexity_matrix": "3",
@@ -65,6 +66,7 @@ class Lineage:
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
             "reference_model": self.store.reference,
+            "layer_differences": self.store.differences,
             "token_scores": self.store.scores,
             "perplexity_report": self.store.report,
         }
@@ -168,34 +170,19 @@ class Lineage:
         """Whether there are at least two experts to weigh against each other."""
         return len(self.present_domains()) > 1
 
-    def members(self, recipe: str) -> list[tuple[str, float]]:
-        """Return the models of a recipe in its order, with weights, ``*`` written out.
-
-        A member is ``seed``, ``expert-<domain>``, ``random-<number>``, or a folder or Hub id.
+    def members(self, recipe: str) -> Members:
+        """Return the models of a recipe, ``*`` written out.
 
         Raises:
             MergeError: the recipe names the expert of an absent domain.
 
         """
-        found: list[tuple[str, float]] = []
-        for entry in self.experiment.merges[recipe].models:
-            weight = entry.parameters.weight
-            if entry.model == "expert:*":
-                found += [(f"expert-{key}", weight) for key in self.present_domains()]
-            elif entry.model == "random:*":
-                found += [(f"random-{key}", weight) for key in self.random_split_numbers()]
-            elif entry.model.startswith("expert:"):
-                domain = entry.model.removeprefix("expert:")
-                if not self.is_present(domain):
-                    raise MergeError(
-                        f"Recipe '{recipe}' needs the expert of '{domain}', but the corpus has no "
-                        f"training document of that domain. Take it out of the recipe; present: "
-                        f"{', '.join(self.present_domains())}."
-                    )
-                found.append((f"expert-{domain}", weight))
-            else:
-                found.append((entry.model, weight))
-        return found
+        return members_of(
+            self.experiment.merges[recipe],
+            name=recipe,
+            domains=self.present_domains(),
+            random_numbers=self.random_split_numbers(),
+        )
 
     def stale(self, kind: str, key: str = "") -> Stale | None:
         """Say why the artifact would be made anew, or None if it is current."""
@@ -240,6 +227,7 @@ class Lineage:
         yield "dense_one_baseline", [""] if "dense-one" in dense else []
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
+        yield "layer_differences", self.present_domains()
         yield "merged_model", list(self.experiment.merges)
         yield "reference_model", list(self.experiment.evaluation.references)
         yield "token_scores", self.present_models()
@@ -318,15 +306,23 @@ class Lineage:
         recipe = self.experiment.merges[key]
         known = set(self.experiment.model_keys)
         members = self.members(key)
+        unset = {"models", "base_model"}
+        config = recipe.model_dump(mode="json", exclude=unset, exclude_defaults=True)
         # A folder's path says nothing about what is in it: its digest stands for it.
-        config = recipe.model_dump(mode="json", exclude={"models"}) | {
-            "members": [
-                [name if name in known else folder_digest(Path(name)), weight]
-                for name, weight in members
+        named = [
+            [
+                member.name if member.name in known else folder_digest(Path(member.name)),
+                recipe_parameters(member),
             ]
-        }
-        own = [self.store.model(name) for name, _ in members if name in known]
+            for member in members
+        ]
+        config |= {"members": named, "has_base": members.base is not None}
+        own = [self.store.model(member.name) for member in members if member.name in known]
         return config, [self.store.seed_model(), *own]
+
+    def _layer_differences(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        experts = [self.store.expert(domain) for domain in self.present_domains()]
+        return {}, [self.store.seed_model(), *experts]
 
     def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         fields = {*WINDOW_SETTINGS, "splits", "max_documents", "seed"}
@@ -362,25 +358,6 @@ class Lineage:
         config |= {"prior_decay": weighing.prior_decay, "temperature": weighing.temperature}
         scores = [self.store.scores(model) for model in self.own_models()]
         return config, [self.store.router(), *scores]
-
-
-def folder_digest(folder: Path) -> str:
-    """Return a digest of a model folder's weights and configuration.
-
-    Raises:
-        MergeError: it is not a folder.
-
-    """
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise MergeError(
-            f"'{folder}' is neither 'seed', 'expert:<domain>' nor a model folder. Correct the "
-            f"recipe in the experiment."
-        )
-    names = sorted(
-        p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
-    )
-    return "folder:" + "-".join(file_digest(path)[:16] for path in names)
 
 
 def _differences(old: Any, new: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The steps of the line up to merged models, one function per asset, without Dagster.
+"""The steps of the line up to experts and baselines, one function per asset, without Dagster.
 
 A step resolves paths, does nothing where the artifact is already what it should be, else computes
 into a staging folder and publishes it whole. It returns the artifact's record, from which both the
@@ -285,34 +285,6 @@ def make_reference(lineage: Lineage, name: str, *, cache: Path) -> Record:
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 
-def make_merged(lineage: Lineage, recipe_name: str) -> Record:
-    """Merge the models of one recipe."""
-    import yaml
-
-    from mdel_assets.merging.streaming import merge_linear
-
-    if current := current_record(lineage, "merged_model", recipe_name):
-        return current
-    identity = lineage.identity("merged_model", recipe_name)
-    recipe = lineage.experiment.merges[recipe_name]
-    artifact = lineage.store.merged(recipe_name)
-    with artifact.staging() as stage:
-        result = merge_linear(
-            _merge_inputs(lineage, recipe_name),
-            stage,
-            base_folder=lineage.store.seed_model().folder,
-            normalize=recipe.parameters.normalize,
-            dtype=recipe.dtype,
-        )
-        content = recipe.model_dump(mode="json", exclude_none=True)
-        content["models"] = [
-            {"model": name, "parameters": {"weight": weight}}
-            for name, weight in lineage.members(recipe_name)
-        ]
-        (stage / "mergekit_config.yml").write_text(yaml.safe_dump(content, sort_keys=False))
-        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
-
-
 def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:
     """Return the record of an artifact that needs no making, and say so in the log."""
     record = lineage.current(kind, key)
@@ -341,17 +313,3 @@ def _build_index(lineage: Lineage) -> Any:
         shard_roles=roles,
         keep_copies=lineage.experiment.mixture.compatible_with_mdel,
     )
-
-
-def _merge_inputs(lineage: Lineage, recipe_name: str) -> list[Any]:
-    from mdel_assets.merging.streaming import MergeInput
-
-    known = set(lineage.experiment.model_keys)
-    return [
-        MergeInput(
-            name,
-            lineage.store.model(name).folder if name in known else Path(name).expanduser(),
-            weight,
-        )
-        for name, weight in lineage.members(recipe_name)
-    ]

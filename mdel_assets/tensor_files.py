@@ -1,10 +1,15 @@
-"""Safetensors on disk: reading a model folder tensor by tensor, writing one file in a stream."""
+"""Safetensors on disk: reading a model folder tensor by tensor.
+
+Plain reads, not mapped pages: what is read counts once as the reader's memory, and no more than
+the reader asked for.
+"""
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,32 +21,70 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
-_DTYPE_BYTES |= {"U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+# safetensors' name of a dtype: its bytes, and torch's name.
+_DTYPES = {
+    "F64": (8, "float64"),
+    "F32": (4, "float32"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
+    "I64": (8, "int64"),
+    "I32": (4, "int32"),
+    "I16": (2, "int16"),
+    "I8": (1, "int8"),
+    "U64": (8, "uint64"),
+    "U32": (4, "uint32"),
+    "U16": (2, "uint16"),
+    "U8": (1, "uint8"),
+    "BOOL": (1, "bool"),
+    "F8_E4M3": (1, "float8_e4m3fn"),
+    "F8_E5M2": (1, "float8_e5m2"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: its file, and its first byte there."""
+
+    path: Path
+    start: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def num_elements(self) -> int:
+        """The product of its shape."""
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Its size on disk."""
+        return self.num_elements * dtype_bytes(self.dtype)
 
 
 class TensorFolder:
     """The tensors of a model folder, in one safetensors file or in several with an index.
 
-    ``shapes`` and ``dtypes`` (safetensors' names, such as ``F16``) map every tensor's name.
+    ``shapes`` and ``dtypes`` (safetensors' names, such as ``F16``) map every tensor's name. Reading
+    is safe from several threads.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.stored: dict[str, StoredTensor] = {}
+        self._descriptors: dict[Path, int] = {}
         self._stack = contextlib.ExitStack()
-        self._files: dict[str, Any] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, str] = {}
         for path in weight_files(folder):
-            for name, entry in read_header(path).items():
-                if name in self.shapes:
+            for name, tensor in read_header(path).items():
+                if name in self.stored:
                     raise MergeError(f"{folder}: the tensor '{name}' is stored twice.")
-                self.shapes[name] = tuple(entry["shape"])
-                self.dtypes[name] = entry["dtype"]
-                self._files[name] = path
-        self._open: dict[Path, Any] = {}
+                self.stored[name] = tensor
+        self.shapes = {name: tensor.shape for name, tensor in self.stored.items()}
+        self.dtypes = {name: tensor.dtype for name, tensor in self.stored.items()}
 
     def __enter__(self) -> Self:
+        for path in {tensor.path for tensor in self.stored.values()}:
+            self._descriptors[path] = os.open(path, os.O_RDONLY)
+            self._stack.callback(os.close, self._descriptors[path])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,19 +92,35 @@ class TensorFolder:
 
     def read(self, name: str) -> "torch.Tensor":
         """Return a whole tensor."""
-        return self._handle(name).get_tensor(name)  # type: ignore[no-any-return]
+        shape = self.shapes[name]
+        return self.read_flat(name, 0, math.prod(shape)).reshape(shape)
 
-    def read_rows(self, name: str, first: int, last: int) -> "torch.Tensor":
-        """Return rows ``first`` to ``last`` (exclusive) along the first axis."""
-        return self._handle(name).get_slice(name)[first:last]  # type: ignore[no-any-return]
+    def read_flat(self, name: str, first: int, last: int) -> "torch.Tensor":
+        """Return elements ``first`` to ``last`` (exclusive), in the order they are stored."""
+        import torch
 
-    def _handle(self, name: str) -> Any:
-        from safetensors import safe_open
+        dtype = self.dtypes[name]
+        size = dtype_bytes(dtype)
+        flat = torch.empty((last - first) * size, dtype=torch.uint8)
+        buffer: Any = flat.numpy()
+        self.read_into(name, memoryview(buffer), offset=first * size)
+        return flat.view(torch_dtype(dtype))
 
-        path = self._files[name]
-        if path not in self._open:
-            self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
-        return self._open[path]
+    def read_into(self, name: str, buffer: memoryview, *, offset: int) -> None:
+        """Fill ``buffer`` with the tensor's bytes from ``offset`` on.
+
+        Raises:
+            MergeError: the file ends before.
+
+        """
+        tensor = self.stored[name]
+        done = 0
+        while done < len(buffer):
+            place = tensor.start + offset + done
+            count = os.preadv(self._descriptors[tensor.path], [buffer[done:]], place)
+            if count == 0:
+                raise MergeError(f"{tensor.path} ends inside of the tensor '{name}'.")
+            done += count
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -87,59 +146,59 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Return a safetensors file's header by tensor name, without its metadata."""
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """Return where a safetensors file's tensors lie, by name.
+
+    Raises:
+        MergeError: it is no safetensors file, or not a whole one.
+
+    """
+    file_size = path.stat().st_size
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, dict[str, Any]] = json.loads(file.read(length))
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else file_size
+        if 8 + length > file_size:
+            raise _broken(path, "its header is cut off")
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+        except ValueError as error:
+            raise _broken(path, "its header is not JSON") from error
     header.pop("__metadata__", None)
-    return header
+    found = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        tensor = StoredTensor(path, 8 + length + first, tuple(entry["shape"]), entry["dtype"])
+        if tensor.dtype not in _DTYPES:
+            raise _broken(path, f"'{name}' has the unknown dtype {tensor.dtype}")
+        if tensor.size_bytes != last - first or 8 + length + last > file_size:
+            raise _broken(path, f"'{name}' does not fit into it")
+        found[name] = tensor
+    return found
 
 
-class TensorWriter:
-    """Writes one safetensors file whose layout is fixed before the first byte."""
+def _broken(path: Path, reason: str) -> MergeError:
+    return MergeError(
+        f"{path} is not a whole safetensors file: {reason}. Fetch it or make it again."
+    )
 
-    def __init__(
-        self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]
-    ) -> None:
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for name, shape in shapes.items():
-            size = _DTYPE_BYTES[dtypes[name]]
-            for length in shape:
-                size *= length
-            header[name] = {
-                "dtype": dtypes[name],
-                "shape": list(shape),
-                "data_offsets": [offset, offset + size],
-            }
-            offset += size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        first = 8 + len(text)
-        self._starts = {name: first + header[name]["data_offsets"][0] for name in shapes}
-        self._written: dict[str, int] = dict.fromkeys(self._starts, 0)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.pwrite(self._descriptor, struct.pack("<Q", len(text)) + text, 0)
-        self.size_bytes = 8 + len(text) + offset
 
-    def append(self, name: str, tensor: "torch.Tensor") -> None:
-        """Write the next rows of tensor ``name``."""
-        import torch
+def dtype_bytes(dtype: str) -> int:
+    """Return the size in bytes of one element of ``dtype``, by safetensors' name."""
+    return _DTYPES[dtype][0]
 
-        flat: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        data = memoryview(flat)
-        while len(data):
-            start = self._starts[name] + self._written[name]
-            done = os.pwrite(self._descriptor, data, start)
-            self._written[name] += done
-            data = data[done:]
 
-    def __enter__(self) -> Self:
-        return self
+def torch_dtype(dtype: str) -> "torch.dtype":
+    """Return torch's dtype for safetensors' name of it."""
+    import torch
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        seen = os.fstat(self._descriptor).st_size
-        os.close(self._descriptor)
-        if kind is None and seen != self.size_bytes:
-            raise MergeError(f"{seen} bytes were written where {self.size_bytes} were promised.")
+    return getattr(torch, _DTYPES[dtype][1])  # type: ignore[no-any-return]
+
+
+def stored_dtype(name: str) -> str:
+    """Return safetensors' name of the dtype that torch calls ``name``, such as ``float16``."""
+    return next(stored for stored, (_, known) in _DTYPES.items() if known == name)
+
+
+def is_float(dtype: str) -> bool:
+    """Whether a dtype, by safetensors' name, holds numbers that can be averaged."""
+    return dtype in {"F64", "F32", "F16", "BF16"}

@@ -26,7 +26,7 @@ from mdel_assets.home import MdelHome
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
 # One run for all partitions: each documents file is read once, shared layers are run once.
-_TOGETHER = {"domain_dataset", "token_scores"}
+_TOGETHER = {"domain_dataset", "layer_differences", "token_scores"}
 _RANGE_START, _RANGE_END = (
     "dagster/asset_partition_range_start",
     "dagster/asset_partition_range_end",

@@ -1,22 +1,60 @@
 """Merging assets: merged models."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps
-from mdel_assets.defs.metadata import OWNERS, provenance, table
+from mdel_assets import steps_merging
+from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs.metadata import OWNERS, absent_state, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.tensor_files import TensorFolder
 
 
 def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """Return the assets of the group ``merging``; none where the experiment has no recipe."""
+    """Return the assets of the group ``merging``; a merge only where there is a recipe."""
+
+    @dg.asset(
+        group_name="merging",
+        partitions_def=partitions.domain,
+        deps=[
+            dg.AssetDep("expert_model", partition_mapping=dg.AllPartitionMapping()),
+            "seed_model",
+        ],
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        owners=OWNERS,
+        kinds={"parquet"},
+        code_version=CODE_VERSIONS["layer_differences"],
+        check_specs=[dg.AssetCheckSpec("frozen_tensors_equal", asset="layer_differences")],
+        pool="io",
+    )
+    def layer_differences(
+        context: dg.AssetExecutionContext, workspace: Workspace
+    ) -> dg.MaterializeResult:
+        """How far each expert moved from the seed, layer by layer, and which experts moved alike.
+
+        `differences.parquet` holds relative L2 change, L1, largest change and whether the bytes
+        are equal for each tensor; `cosines.parquet` the cosine with every other expert's change.
+        """
+        lineage = workspace.lineage(experiment)
+        asked = set(context.partition_keys)
+        present = [key for key in lineage.present_domains() if key in asked]
+        records = steps_merging.measure_layer_differences(lineage, present)
+        for key in sorted(asked - set(present)):
+            context.add_asset_metadata({"state": absent_state(key)}, partition_key=key)
+        for key, record in records.items():
+            metadata = _differences_metadata(record, lineage.store.differences(key))
+            context.add_asset_metadata(metadata, partition_key=key)
+        return dg.MaterializeResult(check_results=[_frozen_tensors_equal(records)])
+
     if partitions.recipe is None:
-        return []
+        return [layer_differences]
     models: list[Any] = [
         dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_recipe),
         "seed_model",
@@ -47,7 +85,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         """
         lineage = workspace.lineage(experiment)
         recipe = context.partition_key
-        record = steps.make_merged(lineage, recipe)
+        record = steps_merging.make_merged(lineage, recipe)
         artifact = lineage.store.merged(recipe)
         seed_folder = lineage.store.seed_model().folder
         with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
@@ -58,14 +96,53 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
             check_name="tensors_finite_and_shaped",
             metadata={"non_finite": dg.MetadataValue.json(non_finite), "same_shapes": same_shapes},
         )
-        members = [{"model": m, "weight": float(w)} for m, w in lineage.members(recipe)]
+        members = [
+            {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
+            for member in lineage.members(recipe).models
+        ]
         metadata = {
             "merge_method": record.config["merge_method"],
             "models": table(members),
             "num_tensors": record.details["num_tensors"],
+            "num_copied_tensors": record.details["num_copied_tensors"],
             "num_parameters": record.details["num_parameters"],
             **provenance(record, artifact),
         }
         return dg.MaterializeResult(metadata=metadata, check_results=[sound])
 
-    return [merged_model]
+    return [layer_differences, merged_model]
+
+
+def _differences_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
+    from mdel_assets.charts import line_chart
+    from mdel_assets.merging.layer_differences import curves_by_part
+
+    drawn = line_chart(
+        curves_by_part(artifact.folder),
+        x_label="layer",
+        y_label="relative L2 change",
+        title=f"How far {record.key} moved",
+    )
+    cosines = record.details["mean_cosines"]
+    return {
+        "relative_l2": record.details["relative_l2"],
+        "num_changed_tensors": record.details["num_changed_tensors"],
+        "num_tensors": record.details["num_tensors"],
+        "cosines": table([{"expert": e, "cosine": float(c)} for e, c in cosines.items()]),
+        "changes": chart(drawn, "changes by layer"),
+        **provenance(record, artifact),
+    }
+
+
+def _frozen_tensors_equal(records: Mapping[str, Record]) -> dg.AssetCheckResult:
+    """Pass where no tensor changed that the expert's record calls frozen."""
+    changed = {
+        key: names
+        for key, record in records.items()
+        if (names := record.details["changed_though_frozen"])
+    }
+    return dg.AssetCheckResult(
+        passed=not changed,
+        check_name="frozen_tensors_equal",
+        metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
+    )

@@ -31,9 +31,7 @@ class Partitions:
         references = list(experiment.evaluation.references)
         numbers = experiment.random_split_keys
         of_random = [
-            name
-            for name, recipe in experiment.merges.items()
-            if any(member.model == "random:*" for member in recipe.models)
+            name for name, recipe in experiment.merges.items() if "random:*" in recipe.model_names
         ]
         return cls(
             shard=dg.StaticPartitionsDefinition([shard.key for shard in experiment.shards()]),
@@ -63,10 +61,10 @@ def _experts_by_domain(experiment: Experiment) -> dict[str, list[str]]:
     """Map each domain to the recipes that its expert goes into."""
     recipes_of: dict[str, list[str]] = {}
     for name, recipe in experiment.merges.items():
-        for member in recipe.models:
-            if not member.model.startswith("expert:"):
+        for model in recipe.model_names:
+            if not model.startswith("expert:"):
                 continue
-            wanted = member.model.removeprefix("expert:")
+            wanted = model.removeprefix("expert:")
             for domain in experiment.domain_keys if wanted == "*" else [wanted]:
                 if name not in recipes_of.setdefault(domain, []):
                     recipes_of[domain].append(name)

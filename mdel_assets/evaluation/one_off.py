@@ -119,6 +119,6 @@ def _text(value: Any, path: list[str], field: str) -> str | None:
 
 
 def _model_digest(model: str) -> str:
-    from mdel_assets.lineage import folder_digest
+    from mdel_assets.merging.members import folder_digest
 
     return folder_digest(Path(model)) if Path(model).is_dir() else f"hub:{model}"

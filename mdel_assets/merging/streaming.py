@@ -1,225 +1,222 @@
 """Merging by streaming over safetensors: no model class, no architecture, little memory.
 
-Names, shapes, tokenizers are compared before anything is written. Then each tensor is read in
-slices from all inputs, merged in fp32, and written to its place in one output file.
+Names, shapes, dtypes and tokenizers are compared before anything is written. A tensor that all
+inputs share is copied. Any other is read in pieces from all inputs, merged in fp32 by threads, and
+written to its place in the output. Bytes depend neither on pieces nor on threads nor on shards.
 """
 
 import dataclasses
-import json
 import logging
-import math
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from mdel_assets.errors import MergeError
-from mdel_assets.merging.linear import linear
-from mdel_assets.tensor_files import WEIGHTS_NAME, TensorFolder, TensorWriter
-
-if TYPE_CHECKING:
-    import torch
+from mdel_assets.merging.carry_over import carry_over
+from mdel_assets.merging.methods.method import TensorSettings
+from mdel_assets.merging.process import set_up_for_streaming
+from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number, settings_for
+from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
+from mdel_assets.merging.tensor_job import TensorJob
+from mdel_assets.merging.tensor_names import Layers
+from mdel_assets.tensor_files import is_float, stored_dtype
+from mdel_assets.tensor_writer import TensorLayout, TensorWriter
 
 _log = logging.getLogger(__name__)
-_SLICE_ELEMENTS = 4 << 20
-_SHOWN_DIFFERENCES = 12
-_DTYPE_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-# GPT-NeoX's output layer has had two names in transformers: they are one tensor.
-_OTHER_NAMES = {"embed_out.weight": "lm_head.weight"}
-_MODEL_FILES_LEFT_BEHIND = {"record.json", "model.safetensors.index.json"}
-
-
-@dataclasses.dataclass(frozen=True)
-class MergeInput:
-    """One model of a merge: how messages name it, where it lies, its weight."""
-
-    name: str
-    folder: Path
-    weight: float
+# What all threads' pieces take together, and a piece's largest size in elements. Importing torch
+# alone takes 220 MiB of the 300 that a merge may take.
+_BUFFERS_BYTES = 12 << 20
+_LARGEST_PIECE = 1 << 18
+_SPAN_PIECES = 16
+_MAX_THREADS = 8
+_PROGRESS_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class MergeResult:
-    """The merged model as saved. ``non_finite`` names tensors with an infinity or NaN."""
+    """The merged model as saved.
+
+    ``num_copied_tensors`` were equal in all inputs. ``non_finite`` names tensors whose merged
+    numbers the output's dtype cannot hold.
+    """
 
     num_tensors: int
+    num_copied_tensors: int
     num_parameters: int
     size_bytes: int
     non_finite: list[str]
 
 
-def merge_linear(
+def merge_models(
+    recipe: MergeRecipe,
     inputs: Sequence[MergeInput],
     folder: Path,
     *,
-    base_folder: Path,
-    normalize: bool = True,
-    dtype: str | None = None,
+    model_folder: Path,
+    base: MergeInput | None = None,
+    num_threads: int | None = None,
+    largest_piece: int = _LARGEST_PIECE,
 ) -> MergeResult:
-    """Write the linear merge of ``inputs`` into ``folder``, as a model that transformers loads.
+    """Write what ``recipe`` makes of ``inputs`` into ``folder``, as a model transformers loads.
 
-    Config, generation config and tokenizer are those of ``base_folder``, the seed. ``dtype``
-    (``float32``, ``float16``, ``bfloat16``) is the output's; by default the first input's.
+    ``base`` is the model that task vectors start from, and not one of ``inputs``. Configuration,
+    generation config and tokenizer are those in ``model_folder``.
 
     Raises:
-        MergeError: models that differ in tensors, shapes or tokenizer, every difference named;
-            weights that sum to zero; a NaN or infinity in an input, its tensor named.
+        MergeError: models that differ in tensors, shapes, dtypes or tokenizer, every difference
+            named; too few or too many of them; weights that cancel; a NaN or infinity in an input,
+            its tensor named.
 
     """
-    weights = [entry.weight for entry in inputs]
-    if normalize and math.isclose(sum(weights), 0.0, abs_tol=1e-12):
-        raise MergeError(f"The weights {weights} sum to zero and cannot be normalized.")
-    with ExitStack() as stack:
-        sources = [stack.enter_context(TensorFolder(entry.folder)) for entry in inputs]
-        names = [_common_names(source) for source in sources]
-        refuse_differences(inputs, sources, names)
-        _refuse_other_tokenizers(inputs, base_folder)
-        first = sources[0]
-        dtypes = {
-            name: _DTYPE_NAMES[dtype]
-            if dtype and first.dtypes[own].startswith(("F", "B"))
-            else first.dtypes[own]
-            for name, own in names[0].items()
-        }
-        shapes = {own: first.shapes[own] for own in names[0].values()}
-        out_dtypes = {own: dtypes[name] for name, own in names[0].items()}
-        with TensorWriter(folder / WEIGHTS_NAME, shapes, out_dtypes) as writer:
-            for name, own in names[0].items():
-                for first_row, last_row in _slices(shapes[own]):
-                    tensors = [
-                        source.read_rows(own_names[name], first_row, last_row)
-                        if last_row
-                        else source.read(own_names[name])
-                        for source, own_names in zip(sources, names, strict=True)
-                    ]
-                    _refuse_non_finite(name, inputs, tensors)
-                    merged = linear(tensors, weights=weights, normalize=normalize)
-                    writer.append(own, merged.to(_torch_dtype(out_dtypes[own])))
-        size = writer.size_bytes
-    _carry_over(base_folder, folder, dtype)
+    refuse_wrong_number(recipe, [entry.name for entry in inputs])
+    num_threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+    dtype = recipe.dtype_of_output
+    with (
+        set_up_for_streaming(),
+        open_sources([*inputs, *([base] if base else [])]) as sources,
+    ):
+        refuse_differences(
+            sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
+        )
+        held = 1 if recipe.method.reads_one_by_one else len(sources)
+        piece = _piece_size(held, num_threads, largest_piece)
+        jobs = list(_jobs(recipe, sources, has_base=base is not None, piece=piece))
+        limit = recipe.mdel.max_shard_mib
+        with (
+            TensorWriter(
+                folder,
+                [job.layout for job in jobs],
+                max_shard_bytes=limit * 2**20 if limit else None,
+            ) as writer,
+            ThreadPoolExecutor(num_threads) as pool,
+        ):
+            num_copied, non_finite = _run(jobs, writer, pool)
+    carry_over(model_folder, folder, dtype=dtype)
     return MergeResult(
-        num_tensors=len(shapes),
-        num_parameters=sum(math.prod(shape) for shape in shapes.values()),
-        size_bytes=size,
-        non_finite=non_finite_tensors(folder),
+        num_tensors=len(jobs),
+        num_copied_tensors=num_copied,
+        num_parameters=sum(job.num_elements for job in jobs),
+        size_bytes=writer.size_bytes,
+        non_finite=non_finite,
     )
 
 
-def refuse_differences(
-    inputs: Sequence[MergeInput],
-    sources: Sequence[TensorFolder],
-    names: Sequence[dict[str, str]],
-) -> None:
-    """Raise `MergeError` with every tensor and shape in which a model differs from the first."""
-    found: list[str] = []
-    for entry, source, own in zip(inputs[1:], sources[1:], names[1:], strict=True):
-        for name in sorted({*names[0], *own}):
-            if name not in own:
-                found.append(f"{entry.name} lacks {name}")
-            elif name not in names[0]:
-                found.append(f"{inputs[0].name} lacks {name}, which {entry.name} has")
-            elif source.shapes[own[name]] != sources[0].shapes[names[0][name]]:
-                found.append(
-                    f"{name} is {list(sources[0].shapes[names[0][name]])} in {inputs[0].name}, "
-                    f"{list(source.shapes[own[name]])} in {entry.name}"
-                )
-    if found:
-        more = len(found) - _SHOWN_DIFFERENCES
-        shown = "; ".join(found[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        raise MergeError(
-            f"These models cannot be merged: {shown}. Merge only experts of the same seed model: "
-            f"train those that are of another one again."
+def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
+    """Return how many elements a piece has, so that all threads' pieces fit their memory.
+
+    A method holds ``num_held`` models at a time, each up to three times, and some sums.
+    """
+    fitting = _BUFFERS_BYTES // num_threads // (4 * (3 * num_held + 4))
+    return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
+
+
+def _jobs(
+    recipe: MergeRecipe, sources: Sequence[Source], *, has_base: bool, piece: int
+) -> Iterator[TensorJob]:
+    models = sources[:-1] if has_base else sources
+    base = sources[-1] if has_base else None
+    layers = Layers.of(models[0].own_names)
+    entries = [(source.entry.name, source.entry.parameters) for source in models]
+    for name, own in models[0].own_names.items():
+        stored = models[0].stored(name)
+        settings = settings_for(
+            recipe, entries, name=name, shape=stored.shape, depth=layers.depth_of(own)
+        )
+        counting = _counting_models(recipe, settings, has_base=has_base)
+        own_settings = _only(settings, counting, models)
+        step = piece
+        if recipe.method.needs_rows and recipe.method.needs_rows(own_settings):
+            step = max(1, piece // settings.row_length) * settings.row_length
+        changed = recipe.dtype_of_output if is_float(stored.dtype) else None
+        read = [*(models[index] for index in counting), *([base] if base else [])]
+        yield TensorJob(
+            name=name,
+            layout=TensorLayout(
+                own, stored.shape, stored_dtype(changed) if changed else stored.dtype
+            ),
+            method=recipe.method,
+            settings=own_settings,
+            models=tuple(models[index] for index in counting),
+            base=base,
+            step=step,
+            is_known_equal=all(source.is_frozen(name) for source in read),
         )
 
 
-def non_finite_tensors(folder: Path) -> list[str]:
-    """Return the names of the tensors in ``folder`` that hold a NaN or an infinity."""
-    import torch
-
-    with TensorFolder(folder) as source:
-        return [
-            name
-            for name, shape in source.shapes.items()
-            if source.dtypes[name].startswith(("F", "B"))
-            and not all(
-                bool(
-                    torch.isfinite(
-                        source.read_rows(name, *rows) if rows[1] else source.read(name)
-                    ).all()
-                )
-                for rows in _slices(shape)
-            )
-        ]
+def _counting_models(recipe: MergeRecipe, settings: TensorSettings, *, has_base: bool) -> list[int]:
+    """Return which models a tensor depends on: those of weight zero are not even read."""
+    everyone = range(len(settings.models))
+    weights = settings.of_models.get("weight")
+    if weights is None or recipe.method.max_models is not None:
+        return list(everyone)
+    counting = [index for index in everyone if weights[index] != 0]
+    return counting if counting or has_base else list(everyone)
 
 
-def _common_names(source: TensorFolder) -> dict[str, str]:
-    """Map each tensor's common name to the name that this model stores it under."""
-    return {_OTHER_NAMES.get(name, name): name for name in source.shapes}
+def _only(
+    settings: TensorSettings, counting: Sequence[int], models: Sequence[Source]
+) -> TensorSettings:
+    """Return the settings of the models that count, named as random draws name them."""
+    entries = [models[index].entry for index in counting]
+    return dataclasses.replace(
+        settings,
+        models=tuple(entry.digest or entry.name for entry in entries),
+        of_models={
+            key: tuple(values[index] for index in counting)
+            for key, values in settings.of_models.items()
+        },
+    )
 
 
-def _slices(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Yield (first, last) rows of at most `_SLICE_ELEMENTS` elements; (0, 0) means all."""
-    if not shape or 0 in shape:
-        yield 0, 0
-        return
-    step = max(1, _SLICE_ELEMENTS // max(1, math.prod(shape[1:])))
-    for first in range(0, shape[0], step):
-        yield first, min(first + step, shape[0])
-
-
-def _refuse_non_finite(name: str, inputs: Sequence[MergeInput], tensors: Sequence[object]) -> None:
-    import torch
-
-    for entry, tensor in zip(inputs, tensors, strict=True):
-        if not bool(torch.isfinite(tensor).all()):  # type: ignore[arg-type]
-            raise MergeError(
-                f"{entry.name} holds a NaN or infinity in {name}. Train it again, or take it out "
-                f"of the recipe."
-            )
-
-
-def _refuse_other_tokenizers(inputs: Sequence[MergeInput], base_folder: Path) -> None:
-    base = _vocabulary(base_folder)
-    for entry in inputs:
-        if _vocabulary(entry.folder) != base:
-            raise MergeError(
-                f"{entry.name} has another tokenizer vocabulary than the seed model. Merge only "
-                f"experts of the same seed model."
-            )
-
-
-def _vocabulary(folder: Path) -> object:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text("utf-8"))
-    return content.get("model", {}).get("vocab"), content.get("added_tokens")
-
-
-def _torch_dtype(name: str) -> "torch.dtype":
-    import torch
-
-    return {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-    }[name]
-
-
-def _carry_over(base_folder: Path, folder: Path, dtype: str | None) -> None:
-    """Copy everything that is not weights or record, and note the dtype where it changed."""
-    for path in sorted(base_folder.iterdir()):
-        if (
-            path.is_file()
-            and path.suffix != ".safetensors"
-            and path.name not in _MODEL_FILES_LEFT_BEHIND
-        ):
-            shutil.copyfile(path, folder / path.name)
-    if dtype:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        config["dtype"] = dtype
-        (folder / "config.json").write_text(
-            json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8"
+def _run(
+    jobs: Sequence[TensorJob], writer: TensorWriter, pool: ThreadPoolExecutor
+) -> tuple[int, list[str]]:
+    """Do all jobs; return how many tensors were copied, and the names of those not finite."""
+    ordered = sorted(jobs, key=lambda job: -job.num_elements)
+    is_copied = dict(
+        zip(
+            [job.name for job in ordered],
+            _collect([pool.submit(job.is_copied) for job in ordered]),
+            strict=True,
         )
+    )
+    tasks: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+    names: list[str] = []
+    for job in ordered:
+        if is_copied[job.name]:
+            spans: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(job.copy, (writer,))]
+        else:
+            spans = [(job.merge, (writer, *span)) for span in _spans(job)]
+        tasks += spans
+        names += [job.layout.name] * len(spans)
+    outcomes = _collect([pool.submit(task, *arguments) for task, arguments in tasks], report=True)
+    bad = {name for name, outcome in zip(names, outcomes, strict=True) if outcome is False}
+    return sum(is_copied.values()), sorted(bad)
+
+
+def _spans(job: TensorJob) -> Iterator[tuple[int, int]]:
+    """Yield the parts that a tensor is merged in; where it is measured first, it is one."""
+    size = job.num_elements
+    span = max(1, size) if job.method.measure else job.step * _SPAN_PIECES
+    for first in range(0, size, span):
+        yield first, min(first + span, size)
+
+
+def _collect(futures: Sequence[Future[Any]], *, report: bool = False) -> list[Any]:
+    """Return the futures' results in order; on an error drop what has not begun."""
+    started = reported = time.monotonic()
+    try:
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            now = time.monotonic()
+            if report and now - reported > _PROGRESS_SECONDS:
+                reported = now
+                left = (now - started) / done * (len(futures) - done)
+                _log.info("merging: %d of %d parts, %.0f s left", done, len(futures), left)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return [future.result() for future in futures]

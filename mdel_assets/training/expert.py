@@ -34,12 +34,15 @@ VALIDATION_SPLITS = ("validation_domain", "validation_pile")
 class ExpertResult:
     """The expert as saved.
 
+    ``trained_layers`` are the layers trained in whole or in part; ``trained_prefixes`` those of the
+    names of all tensors that may differ from the seed's.
     ``losses_before`` and ``losses_after`` give nats per token by validation split, where the
     split has a block of text. ``changed_though_frozen`` names tensors that must not differ from
     the seed but do.
     """
 
     trained_layers: list[int]
+    trained_prefixes: list[str]
     num_trained_parameters: int
     num_frozen_parameters: int
     history: TrainingHistory
@@ -123,6 +126,7 @@ def train_layers(
     load_tokenizer(seed_folder).save_pretrained(folder)
     return ExpertResult(
         trained_layers=parts.layers,
+        trained_prefixes=parts.prefixes,
         num_trained_parameters=num_trained,
         num_frozen_parameters=num_frozen,
         history=history,

@@ -10,6 +10,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from mdel_assets.cli import main
 from mdel_assets.defs.launch import run_line
@@ -54,6 +55,15 @@ def test_every_model_loads_with_transformers(finished):
         assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 0
         assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
         assert not list(folder.glob("*.bin"))
+    recipe = yaml.safe_load((models / "merged" / "pair" / "mergekit_config.yml").read_text())
+    assert recipe == {
+        "merge_method": "linear",
+        "models": [
+            {"model": "expert-github", "parameters": {"weight": 3.0}},
+            {"model": "seed"},
+        ],
+    }
+    assert "| `expert_model 'github'` |" in (models / "merged" / "pair" / "README.md").read_text()
 
 
 def test_a_second_run_does_nothing_and_loads_no_model(finished, monkeypatch):
@@ -262,3 +272,24 @@ def test_a_dataset_shows_sizes_share_lengths_and_tokens_per_byte(finished):
     assert shown["tokens_per_byte"] == pytest.approx(num_tokens / num_bytes, abs=1e-4)
     assert shown["document_lengths"].startswith("![document lengths](data:image/png;base64,")
     assert len(shown["sample"].records) == 5
+
+
+def test_layer_differences_show_where_experts_moved_and_flag_a_frozen_tensor(finished, tmp_path):
+    experiment, home, _ = finished
+    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
+    expert = copy.root / "pico" / "models" / "experts" / "arxiv"
+    tensors = load_file(expert / "model.safetensors")
+    name = next(name for name in tensors if ".layers.0." in name and tensors[name].dim() == 2)
+    tensors[name][0, 0] += 1.0
+    save_file(tensors, expert / "model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(copy.root / "pico" / "differences" / "arxiv")
+    for place, passed in ((home, True), (copy, False)):
+        result = materialize(experiment, place, "layer_differences", "arxiv")
+        (check,) = result.get_asset_check_evaluations()
+        assert (check.check_name, check.passed) == ("frozen_tensors_equal", passed)
+        (materialization,) = result.asset_materializations_for_node("layer_differences")
+        metadata = materialization.metadata
+        assert metadata["changes"].value.startswith("![changes by layer](data:image/png;base64,")
+        cosines = {row.data["expert"]: row.data["cosine"] for row in metadata["cosines"].records}
+        assert set(cosines) == {"expert-github", "expert-freelaw"}
+    assert check.metadata["changed_though_frozen"].value == {"arxiv": [name]}

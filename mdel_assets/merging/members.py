@@ -1,0 +1,130 @@
+"""Who takes part in a merge: a recipe's models with ``*`` written out, and digests of folders."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.durable_files import file_digest
+from mdel_assets.errors import MergeError
+from mdel_assets.merging.recipe import MergeRecipe
+
+FOLDER_PREFIX = "folder:"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model of a merge: ``seed``, ``expert-<domain>``, ``random-<number>`` or a folder."""
+
+    name: str
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """The models of a merge in the recipe's order, besides the base."""
+
+    models: tuple[Member, ...]
+    base: Member | None
+
+    def __iter__(self) -> Iterator[Member]:
+        yield from self.models
+        if self.base:
+            yield self.base
+
+
+def members_of(
+    recipe: MergeRecipe, *, name: str, domains: Sequence[str], random_numbers: Sequence[str]
+) -> Members:
+    """Return who takes part in the recipe called ``name``.
+
+    ``domains`` and ``random_numbers`` are those that ``expert:*`` and ``random:*`` stand for.
+
+    Raises:
+        MergeError: the recipe names the expert of a domain that is not among ``domains``.
+
+    """
+    base = _one(recipe.base, name, domains) if recipe.base else None
+    models: list[Member] = []
+    for entry in recipe.models:
+        parameters = entry.parameters.given()
+        if entry.model == "expert:*":
+            models += [Member(f"expert-{key}", parameters) for key in domains]
+        elif entry.model == "random:*":
+            models += [Member(f"random-{key}", parameters) for key in random_numbers]
+        else:
+            models.append(Member(_one(entry.model, name, domains), parameters))
+    return Members(
+        models=tuple(member for member in models if member.name != base),
+        base=Member(base) if base else None,
+    )
+
+
+def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
+    domain = model.removeprefix("expert:")
+    if domain == model:
+        return model
+    if domain not in domains:
+        raise MergeError(
+            f"Recipe '{recipe_name}' needs the expert of '{domain}', but the corpus has no "
+            f"training document of that domain. Take it out of the recipe; present: "
+            f"{', '.join(domains)}."
+        )
+    return f"expert-{domain}"
+
+
+def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
+    """Return the recipe in mergekit's words, with every model written out and nothing unset."""
+    content = recipe.model_dump(
+        mode="json", exclude={"models", "base_model"}, exclude_defaults=True
+    )
+    if members.base:
+        content["base_model"] = members.base.name
+    models = []
+    for member in members.models:
+        entry: dict[str, Any] = {"model": member.name}
+        if parameters := recipe_parameters(member):
+            entry["parameters"] = parameters
+        models.append(entry)
+    return content | {"models": models}
+
+
+def recipe_parameters(member: Member) -> dict[str, Any]:
+    """Return a member's own parameters as YAML and JSON know them: lists, not tuples."""
+    return {name: _plain(value) for name, value in member.parameters.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a digest of a model folder's weights and configuration.
+
+    Raises:
+        MergeError: it is not a folder.
+
+    """
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        remedy = "Correct the recipe in the experiment."
+        if _HUB_ID.fullmatch(str(folder)):
+            hub_id, _, revision = str(folder).partition("@")
+            option = f" --revision {revision}" if revision else ""
+            remedy = (
+                f"If it is a Hub id, fetch it first (hf download {hub_id}{option} --local-dir "
+                f"FOLDER) and name that folder."
+            )
+        raise MergeError(
+            f"'{folder}' is neither 'seed', 'expert:<domain>' nor a model folder. {remedy}"
+        )
+    names = sorted(
+        p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
+    )
+    return FOLDER_PREFIX + "-".join(file_digest(path)[:16] for path in names)

@@ -1,0 +1,30 @@
+"""Random numbers that belong to a place: an element of a tensor of a model, under a seed.
+
+A counter-based generator (Philox) is set to the place, so that the same numbers come whatever the
+order, the pieces and the threads, and whatever else is drawn.
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Numbers in a block of the generator's counter.
+_BLOCK = 1 << 14
+NUM_BITS = 24
+
+
+def random_integers(
+    first: int, count: int, *, seed: int, model: str, tensor: str
+) -> NDArray[np.uint32]:
+    """Return the numbers, uniform from 0 to 2**24 - 1, of elements ``first`` and following."""
+    digest = hashlib.sha256("\0".join((str(seed), model, tensor)).encode()).digest()
+    key = np.frombuffer(digest[:16], "<u8")
+    found: list[Any] = []
+    for block in range(first // _BLOCK, (first + count - 1) // _BLOCK + 1):
+        raw = np.random.Philox(key=key, counter=[0, block, 0, 0]).random_raw(_BLOCK // 2)
+        numbers = raw.astype("<u8", copy=False).view("<u4") >> np.uint32(32 - NUM_BITS)
+        start = block * _BLOCK
+        found.append(numbers[max(0, first - start) : first + count - start])
+    return np.concatenate(found)

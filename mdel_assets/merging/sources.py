@@ -1,0 +1,153 @@
+"""The models that a merge reads: opened side by side, compared before anything is written.
+
+`Source.read` gives elements of a tensor in fp32, by its common name, and refuses a NaN or infinity.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mdel_assets.errors import MergeError
+from mdel_assets.merging.tensor_names import common_names
+from mdel_assets.tensor_files import StoredTensor, TensorFolder
+
+if TYPE_CHECKING:
+    import torch
+
+_SHOWN_DIFFERENCES = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeInput:
+    """One model of a merge: how messages name it, where it lies, its own parameters.
+
+    ``trained_prefixes`` begin the names of the tensors in which it may differ from the seed;
+    everything else is the seed's to the bit. None where that is not known. ``digest`` stands for it
+    in random draws where its name is only a place.
+    """
+
+    name: str
+    folder: Path
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trained_prefixes: tuple[str, ...] | None = None
+    digest: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input's tensors, by their common names."""
+
+    entry: MergeInput
+    tensors: TensorFolder
+    own_names: Mapping[str, str]
+
+    def is_frozen(self, name: str) -> bool | None:
+        """Whether the tensor is the seed's by the model's record; None where no record says."""
+        prefixes = self.entry.trained_prefixes
+        return None if prefixes is None else not self.own_names[name].startswith(prefixes)
+
+    def stored(self, name: str) -> StoredTensor:
+        """Return where the tensor lies."""
+        return self.tensors.stored[self.own_names[name]]
+
+    def read_stored(self, name: str, first: int, last: int) -> "torch.Tensor":
+        """Return elements ``first`` to ``last`` (exclusive) as they are stored."""
+        return self.tensors.read_flat(self.own_names[name], first, last)
+
+    def read(self, name: str, first: int, last: int, *, check: bool = True) -> "torch.Tensor":
+        """Return elements ``first`` to ``last`` (exclusive) in fp32.
+
+        Raises:
+            MergeError: with ``check``, one of them is a NaN or infinity.
+
+        """
+        import torch
+
+        found = self.read_stored(name, first, last).to(torch.float32)
+        if check and not math.isfinite(largest_magnitude(found)):
+            raise MergeError(
+                f"{self.entry.name} holds a NaN or infinity in {name}. Train it again, or take it "
+                f"out of the recipe."
+            )
+        return found
+
+
+@contextmanager
+def open_sources(inputs: Sequence[MergeInput]) -> Iterator[list[Source]]:
+    """Open the inputs' files."""
+    with ExitStack() as stack:
+        found = []
+        for entry in inputs:
+            tensors = stack.enter_context(TensorFolder(entry.folder))
+            found.append(Source(entry, tensors, common_names(tensors.shapes)))
+        yield found
+
+
+def largest_magnitude(numbers: "torch.Tensor") -> float:
+    """Return the largest absolute value; NaN or infinity where one of the numbers is that."""
+    import torch
+
+    if not numbers.numel():
+        return 0.0
+    low, high = torch.aminmax(numbers)
+    return max(-float(low), float(high))
+
+
+def refuse_differences(
+    sources: Sequence[Source], *, tokenizer_folder: Path, dtypes_may_differ: bool
+) -> None:
+    """Raise `MergeError` with every way in which a source differs from the first.
+
+    Tensors' names, shapes and dtypes are compared, and tokenizers' vocabularies with that of
+    ``tokenizer_folder``.
+    """
+    first = sources[0]
+    vocabulary = _vocabulary(tokenizer_folder)
+    found = [
+        f"{source.entry.name} has another tokenizer vocabulary than {tokenizer_folder.name}"
+        for source in sources
+        if _vocabulary(source.entry.folder) != vocabulary
+    ]
+    for source in sources[1:]:
+        for name in sorted({*first.own_names, *source.own_names}):
+            if name not in source.own_names:
+                found.append(f"{source.entry.name} lacks {name}")
+            elif name not in first.own_names:
+                found.append(f"{first.entry.name} lacks {name}, which {source.entry.name} has")
+            else:
+                found += _differences(name, first, source, dtypes_may_differ=dtypes_may_differ)
+    if found:
+        more = len(found) - _SHOWN_DIFFERENCES
+        shown = "; ".join(found[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        raise MergeError(
+            f"These models cannot be merged: {shown}. Merge only experts of the same seed model: "
+            f"train those that are of another one again."
+        )
+
+
+def _differences(
+    name: str, first: Source, other: Source, *, dtypes_may_differ: bool
+) -> Iterator[str]:
+    ours, theirs = first.stored(name), other.stored(name)
+    if ours.shape != theirs.shape:
+        yield (
+            f"{name} is {list(ours.shape)} in {first.entry.name}, "
+            f"{list(theirs.shape)} in {other.entry.name}"
+        )
+    if ours.dtype != theirs.dtype and not dtypes_may_differ:
+        yield (
+            f"{name} is {ours.dtype} in {first.entry.name}, {theirs.dtype} in "
+            f"{other.entry.name} (set out_dtype to merge them all the same)"
+        )
+
+
+def _vocabulary(folder: Path) -> object:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text("utf-8"))
+    return content.get("model", {}).get("vocab"), content.get("added_tokens")
