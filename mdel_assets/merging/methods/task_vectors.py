@@ -38,13 +38,17 @@ def add_task_vectors(
         total += delta
     if elects_signs:
         is_plus = total >= 0
-        total = torch.zeros_like(base_E)
-        divisor = torch.zeros_like(base_E)
+        plus, minus, of_plus, of_minus = (torch.zeros_like(base_E) for _ in range(4))
+        # Both signs are summed, by operations that have no branch, and one is chosen at the end.
         for delta, weight in zip(deltas, weights_M, strict=True):
-            agrees = torch.where(is_plus, delta > 0, delta < 0)
-            total += delta.mul_(agrees)
-            divisor += agrees * weight
-        divisor[divisor == 0] = 1
+            plus += delta.clamp(min=0)
+            minus += delta.clamp(max=0)
+            sign = delta.sign_()
+            of_plus += sign.clamp(min=0).mul_(weight)
+            of_minus += sign.clamp_(max=0).mul_(-weight)
+        total = torch.where(is_plus, plus, minus)
+        divisor = torch.where(is_plus, of_plus, of_minus)
+        divisor.masked_fill_(divisor == 0, 1)
     else:
         divisor = weights_M.sum()
         divisor[divisor.abs() < 1e-8] = 1
