@@ -116,6 +116,7 @@ def test_a_training_told_to_end_saves_where_it_is_and_goes_on(seed, dataset, who
     assert run.weights() == whole
 
 
+@pytest.mark.slow
 def test_a_training_out_of_time_goes_on_until_it_is_done(seed, dataset, whole, tmp_path):
     (tmp_path / "out").mkdir()
     options = {
