@@ -1,7 +1,8 @@
 """How far every model is from the seed on each domain, as bars with their 95 % intervals.
 
 One panel per domain, one bar per model: to the left of zero the model is better than the seed.
-Experts of the panel's own domain stand out, and so do baselines.
+Experts of the panel's own domain stand out, and so do baselines. Models from elsewhere are left
+out: next to them the others' changes could not be told apart.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdel_assets.charts import figure
+from mdel_assets.evaluation.findings import is_reference
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
@@ -21,7 +23,7 @@ _OTHER_COLOUR = "tab:purple"
 def changes_figure(matrix: "Matrix", split: str) -> Any:
     """Return the changes from the seed on ``split`` as a matplotlib figure."""
     datasets = [d for d in matrix.datasets if ("seed", d, split) in matrix.bits]
-    models = [model for model in matrix.models if model != "seed"]
+    models = [model for model in matrix.models if model != "seed" and not is_reference(model)]
     num_columns = max(1, min(_PANELS_PER_ROW, len(datasets)))
     num_rows = max(1, -(-len(datasets) // num_columns))
     drawn = figure(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdel_assets.charts import figure, to_png
+from mdel_assets.evaluation.findings import is_reference
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
@@ -34,7 +35,9 @@ def heatmap_figure(matrix: "Matrix", *, num_panels: int | None = None) -> Any:
             if row and row["change_from_seed"] is not None and row["bits_per_byte"] is not None:
                 change = float(row["change_from_seed"])
                 values[place] = 100 * change / (float(row["bits_per_byte"]) - change)
-    limit = max(np.nanmax(np.abs(v), initial=1.0) for v in changes.values())
+    # A model from elsewhere may be far away: it must not drown the others' colours.
+    own = [not is_reference(model) for model in matrix.models]
+    limit = max(np.nanmax(np.abs(v[own]), initial=1.0) for v in changes.values())
     image = None
     for axes, split in zip(all_axes, splits, strict=True):
         image = axes.imshow(changes[split], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +73,11 @@ def optimize(
     order = schedule(
         len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
     )
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     loss = LanguageModelLoss(model)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     with noticing_termination() as terminated:
         watch = Watch(settings, terminated=terminated, max_seconds=max_seconds)
         trainer = LayerTrainer(
@@ -88,26 +87,20 @@ def optimize(
             callbacks=[watch, *callbacks],
         )
         trainer.remove_callback(PrinterCallback)
-        checkpoint = last_whole_checkpoint(work_folder)
-        if checkpoint:
-            _log.info("resuming from %s", checkpoint)
-        started = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        elapsed = max(time.monotonic() - started, 1e-9)
+        trainer.train_from(last_whole_checkpoint(work_folder))
     if watch.stopped_for:
         raise TrainingInterruptedError(
             f"Training stopped at step {trainer.state.global_step} of {settings.num_steps}: "
             f"{watch.stopped_for}. Run the same command again to go on from there."
         )
     curve = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
-    steps_here = settings.num_steps - watch.first_step
     return TrainingHistory(
         num_steps=settings.num_steps,
         num_tokens=settings.num_tokens_read,
         num_blocks=len(blocks_NT),
         num_epochs=len(order) / len(blocks_NT),
         final_loss=curve[-1][1],
-        tokens_per_second=steps_here * settings.batch_size * settings.block_size / elapsed,
+        tokens_per_second=watch.tokens_per_second(trainer.state.global_step),
         curve=curve,
     )
 
@@ -142,7 +135,10 @@ def last_whole_checkpoint(work_folder: Path) -> Path | None:
         except (FileNotFoundError, json.JSONDecodeError):
             _log.warning("%s is incomplete and is removed", path)
             shutil.rmtree(path)
-    return max(found)[1] if found else None
+    if not found:
+        return None
+    _log.info("going on from %s", max(found)[1])
+    return max(found)[1]
 
 
 class _Blocks:

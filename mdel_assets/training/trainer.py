@@ -25,6 +25,10 @@ _WEIGHTS_NAME = "trained.safetensors"
 class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     """A Trainer whose checkpoints hold the trained tensors only; the others are the seed's."""
 
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train from the beginning, or go on from a checkpoint."""
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,15 +100,18 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 control.should_save = control.should_training_stop = True
         if now - self.reported >= _PROGRESS_SECONDS:
             self.reported = now
-            self._log_progress(state.global_step, now - self.started)
+            self._log_progress(state.global_step)
 
-    def _log_progress(self, step: int, elapsed: float) -> None:
-        settings = self.settings
-        rate = (step - self.first_step) / elapsed
-        tokens = rate * settings.batch_size * settings.block_size
-        left = (settings.num_steps - step) / rate
+    def tokens_per_second(self, step: int) -> float:
+        """Return the pace up to ``step``, since this process began."""
+        tokens = (step - self.first_step) * self.settings.batch_size * self.settings.block_size
+        return tokens / max(time.monotonic() - self.started, 1e-9)
+
+    def _log_progress(self, step: int) -> None:
+        settings, pace = self.settings, self.tokens_per_second(step)
+        left = (settings.num_steps - step) * settings.batch_size * settings.block_size / pace
         message = "step %d of %d, %.0f tokens/s, %.0f s left"
-        _log.info(message, step, settings.num_steps, tokens, left)
+        _log.info(message, step, settings.num_steps, pace, left)
 
 
 @contextlib.contextmanager
