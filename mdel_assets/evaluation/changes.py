@@ -15,7 +15,7 @@ from mdel_assets.evaluation.findings import is_reference
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
 
-_PANELS_PER_ROW = 4
+_PANELS_PER_ROW = 5
 _COLOURS = {"expert": "tab:blue", "merged": "tab:green", "dense": "tab:orange", "random": "0.65"}
 _OTHER_COLOUR = "tab:purple"
 
@@ -47,6 +47,7 @@ def changes_figure(matrix: "Matrix", split: str) -> Any:
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(models)), models, fontsize=7)
         axes.tick_params(axis="x", labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
         axes.set_title(dataset, fontsize=9)
         axes.grid(alpha=0.3, axis="x")
     for axes in grid.flat[len(datasets) :]:
