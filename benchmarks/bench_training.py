@@ -20,7 +20,7 @@ from benchmarks.figures import show
 _LAYERS = (7, 8, 9, 10)
 _NUM_LAYERS, _WIDTH, _VOCABULARY = 12, 768, 50304
 _BLOCK_SIZE, _BATCH_SIZE = 512, 8
-_NUM_STEPS = 6
+_NUM_STEPS = 4
 _ROUNDS = 2
 _WAYS = ("plain", "ours-float32", "ours-bfloat16", "ours-bfloat16-kept")
 _LIMITS = {"ours-float32": "limit-float32", "ours-bfloat16": "limit-bfloat16"}

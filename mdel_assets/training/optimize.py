@@ -160,6 +160,7 @@ class _Blocks:
 
 
 def _arguments(settings: Optimization, folder: Path) -> Any:
+    import torch
     from transformers import TrainingArguments
 
     steps = settings.num_steps
@@ -178,6 +179,7 @@ def _arguments(settings: Optimization, folder: Path) -> Any:
         adam_epsilon=settings.adam_epsilon,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
         optim="adamw_torch",
         seed=settings.seed,
         train_sampling_strategy="sequential",

@@ -88,6 +88,26 @@ def test_training_on_a_domain_lowers_its_validation_loss(make_model, dataset, tm
     assert result.trained_layers == [1, 2]
 
 
+def test_half_precision_trains_fp32_weights_and_leaves_frozen_ones_alone(
+    make_model, dataset, tmp_path
+):
+    seed = make_model()
+    exact = train(seed, dataset, tmp_path / "exact")
+    training = TRAINING.model_copy(update={"dtype": "bfloat16"})
+    half = train(seed, dataset, tmp_path / "half", training)
+    assert half.changed_though_frozen == []
+    ours, theirs = (
+        load_file(tmp_path / name / "out" / "model.safetensors") for name in ("half", "exact")
+    )
+    name = "gpt_neox.layers.1.mlp.dense_h_to_4h.weight"
+    assert ours[name].dtype == theirs[name].dtype
+    assert not ours[name].equal(theirs[name])
+    # Weights are not rounded to half precision.
+    assert not ours[name].equal(ours[name].bfloat16().float())
+    loss = half.losses_after["validation_domain"]
+    assert loss == pytest.approx(exact.losses_after["validation_domain"], rel=0.01)
+
+
 def test_a_changed_frozen_tensor_is_found(make_model, tmp_path):
     seed = make_model()
     shutil.copytree(seed, tmp_path / "other")
