@@ -22,7 +22,7 @@ import xxhash
 
 from mdel_assets.data import sample_texts
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
-from mdel_assets.durable_files import write_text_atomically
+from mdel_assets.durable_files import exclusively, write_text_atomically
 from mdel_assets.errors import FetchError
 
 _log = logging.getLogger(__name__)
@@ -110,8 +110,10 @@ def sample_shard(name: str, *, cache: Path) -> Path:
     if name not in SHARD_NAMES:
         raise FetchError(f"sample://{name} does not exist; there are {', '.join(SHARD_NAMES)}.")
     folder = cache / f"sample_corpus-{sample_signature()}"
-    if not (folder / "manifest.json").is_file():
-        _assemble(folder, cache)
+    # Several shards are fetched at a time: one process makes the corpus, the others wait for it.
+    with exclusively(cache / "sample_corpus.lock"):
+        if not (folder / "manifest.json").is_file():
+            _assemble(folder, cache)
     return folder / name
 
 

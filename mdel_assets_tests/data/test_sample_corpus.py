@@ -1,6 +1,10 @@
 """The sample corpus, where the package index cannot be reached."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +32,32 @@ def test_without_an_index_the_sample_is_made_of_what_needs_no_download(
         assert len(found) > 100
         texts += found
     assert len(texts) == len(set(texts))
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_corpus_once(tmp_path):
+    """As `mdel run` does on a new machine, where each shard is fetched by a process of its own."""
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from mdel_assets.data.sample_corpus import sample_shard\n"
+        "print(sample_shard(sys.argv[1], cache=Path(sys.argv[2])))"
+    )
+    unreachable = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null"}
+    environment = os.environ | unreachable | {"PIP_FIND_LINKS": str(tmp_path)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, name, str(tmp_path / "cache")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in SHARD_NAMES
+    ]
+    for process in processes:
+        found, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert Path(found.strip()).stat().st_size > 0
 
 
 def test_generated_answers_are_right():
