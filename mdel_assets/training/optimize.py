@@ -66,11 +66,10 @@ def optimize(
 ) -> Trained:
     """Train what of ``model`` requires a gradient on ``blocks_NT`` (num_blocks, block_size).
 
-    ``work_folder`` keeps checkpoints; a run that finds one there goes on from it, so give every
-    training identity a folder of its own. ``first_trained`` is the index of the first layer that
-    moves, where nothing before it does. ``validation`` are blocks by split, for the losses that
-    ``settings.eval_steps`` asks for. ``callbacks`` are further ones of the Trainer's kind.
-    ``model`` itself is used up: what counts is in the result.
+    ``work_folder``, one for every training identity, keeps checkpoints; a run that finds one goes
+    on from it. Nothing before layer ``first_trained`` moves. ``validation`` are blocks by split,
+    for the losses of ``settings.eval_steps``. ``callbacks`` are further ones of the Trainer's kind.
+    ``model`` itself is used up.
 
     Raises:
         TrainingError: the loss or the gradient norm is not a finite number; a batch that does not
@@ -89,8 +88,7 @@ def optimize(
         len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
     )
     loss = _prepared(model, settings, conditions=conditions)
-    repeats = len(order) > len(blocks_NT)
-    if first_trained and repeats and settings.cache_prefix and is_one_machine():
+    if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
     with noticing_termination() as terminated:
         watch = Watch(settings, terminated=terminated, max_seconds=conditions.max_seconds)
@@ -178,6 +176,8 @@ def _layer_class(model: Any, conditions: Conditions) -> str | None:
 def _prefix_cache(model: Any, first_trained: int, shape: tuple[int, ...], folder: Path) -> Any:
     from mdel_assets.training.prefix_cache import PrefixCache, has_dropout
 
+    if not is_one_machine():
+        return None
     if has_dropout(model):
         _log.info("the model has dropout: states below layer %d are not kept", first_trained)
         return None
