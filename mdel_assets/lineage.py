@@ -14,7 +14,7 @@ from typing import Any
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
 from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
-from mdel_assets.experiment_fields import WATCHING_FIELDS
+from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
 from mdel_assets.merging.members import Members, folder_digest, members_of, recipe_parameters
 
 # Raised when the code of a stage changes what it makes from the same config and inputs.
@@ -28,6 +28,7 @@ CODE_VERSIONS = {
     "dense_baseline": "3",
     "dense_one_baseline": "3",
     "random_split_expert": "3",
+    "variant_expert": "1",
     "reference_model": "1",
     "merged_model": "2",
     "layer_differences": "1",
@@ -36,6 +37,7 @@ CODE_VERSIONS = {
     "perplexity_matrix": "3",
     "domain_router": "1",
     "ensemble_report": "2",
+    "sweep_report": "1",
 }
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
@@ -66,6 +68,7 @@ class Lineage:
             "expert_model": self.store.expert,
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
+            "variant_expert": self.store.variant,
             "reference_model": self.store.reference,
             "layer_differences": self.store.differences,
             "token_scores": self.store.scores,
@@ -81,6 +84,7 @@ class Lineage:
             "perplexity_matrix": self.store.matrix,
             "domain_router": self.store.router,
             "ensemble_report": self.store.ensemble,
+            "sweep_report": self.store.sweep,
         }
         return only_one[kind]()
 
@@ -129,11 +133,18 @@ class Lineage:
         """Models that exist or could: experts of absent domains are left out."""
         experts = {f"expert-{key}" for key in self.present_domains()}
         numbers = {f"random-{key}" for key in self.random_split_numbers()}
+        variants = {f"variant-{name}" for name in self.present_variants()}
         return [
             key
             for key in self.experiment.model_keys
-            if not key.startswith(("expert-", "random-")) or key in experts | numbers
+            if not key.startswith(("expert-", "random-", "variant-"))
+            or key in experts | numbers | variants
         ]
+
+    def present_variants(self) -> list[str]:
+        """Variants of experts whose domain has training documents."""
+        variants = self.experiment.variants
+        return [name for name, variant in variants.items() if self.is_present(variant.domain)]
 
     def own_models(self) -> list[str]:
         """`present_models` without those from elsewhere."""
@@ -228,6 +239,7 @@ class Lineage:
         yield "dense_one_baseline", [""] if "dense-one" in dense else []
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
+        yield "variant_expert", self.present_variants()
         yield "layer_differences", self.present_domains()
         yield "merged_model", list(self.experiment.merges)
         yield "reference_model", list(self.experiment.evaluation.references)
@@ -237,6 +249,8 @@ class Lineage:
         if self.has_ensembles():
             yield "domain_router", [""]
             yield "ensemble_report", [""]
+        if self.present_variants():
+            yield "sweep_report", [""]
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature
@@ -292,9 +306,14 @@ class Lineage:
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         return self._training(), [self.store.seed_model(), self.store.dataset(key)]
 
-    def _training(self) -> dict[str, Any]:
+    def _variant_expert(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        variant = self.experiment.variants[key]
+        config = self._training(self.experiment.variant_training(key)) | {"text": variant.text}
+        return config, [self.store.seed_model(), self.store.dataset(variant.domain)]
+
+    def _training(self, training: ExpertTraining | None = None) -> dict[str, Any]:
         unseen = {*WATCHING_FIELDS, "store"}
-        return self.experiment.training.model_dump(mode="json", exclude=unseen)
+        return (training or self.experiment.training).model_dump(mode="json", exclude=unseen)
 
     def _dense_baseline(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
@@ -362,6 +381,14 @@ class Lineage:
         config |= {"prior_decay": weighing.prior_decay, "temperature": weighing.temperature}
         scores = [self.store.scores(model) for model in self.own_models()]
         return config, [self.store.router(), *scores]
+
+    def _sweep_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"num_bootstrap_samples", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        variants = self.present_variants()
+        swept = {f"expert-{self.experiment.variants[name].domain}" for name in variants}
+        models = ["seed", *sorted(swept), *(f"variant-{name}" for name in variants)]
+        return config, [self.store.scores(model) for model in models]
 
 
 def _differences(old: Any, new: Any) -> list[str]:
