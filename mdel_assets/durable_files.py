@@ -42,6 +42,9 @@ def is_full_disk(error: BaseException) -> bool:
         return True
     # Native writers (safetensors, Arrow) report the code in words only.
     words = str(error)
+    if "PytorchStreamWriter failed" in words or "inline_container.cc" in words:
+        # torch's own writer says nothing of the cause; a file that cannot grow is the usual one.
+        return isinstance(error, RuntimeError)
     return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
 
 

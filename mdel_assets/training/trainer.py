@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from mdel_assets.errors import TrainingError
+from mdel_assets.durable_files import explaining_full_disk
+from mdel_assets.errors import DiskFullError, TrainingError
 from mdel_assets.experiment_fields import Optimization
 from mdel_assets.training.processes import any_process
 
@@ -83,6 +85,17 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         prepared = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             return model(**prepared)["loss"].detach(), None, None
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint whole, or leave nothing of it."""
+        folder = Path(str(self.args.output_dir))
+        step = self.state.global_step
+        try:
+            with explaining_full_disk(f"the checkpoint of step {step}", folder):
+                super()._save_checkpoint(model, trial)
+        except DiskFullError:
+            shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+            raise
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Parts of sharded tensors come from all processes; one of them writes.

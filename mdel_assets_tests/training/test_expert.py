@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from mdel_assets.errors import TrainingError
 from mdel_assets.training.expert import differing_tensors, train_expert
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
-from mdel_assets_tests.conftest import TRAINING
+from mdel_assets_tests.conftest import TRAINING, task_of
 
 
 def train(seed_folder, dataset, folder, training=TRAINING):
@@ -158,3 +158,30 @@ def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
     with pytest.raises(TrainingError, match="ids up to 999, but the model's embedding has 320"):
         source = ModelSource(path=str(tmp_path / "seed"))
         adopt_model(source, tmp_path / "out", cache=tmp_path)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+@pytest.mark.parametrize("store", ["full", "delta"])
+def test_an_expert_of_each_family_is_scored_on_the_layers_it_shares(
+    make_model, dataset, tmp_path, family, store
+):
+    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.score_together import score_models
+    from mdel_assets.experiment_fields import Evaluation
+
+    seed = make_model(family)
+    training = TRAINING.model_copy(update={"store": store})
+    losses = train(seed, dataset, tmp_path, training)
+    tasks = {
+        name: task_of(model, tmp_path, f"scores-{name}")
+        for name, model in (("seed", seed), ("expert", tmp_path / "out"))
+    }
+    evaluation = Evaluation(max_length=32, splits=("validation_domain",))
+    results = dict(score_models(tasks, datasets={"arxiv": dataset}, evaluation=evaluation))
+    assert [result.num_shared_layers for result in results.values()] == [1, 1]
+    bits = {name: read_cells(task.folder)[0].bits_per_byte for name, task in tasks.items()}
+    before, after = (
+        loss["validation_domain"] for loss in (losses.losses_before, losses.losses_after)
+    )
+    # Packed blocks and rolling windows differ in context only.
+    assert bits["expert"] / bits["seed"] == pytest.approx(after / before, rel=0.1)

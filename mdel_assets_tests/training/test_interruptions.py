@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.training.conditions import Conditions
 from mdel_assets.training.expert import train_expert
-from mdel_assets.training.optimize import last_whole_checkpoint
+from mdel_assets.training.model_files import load_model
+from mdel_assets.training.optimize import last_whole_checkpoint, optimize
 from mdel_assets_tests.conftest import TRAINING
 
 LONG = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 240})
@@ -123,3 +125,53 @@ def test_a_training_out_of_time_goes_on_until_it_is_done(seed, dataset, whole, t
     train_expert(LONG, **options)
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {n: t.numpy().tobytes() for n, t in found.items()} == whole
+
+
+FULL_DISK = """
+import json, resource, signal
+from pathlib import Path
+import numpy as np
+from transformers import TrainerCallback
+from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.training.model_files import load_model
+from mdel_assets.training.optimize import optimize
+
+class FillsUp(TrainerCallback):
+    def on_save(self, args, state, control, **_):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+
+model = load_model({seed!r})
+for name, parameter in model.named_parameters():
+    parameter.requires_grad_(".layers.2." in name)
+optimize(
+    model, np.load({blocks!r}), ExpertTraining.model_validate_json({settings!r}),
+    work_folder=Path({work!r}), callbacks=[FillsUp()],
+)
+"""
+
+
+@pytest.mark.parametrize("limit", [10_000, 60_000])
+def test_a_disk_that_fills_during_a_checkpoint_leaves_the_last_one_whole(seed, tmp_path, limit):
+    """Either the weights (35 kB) do not fit any more, or the optimizer's state (twice that)."""
+    blocks = np.random.default_rng(0).integers(0, 320, (32, 32)).astype(np.int32)
+    np.save(tmp_path / "blocks.npy", blocks)
+    code = FULL_DISK.format(
+        limit=limit,
+        seed=str(seed),
+        blocks=str(tmp_path / "blocks.npy"),
+        settings=TRAINING.model_dump_json(exclude_unset=True),
+        work=str(tmp_path / "work"),
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DiskFullError: No room to write the checkpoint of step 4" in done.stderr
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["checkpoint-2"]
+    ended = []
+    for work in ("work", "never stopped"):
+        model = load_model(seed)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".layers.2." in name)
+        ended.append(optimize(model, blocks, TRAINING, work_folder=tmp_path / work).tensors)
+    assert all(tensor.equal(ended[1][name]) for name, tensor in ended[0].items())
