@@ -340,6 +340,10 @@ class ArtifactStore:
             remedy=_remedy("ensemble_report", ""),
         )
 
+    def publication(self, kind: str, key: str) -> Artifact:
+        """What was last published of ``kind``: its card, and where it went."""
+        return self._folder(kind, key, "publications", kind.removeprefix("hub_"), key)
+
     def work_folder(self, *parts: str) -> Path:
         """A folder for resumable work in progress, outside every artifact."""
         folder = self.root.joinpath("work", *parts)

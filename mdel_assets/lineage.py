@@ -35,6 +35,9 @@ CODE_VERSIONS = {
     "perplexity_matrix": "3",
     "domain_router": "1",
     "ensemble_report": "2",
+    "hub_dataset": "1",
+    "hub_expert": "1",
+    "hub_merged_model": "1",
 }
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
