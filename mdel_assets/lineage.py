@@ -8,13 +8,14 @@ missed.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
 from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
-from mdel_assets.merging.members import Members, folder_digest, members_of, recipe_parameters
+from mdel_assets.hub_sources import at_commit
+from mdel_assets.merging.members import Members, members_of, recipe_parameters
+from mdel_assets.merging.outside_models import outside_digest
 
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
@@ -242,6 +243,7 @@ class Lineage:
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature
+        from mdel_assets.data.hub_files import has_changed
 
         record = self.artifact("raw_pile_shard", key).read_record()
         if record is None or self.artifact("raw_pile_shard", key).damage(record):
@@ -249,8 +251,13 @@ class Lineage:
         shard = self.shard(key)
         if shard.sha256 and shard.sha256 != record.config["sha256"]:
             return None
-        signature = source_signature(shard.location)
-        return record if signature in (None, record.details["source_signature"]) else None
+        recorded = record.details["source_signature"]
+        if source_signature(shard.location) not in (None, recorded):
+            return None
+        if shard.sha256:
+            return record
+        moved = has_changed(shard.location, commit=recorded, sha256=record.config["sha256"])
+        return None if moved else record
 
     def _corpus_clusters(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         assert self.experiment.clusters
@@ -288,7 +295,7 @@ class Lineage:
         inputs = []
         if seed.pretrain:
             inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
-        return seed.model_dump(mode="json"), inputs
+        return at_commit(seed.model_dump(mode="json"), self.store.seed_model()), inputs
 
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         config = self.experiment.training.model_dump(mode="json")
@@ -303,18 +310,19 @@ class Lineage:
     _random_split_expert = _dense_baseline
 
     def _reference_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        return self.experiment.evaluation.references[key].model_dump(mode="json"), []
+        source = self.experiment.evaluation.references[key].model_dump(mode="json")
+        return at_commit(source, self.store.reference(key)), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         recipe = self.experiment.merges[key]
         known = set(self.experiment.model_keys)
         members = self.members(key)
+        before = self.store.merged(key).read_record()
         unset = {"models", "base_model"}
         config = recipe.model_dump(mode="json", exclude=unset, exclude_defaults=True)
-        # A folder's path says nothing about what is in it: its digest stands for it.
         named = [
             [
-                member.name if member.name in known else folder_digest(Path(member.name)),
+                member.name if member.name in known else outside_digest(member.name, before=before),
                 recipe_parameters(member),
             ]
             for member in members

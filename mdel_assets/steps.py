@@ -19,6 +19,7 @@ from mdel_assets.artifacts import Artifact, Identity, Record
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import EVALUATION_SPLITS, ModelSource
+from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _log = logging.getLogger(__name__)
@@ -191,7 +192,9 @@ def make_seed(lineage: Lineage, *, cache: Path, max_seconds: float | None = None
             shutil.rmtree(work)
             return record
         assert seed.path
-        source = ModelSource(path=seed.path, revision=seed.revision)
+        commit = identity.config.get("commit")
+        path = local_model(seed.path, revision=seed.revision, commit=commit)
+        source = ModelSource(path=path, revision=seed.revision)
         result = adopt_model(source, stage, cache=cache)
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
@@ -281,7 +284,10 @@ def make_reference(lineage: Lineage, name: str, *, cache: Path) -> Record:
     identity = lineage.identity("reference_model", name)
     artifact = lineage.store.reference(name)
     with artifact.staging() as stage:
-        result = adopt_model(lineage.experiment.evaluation.references[name], stage, cache=cache)
+        named = lineage.experiment.evaluation.references[name]
+        commit = identity.config.get("commit")
+        path = local_model(named.path, revision=named.revision, commit=commit)
+        result = adopt_model(named.model_copy(update={"path": path}), stage, cache=cache)
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 

@@ -18,9 +18,8 @@ from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart,
 from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import expert_card, merged_card
-from mdel_assets.publishing.publication import describe, publish
+from mdel_assets.publishing.publication import describe, publish, publishing_with_patience
 from mdel_assets.publishing.publisher import Publisher, repository_of
-from mdel_assets.publishing.retries import with_patience
 
 _log = logging.getLogger(__name__)
 _RECIPE_NAME = "mergekit_config.yml"
@@ -202,7 +201,7 @@ def _still_there(
     record = target.holds(identity.fingerprint)
     if record is None or record.details["location"] != publisher.backend.location:
         return None
-    revision = with_patience(
+    revision = publishing_with_patience(
         lambda: publisher.backend.revision(repository),
         what=f"looking at {repository}",
         patience=publisher.patience,

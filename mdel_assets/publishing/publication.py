@@ -6,13 +6,15 @@ the repository is looked at again before anything is sent once more.
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from mdel_assets.errors import PublishingError
 from mdel_assets.publishing.backend import Backend, Changes, Outgoing, RemoteState, Repository
-from mdel_assets.publishing.retries import Patience, with_patience
+from mdel_assets.retries import Patience, with_patience
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 # Files that a repository may hold besides what is published.
 _LEFT_ALONE = (".", "LICENSE", "LICENCE")
 
@@ -73,7 +75,18 @@ def publish(
             is_new=bool(attempted),
         )
 
-    return with_patience(once, what=f"publishing {repository}", patience=patience)
+    return publishing_with_patience(once, what=f"publishing {repository}", patience=patience)
+
+
+def publishing_with_patience(action: Callable[[], T], *, what: str, patience: Patience) -> T:
+    """Do as `with_patience`; what fails in the end is a `PublishingError`."""
+    return with_patience(
+        action,
+        what=what,
+        patience=patience,
+        raises=PublishingError,
+        remedy="Check the namespace, and that the token may write to it.",
+    )
 
 
 def changes_between(state: RemoteState | None, files: Mapping[str, Outgoing]) -> Changes:
@@ -97,7 +110,7 @@ def describe(
     patience: Patience,
 ) -> list[str]:
     """Return, line by line, what `publish` would do; nothing is sent."""
-    state = with_patience(
+    state = publishing_with_patience(
         lambda: backend.state(repository), what=f"looking at {repository}", patience=patience
     )
     changes = changes_between(state, files)

@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping
 
 from mdel_assets.experiment import Experiment
+from mdel_assets.hub_credentials import require_token
 from mdel_assets.publishing.backend import Backend, Repository
-from mdel_assets.publishing.credentials import require_token
-from mdel_assets.publishing.retries import Patience, with_patience
+from mdel_assets.publishing.publication import publishing_with_patience
+from mdel_assets.retries import Patience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def make_publisher(
     """
     backend = open_backend(endpoint or experiment.hub.endpoint, environment=environment)
     patience = patience or Patience()
-    namespace = experiment.hub.namespace or with_patience(
+    namespace = experiment.hub.namespace or publishing_with_patience(
         backend.owner, what=f"asking {backend.location} who the token's user is", patience=patience
     )
     return Publisher(backend, namespace, experiment.hub.private, patience, dry_run)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from mdel_assets.publishing.publisher import make_publisher
-from mdel_assets.publishing.retries import Patience
+from mdel_assets.retries import Patience
 from mdel_assets_tests.publishing.hub_server import HubServer
 
 TOKEN = "hf_planted0secret0token0value"

@@ -28,15 +28,10 @@ class HubServer:
         self.requests = []
         self.tokens_at_storage = []
         self._servers = [_Listener(self, is_storage=flag) for flag in (False, True)]
+        self.endpoint, self.storage = (
+            f"http://127.0.0.1:{server.server_port}" for server in self._servers
+        )
         self._threads = []
-
-    @property
-    def endpoint(self):
-        return f"http://127.0.0.1:{self._servers[0].server_port}"
-
-    @property
-    def storage(self):
-        return f"http://127.0.0.1:{self._servers[1].server_port}"
 
     def commits(self, kind, repo_id):
         """Return the messages of the commits that clients made, the newest first."""
@@ -55,11 +50,15 @@ class HubServer:
         return self
 
     def __exit__(self, *_):
-        for server in self._servers:
+        self.stop()
+
+    def stop(self):
+        """Answer nobody any more; a second time does nothing."""
+        for server, thread in zip(self._servers, self._threads, strict=True):
             server.shutdown()
             server.server_close()
-        for thread in self._threads:
             thread.join()
+        self._servers, self._threads = [], []
 
 
 class _Listener(http.server.ThreadingHTTPServer):

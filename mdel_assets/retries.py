@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mdel_assets.errors import PublishingError
+from mdel_assets.errors import HubError, MdelError
 
 _log = logging.getLogger(__name__)
-_RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+ASKED_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 # The repository was changed by someone else in between: look at it again.
 _MOVED_ON = {409, 412}
 T = TypeVar("T")
@@ -38,32 +38,37 @@ class Patience:
         return longest * random.uniform(0.5, 1.0)
 
 
-def with_patience(action: Callable[[], T], *, what: str, patience: Patience) -> T:
+def with_patience(
+    action: Callable[[], T],
+    *,
+    what: str,
+    patience: Patience,
+    raises: type[MdelError] = HubError,
+    remedy: str = "Check the name, and HF_TOKEN if it is private.",
+) -> T:
     """Return what ``action`` returns, asking again where the server was busy or the line broke.
 
-    Raises:
-        PublishingError: the server refused, or stayed unreachable.
-
+    ``raises`` is the error where the server refused, with ``remedy``, or stayed unreachable. An
+    error that asking again cannot mend, and that is none of the server's, passes through.
     """
     for attempt in range(1, patience.num_attempts + 1):
         try:
             return action()
-        except PublishingError:
+        except MdelError:
             raise
         except Exception as error:
             status, told = _answer_of(error)
             if status is None and not _is_broken_line(error):
                 raise
-            if status is not None and status not in _RETRIED_STATUS | _MOVED_ON:
-                raise PublishingError(
-                    f"{what}: the server refused ({status}): {_message_of(error)} Check the "
-                    f"namespace, and that the token may write to it."
+            if status is not None and status not in ASKED_AGAIN | _MOVED_ON:
+                raise raises(
+                    f"{what}: the server refused ({status}): {_message_of(error)} {remedy}"
                 ) from error
             if attempt == patience.num_attempts:
-                raise PublishingError(
+                raise raises(
                     f"{what}: {attempt} attempts failed, the last with: {_message_of(error)} "
-                    f"Nothing is half done: run the same command again, and what was uploaded is "
-                    f"not sent twice."
+                    f"Nothing is half done: run the same command again, and what was sent or "
+                    f"fetched is kept."
                 ) from error
             wait = patience.wait_seconds(attempt, told)
             _log.warning("%s: %s; asking again in %.0f s", what, _message_of(error), wait)
