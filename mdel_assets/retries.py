@@ -26,7 +26,7 @@ class Patience:
 
     num_attempts: int = 8
     first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 60.0
+    longest_wait_seconds: float = 30.0
     longest_told_seconds: float = 900.0
 
     def wait_seconds(self, attempt: int, told: float | None) -> float:

@@ -1,9 +1,11 @@
 """A server of the Hub's protocol, an account on it, and publishers that go there."""
 
 import dataclasses
+import shutil
 
 import pytest
 
+from mdel_assets.home import MdelHome
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.retries import Patience
 from mdel_assets_tests.publishing.hub_server import HubServer
@@ -21,6 +23,13 @@ def hub(tmp_path):
         server.state.add_account(TOKEN, "alice", organizations=[OWNER])
         server.state.add_account(READER, "bob", organizations=[OWNER], role="read")
         yield server
+
+
+@pytest.fixture
+def own_home(finished, tmp_path):
+    """A copy of the finished line that a test may change."""
+    left_out = shutil.ignore_patterns("scores", "dagster", "cache", "publications")
+    return MdelHome(shutil.copytree(finished[1].root, tmp_path / "home", ignore=left_out))
 
 
 def publisher_to(server, experiment, *, token=TOKEN, namespace=OWNER, **changes):

@@ -1,11 +1,8 @@
 """A local folder in the Hub's place: the same interface, revisions by content."""
 
-import shutil
-
 import pytest
 
 from mdel_assets.errors import PublishingError
-from mdel_assets.home import MdelHome
 from mdel_assets.publishing.backend import Changes, Repository
 from mdel_assets.publishing.folder_backend import FolderBackend
 from mdel_assets.publishing.publication import publish
@@ -64,12 +61,11 @@ def test_a_repository_that_moved_on_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_line_is_published_to_a_folder_without_a_token_and_loads_from_there(finished, tmp_path):
-    experiment, home, _ = finished
-    left_out = shutil.ignore_patterns("scores", "dagster", "cache", "publications")
-    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home", ignore=left_out))
-    experiment = with_hub(experiment, endpoint=f"file:{tmp_path / 'shelf'}")
-    lineage = copy.lineage(experiment)
+def test_a_line_is_published_to_a_folder_without_a_token_and_loads_from_there(
+    finished, own_home, tmp_path
+):
+    experiment = with_hub(finished[0], endpoint=f"file:{tmp_path / 'shelf'}")
+    lineage = own_home.lineage(experiment)
     publisher = make_publisher(experiment, environment={})
     done = publish_dataset(lineage, "arxiv", publisher=publisher)
     again = publish_dataset(lineage, "arxiv", publisher=publisher)

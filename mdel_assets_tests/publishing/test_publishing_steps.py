@@ -8,7 +8,6 @@ import pytest
 from huggingface_hub import HfApi
 
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
-from mdel_assets.home import MdelHome
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.steps_publishing import publish_dataset, publish_expert, publish_merged
 from mdel_assets_tests.conftest import pico_experiment
@@ -24,13 +23,9 @@ from mdel_assets_tests.publishing.hub_faults import CUT_ANSWER, Fault
 
 
 @pytest.fixture
-def line(finished, tmp_path):
-    """A copy of the finished line that a test may change: (experiment, lineage)."""
-    experiment, home, _ = finished
-    copy = tmp_path / "home"
-    left_out = shutil.ignore_patterns("scores", "dagster", "cache", "publications")
-    shutil.copytree(home.root, copy, ignore=left_out)
-    return experiment, MdelHome(copy).lineage(experiment)
+def line(finished, own_home):
+    """A finished line that a test may change: (experiment, lineage)."""
+    return finished[0], own_home.lineage(finished[0])
 
 
 def test_everything_arrives_whole_in_one_commit_each(line, hub):

@@ -43,18 +43,13 @@ print(json.dumps({{
 
 
 @pytest.fixture
-def published(finished, hub, tmp_path, monkeypatch):
+def published(finished, own_home, hub, monkeypatch):
     """Everything in `ASSETS`, published through Dagster: (lineage, results)."""
-    experiment, home, _ = finished
+    experiment, home = finished[0], own_home
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     experiment = with_hub(experiment, endpoint=hub.endpoint, namespace=OWNER)
     results = [materialize(experiment, home, asset, key) for asset, key in ASSETS]
-    yield home.lineage(experiment), results
-    for kind, key in ASSETS:
-        folder = home.lineage(experiment).store.publication(kind, key).folder
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+    return home.lineage(experiment), results
 
 
 def test_transformers_and_datasets_load_what_was_published(published, hub, tmp_path):
