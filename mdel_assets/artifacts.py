@@ -344,6 +344,11 @@ class ArtifactStore:
         """What was last published of ``kind``: its card, and where it went."""
         return self._folder(kind, key, "publications", kind.removeprefix("hub_"), key)
 
+    @property
+    def forgotten(self) -> Path:
+        """The list of artifacts that are not to be published any more."""
+        return self.root / "forgotten.json"
+
     def work_folder(self, *parts: str) -> Path:
         """A folder for resumable work in progress, outside every artifact."""
         folder = self.root.joinpath("work", *parts)

@@ -94,7 +94,7 @@ class Lineage:
             MissingArtifactError: an input was never made; the message names the command.
 
         """
-        config, inputs = getattr(self, f"_{kind}")(key)
+        config, inputs = self._made_of(kind, key)
         return Identity(
             kind=kind,
             key=key,
@@ -103,6 +103,14 @@ class Lineage:
             config=config,
             inputs={artifact.label: artifact.require().fingerprint for artifact in inputs},
         )
+
+    def inputs(self, kind: str, key: str = "") -> list[Artifact]:
+        """Return what an artifact is made from, whether that is there or not."""
+        return self._made_of(kind, key)[1]
+
+    def _made_of(self, kind: str, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        made: tuple[dict[str, Any], list[Artifact]] = getattr(self, f"_{kind}")(key)
+        return made
 
     def current(self, kind: str, key: str = "") -> Record | None:
         """Return the record if the artifact is whole and is what it should be, else None."""

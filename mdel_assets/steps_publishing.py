@@ -20,6 +20,7 @@ from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import expert_card, merged_card
 from mdel_assets.publishing.publication import describe, publish, publishing_with_patience
 from mdel_assets.publishing.publisher import Publisher, repository_of
+from mdel_assets.steps_forgetting import refuse_forgotten
 
 _log = logging.getLogger(__name__)
 _RECIPE_NAME = "mergekit_config.yml"
@@ -72,7 +73,7 @@ def publish_expert(lineage: Lineage, domain: str, *, publisher: Publisher) -> Ou
     artifact = lineage.store.expert(domain)
     artifact.require()
     repository = _repository(lineage, "hub_expert", domain, publisher)
-    domains = _text_behind(lineage, [domain])
+    domains = text_behind(lineage, [domain])
     _refuse(lineage, domains, repository)
     figures = read_figures(lineage, f"expert-{domain}", first=domain)
     datasets = _published_datasets(lineage, publisher)
@@ -98,7 +99,7 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     inside = [key for key in lineage.present_domains() if f"expert-{key}" in members]
     if any(name.startswith("random-") for name in members):
         inside = lineage.present_domains()
-    domains = _text_behind(lineage, inside)
+    domains = text_behind(lineage, inside)
     _refuse(lineage, domains, repository)
     figures = read_figures(lineage, f"merged-{recipe}")
     datasets = _published_datasets(lineage, publisher)
@@ -123,6 +124,7 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
 def _publish(
     lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
 ) -> Outcome:
+    refuse_forgotten(lineage, content.artifact)
     target = lineage.store.publication(content.kind, content.key)
     identity = _identity(lineage, content, repository, publisher)
     chart = draw_chart(content.figures)
@@ -252,7 +254,7 @@ def _text_in(lineage: Lineage, domains: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _text_behind(lineage: Lineage, domains: Sequence[str]) -> list[str]:
+def text_behind(lineage: Lineage, domains: Sequence[str]) -> list[str]:
     """Return the domains whose text a model of ``domains`` has read, its seed's included."""
     found = _text_in(lineage, domains)
     if lineage.experiment.seed_model.pretrain:

@@ -22,7 +22,7 @@ def outside_digest(name: str, *, before: Record | None) -> str:
         HubError: the Hub has no such model.
 
     """
-    reference = _reference(name)
+    reference = outside_reference(name)
     if reference is None:
         return folder_digest(Path(name))
     mark = f"{HUB_PREFIX}{reference.name}@"
@@ -33,12 +33,13 @@ def outside_digest(name: str, *, before: Record | None) -> str:
 
 def outside_folder(name: str, *, digest: str) -> Path:
     """Return where a model lies whose `outside_digest` is ``digest``; one of the Hub is fetched."""
-    reference = _reference(name)
+    reference = outside_reference(name)
     if reference is None:
         return Path(name).expanduser()
     return fetch_model(reference, digest.rpartition("@")[2])
 
 
-def _reference(name: str) -> HubReference | None:
+def outside_reference(name: str) -> HubReference | None:
+    """Return the repository of the Hub that a recipe's model names; None for anything else."""
     # A recipe's Hub ids have an owner: any other word is one of the experiment's, misspelled.
     return hub_reference(name) if "/" in name else None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mdel_assets.artifacts import Record
+from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import Lineage
 from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
 from mdel_assets.publishing.cards import (
@@ -134,6 +135,49 @@ Its inputs were trained on text of these sources. The seed model's licence holds
 ## Provenance
 
 {provenance_section(record, also=_dataset_rows(datasets, domains))}"""
+
+
+def one_off_card(
+    experiment: Experiment,
+    *,
+    title: str,
+    name: str,
+    merge_method: str,
+    told: str,
+    base_models: Sequence[str],
+    domains: Sequence[str],
+) -> str:
+    """Return the card of a merge outside the graph; ``told`` is the card beside it."""
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": languages_of(experiment, domains),
+        **_LICENCE,
+        "base_model": list(base_models),
+        "base_model_relation": "merge" if base_models else None,
+        "tags": ["mdel", "merge", merge_method],
+    }
+    sources = (
+        f"Inputs of the experiment `{experiment.name}` were trained on text of these sources.\n\n"
+        f"{licence_section(experiment, domains)}"
+        if domains
+        else "See the cards of its inputs.\n"
+    )
+    return f"""{front_matter(metadata)}
+# {title}
+
+{without_front_matter(told)}
+
+## How to load it
+
+{load_model_snippet(name)}
+## How good it is
+
+It was not measured.
+
+## Licence and sources
+
+{sources}"""
 
 
 def _training_section(record: Record) -> str:
