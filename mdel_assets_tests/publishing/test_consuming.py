@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import HfApi
+from safetensors.torch import load_file
 
 from mdel_assets_tests.conftest import write_shard
 from mdel_assets_tests.publishing.clients import client_environment, run_python
@@ -16,7 +17,8 @@ from mdel_assets_tests.publishing.hub_server import HubServer
 
 pytestmark = pytest.mark.slow
 
-SEED, EXPERT = f"{OWNER}/seed", f"{OWNER}/expert-github"
+NAMES = ("seed", "expert-github")
+SEED, EXPERT = (f"{OWNER}/{name}" for name in NAMES)
 
 OPEN = """
 import json, sys, logging
@@ -190,6 +192,35 @@ def test_one_off_perplexity_tells_the_commits_it_measured(consumer, hub, finishe
     assert row["model_fingerprint"] == f"hub:{SEED}@{api.repo_info(SEED).sha}"
     assert row["dataset"] == f"{repo}@{api.repo_info(repo, repo_type='dataset').sha}"
     assert row["num_documents"] == 6
+
+
+MERGE = f"""
+from click.testing import CliRunner
+from mdel_assets.cli import main
+
+done = CliRunner().invoke(main, ["merge", "-e", "{SEED}", "-e", "{EXPERT}@main", "--output", "out"])
+print(json.dumps(done.output))
+"""
+
+
+def test_models_of_the_hub_are_merged_from_the_command_line(consumer, hub, monkeypatch):
+    folder, api = consumer
+    monkeypatch.setenv("MDEL_EXPERIMENT", "experiment.yaml")
+    monkeypatch.setenv("MDEL_HOME", "home")
+    assert f"linear of {SEED}, {EXPERT}@main: " in run(consumer, hub, MERGE)
+    commit = api.repo_info(EXPERT).sha
+    assert f"| `{EXPERT}@main` | `hub:{EXPERT}@{commit}` |" in (
+        folder / "out" / "README.md"
+    ).read_text("utf-8")
+    ours, seed, expert = (
+        load_file(path / "model.safetensors")
+        for path in (
+            folder / "out",
+            *(next(folder.glob(f"hf/hub/models--{OWNER}--{name}/snapshots/*")) for name in NAMES),
+        )
+    )
+    for name, tensor in ours.items():
+        assert tensor.sub((seed[name] + expert[name]) / 2).abs().max() < 1e-6
 
 
 def test_a_server_that_fails_every_fifth_time_is_consumed_all_the_same(consumer, hub):

@@ -141,6 +141,21 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(line, hub):
     assert len([path for path in hub.paths("POST") if "/commit/" in path]) == 1
 
 
+def test_a_repository_that_someone_else_changed_meanwhile_is_looked_at_again(line, hub):
+    experiment, lineage = line
+    hub.faults.plan("POST", "/commit/main", Fault("error", status=412))
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
+
+
+def test_a_repository_that_is_public_already_is_told_of(line, hub, caplog):
+    experiment, lineage = line
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo(f"{OWNER}/expert-arxiv", private=False)
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert f"model {OWNER}/expert-arxiv is public on {hub.endpoint}; it stays so" in caplog.text
+
+
 def test_a_server_that_stays_down_is_given_up_on_and_can_be_tried_again(line, hub):
     experiment, lineage = line
     publisher = publisher_to(hub, experiment)
