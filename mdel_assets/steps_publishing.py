@@ -114,6 +114,7 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
         figures=figures,
         domains=domains,
         datasets={key: datasets[key] for key in inside if key in datasets},
+        members=inside,
         experts=[place.partition("@")[0] for place in experts.values()],
     )
     others = {**datasets, **{f"expert {key}": place for key, place in experts.items()}}

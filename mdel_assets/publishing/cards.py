@@ -131,6 +131,26 @@ def public_place(location: str) -> str:
     return f"{url.scheme}://{host}{url.path}"
 
 
+def shard_rows(lineage: Lineage) -> list[tuple[str, str]]:
+    """Return a row for each shard of the corpus: its source, and what was read and rejected."""
+    rows = []
+    for shard in lineage.experiment.shards():
+        raw = lineage.store.shard(shard.key).read_record()
+        routed = lineage.store.documents(shard.key).read_record()
+        told: list[Any] = [public_place(shard.location)]
+        if raw:
+            told.append(f"sha256 `{raw.config['sha256']}`")
+        if routed:
+            rejects = routed.counts["rejects"]
+            reasons = ", ".join(f"{name} {count}" for name, count in rejects.items())
+            told.append(
+                f"{routed.counts['num_documents']:,} documents, "
+                f"{routed.counts['num_rejects']:,} rejected" + (f" ({reasons})" if reasons else "")
+            )
+        rows.append((f"{shard.role} shard", "; ".join(told)))
+    return rows
+
+
 def without_front_matter(card: str) -> str:
     """Return a card's text below its metadata and its title."""
     body = re.sub(r"\A---\n.*?\n---\n", "", card, count=1, flags=re.DOTALL)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,7 +15,7 @@ from mdel_assets.publishing.cards import (
     licence_section,
     load_dataset_snippet,
     provenance_section,
-    public_place,
+    shard_rows,
 )
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -84,7 +83,7 @@ Documents by domain, over all splits: {", ".join(f"`{k}` {n:,}" for k, n in held
 
 ## Provenance
 
-{provenance_section(record, also=_shards(lineage))}"""
+{provenance_section(record, also=shard_rows(lineage))}"""
 
 
 def _split_table(counts: Mapping[str, Mapping[str, int]]) -> str:
@@ -95,26 +94,6 @@ def _split_table(counts: Mapping[str, Mapping[str, int]]) -> str:
         for split, c in counts.items()
     ]
     return "\n".join(lines) + "\n"
-
-
-def _shards(lineage: Lineage) -> list[tuple[str, str]]:
-    """Return a row for each shard of the corpus: its source, and what was read and rejected."""
-    rows = []
-    for shard in lineage.experiment.shards():
-        raw = lineage.store.shard(shard.key).read_record()
-        routed = lineage.store.documents(shard.key).read_record()
-        told: list[Any] = [public_place(shard.location)]
-        if raw:
-            told.append(f"sha256 `{raw.config['sha256']}`")
-        if routed:
-            rejects = routed.counts["rejects"]
-            reasons = ", ".join(f"{name} {count}" for name, count in rejects.items())
-            told.append(
-                f"{routed.counts['num_documents']:,} documents, "
-                f"{routed.counts['num_rejects']:,} rejected" + (f" ({reasons})" if reasons else "")
-            )
-        rows.append((f"{shard.role} shard", "; ".join(told)))
-    return rows
 
 
 def _size_category(count: int) -> str:

@@ -15,6 +15,7 @@ from mdel_assets.publishing.cards import (
     load_model_snippet,
     provenance_section,
     seed_in_words,
+    shard_rows,
     without_front_matter,
 )
 
@@ -79,7 +80,7 @@ It was trained on text of these sources. The seed model's licence holds, too.
 {licence_section(experiment, domains)}
 ## Provenance
 
-{provenance_section(record, also=_dataset_rows(datasets, [domain]))}"""
+{provenance_section(record, also=_text_rows(lineage, datasets, [domain]))}"""
 
 
 def merged_card(
@@ -91,11 +92,13 @@ def merged_card(
     figures: Figures,
     domains: Sequence[str],
     datasets: Mapping[str, str],
+    members: Sequence[str],
     experts: Sequence[str],
 ) -> str:
     """Return the card of the merged model of ``recipe``; as `expert_card`.
 
-    ``experts`` are the published repositories of its inputs. What the model's own card tells of
+    ``members`` are the domains whose experts it is made of, ``experts`` their repositories as far
+    as they are published. What the model's own card tells of
     the recipe and the inputs is taken over.
     """
     experiment = lineage.experiment
@@ -134,7 +137,7 @@ Its inputs were trained on text of these sources. The seed model's licence holds
 {licence_section(experiment, domains)}
 ## Provenance
 
-{provenance_section(record, also=_dataset_rows(datasets, domains))}"""
+{provenance_section(record, also=_text_rows(lineage, datasets, members))}"""
 
 
 def one_off_card(
@@ -203,5 +206,17 @@ def _repositories(datasets: Mapping[str, str]) -> dict[str, str]:
     return {domain: place.partition("@")[0] for domain, place in datasets.items()}
 
 
-def _dataset_rows(datasets: Mapping[str, str], domains: Sequence[str]) -> list[tuple[str, str]]:
-    return [(f"dataset of {key}", f"`{datasets[key]}`") for key in domains if key in datasets]
+def _text_rows(
+    lineage: Lineage, datasets: Mapping[str, str], domains: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return a row for the training text of each domain, and for each shard of the corpus."""
+    rows = []
+    for key in domains:
+        record = lineage.store.dataset(key).read_record()
+        told = [f"`{datasets[key]}`"] if key in datasets else []
+        if record:
+            train = record.counts["train"]
+            told.append(f"{train['num_documents']:,} documents, {train['num_bytes']:,} bytes")
+        if told:
+            rows.append((f"training text of {key}", "; ".join(told)))
+    return [*rows, *shard_rows(lineage)]

@@ -141,6 +141,27 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(line, hub):
     assert len([path for path in hub.paths("POST") if "/commit/" in path]) == 1
 
 
+def test_a_card_leaves_out_figures_of_what_was_made_anew_since(line, hub):
+    experiment, lineage = line
+    report = lineage.store.report("seed").record_path
+    record = json.loads(report.read_text("utf-8"))
+    for row in record["details"]["rows"]:
+        row["model_fingerprint"] = "0" * 32
+    report.write_text(json.dumps(record), "utf-8")
+    (lineage.store.report("expert-github").record_path).unlink()
+    publisher = publisher_to(hub, experiment)
+    for domain in ("arxiv", "github"):
+        publish_expert(lineage, domain, publisher=publisher)
+    shown, unmeasured = (
+        hub.state.read("models", f"{OWNER}/expert-{domain}")["README.md"].decode()
+        for domain in ("arxiv", "github")
+    )
+    assert "| 95 % interval | merged-mean-all | dense-one | dense |" in shown
+    assert "It was not measured." in unmeasured
+    train = lineage.store.dataset("arxiv").require().counts["train"]
+    assert f"| training text of arxiv | {train['num_documents']} documents, " in shown
+
+
 def test_a_repository_that_someone_else_changed_meanwhile_is_looked_at_again(line, hub):
     experiment, lineage = line
     hub.faults.plan("POST", "/commit/main", Fault("error", status=412))
