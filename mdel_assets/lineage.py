@@ -13,6 +13,7 @@ from typing import Any
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
 from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
+from mdel_assets.experiment_fields import WATCHING_FIELDS
 from mdel_assets.hub_sources import at_commit
 from mdel_assets.merging.members import Members, members_of, recipe_parameters
 from mdel_assets.merging.outside_models import outside_digest
@@ -23,11 +24,11 @@ CODE_VERSIONS = {
     "corpus_clusters": "1",
     "shard_documents": "2",
     "domain_dataset": "2",
-    "seed_model": "2",
-    "expert_model": "2",
-    "dense_baseline": "2",
-    "dense_one_baseline": "2",
-    "random_split_expert": "2",
+    "seed_model": "3",
+    "expert_model": "3",
+    "dense_baseline": "3",
+    "dense_one_baseline": "3",
+    "random_split_expert": "3",
     "reference_model": "1",
     "merged_model": "2",
     "layer_differences": "1",
@@ -303,16 +304,20 @@ class Lineage:
         inputs = []
         if seed.pretrain:
             inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
-        return at_commit(seed.model_dump(mode="json"), self.store.seed_model()), inputs
+        unseen: Any = {"pretrain": WATCHING_FIELDS}
+        source = seed.model_dump(mode="json", exclude=unseen)
+        return at_commit(source, self.store.seed_model()), inputs
 
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        config = self.experiment.training.model_dump(mode="json")
-        return config, [self.store.seed_model(), self.store.dataset(key)]
+        return self._training(), [self.store.seed_model(), self.store.dataset(key)]
+
+    def _training(self) -> dict[str, Any]:
+        unseen = {*WATCHING_FIELDS, "store"}
+        return self.experiment.training.model_dump(mode="json", exclude=unseen)
 
     def _dense_baseline(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        config = self.experiment.training.model_dump(mode="json")
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
-        return config, [self.store.seed_model(), *datasets]
+        return self._training(), [self.store.seed_model(), *datasets]
 
     _dense_one_baseline = _dense_baseline
     _random_split_expert = _dense_baseline

@@ -114,7 +114,7 @@ def provenance_section(record: Record, *, also: Iterable[tuple[str, str]] = ()) 
         *also,
         ("made with", ", ".join(f"{name} {text}" for name, text in record.versions.items())),
     ]
-    if address := record.details.get("run_url"):
+    if address := record.details.get("tracked_at"):
         rows.append(("training run", f"<{address}>"))
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     closing = "`record.json` beside this card holds the same, with every setting and file digest."

@@ -190,7 +190,7 @@ def _training_section(record: Record) -> str:
     settings = "\n".join(
         f"| {key} | {value} |"
         for key, value in record.config.items()
-        if key not in _SETTINGS_LEFT_OUT
+        if key not in _SETTINGS_LEFT_OUT and value is not None
     )
     return f"""Layers {layers} were trained ({details["num_trained_parameters"]:,} parameters); the
 other {details["num_frozen_parameters"]:,} equal the seed's to the bit. It read

@@ -23,7 +23,7 @@ SEED, EXPERT = (f"{OWNER}/{name}" for name in NAMES)
 OPEN = """
 import json, sys, logging
 from pathlib import Path
-from mdel_assets import steps, steps_merging
+from mdel_assets import steps, steps_merging, steps_training
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
@@ -32,8 +32,8 @@ home = MdelHome(Path("home").resolve())
 lineage = home.lineage(load_experiment("experiment.yaml"))
 """
 MAKE = """
-seed = steps.make_seed(lineage, cache=home.cache)
-steps.make_reference(lineage, "other", cache=home.cache)
+seed = steps_training.make_seed(lineage, cache=home.cache)
+steps_training.make_reference(lineage, "other", cache=home.cache)
 merged = steps_merging.make_merged(lineage, "with-hub")
 print(json.dumps({"seed": seed.config, "merged": merged.config["members"]}))
 """
