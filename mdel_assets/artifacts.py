@@ -282,6 +282,10 @@ class ArtifactStore:
         """One expert of the random split."""
         return self._folder("random_split_expert", number, "models", "random", number)
 
+    def variant(self, name: str) -> Artifact:
+        """One expert of a sweep."""
+        return self._folder("variant_expert", name, "models", "variants", name)
+
     def reference(self, name: str) -> Artifact:
         """A model from elsewhere, to compare with."""
         return self._folder("reference_model", name, "models", "references", name)
@@ -301,6 +305,7 @@ class ArtifactStore:
             "random": self.random_expert,
             "merged": self.merged,
             "reference": self.reference,
+            "variant": self.variant,
         }
         return one_of_many[family](name)
 
@@ -348,6 +353,18 @@ class ArtifactStore:
     def forgotten(self) -> Path:
         """The list of artifacts that are not to be published any more."""
         return self.root / "forgotten.json"
+
+    def sweep(self) -> Artifact:
+        """Variants of experts beside the experts."""
+        folder = self.root / "reports"
+        return Artifact(
+            kind="sweep_report",
+            key="",
+            experiment=self.experiment,
+            folder=folder,
+            record_path=folder / "sweep.record.json",
+            remedy=_remedy("sweep_report", ""),
+        )
 
     def work_folder(self, *parts: str) -> Path:
         """A folder for resumable work in progress, outside every artifact."""

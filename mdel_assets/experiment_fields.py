@@ -226,6 +226,18 @@ class ExpertTraining(Optimization):
     store: Literal["full", "delta"] = "full"
 
 
+class Variant(Section):
+    """An expert of ``domain`` trained in another way, for a sweep.
+
+    ``training`` replaces some of the experiment's settings; ``text: domain`` reads the domain's own
+    documents only, without the general half of its dataset.
+    """
+
+    domain: str
+    training: dict[str, Any] = {}
+    text: Literal["mixture", "domain"] = "mixture"
+
+
 class Baselines(Section):
     """Which models the experts are judged against, each trained as they are, on all datasets.
 

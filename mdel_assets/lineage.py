@@ -6,17 +6,17 @@ what lies on disk. A domain that the corpus lacks is *absent*: its expert is nei
 missed.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
-from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
+from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
-from mdel_assets.experiment_fields import WATCHING_FIELDS
+from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
 from mdel_assets.hub_sources import at_commit
 from mdel_assets.merging.members import Members, members_of, recipe_parameters
 from mdel_assets.merging.outside_models import outside_digest
+from mdel_assets.staleness import Stale, reason_to_remake
 
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
@@ -29,6 +29,7 @@ CODE_VERSIONS = {
     "dense_baseline": "3",
     "dense_one_baseline": "3",
     "random_split_expert": "3",
+    "variant_expert": "1",
     "reference_model": "1",
     "merged_model": "2",
     "layer_differences": "1",
@@ -37,21 +38,13 @@ CODE_VERSIONS = {
     "perplexity_matrix": "3",
     "domain_router": "1",
     "ensemble_report": "2",
+    "sweep_report": "1",
     "hub_dataset": "1",
     "hub_expert": "1",
     "hub_merged_model": "1",
 }
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stale:
-    """An artifact that a run would make anew, and why."""
-
-    kind: str
-    key: str
-    reason: str
 
 
 class Lineage:
@@ -70,6 +63,7 @@ class Lineage:
             "expert_model": self.store.expert,
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
+            "variant_expert": self.store.variant,
             "reference_model": self.store.reference,
             "layer_differences": self.store.differences,
             "token_scores": self.store.scores,
@@ -85,6 +79,7 @@ class Lineage:
             "perplexity_matrix": self.store.matrix,
             "domain_router": self.store.router,
             "ensemble_report": self.store.ensemble,
+            "sweep_report": self.store.sweep,
         }
         return only_one[kind]()
 
@@ -141,11 +136,18 @@ class Lineage:
         """Models that exist or could: experts of absent domains are left out."""
         experts = {f"expert-{key}" for key in self.present_domains()}
         numbers = {f"random-{key}" for key in self.random_split_numbers()}
+        variants = {f"variant-{name}" for name in self.present_variants()}
         return [
             key
             for key in self.experiment.model_keys
-            if not key.startswith(("expert-", "random-")) or key in experts | numbers
+            if not key.startswith(("expert-", "random-", "variant-"))
+            or key in experts | numbers | variants
         ]
+
+    def present_variants(self) -> list[str]:
+        """Variants of experts whose domain has training documents."""
+        variants = self.experiment.variants
+        return [name for name, variant in variants.items() if self.is_present(variant.domain)]
 
     def own_models(self) -> list[str]:
         """`present_models` without those from elsewhere."""
@@ -207,24 +209,7 @@ class Lineage:
             return Stale(kind, key, "an input is missing")
         except MdelError as error:
             return Stale(kind, key, str(error))
-        return Stale(kind, key, self._reason(self.artifact(kind, key), expected))
-
-    def _reason(self, artifact: Artifact, expected: Identity | None) -> str:
-        try:
-            record = artifact.require()
-        except MissingArtifactError:
-            return "never made"
-        except DamagedArtifactError as error:
-            return str(error)
-        if expected is None:
-            return "its source changed"
-        if record.code_version != expected.code_version:
-            return f"made by code version {record.code_version}, now {expected.code_version}"
-        changed = [
-            *(f"config {key}" for key in _differences(record.config, expected.config)),
-            *_differences(record.inputs, expected.inputs),
-        ]
-        return "changed: " + ", ".join(changed)
+        return Stale(kind, key, reason_to_remake(self.artifact(kind, key), expected))
 
     def walk(self) -> Iterator[tuple[str, list[str]]]:
         """Yield (kind, keys) in the order of the line; later keys depend on earlier artifacts."""
@@ -240,6 +225,7 @@ class Lineage:
         yield "dense_one_baseline", [""] if "dense-one" in dense else []
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
+        yield "variant_expert", self.present_variants()
         yield "layer_differences", self.present_domains()
         yield "merged_model", list(self.experiment.merges)
         yield "reference_model", list(self.experiment.evaluation.references)
@@ -249,6 +235,8 @@ class Lineage:
         if self.has_ensembles():
             yield "domain_router", [""]
             yield "ensemble_report", [""]
+        if self.present_variants():
+            yield "sweep_report", [""]
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature
@@ -311,9 +299,14 @@ class Lineage:
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         return self._training(), [self.store.seed_model(), self.store.dataset(key)]
 
-    def _training(self) -> dict[str, Any]:
+    def _variant_expert(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        variant = self.experiment.variants[key]
+        config = self._training(self.experiment.variant_training(key)) | {"text": variant.text}
+        return config, [self.store.seed_model(), self.store.dataset(variant.domain)]
+
+    def _training(self, training: ExpertTraining | None = None) -> dict[str, Any]:
         unseen = {*WATCHING_FIELDS, "store"}
-        return self.experiment.training.model_dump(mode="json", exclude=unseen)
+        return (training or self.experiment.training).model_dump(mode="json", exclude=unseen)
 
     def _dense_baseline(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
@@ -383,6 +376,10 @@ class Lineage:
         scores = [self.store.scores(model) for model in self.own_models()]
         return config, [self.store.router(), *scores]
 
-
-def _differences(old: Any, new: Any) -> list[str]:
-    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    def _sweep_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"num_bootstrap_samples", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        variants = self.present_variants()
+        swept = {f"expert-{self.experiment.variants[name].domain}" for name in variants}
+        models = ["seed", *sorted(swept), *(f"variant-{name}" for name in variants)]
+        return config, [self.store.scores(model) for model in models]

@@ -183,6 +183,7 @@ def _artifacts(lineage: Lineage) -> Iterator[Artifact]:
         ("dense_one_baseline", [""]),
         ("dense_baseline", [""]),
         ("random_split_expert", experiment.random_split_keys),
+        ("variant_expert", list(experiment.variants)),
         ("layer_differences", domains),
         ("merged_model", recipes),
         ("token_scores", experiment.model_keys),
@@ -190,6 +191,7 @@ def _artifacts(lineage: Lineage) -> Iterator[Artifact]:
         ("perplexity_matrix", [""]),
         ("domain_router", [""]),
         ("ensemble_report", [""]),
+        ("sweep_report", [""]),
     ]
     for kind, keys in rows:
         for key in keys:

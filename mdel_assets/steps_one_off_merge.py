@@ -123,7 +123,7 @@ def _domains_behind(lineage: Lineage, plan: OneOff) -> Sequence[str]:
     names = [member.name for member in plan.members if member.name in own]
     if not names:
         return []
-    if any(name.startswith(("dense", "merged-", "random-")) for name in names):
+    if any(name.startswith(("dense", "merged-", "random-", "variant-")) for name in names):
         return text_behind(lineage, lineage.present_domains())
     experts = [name.removeprefix("expert-") for name in names if name.startswith("expert-")]
     return text_behind(lineage, experts)

@@ -97,7 +97,7 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     repository = _repository(lineage, "hub_merged_model", recipe, publisher)
     members = {member.name for member in lineage.members(recipe)}
     inside = [key for key in lineage.present_domains() if f"expert-{key}" in members]
-    if any(name.startswith("random-") for name in members):
+    if any(name.startswith(("random-", "variant-")) for name in members):
         inside = lineage.present_domains()
     domains = text_behind(lineage, inside)
     _refuse(lineage, domains, repository)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Record
-from mdel_assets.experiment_fields import ModelSource
+from mdel_assets.experiment_fields import ExpertTraining, ModelSource
 from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
 from mdel_assets.steps import current_record
@@ -40,6 +40,8 @@ def make_model(
             return make_dense(lineage, conditions=conditions)
         case "dense_one_baseline":
             return make_dense_one(lineage, conditions=conditions)
+        case "variant_expert":
+            return make_variant(lineage, key, conditions=conditions)
         case "random_split_expert":
             return make_random_expert(lineage, key, conditions=conditions)
     raise ValueError(f"no model is called {kind}")
@@ -72,19 +74,36 @@ def make_reference(lineage: Lineage, name: str, *, cache: Path) -> Record:
 
 def make_expert(lineage: Lineage, domain: str, *, conditions: Conditions = NO_CONDITIONS) -> Record:
     """Train the expert of one domain, going on from a checkpoint where there is one."""
+    train = _expert(lineage, domain, training=lineage.experiment.training)
+    return _make(lineage, "expert_model", domain, train=train, conditions=conditions)
+
+
+def make_variant(lineage: Lineage, name: str, *, conditions: Conditions = NO_CONDITIONS) -> Record:
+    """Train one expert of a sweep."""
+    variant = lineage.experiment.variants[name]
+    training = lineage.experiment.variant_training(name)
+    own = variant.domain if variant.text == "domain" else None
+    train = _expert(lineage, variant.domain, training=training, only_domain=own)
+    return _make(lineage, "variant_expert", name, train=train, conditions=conditions)
+
+
+def _expert(
+    lineage: Lineage, domain: str, *, training: ExpertTraining, only_domain: str | None = None
+) -> _Train:
     from mdel_assets.training.expert import train_expert
 
     def train(folder: Path | None, work: Path, conditions: Conditions) -> Any:
         return train_expert(
-            lineage.experiment.training,
+            training,
             seed_folder=lineage.store.seed_model().folder,
             dataset_folder=lineage.store.dataset(domain).folder,
             folder=folder,
             work_folder=work,
+            only_domain=only_domain,
             conditions=conditions,
         )
 
-    return _make(lineage, "expert_model", domain, train=train, conditions=conditions)
+    return train
 
 
 def make_dense(lineage: Lineage, *, conditions: Conditions = NO_CONDITIONS) -> Record:

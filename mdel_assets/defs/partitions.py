@@ -23,12 +23,15 @@ class Partitions:
     recipe_of_model: dg.StaticPartitionMapping
     reference: dg.StaticPartitionsDefinition | None
     reference_of_model: dg.StaticPartitionMapping
+    variant: dg.StaticPartitionsDefinition | None
+    variant_of_model: dg.StaticPartitionMapping
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Partitions":
         """Return the partitions of ``experiment``; None where there would be none."""
         recipes = list(experiment.merges)
         references = list(experiment.evaluation.references)
+        variants = list(experiment.variants)
         numbers = experiment.random_split_keys
         of_random = [
             name for name, recipe in experiment.merges.items() if "random:*" in recipe.model_names
@@ -53,6 +56,10 @@ class Partitions:
             reference=dg.StaticPartitionsDefinition(references) if references else None,
             reference_of_model=dg.StaticPartitionMapping(
                 {name: f"reference-{name}" for name in references}
+            ),
+            variant=dg.StaticPartitionsDefinition(variants) if variants else None,
+            variant_of_model=dg.StaticPartitionMapping(
+                {name: f"variant-{name}" for name in variants}
             ),
         )
 

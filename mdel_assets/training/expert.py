@@ -66,12 +66,14 @@ def train_expert(
     dataset_folder: Path,
     folder: Path | None,
     work_folder: Path,
+    only_domain: str | None = None,
     conditions: Conditions = NO_CONDITIONS,
 ) -> ExpertResult | None:
     """Train the expert of ``dataset_folder`` from ``seed_folder`` and save it into ``folder``.
 
     The tensors are saved in the dtype the seed is stored in; training itself holds fp32 weights.
-    Without ``folder`` another process saves it, and nothing is returned.
+    Of the training documents those of ``only_domain`` are read, or all. Without ``folder`` another
+    process saves it, and nothing is returned.
 
     Raises:
         TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
@@ -83,7 +85,8 @@ def train_expert(
     resolve_layers(training.trained_layers, num_layers=num_layers)
     tokenizer = load_tokenizer(seed_folder)
     held_out = {name: read_texts(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS}
-    blocks, settings = _blocks(dataset_folder / "train.parquet", tokenizer, training)
+    texts = read_texts(dataset_folder / "train.parquet", domain=only_domain)
+    blocks, settings = _blocks(texts, tokenizer, training)
     return train_layers(
         settings,
         blocks,
@@ -195,12 +198,12 @@ def _same_bits(torch: Any, first: Any, second: Any) -> bool:
 
 
 def _blocks(
-    path: Path, tokenizer: Any, training: ExpertTraining
+    texts: Sequence[str], tokenizer: Any, training: ExpertTraining
 ) -> tuple[NDArray[np.int32], ExpertTraining]:
     """Return the blocks to train on, and the settings with their length in steps."""
     whole = training.num_epochs is not None
     blocks = pack(
-        read_texts(path),
+        texts,
         tokenizer,
         block_size=training.block_size,
         num_blocks=None if whole else training.num_steps * training.batch_size,

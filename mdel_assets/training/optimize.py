@@ -77,36 +77,31 @@ def optimize(
         TrainingInterruptedError: ``max_seconds`` are over, or SIGTERM came; a checkpoint was saved.
 
     """
-    from transformers import PrinterCallback
-
     from mdel_assets.training.curves import LogToRun, curves_of
     from mdel_assets.training.trainer import LayerTrainer, Watch, noticing_termination
     from mdel_assets.training.trainer_arguments import training_arguments
 
     quiet()
-    order = schedule(
-        len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
-    )
+    num_samples = settings.num_steps * settings.batch_size
+    order = schedule(len(blocks_NT), num_samples=num_samples, seed=settings.seed)
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
     with noticing_termination() as terminated:
         watch = Watch(settings, terminated=terminated, max_seconds=conditions.max_seconds)
-        live = [LogToRun(conditions.run)] if conditions.run is not None else []
+        live = [LogToRun(conditions.run)] if conditions.run else []
         trainer = LayerTrainer(
             model=loss,
             args=training_arguments(
                 settings,
                 work_folder,
                 sharded_layers=_layer_class(model, conditions),
-                evaluates=bool(settings.eval_steps and validation),
+                evaluates=bool(validation),
             ),
             train_dataset=_Blocks(blocks_NT, order),
             eval_dataset={name: _Blocks(held) for name, held in (validation or {}).items()} or None,
             callbacks=[watch, *live, *callbacks],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.watch = watch
+        ).watched_by(watch)
         trainer.train_from(last_whole_checkpoint(work_folder))
     if watch.stopped_for:
         raise TrainingInterruptedError(

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import Optimization
@@ -30,6 +30,12 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     """A Trainer whose checkpoints hold the trained tensors only; the others are the seed's."""
 
     watch: "Watch"
+
+    def watched_by(self, watch: "Watch") -> Self:
+        """Let ``watch`` measure the pace, and print nothing besides what it logs."""
+        self.remove_callback(PrinterCallback)
+        self.watch = watch
+        return self
 
     def create_accelerator_and_postprocess(self) -> None:
         """Shard parameters on processors too, which the library does on accelerators only."""

@@ -57,7 +57,7 @@ def training_arguments(
         train_sampling_strategy="sequential",
         logging_steps=settings.logging_steps or max(1, steps // _NUM_LOG_POINTS),
         logging_nan_inf_filter=False,
-        eval_strategy="steps" if evaluates else "no",
+        eval_strategy="steps" if evaluates and settings.eval_steps else "no",
         eval_steps=settings.eval_steps,
         save_strategy="steps",
         save_steps=settings.save_steps or max(1, math.ceil(steps / _NUM_CHECKPOINTS)),
