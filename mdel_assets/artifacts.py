@@ -345,6 +345,15 @@ class ArtifactStore:
             remedy=_remedy("ensemble_report", ""),
         )
 
+    def publication(self, kind: str, key: str) -> Artifact:
+        """What was last published of ``kind``: its card, and where it went."""
+        return self._folder(kind, key, "publications", kind.removeprefix("hub_"), key)
+
+    @property
+    def forgotten(self) -> Path:
+        """The list of artifacts that are not to be published any more."""
+        return self.root / "forgotten.json"
+
     def sweep(self) -> Artifact:
         """Variants of experts beside the experts."""
         folder = self.root / "reports"

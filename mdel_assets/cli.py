@@ -2,8 +2,8 @@
 
 ``mdel run`` makes whatever is missing or stale, in order. ``mdel status`` says what that would be
 and why. ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any
-dataset. Single assets and partitions are made with
-``dagster asset materialize``.
+dataset. ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget``
+takes a domain back. Single assets and partitions are made with ``dagster asset materialize``.
 """
 
 import json
@@ -17,6 +17,8 @@ import click
 from pydantic import ValidationError
 
 from mdel_assets import __version__
+from mdel_assets.cli_forget import forget
+from mdel_assets.cli_publishing import merge, publish
 from mdel_assets.console import show_log_lines
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import load_experiment
@@ -169,6 +171,10 @@ def perplexity(
     with lines.open("a", encoding="utf-8") as file:
         file.write(json.dumps(measured.row) + "\n")
     click.echo(f"appended to {lines}")
+
+
+for _command in (merge, publish, forget):
+    main.add_command(_command)
 
 
 def _print_matrix(home: MdelHome) -> None:

@@ -15,8 +15,9 @@ from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
-from mdel_assets.defs.resources import Compute, Tracking, Workspace
+from mdel_assets.defs.resources import Compute, HubResource, Tracking, Workspace
 from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
 from mdel_assets.experiment import Experiment, load_experiment
@@ -39,6 +40,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *reference_assets(experiment, partitions),
             *evaluation_assets(experiment, partitions),
             *ensemble_assets(experiment),
+            *publishing_assets(experiment, partitions),
         ]
     return dg.Definitions(
         assets=assets,
@@ -46,6 +48,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             "workspace": Workspace(root=str(home.root)),
             "compute": Compute(),
             "tracking": Tracking(folder=str(home.root)),
+            "hub": HubResource(),
         },
         executor=dg.in_process_executor,
         metadata={"experiment": experiment.name},

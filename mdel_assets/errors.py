@@ -14,7 +14,11 @@
     │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
     ├── WorkerError                a worker that was started for a step failed
     ├── MergeError                 models that cannot be merged
-    └── ScoringError               a model that cannot be scored
+    ├── ScoringError               a model that cannot be scored
+    ├── HubError                   what was asked of the Hub cannot be had
+    └── PublishingError            something that cannot be published
+        ├── MissingTokenError      there is no token to publish with
+        └── RestrictedDataError    it is made of text that may not be shared
 
 Each message says what was wrong, the value seen, what was expected, and the remedy.
 """
@@ -81,6 +85,22 @@ class MergeError(MdelError):
 
 class ScoringError(MdelError):
     """A model that cannot be scored."""
+
+
+class HubError(MdelError):
+    """A model, dataset or revision that cannot be had from the Hub."""
+
+
+class PublishingError(MdelError):
+    """Something that cannot be published."""
+
+
+class MissingTokenError(PublishingError):
+    """No token to publish with."""
+
+
+class RestrictedDataError(PublishingError):
+    """Something made of text that may not be shared."""
 
 
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:

@@ -6,16 +6,17 @@ what lies on disk. A domain that the corpus lacks is *absent*: its expert is nei
 missed.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
-from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
+from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
 from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
-from mdel_assets.merging.members import Members, folder_digest, members_of, recipe_parameters
+from mdel_assets.hub_sources import at_commit
+from mdel_assets.merging.members import Members, members_of, recipe_parameters
+from mdel_assets.merging.outside_models import outside_digest
+from mdel_assets.staleness import Stale, reason_to_remake
 
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
@@ -38,18 +39,12 @@ CODE_VERSIONS = {
     "domain_router": "1",
     "ensemble_report": "2",
     "sweep_report": "1",
+    "hub_dataset": "1",
+    "hub_expert": "1",
+    "hub_merged_model": "1",
 }
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stale:
-    """An artifact that a run would make anew, and why."""
-
-    kind: str
-    key: str
-    reason: str
 
 
 class Lineage:
@@ -95,7 +90,7 @@ class Lineage:
             MissingArtifactError: an input was never made; the message names the command.
 
         """
-        config, inputs = getattr(self, f"_{kind}")(key)
+        config, inputs = self._made_of(kind, key)
         return Identity(
             kind=kind,
             key=key,
@@ -104,6 +99,14 @@ class Lineage:
             config=config,
             inputs={artifact.label: artifact.require().fingerprint for artifact in inputs},
         )
+
+    def inputs(self, kind: str, key: str = "") -> list[Artifact]:
+        """Return what an artifact is made from, whether that is there or not."""
+        return self._made_of(kind, key)[1]
+
+    def _made_of(self, kind: str, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        made: tuple[dict[str, Any], list[Artifact]] = getattr(self, f"_{kind}")(key)
+        return made
 
     def current(self, kind: str, key: str = "") -> Record | None:
         """Return the record if the artifact is whole and is what it should be, else None."""
@@ -206,24 +209,7 @@ class Lineage:
             return Stale(kind, key, "an input is missing")
         except MdelError as error:
             return Stale(kind, key, str(error))
-        return Stale(kind, key, self._reason(self.artifact(kind, key), expected))
-
-    def _reason(self, artifact: Artifact, expected: Identity | None) -> str:
-        try:
-            record = artifact.require()
-        except MissingArtifactError:
-            return "never made"
-        except DamagedArtifactError as error:
-            return str(error)
-        if expected is None:
-            return "its source changed"
-        if record.code_version != expected.code_version:
-            return f"made by code version {record.code_version}, now {expected.code_version}"
-        changed = [
-            *(f"config {key}" for key in _differences(record.config, expected.config)),
-            *_differences(record.inputs, expected.inputs),
-        ]
-        return "changed: " + ", ".join(changed)
+        return Stale(kind, key, reason_to_remake(self.artifact(kind, key), expected))
 
     def walk(self) -> Iterator[tuple[str, list[str]]]:
         """Yield (kind, keys) in the order of the line; later keys depend on earlier artifacts."""
@@ -254,6 +240,7 @@ class Lineage:
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature
+        from mdel_assets.data.hub_files import has_changed
 
         record = self.artifact("raw_pile_shard", key).read_record()
         if record is None or self.artifact("raw_pile_shard", key).damage(record):
@@ -261,8 +248,13 @@ class Lineage:
         shard = self.shard(key)
         if shard.sha256 and shard.sha256 != record.config["sha256"]:
             return None
-        signature = source_signature(shard.location)
-        return record if signature in (None, record.details["source_signature"]) else None
+        recorded = record.details["source_signature"]
+        if source_signature(shard.location) not in (None, recorded):
+            return None
+        if shard.sha256:
+            return record
+        moved = has_changed(shard.location, commit=recorded, sha256=record.config["sha256"])
+        return None if moved else record
 
     def _corpus_clusters(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         assert self.experiment.clusters
@@ -301,7 +293,8 @@ class Lineage:
         if seed.pretrain:
             inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
         unseen: Any = {"pretrain": WATCHING_FIELDS}
-        return seed.model_dump(mode="json", exclude=unseen), inputs
+        source = seed.model_dump(mode="json", exclude=unseen)
+        return at_commit(source, self.store.seed_model()), inputs
 
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         return self._training(), [self.store.seed_model(), self.store.dataset(key)]
@@ -323,18 +316,19 @@ class Lineage:
     _random_split_expert = _dense_baseline
 
     def _reference_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        return self.experiment.evaluation.references[key].model_dump(mode="json"), []
+        source = self.experiment.evaluation.references[key].model_dump(mode="json")
+        return at_commit(source, self.store.reference(key)), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         recipe = self.experiment.merges[key]
         known = set(self.experiment.model_keys)
         members = self.members(key)
+        before = self.store.merged(key).read_record()
         unset = {"models", "base_model"}
         config = recipe.model_dump(mode="json", exclude=unset, exclude_defaults=True)
-        # A folder's path says nothing about what is in it: its digest stands for it.
         named = [
             [
-                member.name if member.name in known else folder_digest(Path(member.name)),
+                member.name if member.name in known else outside_digest(member.name, before=before),
                 recipe_parameters(member),
             ]
             for member in members
@@ -389,7 +383,3 @@ class Lineage:
         swept = {f"expert-{self.experiment.variants[name].domain}" for name in variants}
         models = ["seed", *sorted(swept), *(f"variant-{name}" for name in variants)]
         return config, [self.store.scores(model) for model in models]
-
-
-def _differences(old: Any, new: Any) -> list[str]:
-    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))

@@ -11,6 +11,7 @@ from mdel_assets.artifacts import Identity, Record
 from mdel_assets.lineage import Lineage
 from mdel_assets.merging.members import FOLDER_PREFIX, Member, Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
+from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.steps import current_record
 
@@ -45,7 +46,7 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
         card = model_card(
             f"{recipe_name} ({lineage.experiment.name})",
             recipe_yaml=written,
-            inputs={**identity.inputs, **_folder_digests(identity, members)},
+            inputs={**identity.inputs, **_outside_digests(identity, members)},
             seed=lineage.experiment.seed_model.path or "pretrained for this experiment",
             result=details,
         )
@@ -53,13 +54,13 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
         return artifact.publish(stage, identity, details=details)
 
 
-def _folder_digests(identity: Identity, members: Members) -> dict[str, str]:
-    """Return the digests of members that are folders, by the folders' names."""
+def _outside_digests(identity: Identity, members: Members) -> dict[str, str]:
+    """Return the digests of members that are folders or of the Hub, by their names."""
     named = zip(members, identity.config["members"], strict=True)
     return {
-        Path(member.name).name: digest
+        Path(member.name).name if digest.startswith(FOLDER_PREFIX) else member.name: digest
         for member, (digest, _) in named
-        if digest.startswith(FOLDER_PREFIX)
+        if digest.startswith((FOLDER_PREFIX, HUB_PREFIX))
     }
 
 
@@ -98,7 +99,7 @@ def _expert_input(lineage: Lineage, domain: str) -> MergeInput:
 def merge_input(lineage: Lineage, member: Member, *, digest: str) -> MergeInput:
     """Return where a member's model lies and, by its record, in which tensors it differs."""
     if member.name not in lineage.experiment.model_keys:
-        folder = Path(member.name).expanduser()
+        folder = outside_folder(member.name, digest=digest)
         return MergeInput(member.name, folder, member.parameters, digest=digest)
     artifact = lineage.store.model(member.name)
     trained = _trained_prefixes(artifact.require(), lineage.store.seed_model().require())

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdel_assets.artifacts import Record
 from mdel_assets.experiment_fields import ExpertTraining, ModelSource
+from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
 from mdel_assets.steps import current_record
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
@@ -197,6 +198,8 @@ def _adopt(lineage: Lineage, kind: str, key: str, *, source: ModelSource, cache:
         return current
     identity = lineage.identity(kind, key)
     artifact = lineage.artifact(kind, key)
+    commit = identity.config.get("commit")
+    path = local_model(source.path, revision=source.revision, commit=commit)
     with artifact.staging() as stage:
-        result = adopt_model(source, stage, cache=cache)
+        result = adopt_model(source.model_copy(update={"path": path}), stage, cache=cache)
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))

@@ -1,6 +1,7 @@
 """Tiny corpora and tiny models that tests share."""
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,10 @@ from mdel_assets.experiment import Experiment, parse_experiment
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+
+# Read when huggingface_hub is imported: large files go by LFS, which test servers speak, and
+# nothing is told to the Hub.
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 WORDS = {
     "Github": ["def", "return", "import", "class", "self", "if", "else", "for", "range", "None"],
@@ -217,3 +222,17 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """The line, run once to its end: (experiment, home, outcomes of the run)."""
+    import dagster as dg
+
+    from mdel_assets.defs.launch import run_line
+
+    home = MdelHome(tmp_path_factory.mktemp("home"))
+    experiment = pico_experiment(corpus)
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, home, instance=instance))
+    return experiment, home, outcomes

@@ -46,6 +46,20 @@ def test_ancestors_settings_give_a_thousand_steps():
     assert training.trained_layers == (9, 10, 11, 12, 13)
 
 
+def test_the_hub_takes_templates_and_addresses_and_nothing_else():
+    hub = parse(hub={"expert_name": "pythia-{domain}.v2", "endpoint": "file:shelf"}).hub
+    assert hub.expert_name.format(domain="uspto") == "pythia-uspto.v2"
+    for wrong, told in (
+        ({"expert_name": "experts"}, r"hub.expert_name: a repository's name .* \{domain\}"),
+        ({"merged_name": "{domain}"}, r"and \{recipe\}"),
+        ({"dataset_name": "a/{domain}"}, "hub.dataset_name"),
+        ({"endpoint": "huggingface.co"}, "an endpoint begins with https://"),
+        ({"allow_restrict": True}, "Did you mean 'allow_restricted'"),
+    ):
+        with pytest.raises(ExperimentError, match=told):
+            parse(hub=wrong)
+
+
 def test_unknown_key_is_refused_with_the_nearest_known_one():
     with pytest.raises(UnknownKeyError, match=r"'learning_rat'.*Did you mean 'learning_rate'"):
         parse(training=PICO["training"] | {"learning_rat": 1.0})

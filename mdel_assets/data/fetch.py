@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.errors import FetchError
+from mdel_assets.hub_credentials import find_token
 
 _log = logging.getLogger(__name__)
 _NUM_ATTEMPTS = 6
 _FIRST_WAIT_SECONDS = 0.5
 _PROGRESS_SECONDS = 15.0
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_HF_URL = re.compile(r"hf://(datasets|models)/([^/]+/[^/@]+)(?:@([^/]+))?/(.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +177,17 @@ def _download_from_hub(location: str, target: Path) -> tuple[str, str | None]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    match = _HF_URL.fullmatch(location)
-    if match is None:
-        raise FetchError(
-            f"'{location}' is not of the form hf://datasets/OWNER/NAME[@REVISION]/FILE."
-        )
-    kind, repository, revision, name = match.groups()
+    from mdel_assets.data.hub_files import hub_file
+
+    file = hub_file(location)
+    name = file.name
     try:
         path = hf_hub_download(
-            repository, name, repo_type=kind.removesuffix("s"), revision=revision
+            file.repository,
+            name,
+            repo_type=file.kind,
+            revision=file.revision,
+            token=find_token() or False,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FetchError(

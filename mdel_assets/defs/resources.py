@@ -13,6 +13,7 @@ from mdel_assets.errors import ExperimentError, WorkerError, unknown_name_messag
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+from mdel_assets.publishing.publisher import Publisher, make_publisher
 from mdel_assets.tracking import Tracker, tracking_mode
 from mdel_assets.training.conditions import Conditions
 from mdel_assets.worker import WorkerSpec, raise_outcome
@@ -111,6 +112,21 @@ class Tracking(dg.ConfigurableResource):
             folder=Path(self.folder),
             mode=mode,
         )
+
+
+class HubResource(dg.ConfigurableResource):
+    """Where publishing goes. The token is read from the environment when it is needed.
+
+    ``endpoint`` goes before that of the experiment and ``HF_ENDPOINT``. With ``dry_run`` the assets
+    say what they would send, and send nothing.
+    """
+
+    endpoint: str | None = None
+    dry_run: bool = False
+
+    def publisher(self, experiment: Experiment) -> Publisher:
+        """Return where ``experiment`` publishes; raise `MissingTokenError` without a token."""
+        return make_publisher(experiment, endpoint=self.endpoint, dry_run=self.dry_run)
 
 
 class Workspace(dg.ConfigurableResource):

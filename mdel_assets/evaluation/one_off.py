@@ -15,6 +15,7 @@ from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.perplexity import Cell, perplexity_row
 from mdel_assets.evaluation.score_together import score_documents
 from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.hub_sources import fetch_model, hub_reference, resolve_commit
 from mdel_assets.training.package_models import resolve_model
 
 
@@ -38,6 +39,8 @@ def measure_perplexity(
 ) -> Measured:
     """Score ``model`` (a folder or Hub name) on a split of ``dataset`` (likewise).
 
+    A Hub name may end in ``@REVISION``; the row tells the commit that it stood for.
+
     ``model`` may be one that a package carries, too (``sample://smollm2-135m``); it is unpacked
     under ``cache``.
 
@@ -49,24 +52,26 @@ def measure_perplexity(
         TrainingError: no such model.
 
     """
+    dataset, revision = _at_commit(dataset)
     texts, num_without = _read_texts(
-        dataset, split, text_field, num_documents=num_documents, seed=evaluation.seed
+        dataset, revision, split, text_field, num_documents=num_documents, seed=evaluation.seed
     )
     keyed = {document_id(text.encode()): text for text in texts}
-    place = resolve_model(model, cache=cache)
+    place, fingerprint = _model_place(model, cache)
     table = score_documents(place, sorted(keyed.items()), evaluation)
     ids = table.column("document_id").to_pylist()
     # A text that occurs twice is scored once and counts twice.
     rows = np.searchsorted(ids, sorted(document_id(text.encode()) for text in texts))
     columns = ("num_tokens", "num_bytes", "num_words", "nll_nats")
+    label = f"{dataset}@{revision}" if revision else dataset
     cell = Cell(
-        dataset, split, [ids[i] for i in rows], *(table.column(n).to_numpy()[rows] for n in columns)
+        label, split, [ids[i] for i in rows], *(table.column(n).to_numpy()[rows] for n in columns)
     )
     row = perplexity_row(
         cell,
         model=model,
         max_length=evaluation.max_length,
-        model_fingerprint=_model_digest(place),
+        model_fingerprint=fingerprint,
         dataset_fingerprint=xxhash.xxh3_128_hexdigest("".join(cell.document_ids).encode()),
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
@@ -74,13 +79,25 @@ def measure_perplexity(
     return Measured(row, num_without)
 
 
+def _at_commit(dataset: str) -> tuple[str, str | None]:
+    """Return a dataset's name and, where it is one of the Hub, its commit."""
+    reference = hub_reference(dataset, kind="dataset")
+    return (reference.name, resolve_commit(reference)) if reference else (dataset, None)
+
+
 def _read_texts(
-    dataset: str, split: str, text_field: str, *, num_documents: int, seed: int
+    dataset: str,
+    revision: str | None,
+    split: str,
+    text_field: str,
+    *,
+    num_documents: int,
+    seed: int,
 ) -> tuple[list[str], int]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(dataset, split=split)
+        rows = datasets.load_dataset(dataset, split=split, revision=revision)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise ScoringError(
             f"The split '{split}' of dataset '{dataset}' cannot be read ({error}). Give a folder "
@@ -118,7 +135,12 @@ def _text(value: Any, path: list[str], field: str) -> str | None:
     return value
 
 
-def _model_digest(model: str) -> str:
+def _model_place(model: str, cache: Path) -> tuple[str, str]:
+    """Return the folder that a model lies in, fetched where need be, and its fingerprint."""
     from mdel_assets.merging.members import folder_digest
 
-    return folder_digest(Path(model)) if Path(model).is_dir() else f"hub:{model}"
+    place = resolve_model(model, cache=cache)
+    if reference := hub_reference(place):
+        commit = resolve_commit(reference)
+        return str(fetch_model(reference, commit)), f"hub:{reference.name}@{commit}"
+    return place, folder_digest(Path(place)) if Path(place).is_dir() else place

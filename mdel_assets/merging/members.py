@@ -1,7 +1,6 @@
 """Who takes part in a merge: a recipe's models with ``*`` written out, and digests of folders."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from mdel_assets.errors import MergeError
 from mdel_assets.merging.recipe import MergeRecipe
 
 FOLDER_PREFIX = "folder:"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,16 +111,9 @@ def folder_digest(folder: Path) -> str:
     """
     folder = folder.expanduser()
     if not folder.is_dir():
-        remedy = "Correct the recipe in the experiment."
-        if _HUB_ID.fullmatch(str(folder)):
-            hub_id, _, revision = str(folder).partition("@")
-            option = f" --revision {revision}" if revision else ""
-            remedy = (
-                f"If it is a Hub id, fetch it first (hf download {hub_id}{option} --local-dir "
-                f"FOLDER) and name that folder."
-            )
         raise MergeError(
-            f"'{folder}' is neither 'seed', 'expert:<domain>' nor a model folder. {remedy}"
+            f"'{folder}' is neither 'seed', 'expert:<domain>', a model folder nor a Hub id. "
+            f"Correct the recipe in the experiment."
         )
     names = sorted(
         p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"

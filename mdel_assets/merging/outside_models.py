@@ -1,0 +1,45 @@
+"""Models of a merge that are none of the experiment's: folders, and repositories of the Hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.artifacts import Record
+from mdel_assets.hub_sources import HubReference, fetch_model, hub_reference, resolve_commit
+from mdel_assets.merging.members import folder_digest
+
+HUB_PREFIX = "hub:"
+
+
+def outside_digest(name: str, *, before: Record | None) -> str:
+    """Return what stands for a model's content: a folder's digest, or the commit of a Hub id.
+
+    A path or a branch says nothing about what is in it. ``before`` is the record of the merge as it
+    was made last.
+
+    Raises:
+        MergeError: it is neither a folder nor a Hub id.
+        HubError: the Hub has no such model.
+
+    """
+    reference = outside_reference(name)
+    if reference is None:
+        return folder_digest(Path(name))
+    mark = f"{HUB_PREFIX}{reference.name}@"
+    members: Sequence[Any] = before.config.get("members", []) if before else []
+    known = [entry.removeprefix(mark) for entry, *_ in members if entry.startswith(mark)]
+    return mark + resolve_commit(reference, recorded=known[0] if known else None)
+
+
+def outside_folder(name: str, *, digest: str) -> Path:
+    """Return where a model lies whose `outside_digest` is ``digest``; one of the Hub is fetched."""
+    reference = outside_reference(name)
+    if reference is None:
+        return Path(name).expanduser()
+    return fetch_model(reference, digest.rpartition("@")[2])
+
+
+def outside_reference(name: str) -> HubReference | None:
+    """Return the repository of the Hub that a recipe's model names; None for anything else."""
+    # A recipe's Hub ids have an owner: any other word is one of the experiment's, misspelled.
+    return hub_reference(name) if "/" in name else None

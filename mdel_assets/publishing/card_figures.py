@@ -1,0 +1,156 @@
+"""The figures on a card: the model's perplexities beside those of the seed, the mean and dense.
+
+Only figures of the models and datasets as they are now are shown; older ones are left out.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import Lineage
+
+_log = logging.getLogger(__name__)
+CHART_NAME = "perplexity.png"
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Rows of reports by model: the card's own model first, then those it is compared with."""
+
+    model: str
+    rows: Mapping[str, Sequence[Row]]
+
+    @property
+    def own(self) -> Sequence[Row]:
+        """The rows of the card's own model; none where it was not measured."""
+        return self.rows.get(self.model, ())
+
+    @property
+    def others(self) -> list[str]:
+        """The models that there are figures of, besides the card's own."""
+        return [key for key in self.rows if key != self.model]
+
+    def bits(self, model: str, row: Row) -> float | None:
+        """Return the bits per byte of ``model`` on the text of ``row``."""
+        for other in self.rows.get(model, ()):
+            if (other["dataset"], other["split"]) == (row["dataset"], row["split"]):
+                return float(other["bits_per_byte"])
+        return None
+
+
+def read_figures(lineage: Lineage, model_key: str, *, first: str | None = None) -> Figures:
+    """Return the figures for the card of a model, those on the dataset ``first`` before others."""
+    wanted = [model_key, "seed", *mean_models(lineage.experiment), *lineage.experiment.dense_keys]
+    rows = {key: found for key in dict.fromkeys(wanted) if (found := _current_rows(lineage, key))}
+    if model_key not in rows:
+        _log.warning("%s has no current report: its card shows no perplexity", model_key)
+    ordered = {
+        key: sorted(found, key=lambda row: row["dataset"] != first) for key, found in rows.items()
+    }
+    return Figures(model_key, ordered)
+
+
+def mean_models(experiment: Experiment) -> list[str]:
+    """Return the merged models that are the plain mean of all experts."""
+    found = []
+    for name, recipe in experiment.merges.items():
+        if recipe.merge_method != "linear" or recipe.base:
+            continue
+        # All weights are one where they are equal: a single entry stands for every expert.
+        if [entry.model for entry in recipe.models] == ["expert:*"]:
+            found.append(f"merged-{name}")
+    return found
+
+
+def _current_rows(lineage: Lineage, model_key: str) -> list[Row]:
+    report = lineage.store.report(model_key).read_record()
+    model = lineage.store.model(model_key).read_record()
+    if report is None or model is None:
+        return []
+    fingerprints = {
+        key: record.fingerprint
+        for key in lineage.experiment.domain_keys
+        if (record := lineage.store.dataset(key).read_record())
+    }
+    return [
+        row
+        for row in report.details["rows"]
+        if row["bits_per_byte"] is not None
+        and row["model_fingerprint"] == model.fingerprint
+        and row["dataset_fingerprint"] == fingerprints.get(row["dataset"])
+    ]
+
+
+def figures_markdown(figures: Figures) -> str:
+    """Return the section of the card that holds table and chart."""
+    if not figures.own:
+        return "It was not measured.\n"
+    others = figures.others
+    names = "".join(f" {name} |" for name in others)
+    lines = [
+        f"| text | perplexity | bits per byte | 95 % interval |{names}",
+        "|---|---|---|---|" + "---|" * len(others),
+    ]
+    for row in figures.own:
+        compared = "".join(f" {_figure(figures.bits(name, row))} |" for name in others)
+        lines.append(
+            f"| `{row['dataset']}`, {row['split']} | {row['perplexity']:.4g} "
+            f"| {_figure(row['bits_per_byte'])} "
+            f"| {_figure(row['bits_per_byte_low'])} to {_figure(row['bits_per_byte_high'])} "
+            f"|{compared}"
+        )
+    explained = (
+        f"Columns to the right are bits per byte of other models on the same text: "
+        f"{', '.join(f'`{name}`' for name in others)}. Less is better. "
+        if others
+        else ""
+    )
+    context = figures.own[0]["max_length"]
+    closing = (
+        f"{explained}Perplexity is per token, over {context} tokens of context at most; intervals "
+        f"come from drawing documents anew."
+    )
+    picture = f"\n\n![Change against the seed]({CHART_NAME})" if draw_chart(figures) else ""
+    return "\n".join(lines) + f"\n\n{closing}{picture}\n"
+
+
+def draw_chart(figures: Figures) -> bytes | None:
+    """Return a PNG of the model's change from the seed on every text; None without either."""
+    from mdel_assets.charts import bar_chart, to_png
+
+    changes = {}
+    for row in figures.own:
+        seed = figures.bits("seed", row)
+        if seed is not None and figures.model != "seed":
+            changes[f"{row['dataset']}, {row['split']}"] = row["bits_per_byte"] - seed
+    if not changes:
+        return None
+    label = "change in bits per byte against the seed (less is better)"
+    return to_png(bar_chart(changes, x_label=label, title=figures.model))
+
+
+def model_index(name: str, figures: Figures, *, datasets: Mapping[str, str]) -> list[Any]:
+    """Return the card's machine-readable results; ``datasets`` maps domains to repositories."""
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {
+                "type": datasets.get(row["dataset"], row["dataset"]),
+                "name": row["dataset"],
+                "split": row["split"],
+            },
+            "metrics": [
+                {"type": "perplexity", "name": "Perplexity", "value": row["perplexity"]},
+                {"type": "bits_per_byte", "name": "Bits per byte", "value": row["bits_per_byte"]},
+            ],
+        }
+        for row in figures.own
+    ]
+    return [{"name": name, "results": results}] if results else []
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

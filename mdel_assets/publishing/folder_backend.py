@@ -1,0 +1,151 @@
+"""A local folder in the Hub's place.
+
+    <folder>/<kind>s/<owner>/<name>/<revision>/...   the files of one revision
+    <folder>/<kind>s/<owner>/<name>/main             a link to the newest
+
+A revision's name is a digest of its files. A commit is a folder that is written aside, renamed, and
+then linked to; what a revision shares with the one before is linked, not copied.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from mdel_assets.durable_files import exclusively, explaining_full_disk, sync
+from mdel_assets.errors import PublishingError
+from mdel_assets.publishing.backend import (
+    Backend,
+    Changes,
+    Outgoing,
+    RemoteState,
+    Repository,
+    StoredFile,
+    sha256_of,
+)
+
+_SCHEME = "file:"
+_MAIN = "main"
+_REVISION_DIGITS = 40
+
+
+class FolderBackend(Backend):
+    """Repositories under a folder, for where there is no Hub. It needs no token."""
+
+    def __init__(self, endpoint: str) -> None:
+        path = endpoint.removeprefix(_SCHEME)
+        # file:///folder and file:folder are both in use.
+        path = path.removeprefix("//") if path.startswith("///") else path
+        if not path:
+            raise PublishingError("hub.endpoint is 'file:' without a folder: write file:FOLDER.")
+        self.root = Path(path).expanduser()
+
+    @property
+    def location(self) -> str:
+        """The folder, marked as one."""
+        return f"{_SCHEME}{self.root}"
+
+    def owner(self) -> str:
+        """Return the namespace where the experiment has none."""
+        return "local"
+
+    def revision(self, repository: Repository) -> str | None:
+        """Return the revision that ``main`` leads to."""
+        main = self._folder(repository) / _MAIN
+        return main.readlink().name if main.is_dir() else None
+
+    def state(self, repository: Repository) -> RemoteState | None:
+        """Return the revision that ``main`` leads to, every file digested."""
+        main, revision = self._folder(repository) / _MAIN, self.revision(repository)
+        if revision is None:
+            return None
+        files = {
+            str(path.relative_to(main)): StoredFile(path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(main.rglob("*"))
+            if path.is_file()
+        }
+        return RemoteState(revision, files)
+
+    def create(self, repository: Repository, *, private: bool) -> None:
+        """Make the repository's folder; who may read it is up to the folder's owner."""
+        self._folder(repository).mkdir(parents=True, exist_ok=True)
+
+    def commit(
+        self, repository: Repository, changes: Changes, *, message: str, parent: RemoteState | None
+    ) -> str:
+        """Write a revision aside, rename it, and let ``main`` lead to it."""
+        folder = self._folder(repository)
+        with exclusively(folder / ".lock"), explaining_full_disk(str(repository), folder):
+            before = self.state(repository)
+            if (before and before.revision) != (parent and parent.revision):
+                raise PublishingError(
+                    f"{repository} in {self.root} was changed by another process meanwhile: run "
+                    f"the same command again."
+                )
+            stage = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
+            stage.chmod(0o755)
+            try:
+                kept = {} if before is None else before.files
+                for name in kept:
+                    if name not in changes.added and name not in changes.deleted:
+                        _link(folder / _MAIN / name, stage / name)
+                for name, file in changes.added.items():
+                    _write(file, stage / name)
+                revision = _revision_of(stage)
+                if not (folder / revision).exists():
+                    stage.rename(folder / revision)
+                _lead(folder / _MAIN, revision)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
+            sync(folder)
+        return revision
+
+    def delete(self, repository: Repository) -> None:
+        """Remove the repository's folder."""
+        shutil.rmtree(self._folder(repository), ignore_errors=True)
+
+    def loading_name(self, repository: Repository) -> str:
+        """Return the path below the folder, where the snippet is to be run."""
+        return f"{repository.kind}s/{repository.name}/{_MAIN}"
+
+    def url(self, repository: Repository, revision: str) -> str:
+        """Return the revision's folder."""
+        return str(self._folder(repository) / revision)
+
+    def _folder(self, repository: Repository) -> Path:
+        return self.root / f"{repository.kind}s" / repository.name
+
+
+def _write(file: Outgoing, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(file, bytes):
+        target.write_bytes(file)
+    else:
+        shutil.copyfile(file, target)
+    sync(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _revision_of(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{sha256_of(path)}  {path.relative_to(folder)}\n".encode())
+    return digest.hexdigest()[:_REVISION_DIGITS]
+
+
+def _lead(link: Path, revision: str) -> None:
+    """Let ``link`` lead to ``revision``, in one step."""
+    aside = link.with_name(f".{link.name}-{revision}")
+    with contextlib.suppress(FileNotFoundError):
+        aside.unlink()
+    aside.symlink_to(revision)
+    os.replace(aside, link)

@@ -1,0 +1,222 @@
+"""The cards of experts and of merged models."""
+
+from collections.abc import Mapping, Sequence
+
+from mdel_assets.artifacts import Record
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import Lineage
+from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
+from mdel_assets.publishing.cards import (
+    CARD_NAME,
+    base_model,
+    front_matter,
+    languages_of,
+    licence_section,
+    load_model_snippet,
+    provenance_section,
+    seed_in_words,
+    shard_rows,
+    without_front_matter,
+)
+
+_LICENCE = {"license": "other", "license_name": "see-licence-and-sources"}
+_SETTINGS_LEFT_OUT = {"trained_layers", "micro_batch_size", "cache_prefix"}
+
+
+def expert_card(
+    lineage: Lineage,
+    domain: str,
+    *,
+    title: str,
+    name: str,
+    figures: Figures,
+    domains: Sequence[str],
+    datasets: Mapping[str, str],
+) -> str:
+    """Return the card of the expert of ``domain``.
+
+    ``title`` is the repository's own name, ``name`` what the model is loaded by.
+
+    ``domains`` are those of its training text, ``datasets`` maps published domains to
+    ``repository@revision``.
+    """
+    experiment = lineage.experiment
+    record = lineage.store.expert(domain).require()
+    label = experiment.require_domain(domain).name
+    repositories = _repositories(datasets)
+    seed = base_model(experiment)
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": languages_of(experiment, domains),
+        **_LICENCE,
+        "base_model": seed,
+        "base_model_relation": "finetune" if seed else None,
+        "datasets": [repositories[domain]] if domain in repositories else [],
+        "tags": ["mdel", "expert", domain],
+        "model-index": model_index(title, figures, datasets=repositories),
+    }
+    return f"""{front_matter(metadata)}
+# {title}
+
+An expert language model for {label}: {seed_in_words(lineage)}, trained further on the domain
+`{domain}` of the experiment `{experiment.name}`, made by MDEL assets. Experts that branched from
+the same seed can be merged, or weighed together token by token.
+
+## How to load it
+
+{load_model_snippet(name)}
+## How good it is
+
+{figures_markdown(figures)}
+## Training
+
+{_training_section(record)}
+
+## Licence and sources
+
+It was trained on text of these sources. The seed model's licence holds, too.
+
+{licence_section(experiment, domains)}
+## Provenance
+
+{provenance_section(record, also=_text_rows(lineage, datasets, [domain]))}"""
+
+
+def merged_card(
+    lineage: Lineage,
+    recipe: str,
+    *,
+    title: str,
+    name: str,
+    figures: Figures,
+    domains: Sequence[str],
+    datasets: Mapping[str, str],
+    members: Sequence[str],
+    experts: Sequence[str],
+) -> str:
+    """Return the card of the merged model of ``recipe``; as `expert_card`.
+
+    ``members`` are the domains whose experts it is made of, ``experts`` their repositories as far
+    as they are published. What the model's own card tells of
+    the recipe and the inputs is taken over.
+    """
+    experiment = lineage.experiment
+    artifact = lineage.store.merged(recipe)
+    record = artifact.require()
+    seed = base_model(experiment)
+    repositories = _repositories(datasets)
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": languages_of(experiment, domains),
+        **_LICENCE,
+        "base_model": list(experts) or seed,
+        "base_model_relation": "merge" if experts or seed else None,
+        "datasets": sorted(set(repositories.values())),
+        "tags": ["mdel", "merge", record.config["merge_method"]],
+        "model-index": model_index(title, figures, datasets=repositories),
+    }
+    told = without_front_matter((artifact.folder / CARD_NAME).read_text("utf-8"))
+    return f"""{front_matter(metadata)}
+# {title}
+
+{told}
+
+## How to load it
+
+{load_model_snippet(name)}
+## How good it is
+
+{figures_markdown(figures)}
+## Licence and sources
+
+Its inputs were trained on text of these sources. The seed model's licence holds, too: the seed is
+{seed_in_words(lineage)}.
+
+{licence_section(experiment, domains)}
+## Provenance
+
+{provenance_section(record, also=_text_rows(lineage, datasets, members))}"""
+
+
+def one_off_card(
+    experiment: Experiment,
+    *,
+    title: str,
+    name: str,
+    merge_method: str,
+    told: str,
+    base_models: Sequence[str],
+    domains: Sequence[str],
+) -> str:
+    """Return the card of a merge outside the graph; ``told`` is the card beside it."""
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": languages_of(experiment, domains),
+        **_LICENCE,
+        "base_model": list(base_models),
+        "base_model_relation": "merge" if base_models else None,
+        "tags": ["mdel", "merge", merge_method],
+    }
+    sources = (
+        f"Inputs of the experiment `{experiment.name}` were trained on text of these sources.\n\n"
+        f"{licence_section(experiment, domains)}"
+        if domains
+        else "See the cards of its inputs.\n"
+    )
+    return f"""{front_matter(metadata)}
+# {title}
+
+{without_front_matter(told)}
+
+## How to load it
+
+{load_model_snippet(name)}
+## How good it is
+
+It was not measured.
+
+## Licence and sources
+
+{sources}"""
+
+
+def _training_section(record: Record) -> str:
+    """Return what was trained, on how much, with which settings."""
+    details = record.details
+    layers = ", ".join(map(str, details["trained_layers"]))
+    settings = "\n".join(
+        f"| {key} | {value} |"
+        for key, value in record.config.items()
+        if key not in _SETTINGS_LEFT_OUT and value is not None
+    )
+    return f"""Layers {layers} were trained ({details["num_trained_parameters"]:,} parameters); the
+other {details["num_frozen_parameters"]:,} equal the seed's to the bit. It read
+{details["history"]["num_tokens"]:,} tokens in {details["history"]["num_steps"]:,} steps.
+
+| setting | |
+|---|---|
+{settings}
+"""
+
+
+def _repositories(datasets: Mapping[str, str]) -> dict[str, str]:
+    return {domain: place.partition("@")[0] for domain, place in datasets.items()}
+
+
+def _text_rows(
+    lineage: Lineage, datasets: Mapping[str, str], domains: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return a row for the training text of each domain, and for each shard of the corpus."""
+    rows = []
+    for key in domains:
+        record = lineage.store.dataset(key).read_record()
+        told = [f"`{datasets[key]}`"] if key in datasets else []
+        if record:
+            train = record.counts["train"]
+            told.append(f"{train['num_documents']:,} documents, {train['num_bytes']:,} bytes")
+        if told:
+            rows.append((f"training text of {key}", "; ".join(told)))
+    return [*rows, *shard_rows(lineage)]

@@ -1,0 +1,78 @@
+"""Publisher: where an experiment's publications go, as the environment and its ``hub`` section say.
+
+Making one fails at once where there is no token, before anything is read or computed.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+from mdel_assets.experiment import Experiment
+from mdel_assets.hub_credentials import require_token
+from mdel_assets.publishing.backend import Backend, Repository
+from mdel_assets.publishing.publication import publishing_with_patience
+from mdel_assets.retries import Patience
+
+
+@dataclasses.dataclass(frozen=True)
+class Publisher:
+    """Where to publish, under which names. With ``dry_run`` nothing is sent."""
+
+    backend: Backend
+    namespace: str
+    private: bool
+    patience: Patience
+    dry_run: bool = False
+
+
+def open_backend(endpoint: str | None, *, environment: Mapping[str, str] = os.environ) -> Backend:
+    """Return the backend at ``endpoint``: a folder for ``file:``, else a Hub.
+
+    Raises:
+        MissingTokenError: a Hub, and no token.
+
+    """
+    if endpoint and endpoint.startswith("file:"):
+        from mdel_assets.publishing.folder_backend import FolderBackend
+
+        return FolderBackend(endpoint)
+    token = require_token(environment)
+    from mdel_assets.publishing.hub_backend import HubBackend
+
+    return HubBackend(endpoint or environment.get("HF_ENDPOINT") or None, token=token)
+
+
+def make_publisher(
+    experiment: Experiment,
+    *,
+    endpoint: str | None = None,
+    dry_run: bool = False,
+    patience: Patience | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Publisher:
+    """Return the publisher of an experiment; ``endpoint`` goes before the experiment's own.
+
+    Raises:
+        MissingTokenError: there is no token.
+        PublishingError: the server does not know the token, or cannot be reached.
+
+    """
+    backend = open_backend(endpoint or experiment.hub.endpoint, environment=environment)
+    patience = patience or Patience()
+    namespace = experiment.hub.namespace or publishing_with_patience(
+        backend.owner, what=f"asking {backend.location} who the token's user is", patience=patience
+    )
+    return Publisher(backend, namespace, experiment.hub.private, patience, dry_run)
+
+
+def repository_of(experiment: Experiment, kind: str, key: str, *, namespace: str) -> Repository:
+    """Return the repository of a ``hub_dataset``, ``hub_expert`` or ``hub_merged_model``.
+
+    Its name is made by the template in the experiment's ``hub`` section.
+    """
+    hub = experiment.hub
+    if kind == "hub_dataset":
+        return Repository("dataset", f"{namespace}/{hub.dataset_name.format(domain=key)}")
+    if kind == "hub_expert":
+        return Repository("model", f"{namespace}/{hub.expert_name.format(domain=key)}")
+    return Repository("model", f"{namespace}/{hub.merged_name.format(recipe=key)}")

@@ -1,0 +1,306 @@
+"""The steps that publish, one function per asset, without Dagster. They run only when asked.
+
+A publication leaves a record under ``publications/``: what was published, where, as which revision.
+The same thing again is left alone if the record says so and the repository still holds that
+revision; else the repository's files are compared, and what differs is sent in one commit.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity, Record
+from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.publishing.backend import Outgoing, Repository
+from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart, read_figures
+from mdel_assets.publishing.cards import CARD_NAME
+from mdel_assets.publishing.licences import refuse_restricted
+from mdel_assets.publishing.model_cards import expert_card, merged_card
+from mdel_assets.publishing.publication import describe, publish, publishing_with_patience
+from mdel_assets.publishing.publisher import Publisher, repository_of
+from mdel_assets.steps_forgetting import refuse_forgotten
+
+_log = logging.getLogger(__name__)
+_RECIPE_NAME = "mergekit_config.yml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a step did: the publication's record, or what it would send."""
+
+    record: Record | None
+    plan: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """What is to be published: an artifact, the figures on its card, and the card's text."""
+
+    kind: str
+    key: str
+    artifact: Artifact
+    figures: Figures
+    domains: Sequence[str]
+    card: str
+    others: Mapping[str, str]
+
+
+def publish_dataset(lineage: Lineage, domain: str, *, publisher: Publisher) -> Outcome:
+    """Publish the dataset of one domain.
+
+    Raises:
+        RestrictedDataError: it holds text under copyright, and the experiment does not allow that.
+
+    """
+    from mdel_assets.publishing.dataset_card import dataset_card
+
+    artifact = lineage.store.dataset(domain)
+    artifact.require()
+    repository = _repository(lineage, "hub_dataset", domain, publisher)
+    domains = _text_in(lineage, [domain])
+    _refuse(lineage, domains, repository)
+    card = dataset_card(lineage, domain, name=publisher.backend.loading_name(repository))
+    content = _Content(
+        "hub_dataset", domain, artifact, Figures("", {}), domains, card, _routed(lineage)
+    )
+    return _publish(lineage, content, repository, publisher)
+
+
+def publish_expert(lineage: Lineage, domain: str, *, publisher: Publisher) -> Outcome:
+    """Publish the expert of one domain; as `publish_dataset`."""
+    artifact = lineage.store.expert(domain)
+    artifact.require()
+    repository = _repository(lineage, "hub_expert", domain, publisher)
+    domains = text_behind(lineage, [domain])
+    _refuse(lineage, domains, repository)
+    figures = read_figures(lineage, f"expert-{domain}", first=domain)
+    datasets = _published_datasets(lineage, publisher)
+    card = expert_card(
+        lineage,
+        domain,
+        title=repository.name.split("/")[1],
+        name=publisher.backend.loading_name(repository),
+        figures=figures,
+        domains=domains,
+        datasets=datasets,
+    )
+    content = _Content("hub_expert", domain, artifact, figures, domains, card, datasets)
+    return _publish(lineage, content, repository, publisher)
+
+
+def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Outcome:
+    """Publish the merged model of one recipe; as `publish_dataset`."""
+    artifact = lineage.store.merged(recipe)
+    artifact.require()
+    repository = _repository(lineage, "hub_merged_model", recipe, publisher)
+    members = {member.name for member in lineage.members(recipe)}
+    inside = [key for key in lineage.present_domains() if f"expert-{key}" in members]
+    if any(name.startswith(("random-", "variant-")) for name in members):
+        inside = lineage.present_domains()
+    domains = text_behind(lineage, inside)
+    _refuse(lineage, domains, repository)
+    figures = read_figures(lineage, f"merged-{recipe}")
+    datasets = _published_datasets(lineage, publisher)
+    experts = {
+        key: place for key in inside if (place := _place(lineage, "hub_expert", key, publisher))
+    }
+    card = merged_card(
+        lineage,
+        recipe,
+        title=repository.name.split("/")[1],
+        name=publisher.backend.loading_name(repository),
+        figures=figures,
+        domains=domains,
+        datasets={key: datasets[key] for key in inside if key in datasets},
+        members=inside,
+        experts=[place.partition("@")[0] for place in experts.values()],
+    )
+    others = {**datasets, **{f"expert {key}": place for key, place in experts.items()}}
+    content = _Content("hub_merged_model", recipe, artifact, figures, domains, card, others)
+    return _publish(lineage, content, repository, publisher)
+
+
+def _publish(
+    lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
+) -> Outcome:
+    refuse_forgotten(lineage, content.artifact)
+    target = lineage.store.publication(content.kind, content.key)
+    identity = _identity(lineage, content, repository, publisher)
+    chart = draw_chart(content.figures)
+    files = _files(content.artifact, content.card, chart)
+    if publisher.dry_run:
+        lines = describe(
+            publisher.backend,
+            repository,
+            files,
+            private=publisher.private,
+            patience=publisher.patience,
+        )
+        for line in lines:
+            _log.info("%s", line)
+        return Outcome(None, tuple(lines))
+    if current := _still_there(target, identity, repository, publisher):
+        _log.info("%s is up to date on %s", repository, publisher.backend.location)
+        return Outcome(current)
+    done = publish(
+        publisher.backend,
+        repository,
+        files,
+        message=f"{content.artifact.label} of experiment {lineage.experiment.name}",
+        private=publisher.private,
+        patience=publisher.patience,
+    )
+    verb = "published" if done.is_new else "holds the same already:"
+    _log.info("%s %s %s", repository, verb, done.url)
+    with target.staging() as stage:
+        (stage / CARD_NAME).write_text(content.card, "utf-8")
+        if chart:
+            (stage / CHART_NAME).write_bytes(chart)
+        details = {
+            "location": publisher.backend.location,
+            "repository": repository.name,
+            "repository_kind": repository.kind,
+            "revision": done.revision,
+            "url": done.url,
+            "made_commit": done.is_new,
+            "domains": list(content.domains),
+        }
+        counts = {
+            "num_files": len(files),
+            "num_sent_files": done.num_files,
+            "sent_bytes": done.size_bytes,
+        }
+        return Outcome(target.publish(stage, identity, counts=counts, details=details))
+
+
+def _identity(
+    lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
+) -> Identity:
+    reports = {
+        lineage.store.report(key).label: record.fingerprint
+        for key in content.figures.rows
+        if (record := lineage.store.report(key).read_record())
+    }
+    return Identity(
+        kind=content.kind,
+        key=content.key,
+        experiment=lineage.experiment.name,
+        code_version=CODE_VERSIONS[content.kind],
+        config={"repository": repository.name, "private": publisher.private},
+        inputs={
+            content.artifact.label: content.artifact.require().fingerprint,
+            **reports,
+            **content.others,
+        },
+    )
+
+
+def _still_there(
+    target: Artifact, identity: Identity, repository: Repository, publisher: Publisher
+) -> Record | None:
+    """Return the publication's record if it is of the same thing, and the repository holds it."""
+    record = target.holds(identity.fingerprint)
+    if record is None or record.details["location"] != publisher.backend.location:
+        return None
+    revision = publishing_with_patience(
+        lambda: publisher.backend.revision(repository),
+        what=f"looking at {repository}",
+        patience=publisher.patience,
+    )
+    return record if revision == record.details["revision"] else None
+
+
+def _files(artifact: Artifact, card: str, chart: bytes | None) -> dict[str, Outgoing]:
+    """Return the files of a repository: the artifact's own, with the card in place of its own."""
+    record = artifact.require()
+    files: dict[str, Outgoing] = {
+        name: artifact.folder / name for name in record.files if name != CARD_NAME
+    }
+    if _RECIPE_NAME in files:
+        files[_RECIPE_NAME] = _without_folders((artifact.folder / _RECIPE_NAME).read_text("utf-8"))
+    files[RECORD_NAME] = artifact.record_path
+    files[CARD_NAME] = card.encode()
+    if chart:
+        files[CHART_NAME] = chart
+    return files
+
+
+def _without_folders(recipe: str) -> bytes:
+    """Return a written recipe in which a model that is a folder has the folder's name alone."""
+    import yaml
+
+    content = yaml.safe_load(recipe)
+    for entry in [content, *content["models"]]:
+        for field in ("model", "base_model"):
+            if Path(str(entry.get(field, ""))).is_absolute():
+                entry[field] = Path(entry[field]).name
+    return yaml.safe_dump(content, sort_keys=False).encode()
+
+
+def _repository(lineage: Lineage, kind: str, key: str, publisher: Publisher) -> Repository:
+    return repository_of(lineage.experiment, kind, key, namespace=publisher.namespace)
+
+
+def _text_in(lineage: Lineage, domains: Sequence[str]) -> list[str]:
+    """Return the domains whose text the datasets of ``domains`` hold, their own first."""
+    from mdel_assets.publishing.dataset_card import documents_by_domain
+
+    found = dict.fromkeys(domains)
+    for key in domains:
+        artifact = lineage.store.dataset(key)
+        artifact.require()
+        found |= dict.fromkeys(documents_by_domain(artifact.folder))
+    return list(found)
+
+
+def text_behind(lineage: Lineage, domains: Sequence[str]) -> list[str]:
+    """Return the domains whose text a model of ``domains`` has read, its seed's included."""
+    found = _text_in(lineage, domains)
+    if lineage.experiment.seed_model.pretrain:
+        found += [key for key in lineage.present_domains() if key not in found]
+    return found
+
+
+def _refuse(lineage: Lineage, domains: Sequence[str], repository: Repository) -> None:
+    restricted = refuse_restricted(lineage.experiment, domains, what=str(repository))
+    if restricted:
+        _log.warning(
+            "%s is made of text under copyright (%s); 'hub.allow_restricted' says that you may "
+            "share it",
+            repository,
+            ", ".join(restricted),
+        )
+
+
+def _published_datasets(lineage: Lineage, publisher: Publisher) -> dict[str, str]:
+    """Return where each domain's dataset was published, as ``repository@revision``."""
+    places = {
+        key: _place(lineage, "hub_dataset", key, publisher)
+        for key in lineage.experiment.domain_keys
+    }
+    return {key: place for key, place in places.items() if place}
+
+
+def _place(lineage: Lineage, kind: str, key: str, publisher: Publisher) -> str | None:
+    """Return where the present artifact of a publication lies; None if that was not published."""
+    record = lineage.store.publication(kind, key).read_record()
+    source = {"hub_dataset": lineage.store.dataset, "hub_expert": lineage.store.expert}[kind](key)
+    present = source.read_record()
+    if record is None or present is None:
+        return None
+    is_present = record.inputs.get(source.label) == present.fingerprint
+    is_here = record.details["location"] == publisher.backend.location
+    details: dict[str, Any] = record.details
+    return f"{details['repository']}@{details['revision']}" if is_present and is_here else None
+
+
+def _routed(lineage: Lineage) -> dict[str, str]:
+    """Return the fingerprints of what a dataset's card tells of its shards."""
+    return {
+        artifact.label: record.fingerprint
+        for shard in lineage.experiment.shards()
+        for artifact in (lineage.store.shard(shard.key), lineage.store.documents(shard.key))
+        if (record := artifact.read_record())
+    }

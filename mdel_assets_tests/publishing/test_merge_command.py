@@ -1,0 +1,120 @@
+"""``mdel merge`` and ``mdel publish``, as a person types them."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from mdel_assets.cli import main
+from mdel_assets_tests.publishing.conftest import OWNER, TOKEN, with_hub
+
+
+@pytest.fixture
+def mdel(finished, own_home, hub, tmp_path, monkeypatch):
+    """A function that runs ``mdel`` on a copy of the finished line and returns what it says."""
+    experiment = with_hub(finished[0], endpoint=hub.endpoint, namespace=OWNER)
+    path = tmp_path / "pico.yaml"
+    path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_none=True))))
+    monkeypatch.setenv("MDEL_HOME", str(own_home.root))
+    monkeypatch.setenv("MDEL_EXPERIMENT", str(path))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+    def run(*words, fails=False):
+        result = CliRunner().invoke(main, list(words))
+        assert (result.exit_code != 0) == fails, result.output
+        return result.output
+
+    return run
+
+
+def test_two_experts_become_their_mean_with_tokenizer_recipe_and_card(mdel, own_home, tmp_path):
+    models = own_home.root / "pico" / "models"
+    output = tmp_path / "merged"
+    said = mdel("merge", "-e", "github", "-e", "arxiv", "--output", str(output))
+    assert f"in {output}" in said
+    first, second, merged = (
+        load_file(folder / "model.safetensors")
+        for folder in (models / "experts" / "github", models / "experts" / "arxiv", output)
+    )
+    for name, tensor in merged.items():
+        assert tensor.sub((first[name] + second[name]) / 2).abs().max() < 1e-6
+    assert (output / "tokenizer.json").exists()
+    recipe = yaml.safe_load((output / "mergekit_config.yml").read_text())
+    assert recipe["models"] == [{"model": "expert-github"}, {"model": "expert-arxiv"}]
+    fingerprint = json.loads((models / "experts" / "github" / "record.json").read_text())
+    assert (
+        f"| `expert-github` | `{fingerprint['fingerprint']}` |"
+        in (output / "README.md").read_text()
+    )
+    mdel("merge", "-e", "github", "-e", "freelaw", "--output", str(output))  # is replaced whole
+    assert "expert-freelaw" in (output / "README.md").read_text()
+
+
+def test_a_recipe_of_a_file_takes_folders_and_is_published_without_their_places(
+    mdel, hub, own_home, tmp_path
+):
+    folder = tmp_path / "somewhere" / "my-expert"
+    shutil.copytree(own_home.root / "pico" / "models" / "experts" / "arxiv", folder)
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": "seed",
+        "models": [
+            {"model": "expert:github", "parameters": {"weight": 0.5}},
+            {"model": str(folder), "parameters": {"weight": 0.5}},
+        ],
+    }
+    path = tmp_path / "recipe.yml"
+    path.write_text(yaml.safe_dump(recipe))
+    said = mdel("merge", "--recipe", str(path), "--hf-repo", "both")
+    assert (own_home.root / "merges" / "both" / "model.safetensors").exists()
+    assert f"{hub.endpoint}/{OWNER}/both/tree/" in said
+    held = hub.state.read("models", f"{OWNER}/both")
+    assert {"model.safetensors", "tokenizer.json", "config.json"} < set(held)
+    card = held["README.md"].decode()
+    assert "- task_arithmetic" in card
+    assert f'from_pretrained("{OWNER}/both")' in card
+    assert "| `github` | Repositories of GitHub |" in card
+    assert b"my-expert" in held["mergekit_config.yml"]
+    for name, content in held.items():
+        assert str(tmp_path).encode() not in content, name
+    assert "nothing has changed" in mdel("merge", "--recipe", str(path), "--hf-repo", "both")
+    assert len(hub.commits("models", f"{OWNER}/both")) == 1
+
+
+def test_mistakes_are_refused_before_anything_is_written(mdel, hub, tmp_path, monkeypatch):
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "me.jpg").write_bytes(b"x")
+    for words, told in (
+        (["-e", "github"], "at least two models"),
+        (["-e", "github", "-e", "enron"], "no training document of that domain"),
+        (["-e", "github", "-e", str(tmp_path / "nowhere")], "neither 'seed'"),
+        (["-e", "github", "-e", "arxiv", "--output", str(foreign)], "something else"),
+        ([], "Give -e twice or more"),
+    ):
+        assert told in mdel("merge", *words, fails=True)
+    assert (foreign / "me.jpg").exists()
+    monkeypatch.delenv("HF_TOKEN")
+    words = ["-e", "github", "-e", "arxiv", "--hf-repo", "x", "--output", str(tmp_path / "out")]
+    assert "There is no token" in mdel("merge", *words, fails=True)
+    assert not (tmp_path / "out").exists()
+    assert hub.state.repositories() == []
+
+
+def test_a_dry_run_merges_and_sends_nothing(mdel, hub):
+    said = mdel("merge", "-e", "github", "-e", "arxiv", "--hf-repo", f"{OWNER}/m", "--dry-run")
+    assert f"model {OWNER}/m on {hub.endpoint}: would be created" in said
+    assert hub.state.repositories() == []
+
+
+def test_everything_of_a_kind_is_published(mdel, hub):
+    assert "would be created" in mdel("publish", "expert", "--dry-run")
+    assert hub.state.repositories() == []
+    assert f"{OWNER}/expert-freelaw/tree/" in mdel("publish", "expert")
+    mdel("publish", "merged", "pair")
+    names = [name.removeprefix(f"{OWNER}/") for _, name in hub.state.repositories()]
+    assert names == ["expert-arxiv", "expert-freelaw", "expert-github", "pair"]
+    assert "Did you mean 'arxiv'" in mdel("publish", "expert", "arxvi", fails=True)

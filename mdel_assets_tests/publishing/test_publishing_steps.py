@@ -1,0 +1,228 @@
+"""Publishing the finished line of the pico experiment, step by step."""
+
+import json
+import logging
+import shutil
+
+import pytest
+from huggingface_hub import HfApi
+
+from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
+from mdel_assets.publishing.publisher import make_publisher
+from mdel_assets.steps_publishing import publish_dataset, publish_expert, publish_merged
+from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.publishing.conftest import (
+    OWNER,
+    QUICK,
+    READER,
+    TOKEN,
+    publisher_to,
+    with_hub,
+)
+from mdel_assets_tests.publishing.hub_faults import CUT_ANSWER, Fault
+
+
+@pytest.fixture
+def line(finished, own_home):
+    """A finished line that a test may change: (experiment, lineage)."""
+    return finished[0], own_home.lineage(finished[0])
+
+
+def test_everything_arrives_whole_in_one_commit_each(line, hub):
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    done = [
+        publish_dataset(lineage, "arxiv", publisher=publisher),
+        publish_expert(lineage, "arxiv", publisher=publisher),
+        publish_merged(lineage, "pair", publisher=publisher),
+    ]
+    places = [
+        ("datasets", "arxiv", lineage.store.dataset("arxiv")),
+        ("models", "expert-arxiv", lineage.store.expert("arxiv")),
+        ("models", "pair", lineage.store.merged("pair")),
+    ]
+    for (kind, name, artifact), outcome in zip(places, done, strict=True):
+        repo = f"{OWNER}/{name}"
+        assert hub.commits(kind, repo) == [f"{artifact.label} of experiment pico"]
+        held = hub.state.read(kind, repo)
+        for file in artifact.require().files:
+            if file not in ("README.md", "mergekit_config.yml"):
+                assert held[file] == (artifact.folder / file).read_bytes()
+        assert json.loads(held["record.json"])["fingerprint"] == artifact.require().fingerprint
+        head = hub.state.repository(kind, repo).resolve("main")
+        assert outcome.record.details["revision"] == head
+        assert hub.state.repository(kind, repo).settings()["private"]
+    written = json.loads(lineage.store.publication("hub_expert", "arxiv").record_path.read_text())
+    assert written["details"]["repository"] == f"{OWNER}/expert-arxiv"
+
+
+def test_the_same_thing_again_makes_no_commit_whatever_the_record_says(line, hub):
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    first = publish_expert(lineage, "arxiv", publisher=publisher)
+    assert publish_expert(lineage, "arxiv", publisher=publisher) == first
+    shutil.rmtree(lineage.store.publication("hub_expert", "arxiv").folder)
+    again = publish_expert(lineage, "arxiv", publisher=publisher)
+    assert again.record.details["revision"] == first.record.details["revision"]
+    assert not again.record.details["made_commit"]
+    assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
+
+
+def test_what_someone_else_changed_on_the_hub_is_put_right(line, hub):
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    repo = f"{OWNER}/expert-arxiv"
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    before = hub.state.read("models", repo)
+    for name, content in (("config.json", b"{}"), ("model-00001-of-00002.safetensors", b"old")):
+        api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=repo)
+    api.upload_file(path_or_fileobj=b"terms", path_in_repo="LICENSE", repo_id=repo)
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    assert hub.state.read("models", repo) == {**before, "LICENSE": b"terms"}
+
+
+def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(line, hub):
+    experiment, lineage = line
+    dry = publisher_to(hub, experiment, dry_run=True)
+    plan = publish_expert(lineage, "arxiv", publisher=dry).plan
+    size = (lineage.store.expert("arxiv").folder / "model.safetensors").stat().st_size
+    assert plan[0].endswith("would be created (private)")
+    assert f"  send   model.safetensors  ({size:,} bytes)" in plan
+    assert hub.state.repositories() == []
+    assert not lineage.store.publication("hub_expert", "arxiv").folder.exists()
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    plan = publish_expert(lineage, "arxiv", publisher=dry).plan
+    assert plan[-1] == "  no commit: nothing has changed"
+    assert not [entry for entry in plan if entry.startswith("  send")]
+
+
+def test_without_a_token_it_fails_at_once_with_the_remedy(finished, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(MissingTokenError, match=r"set HF_TOKEN to it.*endpoint: file:FOLDER"):
+        publisher_to(hub, finished[0], token=None)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("variable", ["HUGGING_FACE_HUB_TOKEN", "HF_ACCESS_TOKEN"])
+def test_older_names_of_the_token_work_with_a_note(finished, hub, variable, caplog):
+    publisher = make_publisher(
+        finished[0], endpoint=hub.endpoint, environment={variable: TOKEN}, patience=QUICK
+    )
+    assert publisher.namespace == "alice"  # whom the token belongs to
+    assert f"{variable} is deprecated: name the token HF_TOKEN" in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_a_token_that_is_unknown_or_may_not_write_is_explained(line, hub):
+    experiment, lineage = line
+    with pytest.raises(PublishingError, match="does not know the token"):
+        publisher_to(hub, experiment, token="hf_wrong")
+    reader = publisher_to(hub, experiment, token=READER)
+    with pytest.raises(PublishingError, match=r"refused \(403\).*may write to it"):
+        publish_expert(lineage, "arxiv", publisher=reader)
+
+
+def test_repositories_are_named_by_template(line, hub):
+    _, lineage = line
+    experiment = with_hub(lineage.experiment, expert_name="pythia-{domain}-expert", private=False)
+    lineage.experiment = experiment
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert hub.state.repositories() == [("models", f"{OWNER}/pythia-arxiv-expert")]
+    assert not hub.state.repository("models", f"{OWNER}/pythia-arxiv-expert").settings()["private"]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_made_twice(line, hub):
+    experiment, lineage = line
+    hub.faults.plan("POST", "/commit/main", Fault(CUT_ANSWER))
+    done = publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert done.record.details["made_commit"]
+    assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
+    assert len([path for path in hub.paths("POST") if "/commit/" in path]) == 1
+
+
+def test_a_card_leaves_out_figures_of_what_was_made_anew_since(line, hub):
+    experiment, lineage = line
+    report = lineage.store.report("seed").record_path
+    record = json.loads(report.read_text("utf-8"))
+    for row in record["details"]["rows"]:
+        row["model_fingerprint"] = "0" * 32
+    report.write_text(json.dumps(record), "utf-8")
+    (lineage.store.report("expert-github").record_path).unlink()
+    publisher = publisher_to(hub, experiment)
+    for domain in ("arxiv", "github"):
+        publish_expert(lineage, domain, publisher=publisher)
+    shown, unmeasured = (
+        hub.state.read("models", f"{OWNER}/expert-{domain}")["README.md"].decode()
+        for domain in ("arxiv", "github")
+    )
+    assert "| 95 % interval | merged-mean-all | dense-one | dense |" in shown
+    assert "It was not measured." in unmeasured
+    train = lineage.store.dataset("arxiv").require().counts["train"]
+    assert f"| training text of arxiv | {train['num_documents']} documents, " in shown
+
+
+def test_a_repository_that_someone_else_changed_meanwhile_is_looked_at_again(line, hub):
+    experiment, lineage = line
+    hub.faults.plan("POST", "/commit/main", Fault("error", status=412))
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
+
+
+def test_a_repository_that_is_public_already_is_told_of(line, hub, caplog):
+    experiment, lineage = line
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo(f"{OWNER}/expert-arxiv", private=False)
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert f"model {OWNER}/expert-arxiv is public on {hub.endpoint}; it stays so" in caplog.text
+
+
+def test_a_server_that_stays_down_is_given_up_on_and_can_be_tried_again(line, hub):
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    hub.faults.plan("POST", "/commit/main", Fault("error", status=503), times=QUICK.num_attempts)
+    with pytest.raises(PublishingError, match=r"8 attempts failed.*run the same command again"):
+        publish_expert(lineage, "arxiv", publisher=publisher)
+    assert not lineage.store.publication("hub_expert", "arxiv").folder.exists()
+    uploads = len(hub.paths("PUT"))
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
+    assert len(hub.paths("PUT")) == uploads  # what was uploaded is not sent twice
+
+
+def test_a_server_says_how_long_it_wants_to_be_left_alone(line, hub, caplog):
+    experiment, lineage = line
+    caplog.set_level(logging.WARNING)
+    hub.faults.plan("POST", "/repos/create", Fault("error", status=429, retry_after=0))
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    assert "asking again in 0 s" in caplog.text
+    assert QUICK.wait_seconds(1, 30.0) == 30.0
+    assert QUICK.wait_seconds(1, 10_000.0) == 900.0
+    assert 0.005 <= QUICK.wait_seconds(20, None) <= 0.01
+
+
+def test_text_under_copyright_is_refused_in_datasets_and_in_what_learned_from_them(
+    line, hub, caplog
+):
+    """The dataset of `arxiv` holds Books3 in its general half only; its expert read it."""
+    _, lineage = line
+    domains = [
+        {"key": "github", "name": "Books3"},
+        {"key": "arxiv", "name": "ArXiv"},
+        {"key": "freelaw", "name": "FreeLaw"},
+        {"key": "enron", "name": "Enron Emails"},
+    ]
+    corpus = lineage.store.root.parent  # its files are not read here
+    lineage.experiment = pico_experiment(corpus, domains=domains)
+    publisher = publisher_to(hub, lineage.experiment)
+    for publish, key in ((publish_dataset, "arxiv"), (publish_expert, "arxiv")):
+        with pytest.raises(RestrictedDataError, match=r"under copyright: github.*allow_restricted"):
+            publish(lineage, key, publisher=publisher)
+    with pytest.raises(RestrictedDataError, match="model mdel-lab/pair"):
+        publish_merged(lineage, "pair", publisher=publisher)
+    assert hub.state.repositories() == []
+    lineage.experiment = with_hub(lineage.experiment, allow_restricted=True)
+    publish_dataset(lineage, "arxiv", publisher=publisher)
+    assert "is made of text under copyright (github)" in caplog.text
+    card = hub.state.read("datasets", f"{OWNER}/arxiv")["README.md"].decode()
+    assert "books under copyright. **Under copyright.**" in card
