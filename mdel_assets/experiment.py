@@ -122,6 +122,11 @@ class Experiment(Section):
         return ["seed", *self.dense_keys, *experts, *numbers, *merged, *references]
 
     @property
+    def searched_recipes(self) -> list[str]:
+        """Recipes whose weights are searched."""
+        return [name for name, recipe in self.merges.items() if recipe.mdel.search]
+
+    @property
     def dense_keys(self) -> list[str]:
         """Which of ``dense-one`` and ``dense`` the experiment has."""
         chosen = {"dense-one": self.baselines.dense_one, "dense": self.baselines.dense}

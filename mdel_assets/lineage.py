@@ -29,6 +29,7 @@ CODE_VERSIONS = {
     "random_split_expert": "2",
     "reference_model": "1",
     "merged_model": "2",
+    "searched_merge": "1",
     "layer_differences": "1",
     "token_scores": "2",
     "perplexity_report": "2",
@@ -65,6 +66,7 @@ class Lineage:
             "expert_model": self.store.expert,
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
+            "searched_merge": self.store.search,
             "reference_model": self.store.reference,
             "layer_differences": self.store.differences,
             "token_scores": self.store.scores,
@@ -228,6 +230,7 @@ class Lineage:
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
         yield "layer_differences", self.present_domains()
+        yield "searched_merge", self.experiment.searched_recipes
         yield "merged_model", list(self.experiment.merges)
         yield "reference_model", list(self.experiment.evaluation.references)
         yield "token_scores", self.present_models()
@@ -303,6 +306,18 @@ class Lineage:
         return self.experiment.evaluation.references[key].model_dump(mode="json"), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        config, inputs = self._recipe(key)
+        is_searched = key in self.experiment.searched_recipes
+        return config, [*inputs, *([self.store.search(key)] if is_searched else [])]
+
+    def _searched_merge(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        config, inputs = self._recipe(key)
+        fields = {*WINDOW_SETTINGS, "splits", "max_documents", "num_bootstrap_samples", "seed"}
+        config["evaluation"] = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        datasets = [self.store.dataset(domain) for domain in self.present_domains()]
+        return config, [*inputs, *datasets]
+
+    def _recipe(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         recipe = self.experiment.merges[key]
         known = set(self.experiment.model_keys)
         members = self.members(key)

@@ -9,6 +9,7 @@ from typing import Any
 from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.merging.settings import number_setting
 
 FOLDER_PREFIX = "folder:"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -60,6 +61,17 @@ def members_of(
         models=tuple(member for member in models if member.name != base),
         base=Member(base) if base else None,
     )
+
+
+def with_weights(members: Members, weights: Mapping[str, Any]) -> Members:
+    """Return the members with the weights that a search found, by their names."""
+    weighted = [
+        dataclasses.replace(
+            m, parameters={**m.parameters, "weight": number_setting(weights[m.name])}
+        )
+        for m in members.models
+    ]
+    return dataclasses.replace(members, models=tuple(weighted))
 
 
 def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
