@@ -62,7 +62,7 @@ def card_of_merged(
     return model_card(
         f"{recipe_name} ({experiment.name})",
         recipe_yaml=recipe_yaml,
-        inputs={**inputs, **digests},
+        inputs={**_in_order(lineage, recipe_name, inputs), **digests},
         seed=experiment.seed_model.path or "pretrained for this experiment",
         result=result,
         links=_links(lineage, recipe_name),
@@ -87,6 +87,12 @@ def _models(lineage: Lineage, recipe_name: str) -> list[Artifact]:
     known = lineage.experiment.model_keys
     own = [lineage.store.model(m.name) for m in lineage.members(recipe_name) if m.name in known]
     return [lineage.store.seed_model(), *own]
+
+
+def _in_order(lineage: Lineage, recipe_name: str, inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the inputs in the recipe's order, the seed first; a record has them by name."""
+    labels = dict.fromkeys(artifact.label for artifact in _models(lineage, recipe_name))
+    return {label: inputs[label] for label in [*labels, *sorted(inputs.keys() - labels.keys())]}
 
 
 def _links(lineage: Lineage, recipe_name: str) -> dict[str, str]:

@@ -101,7 +101,10 @@ def _best_of_all_trials(record: Record, artifact: Artifact) -> dg.AssetCheckResu
 
 
 def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:
-    """Warn where the answer is clearly worse on test text than the uniform mean."""
+    """Warn where the answer is clearly worse than the mean on test text like that of the search.
+
+    Text of other domains is shown, and not judged: it was not what the weights were chosen for.
+    """
     rows = [
         {
             "split": verdict["split"],
@@ -113,7 +116,11 @@ def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:
         for verdict in record.details["verdicts"]
         for change in verdict["changes"]
     ]
-    worse = [row for row in rows if row["than"] == "uniform mean" and row["low"] > 0]
+    worse = [
+        row
+        for row in rows
+        if (row["split"], row["than"]) == ("test_domain", "uniform mean") and row["low"] > 0
+    ]
     return dg.AssetCheckResult(
         passed=not worse,
         check_name=_TEST,

@@ -73,7 +73,8 @@ class Search(Section):
     One for each model; with ``layer_groups`` more than 1, one for each model and group of layers.
     At most ``num_trials`` models are scored, each on the first ``max_characters`` of
     ``num_documents`` validation documents of each domain, drawn by ``seed``. The best of them is
-    judged on up to ``num_test_documents`` of each test split.
+    judged on up to ``num_test_documents`` of each test split, or on the first
+    ``max_test_characters`` of them.
     """
 
     num_trials: Annotated[int, Field(ge=8, le=40)] = 40
@@ -81,6 +82,7 @@ class Search(Section):
     num_documents: PositiveInt = 32
     max_characters: PositiveInt = 4096
     num_test_documents: PositiveInt = 200
+    max_test_characters: PositiveInt | None = None
     seed: int = 0
 
 

@@ -21,7 +21,7 @@ from mdel_assets.evaluation.token_scores import (
 )
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.merging.candidates import Candidates
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.merging.recipe import MergeRecipe, Search
 from mdel_assets.merging.search import (
     MEAN_START,
     SEED_START,
@@ -106,37 +106,38 @@ def find_weights(
             log=log,
         )
         best_GM = np.array(best.weights).reshape(shape)
-        scope = evaluation.model_copy(
-            update={"splits": _TEST_SPLITS, "max_documents": search.num_test_documents}
-        )
-        cells = _test_cells(candidates, best_GM, datasets, scope, tokenizer)
         return SearchResult(
             weights=candidates.weight_settings(best_GM),
             best=best,
             trials=list(log),
-            verdicts=judge(cells, evaluation=scope, ours=SEARCHED),
+            verdicts=_verdicts(candidates, best_GM, search, evaluation, datasets, tokenizer),
             num_shared_layers=candidates.num_shared_layers,
             num_documents=len(tokens),
             num_also_evaluated=subsample.num_also_evaluated,
         )
 
 
-def _test_cells(
+def _verdicts(
     candidates: Candidates,
     best_GM: Array,
+    search: Search,
+    evaluation: Evaluation,
     datasets: Mapping[str, Path],
-    scope: Evaluation,
     tokenizer: Any,
-) -> dict[str, list[Cell]]:
-    """Score the answer, the uniform mean and the seed on test documents."""
+) -> list[Verdict]:
+    """Judge the answer on test text, against the uniform mean and the seed."""
+    scope = evaluation.model_copy(
+        update={"splits": _TEST_SPLITS, "max_documents": search.num_test_documents}
+    )
     texts, table = evaluation_documents(datasets, scope)
-    tokens = tokenize(tokenizer, list(texts.values()))
-    prefix = prefix_token_id(tokenizer, scope.prefix_token)
+    cut = {key: text[: search.max_test_characters] for key, text in texts.items()}
+    tokens = tokenize(tokenizer, list(cut.values()))
+    prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
     starts = starting_points(best_GM.shape[1], num_groups=best_GM.shape[0])
-    judged = {SEARCHED: best_GM}
-    judged |= {name: starts[name].reshape(best_GM.shape) for name in (MEAN_START, SEED_START)}
-    cells = {}
-    for name, weights_GM in judged.items():
+    rivals = {name: starts[name].reshape(best_GM.shape) for name in (MEAN_START, SEED_START)}
+    cells: dict[str, list[Cell]] = {}
+    for name, weights_GM in {SEARCHED: best_GM, **rivals}.items():
+        # Each model runs in whole: the states of all test documents could fill a disk.
         scores = candidates.score(weights_GM, tokens, prefix=prefix, keep_states=False)
-        cells[name] = cells_of(documents_table(list(texts.items()), scores), table)
-    return cells
+        cells[name] = cells_of(documents_table(list(cut.items()), scores), table)
+    return judge(cells, evaluation=scope, ours=SEARCHED)

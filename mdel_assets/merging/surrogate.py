@@ -45,9 +45,13 @@ class Quadratic:
         """Return the point with the lowest value in a box around the centre, and in the bounds."""
         from scipy.optimize import minimize
 
+        # The optimiser's tolerances are absolute: they are meant for values of about 1.
+        unit = max(float(np.abs(self.gradient_N).max()), 1e-12)
+        gradient_N, hessian_NN = self.gradient_N / unit, self.hessian_NN / unit
+
         def value(u_N: Array) -> tuple[float, Array]:
-            slope_N = self.hessian_NN @ u_N
-            return float(self.gradient_N @ u_N + u_N @ slope_N / 2), self.gradient_N + slope_N
+            slope_N = hessian_NN @ u_N
+            return float(gradient_N @ u_N + u_N @ slope_N / 2), gradient_N + slope_N
 
         bounds = [
             (

@@ -20,7 +20,7 @@ from mdel_assets.merging.trials import read_trials
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.defs.finished_line import materialize
 
-SEARCH = {"num_trials": 14, "num_documents": 4, "max_characters": 200, "num_test_documents": 5}
+SEARCH = {"num_trials": 12, "num_documents": 4, "max_characters": 200, "num_test_documents": 5}
 RECIPE = {
     "merge_method": "task_arithmetic",
     "models": [{"model": "expert:*"}],
@@ -55,6 +55,11 @@ def test_a_searched_merge_is_made_scored_and_in_the_matrix(searched):
     reports = home.root / "pico" / "reports"
     table = pq.read_table(reports / "perplexity.parquet")
     assert "merged-found" in table.column("model").to_pylist()
+    # The corpus has no other validation documents than those of the matrix.
+    note = (
+        "`merged-found`: its weights were chosen on validation text, and 12 of those 12 documents"
+    )
+    assert note in (reports / "perplexity.md").read_text()
     with dg.DagsterInstance.ephemeral() as instance:
         assert {o.state for o in run_line(experiment, home, instance=instance)} == {"up to date"}
 
