@@ -48,7 +48,7 @@ from mdel_assets.merging.recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
 recipe = MergeRecipe.model_validate({recipe!r} | {{"models": [{{"model": "seed"}}]}})
-known = frozenset({layers!r}) if {layers!r} else None
+known = tuple("gpt_neox.layers.%d." % layer for layer in {layers!r}) or None
 inputs = [MergeInput(m.name, m, {{}}, known) for m in models]
 started = now()
 base = inputs.pop(0) if recipe.base else None

@@ -286,6 +286,10 @@ class ArtifactStore:
         """One expert of the random split."""
         return self._folder("random_split_expert", number, "models", "random", number)
 
+    def variant(self, name: str) -> Artifact:
+        """One expert of a sweep."""
+        return self._folder("variant_expert", name, "models", "variants", name)
+
     def reference(self, name: str) -> Artifact:
         """A model from elsewhere, to compare with."""
         return self._folder("reference_model", name, "models", "references", name)
@@ -305,6 +309,7 @@ class ArtifactStore:
             "random": self.random_expert,
             "merged": self.merged,
             "reference": self.reference,
+            "variant": self.variant,
         }
         return one_of_many[family](name)
 
@@ -342,6 +347,18 @@ class ArtifactStore:
             folder=folder,
             record_path=folder / "ensemble.record.json",
             remedy=_remedy("ensemble_report", ""),
+        )
+
+    def sweep(self) -> Artifact:
+        """Variants of experts beside the experts."""
+        folder = self.root / "reports"
+        return Artifact(
+            kind="sweep_report",
+            key="",
+            experiment=self.experiment,
+            folder=folder,
+            record_path=folder / "sweep.record.json",
+            remedy=_remedy("sweep_report", ""),
         )
 
     def work_folder(self, *parts: str) -> Path:

@@ -19,6 +19,7 @@ from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import Compute, Tracking, Workspace
 from mdel_assets.defs.searches import search_assets
 from mdel_assets.defs.training import training_assets
+from mdel_assets.defs.variants import variant_assets
 from mdel_assets.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
@@ -36,6 +37,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *baseline_assets(experiment, partitions),
             *search_assets(experiment, partitions),
             *merging_assets(experiment, partitions),
+            *variant_assets(experiment, partitions),
             *reference_assets(experiment, partitions),
             *evaluation_assets(experiment, partitions),
             *ensemble_assets(experiment),

@@ -12,6 +12,7 @@
     │   └── FetchError             a shard could not be fetched whole
     ├── TrainingError              training cannot start or had to stop
     │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
+    ├── WorkerError                a worker that was started for a step failed
     ├── MergeError                 models that cannot be merged
     └── ScoringError               a model that cannot be scored
 
@@ -68,6 +69,10 @@ class TrainingError(MdelError):
 
 class TrainingInterruptedError(TrainingError):
     """Training that was stopped from outside, with a checkpoint to go on from."""
+
+
+class WorkerError(MdelError):
+    """A worker that could not start, was killed, or failed by no mistake of the user's."""
 
 
 class MergeError(MdelError):

@@ -7,6 +7,7 @@ hours are spent, with the key, the value and the nearest known name.
 import re
 import types
 import typing
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +30,13 @@ from mdel_assets.experiment_fields import (
     SeedModel,
     Source,
     Tracking,
+    Variant,
 )
 from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
 
 _SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
+_LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
 VALIDATION_SHARD = "val"
 TEST_SHARD = "test"
 
@@ -56,6 +59,7 @@ class Experiment(Section):
     mixture: Mixture = Mixture()
     seed_model: SeedModel
     training: ExpertTraining
+    variants: dict[str, Variant] = {}
     baselines: Baselines = Baselines()
     merges: dict[str, MergeRecipe] = {}
     evaluation: Evaluation = Evaluation()
@@ -68,10 +72,23 @@ class Experiment(Section):
         _refuse_repeats(
             "domain label", [s for d in self.domain_table for s in (d.name, *d.aliases)]
         )
-        for what, named in (("recipe", self.merges), ("reference", self.evaluation.references)):
+        named_things: dict[str, Iterable[str]] = {
+            "recipe": self.merges,
+            "reference": self.evaluation.references,
+            "variant": self.variants,
+        }
+        for what, named in named_things.items():
             for name in named:
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                     raise ValueError(f"'{name}' cannot name a {what}: use letters, digits, . _ -")
+        for name, variant in self.variants.items():
+            if variant.domain not in self.domain_keys:
+                known = unknown_name_message("domain", variant.domain, self.domain_keys)
+                raise ValueError(f"variants.{name}: {known}")
+            if unknown := sorted(variant.training.keys() - ExpertTraining.model_fields.keys()):
+                known = unknown_name_message("key", unknown[0], list(ExpertTraining.model_fields))
+                raise ValueError(f"variants.{name}.training: {known}")
+            self.variant_training(name)
         for recipe in self.merges.values():
             names = [entry.model for entry in recipe.models if entry.model != recipe.base]
             if not any(name.endswith(":*") for name in names):
@@ -113,13 +130,33 @@ class Experiment(Section):
         """Every model that can be scored.
 
         ``seed``, ``dense-one``, ``dense``, ``expert-<domain>``, ``random-<number>``,
-        ``merged-<recipe>``, ``reference-<name>``, as far as the experiment has them.
+        ``variant-<name>``, ``merged-<recipe>``, ``reference-<name>``, as far as the experiment has
+        them.
         """
         experts = [f"expert-{key}" for key in self.domain_keys]
         merged = [f"merged-{recipe}" for recipe in self.merges]
         numbers = [f"random-{key}" for key in self.random_split_keys]
         references = [f"reference-{name}" for name in self.evaluation.references]
-        return ["seed", *self.dense_keys, *experts, *numbers, *merged, *references]
+        variants = [f"variant-{name}" for name in self.variants]
+        return ["seed", *self.dense_keys, *experts, *numbers, *variants, *merged, *references]
+
+    def variant_training(self, name: str) -> ExpertTraining:
+        """Return the settings that a variant is trained with.
+
+        Raises:
+            ValueError: a value that no training takes, or two that do not go together.
+
+        """
+        changes = self.variants[name].training
+        kept = self.training.model_dump(exclude_unset=True)
+        if _LENGTHS & changes.keys():
+            kept = {key: value for key, value in kept.items() if key not in _LENGTHS}
+        try:
+            return ExpertTraining.model_validate(kept | changes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"variants.{name}.training.{place}: {first['msg']}") from error
 
     @property
     def searched_recipes(self) -> list[str]:

@@ -5,7 +5,7 @@ tokens, folders) is never here.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -133,11 +133,19 @@ class Mixture(Section):
     seed: int = 0
 
 
+# Settings that say how a training is watched and kept, and nothing of what comes out of it.
+WATCHING_FIELDS = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total_limit"})
+
+
 class Optimization(Section):
     """What one training run optimises with, for the seed and the experts alike.
 
-    ``cache_prefix``: blocks that are read more than once go through the layers below the first
-    trained one once only; that takes ``4 * hidden_size`` bytes of disk for each of their tokens.
+    How long it is, one of three says: ``num_tokens``, ``max_steps`` (optimizer steps), or
+    ``num_epochs`` (of the dataset's blocks). ``cache_prefix``: blocks that are read more than once
+    go through the layers below the first trained one once only; that takes ``4 * hidden_size``
+    bytes of disk for each of their tokens. ``eval_steps`` measures the validation losses every so
+    many steps besides before and after; ``save_steps`` is how many lie between two checkpoints, an
+    eighth of the run where it is left out.
     """
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
@@ -150,26 +158,54 @@ class Optimization(Section):
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     block_size: Annotated[int, Field(ge=2)] = 512
     num_tokens: PositiveInt = 4_096_000
+    max_steps: PositiveInt | None = None
+    num_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    max_train_documents: PositiveInt | None = None
     batch_size: PositiveInt = 8
     micro_batch_size: PositiveInt | None = None
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_validation_blocks: PositiveInt = 32
     cache_prefix: bool = True
+    logging_steps: PositiveInt | None = None
+    eval_steps: PositiveInt | None = None
+    save_steps: PositiveInt | None = None
+    save_total_limit: PositiveInt = 1
     seed: int = 0
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps that read ``num_tokens``, at least one."""
-        return max(1, self.num_tokens // (self.batch_size * self.block_size))
+        """Optimizer steps of the run, at least one; with ``num_epochs``, ask `of_length` first."""
+        assert self.num_epochs is None
+        return self.max_steps or max(1, self.num_tokens // (self.batch_size * self.block_size))
 
     @property
     def num_tokens_read(self) -> int:
-        """``num_tokens`` in whole steps: what a run really reads."""
+        """What a run really reads: whole steps."""
         return self.num_steps * self.batch_size * self.block_size
 
+    def of_length(self, num_blocks: int, *, num_runs: int = 1) -> Self:
+        """Return the settings with their length in steps.
+
+        ``num_blocks`` is how many blocks an epoch has; ``num_runs`` makes the run as long as so
+        many of them together.
+        """
+        if self.num_epochs is None:
+            return self.model_copy(update={"max_steps": num_runs * self.num_steps})
+        steps = max(1, round(num_runs * self.num_epochs * num_blocks / self.batch_size))
+        return self.model_copy(update={"max_steps": steps, "num_epochs": None})
+
     @model_validator(mode="after")
-    def _batches_divide(self) -> "Optimization":
+    def _has_one_length(self) -> Self:
+        lengths = ("num_tokens", "max_steps", "num_epochs")
+        chosen = self.model_fields_set
+        given = [n for n in lengths if n in chosen and getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(given)}: each says how long a training is")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
@@ -179,9 +215,26 @@ class Optimization(Section):
 
 
 class ExpertTraining(Optimization):
-    """How an expert is trained: the layers that move, and how."""
+    """How an expert is trained: the layers that move, and how.
+
+    ``store`` is how its folder keeps it: ``full`` copies the frozen tensors too, ``delta`` keeps
+    what changed beside a link to the seed's own file.
+    """
 
     trained_layers: Literal["all"] | tuple[int | str, ...]
+    store: Literal["full", "delta"] = "full"
+
+
+class Variant(Section):
+    """An expert of ``domain`` trained in another way, for a sweep.
+
+    ``training`` replaces some of the experiment's settings; ``text: domain`` reads the domain's own
+    documents only, without the general half of its dataset.
+    """
+
+    domain: str
+    training: dict[str, Any] = {}
+    text: Literal["mixture", "domain"] = "mixture"
 
 
 class Baselines(Section):

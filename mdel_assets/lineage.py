@@ -8,13 +8,13 @@ missed.
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Artifact, ArtifactStore, Identity, Record
 from mdel_assets.errors import DamagedArtifactError, MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
-from mdel_assets.merging.members import Members, folder_digest, members_of, recipe_parameters
+from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
+from mdel_assets.merging.members import Members, members_of, recipe_config
 
 # Raised when the code of a stage changes what it makes from the same config and inputs.
 CODE_VERSIONS = {
@@ -22,11 +22,12 @@ CODE_VERSIONS = {
     "corpus_clusters": "1",
     "shard_documents": "2",
     "domain_dataset": "2",
-    "seed_model": "2",
-    "expert_model": "2",
-    "dense_baseline": "2",
-    "dense_one_baseline": "2",
-    "random_split_expert": "2",
+    "seed_model": "3",
+    "expert_model": "3",
+    "dense_baseline": "3",
+    "dense_one_baseline": "3",
+    "random_split_expert": "3",
+    "variant_expert": "1",
     "reference_model": "1",
     "merged_model": "2",
     "searched_merge": "1",
@@ -36,6 +37,7 @@ CODE_VERSIONS = {
     "perplexity_matrix": "3",
     "domain_router": "1",
     "ensemble_report": "2",
+    "sweep_report": "1",
 }
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
@@ -67,6 +69,7 @@ class Lineage:
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
             "searched_merge": self.store.search,
+            "variant_expert": self.store.variant,
             "reference_model": self.store.reference,
             "layer_differences": self.store.differences,
             "token_scores": self.store.scores,
@@ -82,6 +85,7 @@ class Lineage:
             "perplexity_matrix": self.store.matrix,
             "domain_router": self.store.router,
             "ensemble_report": self.store.ensemble,
+            "sweep_report": self.store.sweep,
         }
         return only_one[kind]()
 
@@ -130,11 +134,18 @@ class Lineage:
         """Models that exist or could: experts of absent domains are left out."""
         experts = {f"expert-{key}" for key in self.present_domains()}
         numbers = {f"random-{key}" for key in self.random_split_numbers()}
+        variants = {f"variant-{name}" for name in self.present_variants()}
         return [
             key
             for key in self.experiment.model_keys
-            if not key.startswith(("expert-", "random-")) or key in experts | numbers
+            if not key.startswith(("expert-", "random-", "variant-"))
+            or key in experts | numbers | variants
         ]
+
+    def present_variants(self) -> list[str]:
+        """Variants of experts whose domain has training documents."""
+        variants = self.experiment.variants
+        return [name for name, variant in variants.items() if self.is_present(variant.domain)]
 
     def own_models(self) -> list[str]:
         """`present_models` without those from elsewhere."""
@@ -229,6 +240,7 @@ class Lineage:
         yield "dense_one_baseline", [""] if "dense-one" in dense else []
         yield "dense_baseline", [""] if "dense" in dense else []
         yield "random_split_expert", self.random_split_numbers()
+        yield "variant_expert", self.present_variants()
         yield "layer_differences", self.present_domains()
         yield "searched_merge", self.experiment.searched_recipes
         yield "merged_model", list(self.experiment.merges)
@@ -239,6 +251,8 @@ class Lineage:
         if self.has_ensembles():
             yield "domain_router", [""]
             yield "ensemble_report", [""]
+        if self.present_variants():
+            yield "sweep_report", [""]
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature
@@ -288,16 +302,24 @@ class Lineage:
         inputs = []
         if seed.pretrain:
             inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
-        return seed.model_dump(mode="json"), inputs
+        unseen: Any = {"pretrain": WATCHING_FIELDS}
+        return seed.model_dump(mode="json", exclude=unseen), inputs
 
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        config = self.experiment.training.model_dump(mode="json")
-        return config, [self.store.seed_model(), self.store.dataset(key)]
+        return self._training(), [self.store.seed_model(), self.store.dataset(key)]
+
+    def _variant_expert(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        variant = self.experiment.variants[key]
+        config = self._training(self.experiment.variant_training(key)) | {"text": variant.text}
+        return config, [self.store.seed_model(), self.store.dataset(variant.domain)]
+
+    def _training(self, training: ExpertTraining | None = None) -> dict[str, Any]:
+        unseen = {*WATCHING_FIELDS, "store"}
+        return (training or self.experiment.training).model_dump(mode="json", exclude=unseen)
 
     def _dense_baseline(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        config = self.experiment.training.model_dump(mode="json")
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
-        return config, [self.store.seed_model(), *datasets]
+        return self._training(), [self.store.seed_model(), *datasets]
 
     _dense_one_baseline = _dense_baseline
     _random_split_expert = _dense_baseline
@@ -307,8 +329,8 @@ class Lineage:
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         config, inputs = self._recipe(key)
-        is_searched = key in self.experiment.searched_recipes
-        return config, [*inputs, *([self.store.search(key)] if is_searched else [])]
+        searched = [self.store.search(key)] if key in self.experiment.searched_recipes else []
+        return config, [*inputs, *searched]
 
     def _searched_merge(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         config, inputs = self._recipe(key)
@@ -318,21 +340,9 @@ class Lineage:
         return config, [*inputs, *datasets]
 
     def _recipe(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        recipe = self.experiment.merges[key]
-        known = set(self.experiment.model_keys)
-        members = self.members(key)
-        unset = {"models", "base_model"}
-        config = recipe.model_dump(mode="json", exclude=unset, exclude_defaults=True)
-        # A folder's path says nothing about what is in it: its digest stands for it.
-        named = [
-            [
-                member.name if member.name in known else folder_digest(Path(member.name)),
-                recipe_parameters(member),
-            ]
-            for member in members
-        ]
-        config |= {"members": named, "has_base": members.base is not None}
+        members, known = self.members(key), set(self.experiment.model_keys)
         own = [self.store.model(member.name) for member in members if member.name in known]
+        config = recipe_config(self.experiment.merges[key], members, known=known)
         return config, [self.store.seed_model(), *own]
 
     def _layer_differences(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
@@ -373,6 +383,14 @@ class Lineage:
         config |= {"prior_decay": weighing.prior_decay, "temperature": weighing.temperature}
         scores = [self.store.scores(model) for model in self.own_models()]
         return config, [self.store.router(), *scores]
+
+    def _sweep_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        fields = {"num_bootstrap_samples", "seed"}
+        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        variants = self.present_variants()
+        swept = {f"expert-{self.experiment.variants[name].domain}" for name in variants}
+        models = ["seed", *sorted(swept), *(f"variant-{name}" for name in variants)]
+        return config, [self.store.scores(model) for model in models]
 
 
 def _differences(old: Any, new: Any) -> list[str]:

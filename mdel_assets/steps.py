@@ -1,4 +1,4 @@
-"""The steps of the line up to experts and baselines, one function per asset, without Dagster.
+"""The steps of the line up to datasets, one function per asset, without Dagster.
 
 A step resolves paths, does nothing where the artifact is already what it should be, else computes
 into a staging folder and publishes it whole. It returns the artifact's record, from which both the
@@ -18,7 +18,7 @@ from typing import Any
 from mdel_assets.artifacts import Artifact, Identity, Record
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import EVALUATION_SPLITS, ModelSource
+from mdel_assets.experiment_fields import EVALUATION_SPLITS
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _log = logging.getLogger(__name__)
@@ -165,124 +165,6 @@ def _contamination(folder: Path) -> dict[str, dict[str, int]]:
     evaluation = {split: folder / f"{split}.parquet" for split in EVALUATION_SPLITS}
     found = measure_contamination(folder / "train.parquet", evaluation)
     return {split: dataclasses.asdict(overlap) for split, overlap in found.items()}
-
-
-def make_seed(lineage: Lineage, *, cache: Path, max_seconds: float | None = None) -> Record:
-    """Adopt or pretrain the seed model."""
-    from mdel_assets.training.seed import adopt_model, pretrain_seed
-
-    if current := current_record(lineage, "seed_model"):
-        return current
-    identity = lineage.identity("seed_model")
-    artifact = lineage.store.seed_model()
-    seed = lineage.experiment.seed_model
-    with artifact.staging() as stage:
-        if seed.pretrain:
-            domains = lineage.present_domains()
-            work = lineage.store.work_folder(f"seed-{identity.fingerprint}")
-            result = pretrain_seed(
-                seed.pretrain,
-                stage,
-                datasets={domain: lineage.store.dataset(domain).folder for domain in domains},
-                work_folder=work,
-                max_seconds=max_seconds,
-            )
-            record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
-            shutil.rmtree(work)
-            return record
-        assert seed.path
-        source = ModelSource(path=seed.path, revision=seed.revision)
-        result = adopt_model(source, stage, cache=cache)
-        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
-
-
-def make_expert(lineage: Lineage, domain: str, *, max_seconds: float | None = None) -> Record:
-    """Train the expert of one domain, going on from a checkpoint where there is one."""
-    from mdel_assets.training.expert import train_expert
-
-    if current := current_record(lineage, "expert_model", domain):
-        return current
-    identity = lineage.identity("expert_model", domain)
-    artifact = lineage.store.expert(domain)
-    work = lineage.store.work_folder(f"expert-{domain}-{identity.fingerprint}")
-    with artifact.staging() as stage:
-        result = train_expert(
-            lineage.experiment.training,
-            seed_folder=lineage.store.seed_model().folder,
-            dataset_folder=lineage.store.dataset(domain).folder,
-            folder=stage,
-            work_folder=work,
-            max_seconds=max_seconds,
-        )
-        record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
-    shutil.rmtree(work)
-    return record
-
-
-def make_dense(lineage: Lineage, *, max_seconds: float | None = None) -> Record:
-    """Train the seed on as many tokens as all experts together, of all their datasets."""
-    num_experts = len(lineage.present_domains())
-    return _make_baseline(
-        lineage, "dense_baseline", num_experts=num_experts, max_seconds=max_seconds
-    )
-
-
-def make_dense_one(lineage: Lineage, *, max_seconds: float | None = None) -> Record:
-    """Train the seed on as many tokens as one expert, of all their datasets."""
-    return _make_baseline(lineage, "dense_one_baseline", max_seconds=max_seconds)
-
-
-def make_random_expert(
-    lineage: Lineage, number: str, *, max_seconds: float | None = None
-) -> Record:
-    """Train one expert of the random split: one expert's tokens, of documents dealt at random."""
-    return _make_baseline(lineage, "random_split_expert", number, max_seconds=max_seconds)
-
-
-def _make_baseline(
-    lineage: Lineage,
-    kind: str,
-    key: str = "",
-    *,
-    num_experts: int = 1,
-    max_seconds: float | None = None,
-) -> Record:
-    """Train one model on as many tokens as ``num_experts`` experts read; ``key`` numbers a part."""
-    from mdel_assets.training.baseline import Part, train_baseline
-
-    if current := current_record(lineage, kind, key):
-        return current
-    identity = lineage.identity(kind, key)
-    artifact = lineage.artifact(kind, key)
-    domains = lineage.present_domains()
-    work = lineage.store.work_folder(f"{kind}-{identity.fingerprint}")
-    with artifact.staging() as stage:
-        result = train_baseline(
-            lineage.experiment.training,
-            num_tokens=num_experts * lineage.experiment.training.num_tokens_read,
-            seed_folder=lineage.store.seed_model().folder,
-            dataset_folders={domain: lineage.store.dataset(domain).folder for domain in domains},
-            folder=stage,
-            work_folder=work,
-            part=Part(int(key) - 1, len(domains)) if key else None,
-            max_seconds=max_seconds,
-        )
-        record = artifact.publish(stage, identity, details=dataclasses.asdict(result))
-    shutil.rmtree(work)
-    return record
-
-
-def make_reference(lineage: Lineage, name: str, *, cache: Path) -> Record:
-    """Fetch a model to compare with."""
-    from mdel_assets.training.seed import adopt_model
-
-    if current := current_record(lineage, "reference_model", name):
-        return current
-    identity = lineage.identity("reference_model", name)
-    artifact = lineage.store.reference(name)
-    with artifact.staging() as stage:
-        result = adopt_model(lineage.experiment.evaluation.references[name], stage, cache=cache)
-        return artifact.publish(stage, identity, details=dataclasses.asdict(result))
 
 
 def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:

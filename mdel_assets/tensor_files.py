@@ -73,11 +73,11 @@ class TensorFolder:
         self.stored: dict[str, StoredTensor] = {}
         self._descriptors: dict[Path, int] = {}
         self._stack = contextlib.ExitStack()
-        for path in weight_files(folder):
-            for name, tensor in read_header(path).items():
-                if name in self.stored:
-                    raise MergeError(f"{folder}: the tensor '{name}' is stored twice.")
-                self.stored[name] = tensor
+        headers = {path.name: read_header(path) for path in weight_files(folder)}
+        for name, file in _weight_map(folder, headers).items():
+            if name not in headers[file]:
+                raise MergeError(f"{folder / file} lacks '{name}', which the index says it holds.")
+            self.stored[name] = headers[file][name]
         self.shapes = {name: tensor.shape for name, tensor in self.stored.items()}
         self.dtypes = {name: tensor.dtype for name, tensor in self.stored.items()}
 
@@ -144,6 +144,15 @@ def weight_files(folder: Path) -> list[Path]:
         if Path(name).name != name or not path.is_file():
             raise MergeError(f"{index} names '{name}', which is not a file of this folder.")
     return [folder / name for name in names]
+
+
+def _weight_map(folder: Path, headers: dict[str, dict[str, StoredTensor]]) -> dict[str, str]:
+    """Return each tensor's file; what a file holds besides is not the model's."""
+    index = folder / INDEX_NAME
+    if index.is_file():
+        found: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        return found
+    return {name: file for file, tensors in headers.items() for name in tensors}
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

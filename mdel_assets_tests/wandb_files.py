@@ -13,11 +13,14 @@ _BLOCK, _HEADER = 1 << 15, 7
 _WHOLE, _LAST = 1, 4
 
 
-def read_records(folder: Path) -> list[Any]:
-    """Return the protocol's records of the one offline run in ``folder``."""
+def read_records(folder: Path, *, name: str = "offline-run-*") -> list[Any]:
+    """Return the protocol's records of the one offline run in ``folder`` that ``name`` matches.
+
+    A run that was killed may end in the middle of a record, which is left out.
+    """
     from wandb.proto import wandb_internal_pb2
 
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    (path,) = folder.glob(f"wandb/{name}/*.wandb")
     return [wandb_internal_pb2.Record.FromString(content) for content in _contents(path)]
 
 

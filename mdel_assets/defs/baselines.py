@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from mdel_assets import steps
 from mdel_assets.defs.metadata import OWNERS, absent
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Compute, Workspace
+from mdel_assets.defs.resources import Compute, Tracking, Workspace
 from mdel_assets.defs.training import trained_result
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
@@ -47,14 +46,25 @@ def _asset(
 
 def _dense_one_baseline(experiment: Experiment) -> dg.AssetsDefinition:
     @_asset("dense_one_baseline")
-    def dense_one_baseline(workspace: Workspace, compute: Compute) -> dg.MaterializeResult:
+    def dense_one_baseline(
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        compute: Compute,
+        tracking: Tracking,
+    ) -> dg.MaterializeResult:
         """The seed's same layers trained on all domains, with as many tokens as one expert.
 
         Much of what an expert or an average of experts gains over the seed is plain further
         training; this model has had as much of it.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.make_dense_one(lineage, max_seconds=compute.max_seconds)
+        record = compute.make(
+            context,
+            lineage,
+            "dense_one_baseline",
+            workspace=workspace,
+            tracker=tracking.tracker(experiment),
+        )
         return trained_result(record, lineage.store.dense_one())
 
     return dense_one_baseline
@@ -62,13 +72,24 @@ def _dense_one_baseline(experiment: Experiment) -> dg.AssetsDefinition:
 
 def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
     @_asset("dense_baseline")
-    def dense_baseline(workspace: Workspace, compute: Compute) -> dg.MaterializeResult:
+    def dense_baseline(
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        compute: Compute,
+        tracking: Tracking,
+    ) -> dg.MaterializeResult:
         """The seed's same layers trained on all domains, with as many tokens as all experts have.
 
         One model for the compute of all experts: what they, merged or together, must beat.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.make_dense(lineage, max_seconds=compute.max_seconds)
+        record = compute.make(
+            context,
+            lineage,
+            "dense_baseline",
+            workspace=workspace,
+            tracker=tracking.tracker(experiment),
+        )
         return trained_result(record, lineage.store.dense())
 
     return dense_baseline
@@ -79,7 +100,10 @@ def _random_split_expert(
 ) -> dg.AssetsDefinition:
     @_asset("random_split_expert", partitions_def=numbers)
     def random_split_expert(
-        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        compute: Compute,
+        tracking: Tracking,
     ) -> dg.MaterializeResult:
         """An expert of no domain: one expert's tokens, from documents dealt at random.
 
@@ -90,7 +114,14 @@ def _random_split_expert(
         number = context.partition_key
         if number not in lineage.random_split_numbers():
             return absent(f"random-{number}", _CHECK)
-        record = steps.make_random_expert(lineage, number, max_seconds=compute.max_seconds)
+        record = compute.make(
+            context,
+            lineage,
+            "random_split_expert",
+            number,
+            workspace=workspace,
+            tracker=tracking.tracker(experiment),
+        )
         return trained_result(record, lineage.store.random_expert(number))
 
     return random_split_expert

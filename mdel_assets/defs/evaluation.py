@@ -37,6 +37,9 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
     if partitions.random_split is not None:
         random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_model)
         models.append(random)
+    if partitions.variant is not None:
+        swept = dg.AssetDep("variant_expert", partition_mapping=partitions.variant_of_model)
+        models.append(swept)
     if partitions.recipe is not None:
         merged = dg.AssetDep("merged_model", partition_mapping=partitions.recipe_of_model)
         models.append(merged)

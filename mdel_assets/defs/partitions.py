@@ -27,12 +27,15 @@ class Partitions:
     search_of_recipe: dg.StaticPartitionMapping
     reference: dg.StaticPartitionsDefinition | None
     reference_of_model: dg.StaticPartitionMapping
+    variant: dg.StaticPartitionsDefinition | None
+    variant_of_model: dg.StaticPartitionMapping
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Partitions":
         """Return the partitions of ``experiment``; None where there would be none."""
         recipes = list(experiment.merges)
         references = list(experiment.evaluation.references)
+        variants = list(experiment.variants)
         numbers = experiment.random_split_keys
         of_random = [
             name for name, recipe in experiment.merges.items() if "random:*" in recipe.model_names
@@ -70,6 +73,10 @@ class Partitions:
             reference=dg.StaticPartitionsDefinition(references) if references else None,
             reference_of_model=dg.StaticPartitionMapping(
                 {name: f"reference-{name}" for name in references}
+            ),
+            variant=dg.StaticPartitionsDefinition(variants) if variants else None,
+            variant_of_model=dg.StaticPartitionMapping(
+                {name: f"variant-{name}" for name in variants}
             ),
         )
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mdel_assets import steps
+from mdel_assets import steps_training
 from mdel_assets.defs.metadata import OWNERS, provenance
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
@@ -36,7 +36,7 @@ def reference_assets(experiment: Experiment, partitions: Partitions) -> list[dg.
         """
         lineage = workspace.lineage(experiment)
         name = context.partition_key
-        record = steps.make_reference(lineage, name, cache=workspace.home.cache)
+        record = steps_training.make_reference(lineage, name, cache=workspace.home.cache)
         artifact = lineage.store.reference(name)
         return dg.MaterializeResult(
             metadata={**model_metadata(record), **provenance(record, artifact)},

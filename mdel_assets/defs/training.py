@@ -5,12 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Compute, Workspace
+from mdel_assets.defs.resources import Compute, Tracking, Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
@@ -28,15 +27,24 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         check_specs=[dg.AssetCheckSpec("seed_loads", asset="seed_model", blocking=True)],
         pool="gpu",
     )
-    def seed_model(workspace: Workspace, compute: Compute) -> dg.MaterializeResult:
+    def seed_model(
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        compute: Compute,
+        tracking: Tracking,
+    ) -> dg.MaterializeResult:
         """The model that every expert branches from.
 
         It comes from the Hub, from a folder, or, as in the sample, from pretraining a tokenizer
         and a small model from scratch on the domains' own training text.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.make_seed(
-            lineage, cache=workspace.home.cache, max_seconds=compute.max_seconds
+        record = compute.make(
+            context,
+            lineage,
+            "seed_model",
+            workspace=workspace,
+            tracker=tracking.tracker(experiment),
         )
         artifact = lineage.store.seed_model()
         return dg.MaterializeResult(
@@ -57,7 +65,10 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         pool="gpu",
     )
     def expert_model(
-        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        compute: Compute,
+        tracking: Tracking,
     ) -> dg.MaterializeResult:
         """The seed model with its chosen layers trained on one domain's dataset.
 
@@ -68,7 +79,14 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         domain = context.partition_key
         if not lineage.is_present(domain):
             return absent(domain, "frozen_weights_unchanged")
-        record = steps.make_expert(lineage, domain, max_seconds=compute.max_seconds)
+        record = compute.make(
+            context,
+            lineage,
+            "expert_model",
+            domain,
+            workspace=workspace,
+            tracker=tracking.tracker(experiment),
+        )
         return trained_result(
             record, lineage.store.expert(domain), also=_text_of_domain(lineage, domain)
         )
@@ -146,21 +164,29 @@ def _expert_metadata(record: Record) -> dict[str, Any]:
         "num_trained_parameters": details["num_trained_parameters"],
         "num_frozen_parameters": details["num_frozen_parameters"],
         **({"validation_losses": table(losses)} if losses else {}),
-        **_history_metadata(details["history"]),
+        **({"tracked_at": details["tracked_at"]} if details.get("tracked_at") else {}),
+        **_history_metadata(details["history"], details),
     }
 
 
-def _history_metadata(history: dict[str, Any]) -> dict[str, Any]:
-    from mdel_assets.charts import line_chart
+def _history_metadata(
+    history: Mapping[str, Any], details: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    from mdel_assets.training.curve_charts import loss_chart, pace_charts
 
-    drawn = line_chart(
-        {"training": history["curve"]}, x_label="step", y_label="nats per token", title="Loss"
+    losses = loss_chart(
+        history["curves"],
+        before=(details or {}).get("losses_before", {}),
+        after=(details or {}).get("losses_after", {}),
+        num_steps=history["num_steps"],
     )
     return {
         "final_training_loss": history["final_loss"],
         "num_steps": history["num_steps"],
         "num_tokens": history["num_tokens"],
         "num_epochs": round(history["num_epochs"], 3),
+        "num_processes": history["num_processes"],
         "tokens_per_second": round(history["tokens_per_second"]),
-        "loss_curve": chart(drawn, "loss"),
+        "loss_curve": chart(losses, "loss"),
+        "other_curves": chart(pace_charts(history["curves"]), "learning rate, gradient, pace"),
     }

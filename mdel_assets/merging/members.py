@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,25 @@ def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
             entry["parameters"] = parameters
         models.append(entry)
     return content | {"models": models}
+
+
+def recipe_config(
+    recipe: MergeRecipe, members: Members, *, known: Collection[str]
+) -> dict[str, Any]:
+    """Return what a merge is: the recipe, and its models with their parameters.
+
+    A folder, a name that is not ``known``, is there by its digest: its path says nothing about what
+    is in it.
+    """
+    config = recipe.model_dump(mode="json", exclude={"models", "base_model"}, exclude_defaults=True)
+    named = [
+        [
+            member.name if member.name in known else folder_digest(Path(member.name)),
+            recipe_parameters(member),
+        ]
+        for member in members
+    ]
+    return config | {"members": named, "has_base": members.base is not None}
 
 
 def recipe_parameters(member: Member) -> dict[str, Any]:

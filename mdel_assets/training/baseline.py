@@ -8,7 +8,7 @@ at random: what experts of domains must beat (the control of c-BTM, arXiv 2303.1
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import ExpertResult, train_layers, validation_blocks
 from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets.training.packing import read_texts, tokenized_documents
@@ -40,15 +41,15 @@ class Part:
 def train_baseline(
     training: ExpertTraining,
     *,
-    num_tokens: int,
+    num_experts: int,
     seed_folder: Path,
     dataset_folders: Mapping[str, Path],
-    folder: Path,
+    folder: Path | None,
     work_folder: Path,
     part: Part | None = None,
-    max_seconds: float | None = None,
-) -> ExpertResult:
-    """Train the seed's chosen layers on ``num_tokens`` tokens, an equal share of each dataset.
+    conditions: Conditions = NO_CONDITIONS,
+) -> ExpertResult | None:
+    """Train the seed's chosen layers on the tokens of ``num_experts`` experts, of all datasets.
 
     ``part`` limits it to its documents. Everything else is as `expert.train_expert` has it.
 
@@ -57,8 +58,10 @@ def train_baseline(
 
     """
     tokenizer = load_tokenizer(seed_folder)
-    settings = training.model_copy(update={"num_tokens": num_tokens})
-    blocks = mixed_blocks(dataset_folders, tokenizer, settings, part=part)
+    blocks = mixed_blocks(dataset_folders, tokenizer, training, num_experts=num_experts, part=part)
+    settings = training.model_copy(
+        update={"max_steps": len(blocks) // training.batch_size, "num_epochs": None}
+    )
     held_out = [
         text
         for dataset in dataset_folders.values()
@@ -72,38 +75,73 @@ def train_baseline(
         seed_folder=seed_folder,
         folder=folder,
         work_folder=work_folder,
-        max_seconds=max_seconds,
+        conditions=conditions,
     )
 
 
 def mixed_blocks(
-    datasets: Mapping[str, Path], tokenizer: Any, training: ExpertTraining, *, part: Part | None
+    datasets: Mapping[str, Path],
+    tokenizer: Any,
+    training: ExpertTraining,
+    *,
+    num_experts: int,
+    part: Part | None,
 ) -> NDArray[np.int32]:
-    """Return (B, block_size) token ids, B the samples that training reads, of all ``datasets``.
+    """Return (B, block_size) token ids of all ``datasets``, those of ``num_experts`` experts.
 
-    Each dataset gives the same number of tokens, from its documents in the order in which an
-    expert reads them; one that is shorter is read again.
+    Each dataset gives the same share of what its own expert would read of it, from its documents
+    in the order in which that expert reads them; where they are fewer, they are read again.
     """
-    size = training.block_size
-    num_blocks = training.num_steps * training.batch_size
-    wanted = np.diff(np.linspace(0, num_blocks * size, len(datasets) + 1).astype(np.int64))
-    pieces: list[NDArray[np.int32]] = []
-    for (name, folder), count in zip(datasets.items(), wanted, strict=True):
-        texts = _texts(folder / "train.parquet", part)
-        if not texts:
+    own = {name: _Documents(path, tokenizer, training, part) for name, path in datasets.items()}
+    for name, documents in own.items():
+        if not documents.texts:
             raise TrainingError(
                 f"Of {name}'s training documents none is dealt to part {part}. Leave the random "
                 f"split out (baselines.random_split: false), or give the domain more text."
             )
-        have, own = 0, []
-        for tokens in tokenized_documents(texts, tokenizer, seed=training.seed):
-            own.append(tokens[: count - have])
-            have += len(own[-1])
+    step_tokens = training.batch_size * training.block_size
+    if training.num_epochs is None:
+        wanted = np.full(len(own), training.num_tokens_read / len(own))
+    else:
+        per_epoch = np.array([documents.count_all() for documents in own.values()])
+        wanted = training.num_epochs * per_epoch / len(own)
+    wanted = wanted * num_experts
+    num_steps = max(1, round(wanted.sum() / step_tokens))
+    bounds = np.concatenate([[0], np.cumsum(wanted)]) * (num_steps * step_tokens / wanted.sum())
+    counts = np.diff(bounds.round().astype(np.int64))
+    pieces = [d.first(count) for d, count in zip(own.values(), counts, strict=True)]
+    return np.concatenate(pieces).reshape(-1, training.block_size)
+
+
+class _Documents:
+    """A dataset's training documents as tokens, in an expert's order."""
+
+    def __init__(
+        self, folder: Path, tokenizer: Any, training: ExpertTraining, part: Part | None
+    ) -> None:
+        self.texts = _texts(folder / "train.parquet", part)
+        self._whole = folder / "train.parquet"
+        self._tokenizer, self._training = tokenizer, training
+
+    def count_all(self) -> int:
+        """Return how many tokens the whole dataset has, whatever the part."""
+        return sum(map(len, self._tokens(_texts(self._whole, None))))
+
+    def first(self, count: int) -> NDArray[np.int32]:
+        """Return ``count`` tokens, the documents repeated where they hold fewer."""
+        have, kept = 0, []
+        for tokens in self._tokens(self.texts):
+            kept.append(tokens[: count - have])
+            have += len(kept[-1])
             if have == count:
                 break
-        repeated = np.concatenate(own)
-        pieces.append(np.resize(repeated, count))
-    return np.concatenate(pieces).reshape(num_blocks, size)
+        return np.resize(np.concatenate(kept), count)
+
+    def _tokens(self, texts: list[str]) -> Iterator[NDArray[np.int32]]:
+        training = self._training
+        return tokenized_documents(
+            texts, self._tokenizer, seed=training.seed, limit=training.max_train_documents
+        )
 
 
 def _texts(path: Path, part: Part | None) -> list[str]:

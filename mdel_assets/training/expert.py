@@ -5,6 +5,7 @@ checks on the saved files.
 """
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +17,22 @@ from numpy.typing import NDArray
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import (
     freeze_all_but,
     resolve_layers,
     resolve_parts,
     text_config,
 )
-from mdel_assets.training.model_files import load_config, load_model, load_tokenizer
+from mdel_assets.training.model_files import (
+    check_tokenizer_fits,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.packing import pack, read_texts
+from mdel_assets.training.trained_model import save_trained, stored_names
 
 _log = logging.getLogger(__name__)
 VALIDATION_SPLITS = ("validation_domain", "validation_pile")
@@ -56,17 +64,20 @@ def train_expert(
     *,
     seed_folder: Path,
     dataset_folder: Path,
-    folder: Path,
+    folder: Path | None,
     work_folder: Path,
-    max_seconds: float | None = None,
-) -> ExpertResult:
+    only_domain: str | None = None,
+    conditions: Conditions = NO_CONDITIONS,
+) -> ExpertResult | None:
     """Train the expert of ``dataset_folder`` from ``seed_folder`` and save it into ``folder``.
 
     The tensors are saved in the dtype the seed is stored in; training itself holds fp32 weights.
+    Of the training documents those of ``only_domain`` are read, or all. Without ``folder`` another
+    process saves it, and nothing is returned.
 
     Raises:
         TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
-        TrainingInterruptedError: SIGTERM came, or ``max_seconds`` of training are over.
+        TrainingInterruptedError: SIGTERM came, or the seconds allowed are over.
 
     """
     # A layer that does not exist is refused before the texts are read.
@@ -74,14 +85,16 @@ def train_expert(
     resolve_layers(training.trained_layers, num_layers=num_layers)
     tokenizer = load_tokenizer(seed_folder)
     held_out = {name: read_texts(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS}
+    texts = read_texts(dataset_folder / "train.parquet", domain=only_domain)
+    blocks, settings = _blocks(texts, tokenizer, training)
     return train_layers(
-        training,
-        _blocks(dataset_folder / "train.parquet", tokenizer, training),
+        settings,
+        blocks,
         validation_blocks(held_out, tokenizer, training),
         seed_folder=seed_folder,
         folder=folder,
         work_folder=work_folder,
-        max_seconds=max_seconds,
+        conditions=conditions,
     )
 
 
@@ -91,49 +104,64 @@ def train_layers(
     validation: Mapping[str, NDArray[np.int32]],
     *,
     seed_folder: Path,
-    folder: Path,
+    folder: Path | None,
     work_folder: Path,
-    max_seconds: float | None = None,
-) -> ExpertResult:
-    """Train the seed's chosen layers on packed blocks and save the whole model into ``folder``.
+    conditions: Conditions = NO_CONDITIONS,
+) -> ExpertResult | None:
+    """Train the seed's chosen layers on packed blocks and save the model into ``folder``.
 
     ``blocks_NT`` and each of ``validation``, by split, are (num_blocks, block_size) token ids.
+    Losses before and after are those of the models as they are stored.
 
     Raises:
-        TrainingError: a layer that does not exist, or divergence.
+        TrainingError: a layer that does not exist, a tokenizer that does not fit, or divergence.
 
     """
     import torch
 
-    model = load_model(seed_folder, dtype="auto")
-    stored_dtype = model.dtype
-    model = model.to(torch.float32)
+    model = load_model(seed_folder, dtype="float32")
+    check_tokenizer_fits(model, load_tokenizer(seed_folder))
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
-    before = _losses(model, validation, training)
-    history = optimize(
+    if training.store == "delta":
+        moving = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
+        stored_names(moving, seed_folder=seed_folder)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    before = _losses(model, validation, training) if folder else {}
+    trained = optimize(
         model,
         blocks_NT,
         training,
         work_folder=work_folder,
         first_trained=parts.first,
-        max_seconds=max_seconds,
+        validation=validation,
+        conditions=conditions,
     )
-    after = _losses(model, validation, training)
-    model.cpu().to(stored_dtype).save_pretrained(folder)
-    load_tokenizer(seed_folder).save_pretrained(folder)
+    del model
+    if folder is None:
+        return None
+    gc.collect()
+    save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
     return ExpertResult(
         trained_layers=parts.layers,
         trained_prefixes=parts.prefixes,
         num_trained_parameters=num_trained,
         num_frozen_parameters=num_frozen,
-        history=history,
+        history=trained.history,
         losses_before=before,
-        losses_after=after,
+        losses_after=_stored_losses(folder, validation, training),
         changed_though_frozen=differing_tensors(folder, seed_folder, except_under=parts.prefixes),
     )
+
+
+def _stored_losses(
+    folder: Path, validation: Mapping[str, NDArray[np.int32]], training: ExpertTraining
+) -> dict[str, float]:
+    import torch
+
+    model = load_model(folder, dtype="float32")
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return _losses(model, validation, training)
 
 
 def differing_tensors(
@@ -169,14 +197,20 @@ def _same_bits(torch: Any, first: Any, second: Any) -> bool:
     )
 
 
-def _blocks(path: Path, tokenizer: Any, training: ExpertTraining) -> Any:
-    return pack(
-        read_texts(path),
+def _blocks(
+    texts: Sequence[str], tokenizer: Any, training: ExpertTraining
+) -> tuple[NDArray[np.int32], ExpertTraining]:
+    """Return the blocks to train on, and the settings with their length in steps."""
+    whole = training.num_epochs is not None
+    blocks = pack(
+        texts,
         tokenizer,
         block_size=training.block_size,
-        num_blocks=training.num_steps * training.batch_size,
+        num_blocks=None if whole else training.num_steps * training.batch_size,
+        max_documents=training.max_train_documents,
         seed=training.seed,
     )
+    return blocks, training.of_length(len(blocks))
 
 
 def validation_blocks(

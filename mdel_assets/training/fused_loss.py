@@ -1,15 +1,15 @@
 """The loss of a causal LM, fused with its output layer.
 
 All logits of a batch never exist at once: rows of hidden states go through the output layer some
-hundred at a time, and the gradient is taken while their logits are at hand. That is as many matrix
-products as the plain way has, in a fraction of its memory.
+hundred at a time, and the gradient is taken while their logits are at hand, in their place. That is
+as many matrix products as the plain way has, in a fraction of its memory.
 """
 
+import collections
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mdel_assets.training.prefix_cache import PrefixCache
 
 # Shapes in names: B blocks, T positions, D hidden width, S predicted tokens, R rows, V vocabulary.
-_LOGITS_PER_SLICE = 16 << 20
+_LOGITS_PER_SLICE = 48 << 20
+# Numbers that become fp32 at a time: on a processor as many as its caches hold.
+_ROUNDED_AT_ONCE = collections.defaultdict(lambda: 64 << 20, cpu=3 << 20)
 _PROBE_TOLERANCE = 1e-4
 
 
@@ -33,6 +35,7 @@ class LanguageModelLoss(nn.Module):
         self.model = model
         self.is_fused = _is_split(model)
         self.prefix: PrefixCache | None = None
+        self._logits = Buffer()
 
     def forward(self, input_ids: "Tensor", block: "Tensor | None" = None) -> dict[str, "Tensor"]:
         """Return ``{"loss": loss}`` for (B, T) ids; each token but the first is predicted.
@@ -50,7 +53,7 @@ class LanguageModelLoss(nn.Module):
         output = self.model.get_output_embeddings()
         hidden_SD = hidden_BTD[:, :-1].flatten(0, 1)
         loss = _FusedLoss.apply(  # type: ignore[no-untyped-call]
-            hidden_SD, output.weight, output.bias, input_ids[:, 1:].flatten(), _product_dtype()
+            hidden_SD, output.weight, output.bias, input_ids[:, 1:].flatten(), self._logits
         )
         return {"loss": loss}
 
@@ -63,9 +66,10 @@ class _FusedLoss(torch.autograd.Function):
         weight_VD: "Tensor",
         bias_V: "Tensor | None",
         targets_S: "Tensor",
-        dtype: torch.dtype,
+        logits: "Buffer",
     ) -> "Tensor":
         wants_hidden, wants_weight, wants_bias = context.needs_input_grad[:3]
+        dtype = _product_dtype()
         weight_VD = weight_VD.to(dtype)
         bias = None if bias_V is None else bias_V.to(dtype)
         count, vocabulary = len(hidden_SD), len(weight_VD)
@@ -73,33 +77,66 @@ class _FusedLoss(torch.autograd.Function):
         grad_SD = torch.empty_like(hidden_SD) if wants_hidden else None
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         grad_V = torch.zeros_like(weight_VD[:, 0], dtype=torch.float32) if wants_bias else None
-        step = max(1, _LOGITS_PER_SLICE // vocabulary)
+        step = min(count, max(1, _LOGITS_PER_SLICE // vocabulary))
         for first in range(0, count, step):
             rows_RD = hidden_SD[first : first + step].to(dtype)
-            targets_R1 = targets_S[first : first + step, None]
-            logits_RV = functional.linear(rows_RD, weight_VD, bias).float()
-            highest_R1 = logits_RV.amax(dim=1, keepdim=True)
-            chosen_R1 = logits_RV.gather(1, targets_R1) - highest_R1
-            weights_RV = logits_RV.sub_(highest_R1).exp_()
-            sums_R1 = weights_RV.sum(dim=1, keepdim=True)
-            total += (sums_R1.log() - chosen_R1).double().sum()
-            if not (wants_hidden or wants_weight or wants_bias):
-                continue
-            error_RV = weights_RV.div_(sums_R1 * count)
-            error_RV.scatter_add_(1, targets_R1, torch.full_like(sums_R1, -1.0 / count))
-            rounded_RV = error_RV.to(dtype)
+            logits_RV = logits.of(len(rows_RD), vocabulary, like=rows_RD)
+            if bias is None:
+                torch.mm(rows_RD, weight_VD.T, out=logits_RV)
+            else:
+                torch.addmm(bias, rows_RD, weight_VD.T, out=logits_RV)
+            total += _losses_to_errors(logits_RV, targets_S[first : first + step])
             if grad_SD is not None:
-                grad_SD[first : first + step] = rounded_RV @ weight_VD
+                grad_SD[first : first + step] = logits_RV @ weight_VD
             if grad_VD is not None:
-                grad_VD += rounded_RV.T @ rows_RD
+                grad_VD += logits_RV.T @ rows_RD
             if grad_V is not None:
-                grad_V += error_RV.sum(dim=0)
+                grad_V += logits_RV.sum(dim=0, dtype=torch.float32)
         context.save_for_backward(grad_SD, grad_VD, grad_V)
+        context.count = count
         return (total / count).float()
 
     @staticmethod
     def backward(context: Any, *grads: Any) -> Any:
-        return *(None if g is None else g * grads[0] for g in context.saved_tensors), None, None
+        scale = grads[0] / context.count
+        return *(None if g is None else g * scale for g in context.saved_tensors), None, None
+
+
+def _losses_to_errors(logits_RV: "Tensor", targets_R: "Tensor") -> "Tensor":
+    """Return the summed loss of some rows; their logits become the loss's gradient in place."""
+    total = torch.zeros((), dtype=torch.float64, device=logits_RV.device)
+    size = _ROUNDED_AT_ONCE[logits_RV.device.type]
+    step = max(1, size // logits_RV.shape[1])
+    for first in range(0, len(logits_RV), step):
+        rows_RV = logits_RV[first : first + step]
+        targets_R1 = targets_R[first : first + step, None]
+        errors_RV = rows_RV.float()
+        highest_R1 = errors_RV.amax(dim=1, keepdim=True)
+        chosen_R1 = errors_RV.gather(1, targets_R1) - highest_R1
+        sums_R1 = errors_RV.sub_(highest_R1).exp_().sum(dim=1, keepdim=True)
+        total += (sums_R1.log() - chosen_R1).double().sum()
+        errors_RV.div_(sums_R1)
+        errors_RV.scatter_add_(1, targets_R1, torch.full_like(sums_R1, -1.0))
+        rows_RV.copy_(errors_RV)
+    return total
+
+
+class Buffer:
+    """Room for a slice's logits, taken once: fresh memory costs as much as a tenth of a product."""
+
+    def __init__(self) -> None:
+        self._room: Tensor | None = None
+
+    def of(self, rows: int, columns: int, *, like: "Tensor") -> "Tensor":
+        """Return (rows, columns) without set values, of the dtype and device of ``like``."""
+        room = self._room
+        if (
+            room is None
+            or room.numel() < rows * columns
+            or (room.dtype, room.device) != (like.dtype, like.device)
+        ):
+            self._room = room = like.new_empty(rows * columns)
+        return room[: rows * columns].view(rows, columns)
 
 
 def _product_dtype() -> torch.dtype:

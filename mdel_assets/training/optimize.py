@@ -7,9 +7,8 @@ the interrupted one would have read.
 import dataclasses
 import json
 import logging
-import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,29 +17,40 @@ from numpy.typing import NDArray
 
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet
 from mdel_assets.training.packing import schedule
+from mdel_assets.training.processes import is_first_process, is_one_machine, num_processes
 
 if TYPE_CHECKING:
     import torch
 
+    from mdel_assets.training.fused_loss import LanguageModelLoss
+
 _log = logging.getLogger(__name__)
-_NUM_LOG_POINTS = 50
-_NUM_CHECKPOINTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingHistory:
-    """What a run did. ``curve`` holds (step, training loss in nats per token)."""
+    """What a run did. ``curves`` hold (step, value) points by what was measured (`curves.py`)."""
 
     num_steps: int
     num_tokens: int
     num_blocks: int
     num_epochs: float
+    num_processes: int
     final_loss: float
     tokens_per_second: float
-    curve: list[tuple[float, float]]
+    curves: dict[str, list[tuple[float, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The trained tensors as they came out, in fp32 on the processor, by the model's own names."""
+
+    history: TrainingHistory
+    tensors: "dict[str, torch.Tensor]"
 
 
 def optimize(
@@ -50,64 +60,119 @@ def optimize(
     *,
     work_folder: Path,
     first_trained: int = 0,
-    max_seconds: float | None = None,
+    validation: Mapping[str, NDArray[np.int32]] | None = None,
+    conditions: Conditions = NO_CONDITIONS,
     callbacks: Sequence[Any] = (),
-) -> TrainingHistory:
-    """Train ``model`` in place on ``blocks_NT`` (num_blocks, block_size) and return what happened.
+) -> Trained:
+    """Train what of ``model`` requires a gradient on ``blocks_NT`` (num_blocks, block_size).
 
-    ``work_folder`` keeps checkpoints; a run that finds one there goes on from it, so give every
-    training identity a folder of its own. ``first_trained`` is the index of the first layer that
-    moves, where nothing before it does. ``callbacks`` are further ones of the Trainer's kind.
+    ``work_folder``, one for every training identity, keeps checkpoints; a run that finds one goes
+    on from it. Nothing before layer ``first_trained`` moves. ``validation`` are blocks by split,
+    for the losses of ``settings.eval_steps``. ``callbacks`` are further ones of the Trainer's kind.
+    ``model`` itself is used up.
 
     Raises:
-        TrainingError: the loss or the gradient norm is not a finite number.
+        TrainingError: the loss or the gradient norm is not a finite number; a batch that does not
+            divide by the processes.
         TrainingInterruptedError: ``max_seconds`` are over, or SIGTERM came; a checkpoint was saved.
 
     """
-    from transformers import PrinterCallback
-
-    from mdel_assets.training.fused_loss import LanguageModelLoss
+    from mdel_assets.training.curves import LogToRun, curves_of
     from mdel_assets.training.trainer import LayerTrainer, Watch, noticing_termination
+    from mdel_assets.training.trainer_arguments import training_arguments
 
     quiet()
-    order = schedule(
-        len(blocks_NT), num_samples=settings.num_steps * settings.batch_size, seed=settings.seed
-    )
-    loss = LanguageModelLoss(model)
+    num_samples = settings.num_steps * settings.batch_size
+    order = schedule(len(blocks_NT), num_samples=num_samples, seed=settings.seed)
+    loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     with noticing_termination() as terminated:
-        watch = Watch(settings, terminated=terminated, max_seconds=max_seconds)
+        watch = Watch(settings, terminated=terminated, max_seconds=conditions.max_seconds)
+        live = [LogToRun(conditions.run)] if conditions.run else []
         trainer = LayerTrainer(
             model=loss,
-            args=_arguments(settings, work_folder),
+            args=training_arguments(
+                settings,
+                work_folder,
+                sharded_layers=_layer_class(model, conditions),
+                evaluates=bool(validation),
+            ),
             train_dataset=_Blocks(blocks_NT, order),
-            callbacks=[watch, *callbacks],
-        )
-        trainer.remove_callback(PrinterCallback)
+            eval_dataset={name: _Blocks(held) for name, held in (validation or {}).items()} or None,
+            callbacks=[watch, *live, *callbacks],
+        ).watched_by(watch)
         trainer.train_from(last_whole_checkpoint(work_folder))
     if watch.stopped_for:
         raise TrainingInterruptedError(
             f"Training stopped at step {trainer.state.global_step} of {settings.num_steps}: "
             f"{watch.stopped_for}. Run the same command again to go on from there."
         )
-    curve = [(e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
+    curves = curves_of(trainer.state.log_history)
+    pace = watch.tokens_per_second(trainer.state.global_step)
+    history = _history(settings, curves, num_blocks=len(blocks_NT), tokens_per_second=pace)
+    return Trained(history, trainer.trained_tensors())
+
+
+def _history(
+    settings: Optimization,
+    curves: dict[str, list[tuple[float, float]]],
+    *,
+    num_blocks: int,
+    tokens_per_second: float,
+) -> TrainingHistory:
     return TrainingHistory(
         num_steps=settings.num_steps,
         num_tokens=settings.num_tokens_read,
-        num_blocks=len(blocks_NT),
-        num_epochs=len(order) / len(blocks_NT),
-        final_loss=curve[-1][1],
-        tokens_per_second=watch.tokens_per_second(trainer.state.global_step),
-        curve=curve,
+        num_blocks=num_blocks,
+        num_epochs=settings.num_steps * settings.batch_size / num_blocks,
+        num_processes=num_processes(),
+        final_loss=curves["loss"][-1][1],
+        tokens_per_second=tokens_per_second,
+        curves=curves,
     )
+
+
+def _prepared(model: Any, settings: Optimization, *, conditions: Conditions) -> "LanguageModelLoss":
+    """Return the model's loss, with the model as the settings want it to compute."""
+    from mdel_assets.training.fused_loss import LanguageModelLoss
+
+    loss = LanguageModelLoss(model)
+    if settings.dtype == "bfloat16" and not conditions.is_sharded:
+        halve_frozen_layers(model)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return loss
+
+
+def halve_frozen_layers(model: Any) -> None:
+    """Keep the frozen weights of linear layers in bfloat16, as autocast would round them anyway.
+
+    Products come out the same to the bit; nothing is rounded anew at every step, and the weights
+    take half the memory.
+    """
+    import torch
+
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if isinstance(module, torch.nn.Linear) and not any(p.requires_grad for p in own):
+            for parameter in own:
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _layer_class(model: Any, conditions: Conditions) -> str | None:
+    """Return the name of the layers' class, where parameters are sharded layer by layer."""
+    if not conditions.is_sharded:
+        return None
+    name = layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
+    return type(model.get_submodule(name)[0]).__name__
 
 
 def _prefix_cache(model: Any, first_trained: int, shape: tuple[int, ...], folder: Path) -> Any:
     from mdel_assets.training.prefix_cache import PrefixCache, has_dropout
 
+    if not is_one_machine():
+        return None
     if has_dropout(model):
         _log.info("the model has dropout: states below layer %d are not kept", first_trained)
         return None
@@ -133,8 +198,9 @@ def last_whole_checkpoint(work_folder: Path) -> Path | None:
                 (json.loads((path / "trainer_state.json").read_text())["global_step"], path)
             )
         except (FileNotFoundError, json.JSONDecodeError):
-            _log.warning("%s is incomplete and is removed", path)
-            shutil.rmtree(path)
+            if is_first_process():
+                _log.warning("%s is incomplete and is removed", path)
+                shutil.rmtree(path)
     if not found:
         return None
     _log.info("going on from %s", max(found)[1])
@@ -142,57 +208,23 @@ def last_whole_checkpoint(work_folder: Path) -> Path | None:
 
 
 class _Blocks:
-    """Blocks in the order of the schedule, as the Trainer's dataset."""
+    """Blocks as the Trainer's dataset, in the order of a schedule where there is one."""
 
-    def __init__(self, blocks_NT: NDArray[np.int32], order: NDArray[np.int64]) -> None:
+    def __init__(
+        self, blocks_NT: NDArray[np.int32], order: NDArray[np.int64] | None = None
+    ) -> None:
         self.blocks = blocks_NT
         self.order = order
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.blocks) if self.order is None else len(self.order)
 
-    def __getitem__(self, position: int) -> dict[str, "torch.Tensor"]:
+    def __getitem__(self, position: int) -> "dict[str, torch.Tensor]":
         import torch
 
-        block = self.order[position]
-        ids = torch.from_numpy(self.blocks[block].astype(np.int64))
-        return {"input_ids": ids, "block": torch.tensor(block)}
-
-
-def _arguments(settings: Optimization, folder: Path) -> Any:
-    import torch
-    from transformers import TrainingArguments
-
-    steps = settings.num_steps
-    micro_batch = settings.micro_batch_size or settings.batch_size
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=settings.batch_size // micro_batch,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_schedule,
-        warmup_steps=math.ceil(settings.warmup_ratio * steps),
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.adam_beta1,
-        adam_beta2=settings.adam_beta2,
-        adam_epsilon=settings.adam_epsilon,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.dtype == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        optim="adamw_torch",
-        seed=settings.seed,
-        train_sampling_strategy="sequential",
-        logging_steps=max(1, steps // _NUM_LOG_POINTS),
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=max(1, math.ceil(steps / _NUM_CHECKPOINTS)),
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-    )
+        block = position if self.order is None else self.order[position]
+        ids = {"input_ids": torch.from_numpy(self.blocks[block].astype(np.int64))}
+        return ids if self.order is None else ids | {"block": torch.tensor(block)}
 
 
 def validation_loss(model: Any, blocks_NT: NDArray[np.int32], *, batch_size: int) -> float:

@@ -27,22 +27,29 @@ def read_texts(path: Path, *, domain: str | None = None) -> list[str]:
 
 
 def pack(
-    texts: Sequence[str], tokenizer: Any, *, block_size: int, num_blocks: int, seed: int
+    texts: Sequence[str],
+    tokenizer: Any,
+    *,
+    block_size: int,
+    num_blocks: int | None,
+    seed: int,
+    max_documents: int | None = None,
 ) -> NDArray[np.int32]:
     """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``texts``.
+
+    Of the shuffled texts only the first ``max_documents`` are taken.
 
     Raises:
         TrainingError: the texts hold fewer tokens than one block, or the tokenizer has no
             end-of-text token.
 
     """
-    wanted = num_blocks * block_size
     pieces: list[NDArray[np.int32]] = []
     have = 0
-    for tokens in tokenized_documents(texts, tokenizer, seed=seed):
+    for tokens in tokenized_documents(texts, tokenizer, seed=seed, limit=max_documents):
         pieces.append(tokens)
         have += len(tokens)
-        if have >= wanted:
+        if num_blocks is not None and have >= num_blocks * block_size:
             break
     if have < block_size:
         raise TrainingError(
@@ -50,7 +57,8 @@ def pack(
             f"Lower training.block_size, or give the domain more text."
         )
     packed = np.concatenate(pieces)
-    count = min(num_blocks, len(packed) // block_size)
+    count = len(packed) // block_size
+    count = count if num_blocks is None else min(num_blocks, count)
     return packed[: count * block_size].reshape(count, block_size)
 
 
@@ -67,9 +75,11 @@ def schedule(num_blocks: int, *, num_samples: int, seed: int) -> NDArray[np.int6
 
 
 def tokenized_documents(
-    texts: Sequence[str], tokenizer: Any, *, seed: int
+    texts: Sequence[str], tokenizer: Any, *, seed: int, limit: int | None = None
 ) -> Iterator[NDArray[np.int32]]:
     """Yield the token ids of each of ``texts``, in a seeded order, with end-of-text behind them.
+
+    At most ``limit`` of them.
 
     Raises:
         TrainingError: the tokenizer has no end-of-text token.
@@ -78,7 +88,7 @@ def tokenized_documents(
     end_of_text = tokenizer.eos_token_id
     if end_of_text is None:
         raise TrainingError("The seed model's tokenizer has no eos_token to put between documents.")
-    order = np.random.default_rng(seed).permutation(len(texts))
+    order = np.random.default_rng(seed).permutation(len(texts))[:limit]
     for start in range(0, len(order), _DOCUMENTS_PER_CALL):
         batch = [texts[i] for i in order[start : start + _DOCUMENTS_PER_CALL]]
         for tokens in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ModelSource, Pretraining
+from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import (
     check_tokenizer_fits,
@@ -23,6 +24,7 @@ from mdel_assets.training.optimize import TrainingHistory, optimize, validation_
 from mdel_assets.training.package_models import package_licence, resolve_model
 from mdel_assets.training.packing import pack, read_texts
 from mdel_assets.training.stated_licences import stated_licence
+from mdel_assets.training.trained_model import put_tensors
 
 _log = logging.getLogger(__name__)
 END_OF_TEXT = "<|endoftext|>"
@@ -62,17 +64,17 @@ def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult
 
 def pretrain_seed(
     pretraining: Pretraining,
-    folder: Path,
+    folder: Path | None,
     *,
     datasets: Mapping[str, Path],
     work_folder: Path,
-    max_seconds: float | None = None,
-) -> SeedResult:
+    conditions: Conditions = NO_CONDITIONS,
+) -> SeedResult | None:
     """Train a tokenizer and a model from scratch on the domains' own training text.
 
     ``datasets`` maps each present domain to its dataset folder. Every domain gives the same share
     of the tokens, as far as its text reaches: a corpus ruled by one domain would make a seed that
-    knows no other.
+    knows no other. Without ``folder`` another process saves it, and nothing is returned.
 
     Raises:
         TrainingError: the model configuration is refused by transformers, or training diverged.
@@ -86,40 +88,53 @@ def pretrain_seed(
         text
         for domain, path in datasets.items()
         for text in _limited(
-            read_texts(path / "train.parquet", domain=domain),
-            limit=8 * pretraining.num_tokens // len(datasets),
+            read_texts(path / "train.parquet", domain=domain)[: pretraining.max_train_documents],
+            limit=_characters_wanted(pretraining, len(datasets)),
         )
     ]
     tokenizer = train_tokenizer(texts, vocab_size=pretraining.vocab_size)
     set_seed(pretraining.seed)
     with torch.device("cpu"):
         model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
-    num_blocks = max(1, pretraining.num_steps * pretraining.batch_size)
+    whole = pretraining.num_epochs is not None
     blocks = pack(
         texts,
         tokenizer,
         block_size=pretraining.block_size,
-        num_blocks=num_blocks,
+        num_blocks=None if whole else pretraining.num_steps * pretraining.batch_size,
         seed=pretraining.seed,
     )
-    history = optimize(model, blocks, pretraining, work_folder=work_folder, max_seconds=max_seconds)
+    settings = pretraining.of_length(len(blocks))
+    trained = optimize(model, blocks, settings, work_folder=work_folder, conditions=conditions)
+    if folder is None:
+        return None
+    with torch.device("cpu"):
+        model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
+    put_tensors(model, trained.tensors)
+    loss = _held_out_loss(model, tokenizer, pretraining, datasets=datasets)
+    saved = _save(model, tokenizer, folder)
+    return dataclasses.replace(saved, history=trained.history, validation_loss=loss)
+
+
+def _held_out_loss(
+    model: Any, tokenizer: Any, pretraining: Pretraining, *, datasets: Mapping[str, Path]
+) -> float | None:
+    """Return the loss over held-out text of all domains, or None where there is none."""
     held_out = [
         text
         for domain, path in datasets.items()
         for text in read_texts(path / "validation_domain.parquet", domain=domain)
     ]
-    loss = None
-    if held_out:
-        blocks = pack(
-            held_out,
-            tokenizer,
-            block_size=pretraining.block_size,
-            num_blocks=pretraining.num_validation_blocks,
-            seed=pretraining.seed,
-        )
-        loss = validation_loss(model, blocks, batch_size=pretraining.batch_size)
-    saved = _save(model.cpu(), tokenizer, folder)
-    return dataclasses.replace(saved, history=history, validation_loss=loss)
+    if not held_out:
+        return None
+    blocks = pack(
+        held_out,
+        tokenizer,
+        block_size=pretraining.block_size,
+        num_blocks=pretraining.num_validation_blocks,
+        seed=pretraining.seed,
+    )
+    return validation_loss(model, blocks, batch_size=pretraining.batch_size)
 
 
 def train_tokenizer(texts: Sequence[str], *, vocab_size: int) -> Any:
@@ -173,8 +188,17 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> SeedResult:
     )
 
 
-def _limited(texts: list[str], *, limit: int) -> list[str]:
+def _characters_wanted(pretraining: Pretraining, num_domains: int) -> int | None:
+    """Return how much of a domain's text is enough, more than its share of the tokens holds."""
+    if pretraining.num_epochs is not None:
+        return None
+    return 8 * pretraining.num_tokens_read // num_domains
+
+
+def _limited(texts: list[str], *, limit: int | None) -> list[str]:
     """Return the first texts whose characters together reach ``limit``."""
+    if limit is None:
+        return texts
     kept, size = [], 0
     for text in texts:
         if size >= limit:

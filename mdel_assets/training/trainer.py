@@ -8,38 +8,96 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import Trainer, TrainerCallback
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.training.processes import any_process
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0
 _WEIGHTS_NAME = "trained.safetensors"
+# What `LanguageModelLoss` puts before the names of its model's parameters.
+_LOSS_PREFIX = "model."
 
 
 class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     """A Trainer whose checkpoints hold the trained tensors only; the others are the seed's."""
 
+    watch: "Watch"
+
+    def watched_by(self, watch: "Watch") -> Self:
+        """Let ``watch`` measure the pace, and print nothing besides what it logs."""
+        self.remove_callback(PrinterCallback)
+        self.watch = watch
+        return self
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Shard parameters on processors too, which the library does on accelerators only."""
+        super().create_accelerator_and_postprocess()
+        plugin = self.args.fsdp_plugin_args
+        if plugin is None or self.is_fsdp_enabled:
+            return
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+        state = self.accelerator.state
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin)
+        if self.args.bf16:
+            state.fsdp_plugin.set_mixed_precision("bf16")
+        self.is_fsdp_enabled = True
+
     def train_from(self, checkpoint: Path | None) -> None:
         """Train from the beginning, or go on from a checkpoint."""
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return the trained tensors, whole, by the model's own names; all processes have to ask.
+
+        In fp32, on the processor.
+        """
+        return {
+            name.removeprefix(_LOSS_PREFIX): _whole(tensor).detach().cpu().contiguous()
+            for name, tensor in self._trained().items()
+        }
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, besides what the Trainer does, the pace since the last entry."""
+        if "loss" in logs:
+            logs["tokens_per_second"] = self.watch.pace_since_asked(self.state.global_step)
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        prediction_loss_only: bool,  # noqa: FBT001  (the library's own way)
+        ignore_keys: Any = None,
+    ) -> tuple[Tensor, None, None]:
+        """Return a batch's loss, which is all that the model gives."""
+        prepared = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return model(**prepared)["loss"].detach(), None, None
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Parts of sharded tensors come from all processes; one of them writes.
+        tensors = self.trained_tensors() if self.args.should_save or self.is_fsdp_enabled else {}
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {n: t.detach().cpu().contiguous() for n, t in self._trained().items()}
         save_file(tensors, folder / _WEIGHTS_NAME)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         tensors = load_file(Path(resume_from_checkpoint) / _WEIGHTS_NAME)
-        own = self._trained()
+        own = {name.removeprefix(_LOSS_PREFIX): t for name, t in self._trained().items()}
         if own.keys() != tensors.keys():
             raise TrainingError(
                 f"{resume_from_checkpoint} holds other tensors than are trained now: "
@@ -47,11 +105,28 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
                 f"{Path(resume_from_checkpoint).parent}."
             )
         for name, tensor in own.items():
-            tensor.data.copy_(tensors[name])
+            tensor.data.copy_(_placed_as(tensor, tensors[name]))
 
     def _trained(self) -> dict[str, Any]:
         assert self.model is not None
-        return {n: tensor for n, tensor in self.model.named_parameters() if tensor.requires_grad}
+        named = self.accelerator.unwrap_model(self.model).named_parameters()
+        return {n: tensor for n, tensor in named if tensor.requires_grad}
+
+
+def _whole(tensor: Any) -> Tensor:
+    """Return a tensor that may be spread over the processes in one piece."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
+
+
+def _placed_as(tensor: Any, values: Tensor) -> Tensor:
+    """Return ``values`` spread over the processes as ``tensor`` is."""
+    if not hasattr(tensor, "full_tensor"):
+        return values
+    from torch.distributed.tensor import distribute_tensor
+
+    device = tensor.to_local().device
+    return distribute_tensor(values.to(device), tensor.device_mesh, tensor.placements)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -67,13 +142,13 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.terminated = terminated
         self.max_seconds = max_seconds
         self.stopped_for = ""
-        self.first_step = 0
-        self.started = self.reported = time.monotonic()
+        self.first_step = self.asked_step = 0
+        self.started = self.reported = self.asked = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where the run begins."""
-        self.first_step = state.global_step
-        self.started = self.reported = time.monotonic()
+        self.first_step = self.asked_step = state.global_step
+        self.started = self.reported = self.asked = time.monotonic()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
@@ -92,9 +167,11 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Look at clock and signals."""
         now = time.monotonic()
         if state.global_step < self.settings.num_steps:
-            if self.terminated.is_set():
+            is_over = self.max_seconds is not None and now - self.started > self.max_seconds
+            # All processes have to stop at the same step.
+            if any_process(says=self.terminated.is_set()):
                 self.stopped_for = "it was told to end (SIGTERM)"
-            elif self.max_seconds is not None and now - self.started > self.max_seconds:
+            elif any_process(says=is_over):
                 self.stopped_for = f"its {self.max_seconds:g} seconds are over"
             if self.stopped_for:
                 control.should_save = control.should_training_stop = True
@@ -104,8 +181,18 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def tokens_per_second(self, step: int) -> float:
         """Return the pace up to ``step``, since this process began."""
-        tokens = (step - self.first_step) * self.settings.batch_size * self.settings.block_size
-        return tokens / max(time.monotonic() - self.started, 1e-9)
+        return self._pace(step - self.first_step, time.monotonic() - self.started)
+
+    def pace_since_asked(self, step: int) -> float:
+        """Return the tokens per second since this was last asked for."""
+        now = time.monotonic()
+        pace = self._pace(step - self.asked_step, now - self.asked)
+        self.asked_step, self.asked = step, now
+        return pace
+
+    def _pace(self, num_steps: int, seconds: float) -> float:
+        settings = self.settings
+        return num_steps * settings.batch_size * settings.block_size / max(seconds, 1e-9)
 
     def _log_progress(self, step: int) -> None:
         settings, pace = self.settings, self.tokens_per_second(step)

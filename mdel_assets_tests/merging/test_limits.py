@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mdel_assets import steps
+from mdel_assets import steps, steps_training
 from mdel_assets.merging.methods import METHODS
 from mdel_assets_tests.merging.folders import save_folder
 from mdel_assets_tests.merging.test_properties import OPTIONS
@@ -83,7 +83,7 @@ def test_a_killed_merge_leaves_nothing_under_the_final_name(lineage, home, tmp_p
         steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
         steps.route_shard(lineage, shard.key)
     steps.assemble_domain_datasets(lineage, experiment.domain_keys)
-    steps.make_seed(lineage, cache=home.cache)
+    steps_training.make_seed(lineage, cache=home.cache)
     torch.manual_seed(0)
     numbers = {f"layers.{n}.w": torch.randint(0, 100, (2048, 4096)) for n in range(12)}
     tensors = {name: tensor.float() for name, tensor in numbers.items()}

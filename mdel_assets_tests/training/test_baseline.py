@@ -29,25 +29,40 @@ def documents_in(blocks, tokenizer):
 
 def test_dense_reads_what_the_experts_read(make_model, datasets):
     tokenizer = load_tokenizer(make_model())
-    training = TRAINING.model_copy(update={"num_tokens": 2 * 2048})
-    blocks = mixed_blocks(datasets, tokenizer, training, part=None)
+    blocks = mixed_blocks(datasets, tokenizer, TRAINING, num_experts=2, part=None)
     experts = [
         pack(
             pq.read_table(folder / "train.parquet").column("text").to_pylist(),
             tokenizer,
             block_size=32,
             num_blocks=64,
-            seed=training.seed,
+            seed=TRAINING.seed,
         )
         for folder in datasets.values()
     ]
     assert np.array_equal(blocks, np.concatenate(experts))
 
 
+def test_dense_of_so_many_epochs_reads_what_the_experts_read_of_each_dataset(make_model, datasets):
+    tokenizer = load_tokenizer(make_model())
+    training = TRAINING.model_copy(update={"num_epochs": 2.0})
+    blocks = mixed_blocks(datasets, tokenizer, training, num_experts=2, part=None)
+    sizes = []
+    for folder in datasets.values():
+        texts = pq.read_table(folder / "train.parquet").column("text").to_pylist()
+        tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        sizes.append(sum(map(len, tokens)) + len(texts))
+    # A whole number of steps of four blocks.
+    assert abs(blocks.size - 2 * sum(sizes)) <= 4 * 32 / 2
+    first = round(blocks.size * sizes[0] / sum(sizes))
+    ends = blocks.ravel() == tokenizer.eos_token_id
+    assert ends[:first].sum() == pytest.approx(2 * 60, abs=1)
+    assert ends[first:].sum() == pytest.approx(2 * 60, abs=1)
+
+
 def test_a_short_dataset_is_read_again(make_model, datasets):
     tokenizer = load_tokenizer(make_model())
-    long = TRAINING.model_copy(update={"num_tokens": 2 * 16 * 2048})
-    blocks = mixed_blocks(datasets, tokenizer, long, part=None)
+    blocks = mixed_blocks(datasets, tokenizer, TRAINING, num_experts=32, part=None)
     assert blocks.shape == (2048, 32)
     first_half = blocks[:1024].ravel()
     (length,) = {np.flatnonzero(first_half == tokenizer.eos_token_id)[59] + 1}
@@ -63,11 +78,11 @@ def test_parts_share_no_document_and_leave_none_out(make_model, datasets):
         for text in pq.read_table(folder / "train.parquet").column("text").to_pylist()
     }
     # Enough tokens that every document of a part is read whole at least once.
-    long = TRAINING.model_copy(update={"num_tokens": 2 * 16 * 2048})
-    seen = [
-        documents_in(mixed_blocks(datasets, tokenizer, long, part=Part(i, 2)), tokenizer) & texts
+    blocks = [
+        mixed_blocks(datasets, tokenizer, TRAINING, num_experts=32, part=Part(i, 2))
         for i in range(2)
     ]
+    seen = [documents_in(own, tokenizer) & texts for own in blocks]
     assert seen[0] | seen[1] == texts
     assert not seen[0] & seen[1]
     assert min(len(part) for part in seen) > 40
@@ -79,7 +94,7 @@ def test_a_baseline_learns_all_domains_and_leaves_frozen_tensors_alone(
     (tmp_path / "out").mkdir()
     result = train_baseline(
         TRAINING,
-        num_tokens=4096,
+        num_experts=2,
         seed_folder=make_model(),
         dataset_folders=datasets,
         folder=tmp_path / "out",
@@ -98,4 +113,4 @@ def test_a_part_without_documents_is_refused(make_model, datasets, tmp_path):
     (key,) = pq.read_table(tmp_path / "train.parquet").column("document_id").to_pylist()
     (empty,) = [part for part in parts if not part.holds(key)]
     with pytest.raises(TrainingError, match="random_split: false"):
-        mixed_blocks({"tiny": tmp_path}, tokenizer, TRAINING, part=empty)
+        mixed_blocks({"tiny": tmp_path}, tokenizer, TRAINING, num_experts=1, part=empty)

@@ -10,21 +10,7 @@ from safetensors.torch import load_file, save_file
 from mdel_assets.errors import TrainingError
 from mdel_assets.training.expert import differing_tensors, train_expert
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
-from mdel_assets_tests.conftest import TRAINING, make_document, write_split
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset")
-    for split, label, first, count in (
-        ("train", "ArXiv", 0, 60),
-        ("validation_domain", "ArXiv", 100, 12),
-        ("validation_pile", "Github", 100, 12),
-    ):
-        documents = [make_document(label, first + i) for i in range(count)]
-        texts = [d["text"] for d in documents]
-        write_split(folder / f"{split}.parquet", texts, domain=label)
-    return folder
+from mdel_assets_tests.conftest import TRAINING
 
 
 def train(seed_folder, dataset, folder, training=TRAINING):

@@ -122,8 +122,8 @@ def test_training_with_kept_states_ends_in_the_same_weights(make_model, tmp_path
         settings = TRAINING.model_copy(
             update={"cache_prefix": is_kept, "batch_size": 1, "num_tokens": 32 * 18}
         )
-        optimize(model, blocks, settings, work_folder=tmp_path / name, first_trained=2)
+        trained = optimize(model, blocks, settings, work_folder=tmp_path / name, first_trained=2)
         assert (tmp_path / name / "prefix.float32").exists() == is_kept
-        ended.append(model.state_dict())
+        ended.append(trained.tensors)
     for name, tensor in ended[0].items():
         assert torch.equal(tensor, ended[1][name]), name

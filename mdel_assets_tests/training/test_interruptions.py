@@ -10,24 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from mdel_assets.errors import TrainingInterruptedError
+from mdel_assets.training.conditions import Conditions
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.optimize import last_whole_checkpoint
-from mdel_assets_tests.conftest import TRAINING, make_document, write_split
+from mdel_assets_tests.conftest import TRAINING
 
 LONG = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 240})
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset")
-    for split, label, first, count in (
-        ("train", "ArXiv", 0, 60),
-        ("validation_domain", "ArXiv", 100, 12),
-        ("validation_pile", "Github", 100, 12),
-    ):
-        texts = [make_document(label, first + i)["text"] for i in range(count)]
-        write_split(folder / f"{split}.parquet", texts, domain=label)
-    return folder
 
 
 class Run:
@@ -40,6 +28,7 @@ class Run:
         self.code = f"""
 from pathlib import Path
 from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.training.conditions import Conditions
 from mdel_assets.training.expert import train_expert
 train_expert(
     ExpertTraining.model_validate_json({LONG.model_dump_json()!r}),
@@ -128,7 +117,7 @@ def test_a_training_out_of_time_goes_on_until_it_is_done(seed, dataset, whole, t
     before = signal.getsignal(signal.SIGTERM)
     for _ in range(3):
         with pytest.raises(TrainingInterruptedError, match=r"of 240: its 0\.01 seconds are over"):
-            train_expert(LONG, max_seconds=0.01, **options)
+            train_expert(LONG, conditions=Conditions(max_seconds=0.01), **options)
     assert signal.getsignal(signal.SIGTERM) is before
     assert last_whole_checkpoint(tmp_path / "work") is not None
     train_expert(LONG, **options)

@@ -1,0 +1,84 @@
+"""The assets of a sweep: experts trained in other ways, and the report that compares them."""
+
+import dagster as dg
+
+from mdel_assets import steps_sweep
+from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
+from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.resources import Compute, Tracking, Workspace
+from mdel_assets.defs.training import trained_result
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS
+
+_CHECK = "frozen_weights_unchanged"
+
+
+def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """Return `variant_expert` and `sweep_report`; none where the experiment has no variants."""
+    if partitions.variant is None:
+        return []
+
+    @dg.asset(
+        group_name="training",
+        partitions_def=partitions.variant,
+        deps=[
+            dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping()),
+            "seed_model",
+        ],
+        owners=OWNERS,
+        kinds={"pytorch", "huggingface"},
+        code_version=CODE_VERSIONS["variant_expert"],
+        check_specs=[dg.AssetCheckSpec(_CHECK, asset="variant_expert", blocking=True)],
+        pool="gpu",
+    )
+    def variant_expert(
+        context: dg.AssetExecutionContext,
+        workspace: Workspace,
+        compute: Compute,
+        tracking: Tracking,
+    ) -> dg.MaterializeResult:
+        """An expert trained with some settings changed, as `variants` in the experiment has them.
+
+        Other layers, another learning rate, or the domain's own documents only.
+        """
+        lineage = workspace.lineage(experiment)
+        name = context.partition_key
+        if name not in lineage.present_variants():
+            return absent(f"variant-{name}", _CHECK)
+        record = compute.make(
+            context,
+            lineage,
+            "variant_expert",
+            name,
+            workspace=workspace,
+            tracker=tracking.tracker(experiment),
+        )
+        return trained_result(record, lineage.store.variant(name))
+
+    @dg.asset(
+        group_name="evaluation",
+        deps=[dg.AssetDep("token_scores", partition_mapping=dg.AllPartitionMapping())],
+        owners=OWNERS,
+        kinds={"parquet", "matplotlib"},
+        code_version=CODE_VERSIONS["sweep_report"],
+    )
+    def sweep_report(workspace: Workspace) -> dg.MaterializeResult:
+        """What each variant gains on its own domain and on general text, beside the expert.
+
+        Changes against the seed in bits per byte, with paired 95 % intervals.
+        """
+        from mdel_assets.evaluation.sweep import draw_sweep, sweep_markdown, sweep_rows
+
+        lineage = workspace.lineage(experiment)
+        record = steps_sweep.make_sweep_report(lineage)
+        entries = steps_sweep.read_sweep(lineage)
+        return dg.MaterializeResult(
+            metadata={
+                "sweep": chart(draw_sweep(entries), "what each variant gains"),
+                "changes": dg.MetadataValue.md(sweep_markdown(entries)),
+                "rows": table(sweep_rows(entries)),
+                **provenance(record, lineage.store.sweep()),
+            }
+        )
+
+    return [variant_expert, sweep_report]

@@ -1,0 +1,109 @@
+"""A trained model on disk: the seed's files with the trained tensors in their place.
+
+``full``: a model folder like any other. ``delta``: the seed's own weight files, linked, and one
+more file that holds the trained tensors; the index says which tensor lies where. Both are loaded
+by ``from_pretrained`` and read by merging and scoring alike, to the same bits. A linked file takes
+no room, and stays whole when the seed model is made anew.
+"""
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mdel_assets.errors import TrainingError
+from mdel_assets.merging.carry_over import carry_over
+from mdel_assets.merging.tensor_names import common_names
+from mdel_assets.tensor_files import INDEX_NAME, TensorFolder, torch_dtype, weight_files
+from mdel_assets.training.model_files import load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+Store = Literal["full", "delta"]
+
+
+def save_trained(
+    tensors: "Mapping[str, torch.Tensor]", folder: Path, *, seed_folder: Path, store: Store
+) -> None:
+    """Save the model of ``seed_folder`` with ``tensors``, by name, in place of its own.
+
+    Every tensor is stored in the dtype that the seed stores it in.
+    """
+    if store == "delta":
+        _save_delta(tensors, folder, seed_folder=seed_folder)
+        return
+    model = load_model(seed_folder, dtype="auto")
+    put_tensors(model, tensors)
+    model.save_pretrained(folder)
+    load_tokenizer(seed_folder).save_pretrained(folder)
+    del model
+    gc.collect()
+
+
+def put_tensors(model: Any, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Let parameters of ``model`` have the values of ``tensors``, rounded to their own dtype."""
+    own = dict(model.named_parameters())
+    for name, values in tensors.items():
+        own[name].data.copy_(values)
+
+
+def stored_names(names: Iterable[str], *, seed_folder: Path) -> dict[str, str]:
+    """Map parameters' names to those that the seed's files have for them.
+
+    Raises:
+        TrainingError: the files hold a parameter in another form than the model does in memory.
+
+    """
+    with TensorFolder(seed_folder) as seed:
+        common = common_names(seed.shapes)
+    wanted = {
+        name: common.get(name, common.get(common_names([name]).popitem()[0])) for name in names
+    }
+    found = {name: stored for name, stored in wanted.items() if stored is not None}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise TrainingError(
+            f"training.store is delta, but the seed's files have no tensor '{missing[0]}': this "
+            f"family is stored in another form than it is computed in. Use store: full."
+        )
+    return found
+
+
+def _common_name(name: str) -> str:
+    return next(iter(common_names([name])), name)
+
+
+def _save_delta(tensors: "Mapping[str, torch.Tensor]", folder: Path, *, seed_folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    names = stored_names(tensors, seed_folder=seed_folder)
+    parts = weight_files(seed_folder)
+    count = len(parts) + 1
+    # Where files hold a tensor twice, libraries that read them in order keep the last one.
+    linked = {part: f"model-{n:05}-of-{count:05}.safetensors" for n, part in enumerate(parts, 1)}
+    trained = f"model-{count:05}-of-{count:05}.safetensors"
+    with TensorFolder(seed_folder) as seed:
+        changed = {
+            names[name]: values.to(torch_dtype(seed.dtypes[names[name]])).contiguous()
+            for name, values in tensors.items()
+        }
+        places = {name: linked[tensor.path] for name, tensor in seed.stored.items()}
+        total = sum(tensor.size_bytes for tensor in seed.stored.values())
+    for part, name in linked.items():
+        _link(part, folder / name)
+    save_file(changed, folder / trained, metadata={"format": "pt"})
+    places |= dict.fromkeys(changed, trained)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    carry_over(seed_folder, folder, dtype=None)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Not every file system has links: a copy is the same model, and takes its room.
+        shutil.copyfile(source, target)

@@ -1,0 +1,173 @@
+"""Training through workers: the same expert, whatever started the processes that train it."""
+
+import json
+import shutil
+
+import dagster as dg
+import pytest
+from safetensors.torch import load_file
+
+from mdel_assets import steps, steps_training
+from mdel_assets.definitions import build_definitions
+from mdel_assets.errors import TrainingError
+from mdel_assets.home import MdelHome
+from mdel_assets.training.processes import require_processes
+from mdel_assets.worker import WorkerSpec, run_worker
+from mdel_assets_tests.conftest import PICO, pico_experiment
+
+# Dagster warns of its own Pipes.
+pytestmark = pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview")
+KIND, DOMAIN = "expert_model", "arxiv"
+TOGETHER = {"engine": "accelerate", "num_processes": 2}
+
+
+@pytest.fixture(scope="module")
+def branched(corpus, tmp_path_factory):
+    """A home with datasets and a seed, and no expert yet."""
+    home = MdelHome(tmp_path_factory.mktemp("branched"))
+    experiment = pico_experiment(corpus)
+    lineage = home.lineage(experiment)
+    for shard in experiment.shards():
+        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
+        steps.route_shard(lineage, shard.key)
+    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
+    steps_training.make_seed(lineage, cache=home.cache)
+    return experiment, home
+
+
+@pytest.fixture
+def place(branched, tmp_path):
+    shutil.copytree(branched[1].root, tmp_path / "home")
+    return MdelHome(tmp_path / "home")
+
+
+def train(experiment, home, **compute):
+    """Materialize one expert; return the run's result and the expert's artifact."""
+    job = build_definitions(experiment, home).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(KIND)],
+            partition_key=DOMAIN,
+            run_config={"resources": {"compute": {"config": compute}}},
+            raise_on_error=False,
+        )
+    return result, home.lineage(experiment).store.expert(DOMAIN)
+
+
+def weights(artifact):
+    return load_file(artifact.folder / "model.safetensors")
+
+
+def failure(result):
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    error = event.step_failure_data.error
+    return (error.cause or error).message
+
+
+@pytest.fixture(scope="module")
+def alone(branched, tmp_path_factory):
+    """The expert as the step's own process trains it."""
+    home = MdelHome(tmp_path_factory.mktemp("alone") / "home")
+    shutil.copytree(branched[1].root, home.root)
+    result, artifact = train(branched[0], home)
+    assert result.success
+    return artifact
+
+
+@pytest.mark.slow
+def test_a_worker_makes_the_same_bits_and_its_log_is_dagsters(branched, place, alone):
+    result, artifact = train(branched[0], place, engine="accelerate")
+    assert result.success
+    ours, theirs = weights(artifact), weights(alone)
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert artifact.require().fingerprint == alone.require().fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_train_the_expert_of_one(branched, place, alone, sharded):
+    """Data parallel and sharded, with a stop in between that both processes have to agree on."""
+    compute = TOGETHER | {"sharded": sharded}
+    result, artifact = train(branched[0], place, **compute, max_seconds=0.0)
+    assert "its 0 seconds are over. Run the same command again" in failure(result)
+    (checkpoint,) = artifact.folder.parents[2].glob("work/expert_model-*/checkpoint-1")
+    # Only a sharded model leaves its shards' files.
+    assert bool(list(checkpoint.glob("*fsdp*"))) == sharded
+    result, artifact = train(branched[0], place, **compute)
+    assert result.success
+    ours, theirs = artifact.require().details, alone.require().details
+    assert ours["history"]["num_processes"] == 2
+    for split, loss in theirs["losses_after"].items():
+        assert ours["losses_after"][split] == pytest.approx(loss, rel=1e-3)
+    together, single = (dict(r["history"]["curves"]["loss"]) for r in (ours, theirs))
+    assert together.keys() == single.keys()
+    assert all(together[step] == pytest.approx(single[step], rel=1e-3) for step in single)
+    assert ours["changed_though_frozen"] == []
+    assert not list(artifact.folder.parents[2].glob("work/expert_model-*"))
+
+
+@pytest.mark.slow
+def test_a_workers_error_is_the_runs_with_its_remedy(corpus, place):
+    training = PICO["training"] | {"trained_layers": [7]}
+    experiment = pico_experiment(corpus, training=training)
+    result, artifact = train(experiment, place, engine="accelerate")
+    assert failure(result).startswith("mdel_assets.errors.TrainingError")
+    assert "layer 7 does not exist; the seed model has 3 layers" in failure(result)
+    assert not artifact.folder.exists()
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_killed_says_to_run_again(branched, place):
+    command = ["/bin/sh", "-c", "kill -9 $$"]
+    result, _ = train(branched[0], place, engine="accelerate", launcher=command)
+    assert "was killed, or could not start" in failure(result)
+    assert "goes on from its last checkpoint" in failure(result)
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        ({"engine": "acelerate"}, "Did you mean 'accelerate'?"),
+        ({"num_processes": 2}, "set compute.engine to accelerate"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_runs(
+    branched, place, compute, message
+):
+    result, artifact = train(branched[0], place, **compute)
+    assert message in failure(result)
+    assert not artifact.folder.exists()
+
+
+def test_a_launcher_that_starts_another_number_of_processes_is_refused(branched, place, tmp_path):
+    spec = WorkerSpec(
+        experiment=branched[0].model_dump(mode="json", by_alias=True, exclude_unset=True),
+        home=str(place.root),
+        kind=KIND,
+        key=DOMAIN,
+        num_processes=2,
+        tracking_folder=str(tmp_path),
+        tracking_mode="disabled",
+    )
+    spec.write(tmp_path / "spec.json")
+    with pytest.raises(TrainingError, match=r"to start 2 processes .* finds 1"):
+        run_worker(tmp_path / "spec.json")
+    require_processes(1)
+
+
+def test_a_specification_holds_the_whole_experiment(branched, tmp_path):
+    from mdel_assets.experiment import Experiment
+
+    experiment = branched[0]
+    content = experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert Experiment.model_validate(json.loads(json.dumps(content))) == experiment
+
+
+def test_a_batch_that_does_not_divide_by_the_processes_is_refused(monkeypatch, tmp_path):
+    from mdel_assets.training.trainer_arguments import training_arguments
+    from mdel_assets_tests.conftest import TRAINING
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(TrainingError, match=r"batch_size 4 is not a multiple of the 3 processes"):
+        training_arguments(TRAINING, tmp_path)

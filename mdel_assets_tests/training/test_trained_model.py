@@ -1,0 +1,117 @@
+"""Experts kept as what changed: a link to the seed's file, and a file of the trained tensors."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mdel_assets.errors import TrainingError
+from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.training.expert import train_expert
+from mdel_assets.training.trained_model import save_trained, stored_names
+from mdel_assets_tests.conftest import TRAINING
+
+TRAINED = "model-00002-of-00002.safetensors"
+
+
+def train(seed, dataset, folder, store):
+    folder.mkdir()
+    return train_expert(
+        TRAINING.model_copy(update={"store": store}),
+        seed_folder=seed,
+        dataset_folder=dataset,
+        folder=folder,
+        work_folder=folder.with_suffix(".work"),
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_delta_loads_to_the_bits_of_the_whole_model(make_model, dataset, tmp_path, family, dtype):
+    seed = make_model(family, dtype=dtype)
+    full = train(seed, dataset, tmp_path / "full", "full")
+    delta = train(seed, dataset, tmp_path / "delta", "delta")
+    assert delta.changed_though_frozen == []
+    assert delta.losses_after == full.losses_after
+    whole, parts = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict()
+        for name in ("full", "delta")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    ids = [
+        AutoTokenizer.from_pretrained(tmp_path / n)("let epsilon").input_ids
+        for n in ("full", "delta")
+    ]
+    assert ids[0] == ids[1]
+    with TensorFolder(tmp_path / "full") as one, TensorFolder(tmp_path / "delta") as other:
+        assert one.shapes == other.shapes
+        assert one.dtypes == other.dtypes
+        assert all(torch.equal(one.read(name), other.read(name)) for name in one.shapes)
+
+
+def test_a_delta_takes_no_more_room_than_what_was_trained(make_model, dataset, tmp_path):
+    seed = make_model()
+    train(seed, dataset, tmp_path / "delta", "delta")
+    linked = tmp_path / "delta" / "model-00001-of-00002.safetensors"
+    assert linked.samefile(seed / "model.safetensors")
+    trained = load_file(tmp_path / "delta" / TRAINED)
+    assert trained
+    assert all(".layers.1." in name or ".layers.2." in name for name in trained)
+
+
+def test_a_delta_outlives_a_seed_that_is_made_anew(make_model, dataset, tmp_path):
+    seed = tmp_path / "seed"
+    shutil.copytree(make_model(), seed)
+    train(seed, dataset, tmp_path / "delta", "delta")
+    before = AutoModelForCausalLM.from_pretrained(tmp_path / "delta").state_dict()
+    other = {n: torch.zeros_like(t) for n, t in load_file(seed / "model.safetensors").items()}
+    (seed / "model.safetensors").unlink()
+    save_file(other, seed / "model.safetensors", metadata={"format": "pt"})
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "delta").state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_delta_of_a_seed_in_several_files(make_model, tmp_path):
+    seed = AutoModelForCausalLM.from_pretrained(make_model())
+    seed.save_pretrained(tmp_path / "seed", max_shard_size="40KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(make_model() / name, tmp_path / "seed" / name)
+    assert len(list((tmp_path / "seed").glob("*.safetensors"))) > 2
+    changed = {"lm_head.weight": torch.full_like(seed.lm_head.weight, 0.5)}
+    (tmp_path / "delta").mkdir()
+    save_trained(changed, tmp_path / "delta", seed_folder=tmp_path / "seed", store="delta")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "delta").state_dict()
+    for name, tensor in seed.state_dict().items():
+        expected = changed.get(name, tensor)
+        assert torch.equal(found[name], expected), name
+
+
+def test_an_output_layer_stored_under_its_other_name_is_found(make_model, tmp_path):
+    shutil.copytree(make_model(), tmp_path / "seed")
+    path = tmp_path / "seed" / "model.safetensors"
+    tensors = load_file(path)
+    stored = {n.replace("lm_head.", "embed_out."): t for n, t in tensors.items()}
+    save_file(stored, path, metadata={"format": "pt"})
+    names = stored_names(["lm_head.weight"], seed_folder=tmp_path / "seed")
+    assert names == {"lm_head.weight": "embed_out.weight"}
+
+
+def test_a_parameter_that_files_hold_in_another_form_is_refused(make_model):
+    with pytest.raises(TrainingError, match=r"another form than it is computed in.*store: full"):
+        stored_names(["layers.0.mlp.experts.gate_up_proj"], seed_folder=make_model())
+
+
+def test_an_index_that_names_a_tensor_its_file_lacks_is_refused(make_model, dataset, tmp_path):
+    from mdel_assets.errors import MergeError
+
+    train(make_model(), dataset, tmp_path / "delta", "delta")
+    index = tmp_path / "delta" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["gpt_neox.embed_in.weight"] = TRAINED
+    index.write_text(json.dumps(content))
+    with pytest.raises(MergeError, match=r"lacks 'gpt_neox\.embed_in\.weight'"):
+        TensorFolder(tmp_path / "delta")
