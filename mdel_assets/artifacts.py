@@ -266,6 +266,10 @@ class ArtifactStore:
         """The model that one recipe makes."""
         return self._folder("merged_model", recipe, "models", "merged", recipe)
 
+    def search(self, recipe: str) -> Artifact:
+        """The weights that were searched for one recipe, and all trials."""
+        return self._folder("searched_merge", recipe, "searches", recipe)
+
     def differences(self, domain: str) -> Artifact:
         """How far the expert of one domain moved, layer by layer."""
         return self._folder("layer_differences", domain, "differences", domain)

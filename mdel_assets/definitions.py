@@ -18,6 +18,7 @@ from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import Compute, HubResource, Tracking, Workspace
+from mdel_assets.defs.searches import search_assets
 from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
 from mdel_assets.experiment import Experiment, load_experiment
@@ -35,6 +36,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *cluster_assets(experiment),
             *training_assets(experiment, partitions),
             *baseline_assets(experiment, partitions),
+            *search_assets(experiment, partitions),
             *merging_assets(experiment, partitions),
             *variant_assets(experiment, partitions),
             *reference_assets(experiment, partitions),

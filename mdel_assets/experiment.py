@@ -159,6 +159,11 @@ class Experiment(Section):
             raise ValueError(f"variants.{name}.training.{place}: {first['msg']}") from error
 
     @property
+    def searched_recipes(self) -> list[str]:
+        """Recipes whose weights are searched."""
+        return [name for name, recipe in self.merges.items() if recipe.mdel.search]
+
+    @property
     def dense_keys(self) -> list[str]:
         """Which of ``dense-one`` and ``dense`` the experiment has."""
         chosen = {"dense-one": self.baselines.dense_one, "dense": self.baselines.dense}

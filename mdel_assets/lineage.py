@@ -14,7 +14,7 @@ from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import Experiment, Shard
 from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
 from mdel_assets.hub_sources import at_commit
-from mdel_assets.merging.members import Members, members_of, recipe_parameters
+from mdel_assets.merging.members import Members, members_of, recipe_config
 from mdel_assets.merging.outside_models import outside_digest
 from mdel_assets.staleness import Stale, reason_to_remake
 
@@ -32,6 +32,7 @@ CODE_VERSIONS = {
     "variant_expert": "1",
     "reference_model": "1",
     "merged_model": "2",
+    "searched_merge": "1",
     "layer_differences": "1",
     "token_scores": "2",
     "perplexity_report": "2",
@@ -63,6 +64,7 @@ class Lineage:
             "expert_model": self.store.expert,
             "random_split_expert": self.store.random_expert,
             "merged_model": self.store.merged,
+            "searched_merge": self.store.search,
             "variant_expert": self.store.variant,
             "reference_model": self.store.reference,
             "layer_differences": self.store.differences,
@@ -227,6 +229,7 @@ class Lineage:
         yield "random_split_expert", self.random_split_numbers()
         yield "variant_expert", self.present_variants()
         yield "layer_differences", self.present_domains()
+        yield "searched_merge", self.experiment.searched_recipes
         yield "merged_model", list(self.experiment.merges)
         yield "reference_model", list(self.experiment.evaluation.references)
         yield "token_scores", self.present_models()
@@ -320,21 +323,27 @@ class Lineage:
         return at_commit(source, self.store.reference(key)), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        recipe = self.experiment.merges[key]
-        known = set(self.experiment.model_keys)
-        members = self.members(key)
-        before = self.store.merged(key).read_record()
-        unset = {"models", "base_model"}
-        config = recipe.model_dump(mode="json", exclude=unset, exclude_defaults=True)
-        named = [
-            [
-                member.name if member.name in known else outside_digest(member.name, before=before),
-                recipe_parameters(member),
-            ]
-            for member in members
-        ]
-        config |= {"members": named, "has_base": members.base is not None}
+        config, inputs = self._recipe(key, before=self.store.merged(key))
+        searched = [self.store.search(key)] if key in self.experiment.searched_recipes else []
+        return config, [*inputs, *searched]
+
+    def _searched_merge(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
+        config, inputs = self._recipe(key, before=self.store.search(key))
+        fields = {*WINDOW_SETTINGS, "splits", "max_documents", "num_bootstrap_samples", "seed"}
+        config["evaluation"] = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        datasets = [self.store.dataset(domain) for domain in self.present_domains()]
+        return config, [*inputs, *datasets]
+
+    def _recipe(self, key: str, *, before: Artifact) -> tuple[dict[str, Any], list[Artifact]]:
+        members, known = self.members(key), set(self.experiment.model_keys)
         own = [self.store.model(member.name) for member in members if member.name in known]
+        last = before.read_record()
+        digests = {
+            member.name: outside_digest(member.name, before=last)
+            for member in members
+            if member.name not in known
+        }
+        config = recipe_config(self.experiment.merges[key], members, digests=digests)
         return config, [self.store.seed_model(), *own]
 
     def _layer_differences(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:

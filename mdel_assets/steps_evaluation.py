@@ -160,6 +160,7 @@ def read_matrix(lineage: Lineage) -> Any:
         stale=set(lineage.stale_cells()),
         unreported=[key for key in lineage.present_models() if key not in models],
         legend=_legend(lineage),
+        notes=_notes_on_searches(lineage, models),
     )
 
 
@@ -170,6 +171,23 @@ def _legend(lineage: Lineage) -> dict[str, str]:
         return {}
     words = zip(lineage.experiment.domain_keys, record.details["terms"], strict=True)
     return {key: ", ".join(terms) for key, terms in words}
+
+
+def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:
+    """Say of merges whose weights were chosen on documents of the matrix where else to look."""
+    found = []
+    for recipe in lineage.experiment.searched_recipes:
+        search = lineage.store.search(recipe)
+        record = search.read_record()
+        if f"merged-{recipe}" not in models or record is None:
+            continue
+        if shared := record.counts["num_also_evaluated"]:
+            found.append(
+                f"`merged-{recipe}`: its weights were chosen on validation text, and {shared} of "
+                f"those {record.counts['num_documents']} documents are scored here, too. Judge it "
+                f"by test text: `searches/{recipe}/search.md`."
+            )
+    return found
 
 
 def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:

@@ -3,19 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import yaml
 
-from mdel_assets.artifacts import Identity, Record
+from mdel_assets.artifacts import Record
 from mdel_assets.lineage import Lineage
-from mdel_assets.merging.members import FOLDER_PREFIX, Member, Members, resolved_recipe
-from mdel_assets.merging.model_card import CARD_NAME, model_card
-from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder
+from mdel_assets.merged_cards import card_of_merged
+from mdel_assets.merging.members import Member, Members, resolved_recipe, with_weights
+from mdel_assets.merging.model_card import CARD_NAME
+from mdel_assets.merging.outside_models import outside_folder
+from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.steps import current_record
-
-RECIPE_NAME = "mergekit_config.yml"
 
 
 def make_merged(lineage: Lineage, recipe_name: str) -> Record:
@@ -25,8 +24,7 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
     if current := current_record(lineage, "merged_model", recipe_name):
         return current
     identity = lineage.identity("merged_model", recipe_name)
-    recipe = lineage.experiment.merges[recipe_name]
-    members = lineage.members(recipe_name)
+    recipe, members = weighted_recipe(lineage, recipe_name)
     artifact = lineage.store.merged(recipe_name)
     inputs = [
         merge_input(lineage, member, digest=digest)
@@ -43,25 +41,25 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
         details = dataclasses.asdict(result)
         written = yaml.safe_dump(resolved_recipe(recipe, members), sort_keys=False)
         (stage / RECIPE_NAME).write_text(written, "utf-8")
-        card = model_card(
-            f"{recipe_name} ({lineage.experiment.name})",
+        card = card_of_merged(
+            lineage,
+            recipe_name,
             recipe_yaml=written,
-            inputs={**identity.inputs, **_outside_digests(identity, members)},
-            seed=lineage.experiment.seed_model.path or "pretrained for this experiment",
+            inputs=identity.inputs,
+            member_digests=[digest for digest, _ in identity.config["members"]],
             result=details,
         )
         (stage / CARD_NAME).write_text(card, "utf-8")
         return artifact.publish(stage, identity, details=details)
 
 
-def _outside_digests(identity: Identity, members: Members) -> dict[str, str]:
-    """Return the digests of members that are folders or of the Hub, by their names."""
-    named = zip(members, identity.config["members"], strict=True)
-    return {
-        Path(member.name).name if digest.startswith(FOLDER_PREFIX) else member.name: digest
-        for member, (digest, _) in named
-        if digest.startswith((FOLDER_PREFIX, HUB_PREFIX))
-    }
+def weighted_recipe(lineage: Lineage, recipe_name: str) -> tuple[MergeRecipe, Members]:
+    """Return a recipe and its models, with the weights that were found where they are searched."""
+    recipe, members = lineage.experiment.merges[recipe_name], lineage.members(recipe_name)
+    if recipe.mdel.search is None:
+        return recipe, members
+    weights = lineage.store.search(recipe_name).require().details["weights"]
+    return recipe.without_search(), with_weights(members, weights)
 
 
 def measure_layer_differences(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:

@@ -62,6 +62,9 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
     if partitions.random_split is not None:
         random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_recipe)
         models.append(random)
+    if partitions.searched is not None:
+        weights = dg.AssetDep("searched_merge", partition_mapping=partitions.search_of_recipe)
+        models.append(weights)
 
     @dg.asset(
         group_name="merging",
@@ -98,7 +101,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         )
         members = [
             {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
-            for member in lineage.members(recipe).models
+            for member in steps_merging.weighted_recipe(lineage, recipe)[1].models
         ]
         metadata = {
             "merge_method": record.config["merge_method"],

@@ -21,6 +21,10 @@ class Partitions:
     random_of_recipe: dg.StaticPartitionMapping
     random_of_model: dg.StaticPartitionMapping
     recipe_of_model: dg.StaticPartitionMapping
+    searched: dg.StaticPartitionsDefinition | None
+    experts_of_search: dg.StaticPartitionMapping
+    random_of_search: dg.StaticPartitionMapping
+    search_of_recipe: dg.StaticPartitionMapping
     reference: dg.StaticPartitionsDefinition | None
     reference_of_model: dg.StaticPartitionMapping
     variant: dg.StaticPartitionsDefinition | None
@@ -36,6 +40,7 @@ class Partitions:
         of_random = [
             name for name, recipe in experiment.merges.items() if "random:*" in recipe.model_names
         ]
+        searched = experiment.searched_recipes
         return cls(
             shard=dg.StaticPartitionsDefinition([shard.key for shard in experiment.shards()]),
             domain=dg.StaticPartitionsDefinition(experiment.domain_keys),
@@ -53,6 +58,18 @@ class Partitions:
             recipe_of_model=dg.StaticPartitionMapping(
                 {recipe: f"merged-{recipe}" for recipe in recipes}
             ),
+            searched=dg.StaticPartitionsDefinition(searched) if searched else None,
+            experts_of_search=dg.StaticPartitionMapping(
+                {
+                    domain: own
+                    for domain, recipes in _experts_by_domain(experiment).items()
+                    if (own := [name for name in recipes if name in searched])
+                }
+            ),
+            random_of_search=dg.StaticPartitionMapping(
+                {key: [name for name in of_random if name in searched] for key in numbers}
+            ),
+            search_of_recipe=dg.StaticPartitionMapping({name: name for name in searched}),
             reference=dg.StaticPartitionsDefinition(references) if references else None,
             reference_of_model=dg.StaticPartitionMapping(
                 {name: f"reference-{name}" for name in references}

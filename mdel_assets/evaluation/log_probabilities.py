@@ -7,7 +7,7 @@ output layer and the log-sum-exp run over tiles of the vocabulary: all logits ne
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -84,8 +84,8 @@ class Scorer:
     """Models ready to score documents; first layers that all of them have in common run once.
 
     ``dtype`` is that of the output layer's matrix products, ``float32`` or ``bfloat16``; the models
-    bring their own for the rest (`half_precision.halve_linear_layers`).
-    A context manager: on leaving, every model is as it was.
+    bring their own for the rest (`half_precision.halve_linear_layers`). ``make_trunk`` wires the
+    models together. A context manager: on leaving, every model is as it was.
     """
 
     def __init__(
@@ -94,9 +94,10 @@ class Scorer:
         *,
         dtype: str = "float32",
         tokens_per_batch: int | None = None,
+        make_trunk: Callable[[Sequence[Any]], SharedTrunk] = SharedTrunk,
     ) -> None:
         self._heads = [_Head(model, dtype) for model in models]
-        self._trunk = _checked_trunk(self._heads)
+        self._trunk = _checked_trunk(self._heads, make_trunk)
         device = self._heads[0].device
         self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH[device.type]
         self._failed: dict[int, ScoringError] = {}
@@ -173,11 +174,13 @@ def _not_finite() -> ScoringError:
     )
 
 
-def _checked_trunk(heads: Sequence["_Head"]) -> SharedTrunk:
+def _checked_trunk(
+    heads: Sequence["_Head"], make_trunk: Callable[[Sequence[Any]], SharedTrunk]
+) -> SharedTrunk:
     """Wire the models together, and look whether each still gives what it gave alone."""
     import torch
 
-    trunk = SharedTrunk([head.model for head in heads])
+    trunk = make_trunk([head.model for head in heads])
     with torch.inference_mode():
         trunk.run(heads[0].probe_BT)
         changed = trunk.num_layers and any(head.probe_changed() for head in heads)

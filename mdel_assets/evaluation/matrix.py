@@ -54,7 +54,7 @@ class Matrix:
 
     ``bits`` and ``draws`` hold, per cell with text, bits per byte and its bootstrap's draws.
     ``stale`` are the cells whose model or dataset was made anew since they were scored; ``legend``
-    says what a dataset is about, where its name does not.
+    says what a dataset is about, where its name does not; ``notes`` what else a reader must know.
     """
 
     models: list[str]
@@ -67,6 +67,7 @@ class Matrix:
     draws: Mapping[Place, NDArray[np.float64]]
     stale: Collection[Place] = ()
     legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def places(self, model: str, split: str) -> list[Place]:
         """Return a model's cells with text on one split, in the order of datasets."""
@@ -95,10 +96,12 @@ def build_matrix(
     stale: Collection[Place] = (),
     unreported: Collection[str] = (),
     legend: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
 ) -> Matrix:
     """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences.
 
-    ``unreported`` are models that have no report yet; ``stale`` and ``legend`` are `Matrix`'s.
+    ``unreported`` are models that have no report yet; ``stale``, ``legend`` and ``notes`` are
+    `Matrix`'s.
     """
     samples: dict[Place, NDArray[np.float64]] = {}
     cells: dict[Place, Cell] = {}
@@ -139,6 +142,7 @@ def build_matrix(
         draws=samples,
         stale=stale,
         legend=legend or {},
+        notes=notes,
     )
 
 

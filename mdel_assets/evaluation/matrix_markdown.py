@@ -42,6 +42,8 @@ def matrix_markdown(matrix: "Matrix") -> str:
         *([_STALE_LEGEND, ""] if matrix.stale else []),
         *(f"- `{dataset}`: {about}" for dataset, about in matrix.legend.items()),
         *([""] if matrix.legend else []),
+        *(f"- {note}" for note in matrix.notes),
+        *([""] if matrix.notes else []),
     ]
     for split in matrix.splits:
         parts += [f"## {_SPLIT_TITLES.get(split, split)} (`{split}`)", ""]
@@ -65,7 +67,7 @@ def matrix_text(matrix: "Matrix") -> str:
     table = _aligned(_bits_rows(matrix, split, mark=False))
     change = _aligned(_change_rows(matrix, split, mark=False))
     notes = [f"{dataset}: {about}" for dataset, about in matrix.legend.items()]
-    notes += [_STALE_LEGEND] if matrix.stale else []
+    notes += [*matrix.notes, *([_STALE_LEGEND] if matrix.stale else [])]
     return "\n".join(
         [
             header,

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from mdel_assets.evaluation.token_scores import CELLS_NAME, DOCUMENTS_NAME
 
 _DRAWS_PER_STEP = 50
+_DOCUMENT_COLUMNS = ["document_id", "num_tokens", "num_bytes", "num_words", "nll_nats"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,16 @@ class Cell:
 
 def read_cells(scores_folder: Path) -> list[Cell]:
     """Return the cells that a token-scores folder holds."""
-    columns = ["document_id", "num_tokens", "num_bytes", "num_words", "nll_nats"]
-    documents = pq.read_table(scores_folder / DOCUMENTS_NAME, columns=columns)
+    documents = pq.read_table(scores_folder / DOCUMENTS_NAME, columns=_DOCUMENT_COLUMNS)
+    return cells_of(documents, pq.read_table(scores_folder / CELLS_NAME))
+
+
+def cells_of(documents: pa.Table, table: pa.Table) -> list[Cell]:
+    """Return the cells of ``table`` (`CELL_SCHEMA`), with the figures of their ``documents``."""
     row_of = {key: row for row, key in enumerate(documents.column("document_id").to_pylist())}
-    arrays = [documents.column(name).to_numpy() for name in columns[1:]]
+    arrays = [documents.column(name).to_numpy() for name in _DOCUMENT_COLUMNS[1:]]
     members: dict[tuple[str, str], list[str]] = {}
-    for cell in pq.read_table(scores_folder / CELLS_NAME).to_pylist():
+    for cell in table.to_pylist():
         members.setdefault((cell["dataset"], cell["split"]), []).append(cell["document_id"])
     cells = []
     for (dataset, split), ids in members.items():

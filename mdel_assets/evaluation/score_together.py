@@ -132,9 +132,9 @@ def score_documents(
     from mdel_assets.training.model_files import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    with Scorer([_load(model, evaluation)], dtype=evaluation.dtype) as scorer:
+    with Scorer([load_for_scoring(model, evaluation)], dtype=evaluation.dtype) as scorer:
         (scores,) = scorer.score(
-            _tokens(tokenizer, [text for _, text in documents]),
+            tokenize(tokenizer, [text for _, text in documents]),
             prefix=prefix_token_id(tokenizer, evaluation.prefix_token),
             max_length=evaluation.max_length,
             stride=evaluation.stride,
@@ -181,7 +181,7 @@ def _scored(
     except MdelError as error:
         yield from (_Done(opened, error) for opened in members)
         return
-    tokens = dict(zip(texts, _tokens(tokenizer, list(texts.values())), strict=True))
+    tokens = dict(zip(texts, tokenize(tokenizer, list(texts.values())), strict=True))
     left = list(members)
     while left:
         models, pack, unloaded = _load_pack(left, evaluation)
@@ -239,7 +239,7 @@ def _load_pack(
         if models and held + largest > room:
             break
         try:
-            model = _load(opened.task.model, evaluation)
+            model = load_for_scoring(opened.task.model, evaluation)
         except MdelError as error:
             unloaded.append(_Done(opened, error))
             continue
@@ -249,7 +249,8 @@ def _load_pack(
     return models, pack, unloaded
 
 
-def _load(model: str | Path, evaluation: Evaluation) -> Any:
+def load_for_scoring(model: str | Path, evaluation: Evaluation) -> Any:
+    """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``."""
     import torch
 
     from mdel_assets.training.model_files import load_model
@@ -287,7 +288,8 @@ def _tokenizer_digest(model: Path) -> str:
     return hashlib.sha256(named.encode()).hexdigest()
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text, without special tokens."""
     tokens: list[list[int]] = []
     for start in range(0, len(texts), _TOKENIZED_PER_CALL):
         batch = list(texts[start : start + _TOKENIZED_PER_CALL])

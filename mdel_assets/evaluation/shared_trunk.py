@@ -7,7 +7,7 @@ found by the model's own layer list, and nothing but their `forward` is replaced
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import TrainingError
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 class SharedTrunk:
     """Wires ``models`` together. ``num_layers`` says how many first layers they share; 0 is none.
 
-    While it is wired, a forward pass of one of the models is right for the ids of the last `run`
-    only.
+    Where it is not given it is found by comparison. While the models are wired, a forward pass of
+    one of them is right for the ids of the last `run` only.
     """
 
-    def __init__(self, models: Sequence[Any]) -> None:
+    def __init__(self, models: Sequence[Any], *, num_layers: int | None = None) -> None:
         self.models = models
-        self.num_layers = num_shared_layers(models) if len(models) > 1 else 0
+        if num_layers is None:
+            num_layers = num_shared_layers(models) if len(models) > 1 else 0
+        self.num_layers = num_layers
         self._output: Any = None
         if self.num_layers:
             self._name = _layer_list_name(models[0])
@@ -100,6 +102,19 @@ def num_shared_layers(models: Sequence[Any]) -> int:
         if not all(_same_tensors(expected, dict(each[index].named_parameters())) for each in rest):
             return index
     return len(own)
+
+
+def num_layers_before(model: Any, names: Collection[str]) -> int:
+    """Return how many first layers run before any of the parameters called ``names`` counts."""
+    try:
+        prefix = f"{_layer_list_name(model)}."
+    except TrainingError:
+        return 0
+    if _parameters_before_layers(model).keys() & set(names):
+        return 0
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    numbers = [int(name.split(".")[0]) for name in inside]
+    return min(numbers, default=len(_layers(model)))
 
 
 def share_equal_tensors(model: Any, first: Any) -> int:

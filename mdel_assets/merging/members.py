@@ -8,6 +8,7 @@ from typing import Any
 from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.merging.settings import number_setting
 
 FOLDER_PREFIX = "folder:"
 
@@ -60,6 +61,17 @@ def members_of(
     )
 
 
+def with_weights(members: Members, weights: Mapping[str, Any]) -> Members:
+    """Return the members with the weights that a search found, by their names."""
+    weighted = [
+        dataclasses.replace(
+            m, parameters={**m.parameters, "weight": number_setting(weights[m.name])}
+        )
+        for m in members.models
+    ]
+    return dataclasses.replace(members, models=tuple(weighted))
+
+
 def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
     domain = model.removeprefix("expert:")
     if domain == model:
@@ -87,6 +99,21 @@ def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
             entry["parameters"] = parameters
         models.append(entry)
     return content | {"models": models}
+
+
+def recipe_config(
+    recipe: MergeRecipe, members: Members, *, digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what a merge is: the recipe, and its models with their parameters.
+
+    A model from elsewhere is there by its digest, where ``digests`` has one: its name says nothing
+    about what is in it.
+    """
+    config = recipe.model_dump(mode="json", exclude={"models", "base_model"}, exclude_defaults=True)
+    named = [
+        [digests.get(member.name, member.name), recipe_parameters(member)] for member in members
+    ]
+    return config | {"members": named, "has_base": members.base is not None}
 
 
 def recipe_parameters(member: Member) -> dict[str, Any]:

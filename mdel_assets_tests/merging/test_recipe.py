@@ -8,7 +8,12 @@ import yaml
 
 from mdel_assets.errors import ExperimentError, MdelError, MergeError, UnknownKeyError
 from mdel_assets.experiment import parse_experiment
-from mdel_assets.merging.members import folder_digest, members_of, resolved_recipe
+from mdel_assets.merging.members import (
+    folder_digest,
+    members_of,
+    resolved_recipe,
+    with_weights,
+)
 from mdel_assets.merging.methods import METHODS
 from mdel_assets.merging.recipe import MergeRecipe, settings_for
 from mdel_assets.merging.tensor_names import Layers, matches_filter
@@ -190,6 +195,54 @@ def test_a_tensor_that_no_filter_matches_is_an_error():
     ],
 )
 def test_mistakes_are_refused_with_the_remedy(recipe, message):
+    with pytest.raises(MdelError) as refused:
+        parse(recipe)
+    assert isinstance(refused.value, ExperimentError | UnknownKeyError)
+    assert message in str(refused.value)
+
+
+SEARCHED = "{merge_method: task_arithmetic, models: [{model: 'expert:*'}], mdel: {search: %s}}"
+BARE = "{merge_method: %s, models: [{model: 'expert:*'}], mdel: {search: {}}, %s}"
+
+
+def test_a_search_becomes_a_recipe_when_its_weights_are_known():
+    recipe = parse(SEARCHED % "{num_trials: 20, layer_groups: 2}")
+    assert recipe.mdel.search.num_trials == 20
+    members = members_of(recipe, name="m", domains=["arxiv", "github"], random_numbers=[])
+    by_layer = [{"filter": "layers.1.", "value": 0.25}, {"value": 0.5}]
+    weighted = with_weights(members, {"expert-arxiv": 0.75, "expert-github": by_layer})
+    written = yaml.safe_load(yaml.safe_dump(resolved_recipe(recipe.without_search(), weighted)))
+    assert written == {
+        "merge_method": "task_arithmetic",
+        "base_model": "seed",
+        "models": [
+            {"model": "expert-arxiv", "parameters": {"weight": 0.75}},
+            {"model": "expert-github", "parameters": {"weight": by_layer}},
+        ],
+    }
+    # What is written is a recipe like any other.
+    again = MergeRecipe.model_validate(written)
+    assert weights(again, "gpt_neox.layers.1.mlp.w") == (0.75, 0.25)
+    assert weights(again, "gpt_neox.layers.12.mlp.w") == (0.75, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (SEARCHED % "{num_trails: 9}", "Unknown key 'num_trails'. Did you mean 'num_trials'"),
+        (SEARCHED % "{num_trials: 41}", "less than or equal to 40"),
+        (SEARCHED % "{num_trials: 5}", "greater than or equal to 8"),
+        (SEARCHED % "{layer_groups: 0}", "greater than or equal to 1"),
+        (SEARCHED % "{num_documents: many}", "valid integer"),
+        (BARE % ("ties", ""), "merge_method 'task_arithmetic' with the base 'seed'"),
+        (BARE % ("task_arithmetic", "base_model: a/b"), "with the base 'a/b'"),
+        (
+            BARE % ("task_arithmetic", "parameters: {weight: 1, lambda: 0.5}"),
+            "take lambda, weight out of the recipe",
+        ),
+    ],
+)
+def test_mistakes_in_a_search_are_refused_with_the_remedy(recipe, message):
     with pytest.raises(MdelError) as refused:
         parse(recipe)
     assert isinstance(refused.value, ExperimentError | UnknownKeyError)

@@ -1,0 +1,129 @@
+"""The asset that searches a merge's weights; `merging.py` makes the model of them."""
+
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets import steps_search
+from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs.metadata import OWNERS, chart, provenance, rounded, table
+from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.experiment import Experiment
+from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.merging.members import recipe_parameters
+from mdel_assets.steps_merging import weighted_recipe
+
+_BEST, _TEST = "best_of_all_trials", "not_worse_than_the_mean_on_test"
+
+
+def search_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+    """Return the asset of searched weights, where a recipe asks for a search."""
+    if partitions.searched is None:
+        return []
+    models: list[Any] = [
+        dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_search),
+        dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping()),
+        "seed_model",
+    ]
+    if any("random:*" in experiment.merges[n].model_names for n in experiment.searched_recipes):
+        random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_search)
+        models.append(random)
+
+    @dg.asset(
+        group_name="merging",
+        partitions_def=partitions.searched,
+        deps=models,
+        owners=OWNERS,
+        kinds={"pytorch", "json"},
+        code_version=CODE_VERSIONS["searched_merge"],
+        check_specs=[
+            dg.AssetCheckSpec(_BEST, asset="searched_merge", blocking=True),
+            dg.AssetCheckSpec(_TEST, asset="searched_merge"),
+        ],
+        pool="gpu",
+    )
+    def searched_merge(
+        context: dg.AssetExecutionContext, workspace: Workspace
+    ) -> dg.MaterializeResult:
+        """The weights of a recipe's models with the fewest bits per byte on validation text.
+
+        Candidates are made in memory and scored on a subsample of validation documents; the best
+        is judged on test documents, against the uniform mean and the seed. `merged_model` of the
+        same key is the model. A search that was killed goes on after its last trial.
+        """
+        lineage = workspace.lineage(experiment)
+        recipe = context.partition_key
+        record = steps_search.search_merge(lineage, recipe)
+        artifact = lineage.store.search(recipe)
+        members = weighted_recipe(lineage, recipe)[1].models
+        weights = [
+            {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
+        ]
+        return dg.MaterializeResult(
+            metadata={
+                **_search_metadata(record, artifact),
+                "weights": table(weights),
+                **provenance(record, artifact),
+            },
+            check_results=[_best_of_all_trials(record, artifact), _not_worse_on_test(record)],
+        )
+
+    return [searched_merge]
+
+
+def _search_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
+    from mdel_assets.merging.search_report import trials_figure
+    from mdel_assets.merging.trials import TRIALS_NAME, read_trials
+
+    trials = read_trials(artifact.folder / TRIALS_NAME)
+    drawn = trials_figure(trials, title=record.key)
+    return {
+        "trials": chart(drawn, "trials"),
+        "report": dg.MetadataValue.md((artifact.folder / steps_search.REPORT_NAME).read_text()),
+        "bits_per_byte": record.details["best"]["bits_per_byte"],
+        **record.counts,
+    }
+
+
+def _best_of_all_trials(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
+    """Compare the answer with every trial in the log, the starting points among them."""
+    from mdel_assets.merging.trials import TRIALS_NAME, read_trials
+
+    answer = record.details["best"]["bits_per_byte"]
+    trials = read_trials(artifact.folder / TRIALS_NAME)
+    better = [f"trial {t.number} ({t.origin})" for t in trials if t.bits_per_byte < answer]
+    return dg.AssetCheckResult(
+        passed=bool(trials) and not better,
+        check_name=_BEST,
+        metadata={"better": dg.MetadataValue.json(better), "num_trials": len(trials)},
+    )
+
+
+def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:
+    """Warn where the answer is clearly worse than the mean on test text like that of the search.
+
+    Text of other domains is shown, and not judged: it was not what the weights were chosen for.
+    """
+    rows = [
+        {
+            "split": verdict["split"],
+            "than": change["rival"],
+            "change": rounded(change["value"]),
+            "low": rounded(change["low"]),
+            "high": rounded(change["high"]),
+        }
+        for verdict in record.details["verdicts"]
+        for change in verdict["changes"]
+    ]
+    worse = [
+        row
+        for row in rows
+        if (row["split"], row["than"]) == ("test_domain", "uniform mean") and row["low"] > 0
+    ]
+    return dg.AssetCheckResult(
+        passed=not worse,
+        check_name=_TEST,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"changes": table(rows)} if rows else {},
+    )

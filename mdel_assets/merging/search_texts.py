@@ -1,0 +1,95 @@
+"""The texts that a search reads: a subsample of validation documents.
+
+Weights that were chosen on some documents look better on these than they are. So the subsample
+leaves out, as far as there are others, the documents that the perplexity matrix is made of; and the
+search's own report is on test documents, which nothing was chosen by.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from mdel_assets.data.document_index import salted_hash
+from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.token_scores import evaluation_documents
+from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.merging.recipe import Search
+from mdel_assets.merging.surrogate import Array
+
+_log = logging.getLogger(__name__)
+_SPLIT = "validation_domain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Subsample:
+    """D documents of several domains: their texts, their domains, their sizes in UTF-8 bytes.
+
+    ``num_also_evaluated`` of them are among those that the perplexity matrix is made of.
+    """
+
+    texts: list[str]
+    domain_of_D: list[str]
+    num_bytes_D: list[int]
+    num_also_evaluated: int
+
+    def bits_per_byte(self, nll_nats_D: Array) -> dict[str, float]:
+        """Return each domain's bits per byte, for documents of these negative log-likelihoods."""
+        sums: dict[str, list[float]] = {}
+        for domain, nll, size in zip(self.domain_of_D, nll_nats_D, self.num_bytes_D, strict=True):
+            total = sums.setdefault(domain, [0.0, 0.0])
+            total[0] += float(nll)
+            total[1] += size
+        return {domain: nll / size / math.log(2) for domain, (nll, size) in sums.items()}
+
+
+def validation_subsample(
+    datasets: Mapping[str, Path], *, search: Search, evaluation: Evaluation
+) -> Subsample:
+    """Return the beginnings of ``search.num_documents`` validation documents of each domain.
+
+    Domains without validation text are left out.
+
+    Raises:
+        ScoringError: no domain has any.
+
+    """
+    _, cells = evaluation_documents(datasets, evaluation)
+    evaluated = set(cells.column("document_id").to_pylist())
+    texts: list[str] = []
+    domains: list[str] = []
+    num_shared = 0
+    for domain, folder in datasets.items():
+        table = pq.read_table(folder / f"{_SPLIT}.parquet", columns=["document_id", "text"])
+        ids = table.column("document_id").to_pylist()
+        for row in _chosen_rows(ids, evaluated, search):
+            if text := table.column("text")[row].as_py()[: search.max_characters]:
+                texts.append(text)
+                domains.append(domain)
+                num_shared += ids[row] in evaluated
+    if not texts:
+        raise ScoringError(
+            "No domain has validation text to search a merge's weights on. Give the corpus more "
+            "documents, or the weights in the recipe."
+        )
+    if num_shared:
+        _log.warning(
+            "%d of the search's %d validation documents are in the perplexity matrix too: judge "
+            "the merge by test splits there",
+            *(num_shared, len(texts)),
+        )
+    return Subsample(texts, domains, [len(text.encode()) for text in texts], num_shared)
+
+
+def _chosen_rows(ids: list[str], evaluated: set[str], search: Search) -> list[int]:
+    """Return the rows of the drawn documents, those that are not evaluated first to be drawn."""
+    if not ids:
+        return []
+    numbers = np.array([[int(key[:16], 16), int(key[16:], 16)] for key in ids], np.uint64)
+    ranks = salted_hash(numbers, salt=f"search:{search.seed}")
+    is_evaluated = np.array([key in evaluated for key in ids])
+    return sorted(np.lexsort((ranks, is_evaluated))[: search.num_documents].tolist())
