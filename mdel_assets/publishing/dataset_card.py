@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdel_assets.experiment_fields import SPLITS
+from mdel_assets.experiment_fields import SPLITS, Mixture
 from mdel_assets.lineage import Lineage
 from mdel_assets.publishing.cards import (
     front_matter,
@@ -41,7 +41,7 @@ def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
     label = experiment.require_domain(domain).name
     filled = [split for split in SPLITS if record.counts[split]["num_documents"]]
     metadata = {
-        "pretty_name": f"{label}, half of it general text",
+        "pretty_name": label,
         "language": languages_of(experiment, domains),
         **licence_of(experiment, domains),
         "task_categories": ["text-generation"],
@@ -54,21 +54,13 @@ def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
             }
         ],
     }
-    ratio = experiment.mixture.general_ratio
-    general = (
-        f"Half of it is general: {ratio:g} times as much text of the corpus's other domains, drawn "
-        f"by a seeded hash, so that a model that learns this domain forgets less of the rest. The "
-        f"column `domain` tells the two apart."
-        if ratio
-        else "It holds no other text."
-    )
     counts = {split: record.counts[split] for split in SPLITS}
     return f"""{front_matter(metadata)}
 # {label}
 
 Text of the domain `{domain}` of the experiment `{experiment.name}`, to train and measure an expert
-language model on, made by MDEL assets. {general} No document is in two splits, and copies were
-removed. `*_domain` splits are of this domain alone, `*_pile` splits of all others.
+language model on, made by MDEL assets. {_mixture_in_words(experiment.mixture)}
+`*_domain` splits are of this domain alone, `*_pile` splits of all others.
 
 ## How to load it
 
@@ -84,6 +76,23 @@ Documents by domain, over all splits: {", ".join(f"`{k}` {n:,}" for k, n in held
 ## Provenance
 
 {provenance_section(record, also=shard_rows(lineage))}"""
+
+
+def _mixture_in_words(mixture: Mixture) -> str:
+    """Return what a dataset holds besides its domain's text, and how its splits were made."""
+    if mixture.compatible_with_mdel:
+        return (
+            "It was mixed as the first MDEL project did: general text is the corpus's first "
+            "documents of any domain, copies were kept, and splits may share documents."
+        )
+    told = "It holds no other text."
+    if mixture.general_ratio:
+        told = (
+            f"Besides, it holds {mixture.general_ratio:g} times as many {mixture.match} of the "
+            f"corpus's other domains, drawn by a seeded hash, so that a model that learns this "
+            f"domain forgets less of the rest; the column `domain` tells the two apart."
+        )
+    return f"{told} No document is in two splits, and copies were removed."
 
 
 def _split_table(counts: Mapping[str, Mapping[str, int]]) -> str:
