@@ -159,7 +159,7 @@ def test_the_weights_that_text_was_drawn_with_are_found_again(make_model, tmp_pa
     experts = save_experts(seed, tmp_path, 2, size=0.15)
     drawn_with = {"expert-0": 0.7, "expert-1": 0.35}
     source = load_model(streamed(seed, experts, drawn_with, tmp_path / "source"))
-    documents = drawn_documents(source, count=256, length=31)
+    documents = drawn_documents(source, count=128, length=31)
     count = sum(map(len, documents))
 
     def bits(scores):
@@ -171,11 +171,11 @@ def test_the_weights_that_text_was_drawn_with_are_found_again(make_model, tmp_pa
             return {"drawn": bits(opened.score(weights.reshape(1, 2), documents, prefix=0))}
 
         log = TrialLog(tmp_path / "trials.jsonl")
-        best = search_weights(score, num_models=2, num_trials=20, log=log)
-    np.testing.assert_allclose(best.weights, list(drawn_with.values()), atol=0.05)
+        best = search_weights(score, num_models=2, num_trials=40, log=log)
+    np.testing.assert_allclose(best.weights, list(drawn_with.values()), atol=0.08)
     # By another way, loaded from disk: on this sample as good as what drew it, or a little better.
     own = bits(plain(tmp_path / "source", documents))
-    assert own - 0.01 < best.bits_per_byte < own + 0.002
+    assert own - 0.02 < best.bits_per_byte < own + 0.002
     assert max(t.bits_per_byte for t in log) > own + 0.05
 
 
