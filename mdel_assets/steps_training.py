@@ -15,6 +15,7 @@ from mdel_assets.experiment_fields import ExpertTraining, ModelSource
 from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
 from mdel_assets.steps import current_record
+from mdel_assets.tracking import log_model
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.processes import ending_together, is_first_process
 
@@ -177,7 +178,15 @@ def _make(
                 if run is not None:
                     run.summary.update(_summary(details))
                     details["tracked_at"] = run.url
-                artifact.publish(stage, identity, details=details)
+                record = artifact.publish(stage, identity, details=details)
+                if run is not None:
+                    log_model(
+                        run,
+                        name,
+                        folder=artifact.folder,
+                        fingerprint=record.fingerprint,
+                        inputs=record.inputs,
+                    )
             shutil.rmtree(work)
     return artifact.require()
 

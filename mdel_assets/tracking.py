@@ -88,6 +88,21 @@ class Tracker:
             return None
 
 
+def log_model(
+    run: Any, name: str, *, folder: Path, fingerprint: str, inputs: Mapping[str, str]
+) -> None:
+    """Tell a run which model it made: where it lies and what it is, without a copy of it."""
+    import wandb
+
+    metadata = {"fingerprint": fingerprint, "inputs": dict(inputs)}
+    try:
+        made = wandb.Artifact(name, type="model", metadata=metadata)
+        made.add_reference(folder.resolve().as_uri(), checksum=False)
+        run.log_artifact(made)
+    except (wandb.errors.Error, OSError) as error:
+        _log.warning("W&B was not told of %s: %s", name, error)
+
+
 def tracking_mode(environment: Mapping[str, str] = os.environ) -> Mode:
     """Return ``WANDB_MODE`` where that is set, else online with a key and offline without one."""
     chosen = environment.get("WANDB_MODE")

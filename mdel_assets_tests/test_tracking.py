@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mdel_assets.tracking import Tracker, tracking_mode
+from mdel_assets.tracking import Tracker, log_model, tracking_mode
 from mdel_assets_tests.wandb_files import history, read_records
 
 
@@ -47,6 +47,30 @@ def test_an_offline_run_holds_its_group_tags_settings_and_figures(tmp_path):
     assert settings["rate"] == 0.5
     (logged,) = history(records)
     assert logged["loss"] == 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_is_told_of_by_place_and_fingerprint_and_not_copied(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(bytes(3_000_000))
+    with tracker_in(tmp_path).run("expert-arxiv", run_id="abc", job_type="training") as run:
+        log_model(
+            run, "expert-arxiv", folder=model, fingerprint="f00d", inputs={"seed_model": "5eed"}
+        )
+    requests = [r.request.log_artifact for r in read_records(tmp_path) if r.HasField("request")]
+    told = [r.artifact for r in read_records(tmp_path) if r.HasField("artifact")]
+    (artifact,) = [r.artifact for r in requests if r.artifact.name] or told
+    assert (artifact.name, artifact.type) == ("expert-arxiv", "model")
+    assert json.loads(artifact.metadata) == {
+        "fingerprint": "f00d",
+        "inputs": {"seed_model": "5eed"},
+    }
+    (entry,) = artifact.manifest.contents
+    assert entry.ref == (model.resolve() / "model.safetensors").as_uri()
+    sizes = [path.stat().st_size for path in (tmp_path / "wandb").rglob("*") if path.is_file()]
+    assert sum(sizes) < 500_000
 
 
 def test_without_a_project_or_when_disabled_nothing_is_written(tmp_path):

@@ -115,3 +115,62 @@ def test_an_index_that_names_a_tensor_its_file_lacks_is_refused(make_model, data
     index.write_text(json.dumps(content))
     with pytest.raises(MergeError, match=r"lacks 'gpt_neox\.embed_in\.weight'"):
         TensorFolder(tmp_path / "delta")
+
+
+def test_a_merge_of_deltas_has_the_bytes_of_a_merge_of_whole_models(make_model, tmp_path):
+    from mdel_assets.merging.sources import MergeInput
+    from mdel_assets.merging.streaming import merge_models
+    from mdel_assets_tests.merging.folders import recipe_of
+
+    seed = make_model()
+    layer = "gpt_neox.layers.2."
+    own = AutoModelForCausalLM.from_pretrained(seed).state_dict()
+    for number in (1, 2):
+        moved = {
+            name: tensor + torch.randn(tensor.shape, generator=torch.manual_seed(number))
+            for name, tensor in own.items()
+            if name.startswith(layer)
+        }
+        for store in ("full", "delta"):
+            (tmp_path / f"{store}-{number}").mkdir()
+            save_trained(moved, tmp_path / f"{store}-{number}", seed_folder=seed, store=store)
+    for store in ("full", "delta"):
+        (tmp_path / store).mkdir()
+        merge_models(
+            recipe_of("linear"),
+            [
+                MergeInput(f"expert-{n}", tmp_path / f"{store}-{n}", trained_prefixes=(layer,))
+                for n in (1, 2)
+            ],
+            tmp_path / store,
+            model_folder=seed,
+        )
+    full, delta = (tmp_path / store / "model.safetensors" for store in ("full", "delta"))
+    assert full.read_bytes() == delta.read_bytes()
+    assert not load_file(full)[f"{layer}mlp.dense_h_to_4h.weight"].equal(
+        own[f"{layer}mlp.dense_h_to_4h.weight"]
+    )
+
+
+def test_a_published_delta_loads_from_where_it_was_published(make_model, dataset, tmp_path):
+    from mdel_assets.publishing.backend import Repository
+    from mdel_assets.publishing.folder_backend import FolderBackend
+    from mdel_assets.publishing.publication import publish
+    from mdel_assets.retries import Patience
+
+    train(make_model(), dataset, tmp_path / "delta", "delta")
+    files = {path.name: path for path in (tmp_path / "delta").iterdir()}
+    publish(
+        FolderBackend(f"file:{tmp_path / 'hub'}"),
+        Repository("model", "owner/expert-arxiv"),
+        files,
+        message="an expert",
+        private=True,
+        patience=Patience(),
+    )
+    there = tmp_path / "hub" / "models" / "owner" / "expert-arxiv" / "main"
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for folder in (tmp_path / "delta", there)
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
