@@ -38,6 +38,7 @@ class RunOutcome:
     """What became of one run: ``state`` is ``made``, ``up to date``, ``failed`` or ``skipped``.
 
     ``key`` is the partition, or says how many partitions the run or the skipping stands for.
+    ``ends_line``: it was told to end (SIGTERM), and so nothing is to follow.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class RunOutcome:
     state: str
     elapsed_seconds: float = 0.0
     message: str = ""
+    ends_line: bool = False
 
 
 def run_line(
@@ -86,7 +88,9 @@ def run_line(
         for key in stale:
             if on_start:
                 on_start(kind, key)
-            yield runner.run(kind, key)
+            yield (outcome := runner.run(kind, key))
+            if outcome.ends_line:
+                return
 
 
 def _run_in_workers(
@@ -172,7 +176,8 @@ class _Runner:
         name, message = _first_failure(result)
         if name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
-        return RunOutcome(kind, shown, "failed", elapsed, message)
+        ends_line = name == "TrainingInterruptedError"
+        return RunOutcome(kind, shown, "failed", elapsed, message, ends_line)
 
 
 _worker: _Runner | None = None

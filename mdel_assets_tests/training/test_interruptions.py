@@ -1,10 +1,13 @@
 """Trainings that are killed, told to end, or out of time: they go on and end in the same bits."""
 
+import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +128,37 @@ def test_a_training_out_of_time_goes_on_until_it_is_done(seed, dataset, whole, t
     train_expert(LONG, **options)
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {n: t.numpy().tobytes() for n, t in found.items()} == whole
+
+
+@pytest.mark.slow
+def test_the_whole_line_stops_when_a_training_in_it_is_told_to_end(corpus, tmp_path):
+    """As a queue ends a job: what is finished stays, and nothing else is begun."""
+    from mdel_assets_tests.conftest import PICO, pico_experiment
+
+    training = PICO["training"] | {"num_tokens": 32 * 4 * 2000, "save_steps": 20}
+    experiment = pico_experiment(corpus, training=training)
+    path = tmp_path / "experiment.yaml"
+    path.write_text(
+        json.dumps(experiment.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    )
+    place = {"MDEL_HOME": str(tmp_path / "home"), "MDEL_EXPERIMENT": str(path)}
+    with subprocess.Popen(
+        [str(Path(sys.executable).parent / "mdel"), "run"],
+        env=os.environ | place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        work = tmp_path / "home" / "pico" / "work"
+        while not list(work.glob("expert_model-github-*/checkpoint-*/trainer_state.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "it was told to end (SIGTERM). Run the same command again" in output
+    assert "expert_model       arxiv" not in output
+    assert "1 not made: expert_model github" in output
 
 
 FULL_DISK = """
