@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import dagster as dg
 import pytest
@@ -9,10 +13,11 @@ from safetensors.torch import load_file
 
 from mdel_assets import steps, steps_training
 from mdel_assets.definitions import build_definitions
-from mdel_assets.errors import TrainingError
+from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.home import MdelHome
+from mdel_assets.training.optimize import last_whole_checkpoint
 from mdel_assets.training.processes import require_processes
-from mdel_assets.worker import WorkerSpec, run_worker
+from mdel_assets.worker import WorkerSpec, raise_outcome, run_worker
 from mdel_assets_tests.conftest import PICO, pico_experiment
 
 # Dagster warns of its own Pipes.
@@ -53,6 +58,20 @@ def train(experiment, home, **compute):
             raise_on_error=False,
         )
     return result, home.lineage(experiment).store.expert(DOMAIN)
+
+
+def spec_of(experiment, home, folder, *, num_processes=1):
+    spec = WorkerSpec(
+        experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        home=str(home.root),
+        kind=KIND,
+        key=DOMAIN,
+        num_processes=num_processes,
+        tracking_folder=str(folder),
+        tracking_mode="disabled",
+    )
+    spec.write(folder / "spec.json")
+    return folder / "spec.json"
 
 
 def weights(artifact):
@@ -118,6 +137,27 @@ def test_a_workers_error_is_the_runs_with_its_remedy(corpus, place):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_told_to_end_saves_a_checkpoint_and_says_so(corpus, place, tmp_path, number):
+    """A cancelled run sends the first, a queue the second."""
+    training = PICO["training"] | {"num_tokens": 32 * 4 * 4000, "save_steps": 20}
+    experiment = pico_experiment(corpus, training=training)
+    spec = spec_of(experiment, place, tmp_path)
+    command = [sys.executable, "-m", "mdel_assets.worker", str(spec)]
+    work = place.root / "pico" / "work"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not list(work.glob("expert_model-*/checkpoint-*/trainer_state.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+    assert process.returncode == 1
+    with pytest.raises(TrainingInterruptedError, match=r"SIGTERM.*Run the same command again"):
+        raise_outcome(spec)
+    (folder,) = work.glob("expert_model-*")
+    assert last_whole_checkpoint(folder) is not None
+
+
+@pytest.mark.slow
 def test_a_launcher_that_is_killed_says_to_run_again(branched, place):
     command = ["/bin/sh", "-c", "kill -9 $$"]
     result, _ = train(branched[0], place, engine="accelerate", launcher=command)
@@ -141,18 +181,9 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(
 
 
 def test_a_launcher_that_starts_another_number_of_processes_is_refused(branched, place, tmp_path):
-    spec = WorkerSpec(
-        experiment=branched[0].model_dump(mode="json", by_alias=True, exclude_unset=True),
-        home=str(place.root),
-        kind=KIND,
-        key=DOMAIN,
-        num_processes=2,
-        tracking_folder=str(tmp_path),
-        tracking_mode="disabled",
-    )
-    spec.write(tmp_path / "spec.json")
+    spec = spec_of(branched[0], place, tmp_path, num_processes=2)
     with pytest.raises(TrainingError, match=r"to start 2 processes .* finds 1"):
-        run_worker(tmp_path / "spec.json")
+        run_worker(spec)
     require_processes(1)
 
 
