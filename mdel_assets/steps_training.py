@@ -15,7 +15,7 @@ from mdel_assets.experiment_fields import ExpertTraining, ModelSource
 from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
 from mdel_assets.steps import current_record
-from mdel_assets.tracking import log_model
+from mdel_assets.tracking import going_on_without, log_model
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.processes import ending_together, is_first_process
 
@@ -176,7 +176,8 @@ def _make(
                 result = train(stage, work, dataclasses.replace(conditions, run=run))
                 details = dataclasses.asdict(result)
                 if run is not None:
-                    run.summary.update(_summary(details))
+                    with going_on_without("keep the outcome"):
+                        run.summary.update(_summary(details))
                     details["tracked_at"] = run.url
                 record = artifact.publish(stage, identity, details=details)
                 if run is not None:

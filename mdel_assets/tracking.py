@@ -47,11 +47,15 @@ class Tracker:
         opened = None
         if self.project and self.mode != "disabled":
             opened = self._open(name, run_id, job_type, tags, config or {})
+            if opened is None and self.mode == "offline":
+                # No server is asked: what failed is W&B's own process, and it may start yet.
+                opened = self._open(name, run_id, job_type, tags, config or {})
         try:
             yield opened
         finally:
             if opened is not None:
-                opened.finish()
+                with going_on_without("finish the run"):
+                    opened.finish()
 
     def _open(
         self, name: str, run_id: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any]
@@ -68,7 +72,7 @@ class Tracker:
             disable_git=True,
             disable_code=True,
         )
-        try:
+        with going_on_without(f"track '{name}'"):
             return wandb.init(
                 project=self.project,
                 entity=self.entity,
@@ -83,9 +87,16 @@ class Tracker:
                 mode=self.mode,
                 settings=settings,
             )
-        except (wandb.errors.Error, OSError) as error:
-            _log.warning("W&B cannot be reached, so '%s' is not tracked: %s", name, error)
-            return None
+        return None
+
+
+@contextlib.contextmanager
+def going_on_without(what: str) -> Iterator[None]:
+    """Make a warning of whatever W&B raises: neither a server nor its own process stops a run."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  (the library documents none of its errors)
+        _log.warning("W&B could not %s: %s: %s", what, type(error).__name__, error)
 
 
 def log_model(
@@ -95,12 +106,10 @@ def log_model(
     import wandb
 
     metadata = {"fingerprint": fingerprint, "inputs": dict(inputs)}
-    try:
+    with going_on_without(f"note where {name} lies"):
         made = wandb.Artifact(name, type="model", metadata=metadata)
         made.add_reference(folder.resolve().as_uri(), checksum=False)
         run.log_artifact(made)
-    except (wandb.errors.Error, OSError) as error:
-        _log.warning("W&B was not told of %s: %s", name, error)
 
 
 def tracking_mode(environment: Mapping[str, str] = os.environ) -> Mode:

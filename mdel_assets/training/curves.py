@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from mdel_assets.durable_files import write_text_atomically
-from mdel_assets.tracking import Tracker
+from mdel_assets.tracking import Tracker, going_on_without
 from mdel_assets.training.processes import is_first_process
 
 Curves = dict[str, list[tuple[float, float]]]
@@ -53,16 +53,18 @@ class LogToRun(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Log what was logged before the checkpoint, as far as the run does not have it."""
-        for entry in state.log_history:
-            if entry["step"] >= self.run.step and (values := shown_values(entry)):
-                self.run.log(values, step=entry["step"])
+        with going_on_without("log the steps before the checkpoint"):
+            for entry in state.log_history:
+                if entry["step"] >= self.run.step and (values := shown_values(entry)):
+                    self.run.log(values, step=entry["step"])
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
     ) -> None:
         """Log the values of this step."""
         if values := shown_values(logs or {}):
-            self.run.log(values, step=state.global_step)
+            with going_on_without(f"log step {state.global_step}"):
+                self.run.log(values, step=state.global_step)
 
 
 @contextlib.contextmanager

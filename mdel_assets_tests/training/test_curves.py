@@ -96,12 +96,16 @@ def test_a_killed_training_goes_on_under_one_run_and_loses_no_figure(make_model,
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
     folders = sorted(tmp_path.glob("wandb/offline-run-*"))
-    assert len(folders) == 2
+    assert len(folders) >= 2
     assert len({folder.name.split("-", 3)[3] for folder in folders}) == 1
     logged: dict[str, set[int]] = {}
     for folder in folders:
+        if not list(folder.glob("*.wandb")):
+            # Killed before anything of it was on disk.
+            continue
         for entry in history(read_records(tmp_path, name=folder.name)):
             for name in METRICS & entry.keys():
                 logged.setdefault(name, set()).add(entry["_step"])
