@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 10.0
 _LOOKING_UP = Patience(num_attempts=3, first_wait_seconds=0.5, longest_told_seconds=10.0)
 _FETCHING = Patience(num_attempts=6)
 # What a model is made of: no pickles, no code, no other frameworks' weights.
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
 Kind = Literal["model", "dataset"]
 
 

@@ -323,9 +323,10 @@ class Lineage:
         return at_commit(source, self.store.reference(key)), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        config, inputs = self._recipe(key, before=self.store.merged(key))
-        searched = [self.store.search(key)] if key in self.experiment.searched_recipes else []
-        return config, [*inputs, *searched]
+        is_searched = key in self.experiment.searched_recipes
+        before = self.store.search(key) if is_searched else self.store.merged(key)
+        config, inputs = self._recipe(key, before=before)
+        return config, [*inputs, *([before] if is_searched else [])]
 
     def _searched_merge(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         config, inputs = self._recipe(key, before=self.store.search(key))

@@ -6,25 +6,27 @@ model.
 """
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import Artifact
+from mdel_assets.hub_sources import hub_reference
 from mdel_assets.lineage import Lineage
-from mdel_assets.merging.members import FOLDER_PREFIX, Member
+from mdel_assets.merging.members import FOLDER_PREFIX, without_folders
 from mdel_assets.merging.model_card import model_card
-from mdel_assets.merging.outside_models import HUB_PREFIX
+from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder, outside_reference
 from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.training.stated_licences import stated_licence
 
 _HUB = "https://huggingface.co"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def merged_model_card(lineage: Lineage, recipe_name: str) -> str:
+def merged_model_card(lineage: Lineage, recipe_name: str, *, is_published: bool = False) -> str:
     """Return the card of a merged model that is there; its table, if the model was scored.
+
+    ``is_published`` leaves out the table and the places of inputs on this disk: who publishes says
+    these things anew.
 
     Raises:
         MissingArtifactError: the model was never made.
@@ -32,14 +34,16 @@ def merged_model_card(lineage: Lineage, recipe_name: str) -> str:
     """
     artifact = lineage.store.merged(recipe_name)
     record = artifact.require()
+    written = (artifact.folder / RECIPE_NAME).read_text("utf-8")
     return card_of_merged(
         lineage,
         recipe_name,
-        recipe_yaml=(artifact.folder / RECIPE_NAME).read_text("utf-8"),
+        recipe_yaml=without_folders(written) if is_published else written,
         inputs=record.inputs,
         member_digests=[digest for digest, _ in record.config["members"]],
         result=record.details,
-        perplexity=_rows(lineage, recipe_name, record.fingerprint),
+        perplexity=[] if is_published else _rows(lineage, recipe_name, record.fingerprint),
+        is_published=is_published,
     )
 
 
@@ -49,46 +53,41 @@ def card_of_merged(
     *,
     recipe_yaml: str,
     inputs: Mapping[str, str],
-    member_digests: list[str],
+    member_digests: Sequence[str],
     result: Mapping[str, Any],
-    perplexity: list[Mapping[str, Any]] | None = None,
+    perplexity: Sequence[Mapping[str, Any]] = (),
+    is_published: bool = False,
 ) -> str:
     """Return the card of what a recipe made of ``inputs``, fingerprints by label.
 
     ``member_digests`` are the members' in the recipe's order, as the model's config has them.
     """
     experiment = lineage.experiment
-    folders = _members(lineage, recipe_name, member_digests, prefix=FOLDER_PREFIX)
-    digests = {Path(member.name).name: digest for member, digest in folders}
-    from_hub = _members(lineage, recipe_name, member_digests, prefix=HUB_PREFIX)
-    digests |= {member.name: digest for member, digest in from_hub}
+    links, licences = _links(lineage, recipe_name), _licences(lineage, recipe_name)
+    named = dict(_in_order(lineage, recipe_name, inputs))
+    for member, digest in zip(lineage.members(recipe_name), member_digests, strict=True):
+        if not digest.startswith((FOLDER_PREFIX, HUB_PREFIX)):
+            continue
+        reference = outside_reference(member.name)
+        name = member.name if reference else Path(member.name).name
+        named[name] = digest
+        licences[name] = stated_licence(outside_folder(member.name, digest=digest))
+        if reference:
+            links[name] = f"{_HUB}/{reference.name}/tree/{digest.rpartition('@')[2]}"
+    if is_published:
+        links = {name: link for name, link in links.items() if link.startswith(_HUB)}
     return model_card(
         f"{recipe_name} ({experiment.name})",
         recipe_yaml=recipe_yaml,
-        inputs={**_in_order(lineage, recipe_name, inputs), **digests},
+        inputs=named,
         seed=experiment.seed_model.path or "pretrained for this experiment",
         result=result,
-        links=_links(lineage, recipe_name)
-        | {member.name: _hub_page(digest) for member, digest in from_hub},
-        licences=_licences(lineage, recipe_name)
-        | {Path(m.name).name: stated_licence(Path(m.name).expanduser()) for m, _ in folders},
+        links=links,
+        licences=licences,
         corpus_licences=experiment.source.licenses,
         search=_search_sentences(lineage, recipe_name),
-        perplexity=perplexity or [],
+        perplexity=perplexity,
     )
-
-
-def _members(
-    lineage: Lineage, recipe_name: str, digests: list[str], *, prefix: str
-) -> list[tuple[Member, str]]:
-    """Return the members whose digests begin with ``prefix``, with these digests."""
-    named = zip(lineage.members(recipe_name), digests, strict=True)
-    return [(member, digest) for member, digest in named if digest.startswith(prefix)]
-
-
-def _hub_page(digest: str) -> str:
-    name, _, commit = digest.removeprefix(HUB_PREFIX).rpartition("@")
-    return f"{_HUB}/{name}/tree/{commit}"
 
 
 def _models(lineage: Lineage, recipe_name: str) -> list[Artifact]:
@@ -112,8 +111,9 @@ def _links(lineage: Lineage, recipe_name: str) -> dict[str, str]:
         artifacts.append(lineage.store.search(recipe_name))
     links = {a.label: Path(os.path.relpath(a.folder, home)).as_posix() for a in artifacts}
     seed = lineage.experiment.seed_model
-    if seed.path and _HUB_ID.fullmatch(seed.path) and not Path(seed.path).is_dir():
-        links[lineage.store.seed_model().label] = f"{_HUB}/{seed.path}/tree/{seed.revision}"
+    if reference := hub_reference(seed.path or "", revision=seed.revision):
+        address = f"{_HUB}/{reference.name}/tree/{reference.revision}"
+        links[lineage.store.seed_model().label] = address
     return links
 
 

@@ -8,11 +8,12 @@ revision; else the repository's files are compared, and what differs is sent in 
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity, Record
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.merging.members import without_folders
+from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart, read_figures
 from mdel_assets.publishing.cards import CARD_NAME
@@ -23,7 +24,6 @@ from mdel_assets.publishing.publisher import Publisher, repository_of
 from mdel_assets.steps_forgetting import refuse_forgotten
 
 _log = logging.getLogger(__name__)
-_RECIPE_NAME = "mergekit_config.yml"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,25 +218,15 @@ def _files(artifact: Artifact, card: str, chart: bytes | None) -> dict[str, Outg
     files: dict[str, Outgoing] = {
         name: artifact.folder / name for name in record.files if name != CARD_NAME
     }
-    if _RECIPE_NAME in files:
-        files[_RECIPE_NAME] = _without_folders((artifact.folder / _RECIPE_NAME).read_text("utf-8"))
+    if RECIPE_NAME in files:
+        files[RECIPE_NAME] = without_folders(
+            (artifact.folder / RECIPE_NAME).read_text("utf-8")
+        ).encode()
     files[RECORD_NAME] = artifact.record_path
     files[CARD_NAME] = card.encode()
     if chart:
         files[CHART_NAME] = chart
     return files
-
-
-def _without_folders(recipe: str) -> bytes:
-    """Return a written recipe in which a model that is a folder has the folder's name alone."""
-    import yaml
-
-    content = yaml.safe_load(recipe)
-    for entry in [content, *content["models"]]:
-        for field in ("model", "base_model"):
-            if Path(str(entry.get(field, ""))).is_absolute():
-                entry[field] = Path(entry[field]).name
-    return yaml.safe_dump(content, sort_keys=False).encode()
 
 
 def _repository(lineage: Lineage, kind: str, key: str, publisher: Publisher) -> Repository:

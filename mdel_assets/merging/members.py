@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.recipe import MergeRecipe
@@ -114,6 +116,16 @@ def recipe_config(
         [digests.get(member.name, member.name), recipe_parameters(member)] for member in members
     ]
     return config | {"members": named, "has_base": members.base is not None}
+
+
+def without_folders(written: str) -> str:
+    """Return a written recipe in which a model that is a folder has the folder's name alone."""
+    content = yaml.safe_load(written)
+    for entry in [content, *content["models"]]:
+        for field in ("model", "base_model"):
+            if Path(str(entry.get(field, ""))).is_absolute():
+                entry[field] = Path(entry[field]).name
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def recipe_parameters(member: Member) -> dict[str, Any]:

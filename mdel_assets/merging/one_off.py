@@ -17,10 +17,9 @@ from mdel_assets.durable_files import explaining_full_disk, swap_into_place, syn
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.members import Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 
-RECIPE_NAME = "mergekit_config.yml"
 MEAN = {"merge_method": "linear"}
 
 
@@ -59,13 +58,19 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
     if experts:
         content = content | {"models": [{"model": name} for name in experts]}
     try:
-        return MergeRecipe.model_validate(content)
+        recipe = MergeRecipe.model_validate(content)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, problem['loc'])) or 'the recipe'}: {problem['msg']}"
             for problem in error.errors()
         ]
         raise MergeError(f"The recipe is refused: {'; '.join(problems)}.") from error
+    if recipe.mdel.search:
+        raise MergeError(
+            "A search for weights needs an experiment's validation text: put the recipe under "
+            "'merges' in one, or give the weights and take 'mdel.search' out."
+        )
+    return recipe
 
 
 def merge_once(

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from mdel_assets.artifacts import Record
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import Lineage
+from mdel_assets.merged_cards import merged_model_card
 from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
 from mdel_assets.publishing.cards import (
-    CARD_NAME,
     base_model,
     front_matter,
     languages_of,
@@ -117,7 +117,7 @@ def merged_card(
         "tags": ["mdel", "merge", record.config["merge_method"]],
         "model-index": model_index(title, figures, datasets=repositories),
     }
-    told = without_front_matter((artifact.folder / CARD_NAME).read_text("utf-8"))
+    told = without_front_matter(merged_model_card(lineage, recipe, is_published=True))
     return f"""{front_matter(metadata)}
 # {title}
 

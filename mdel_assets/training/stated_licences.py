@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from mdel_assets.hub_credentials import find_token
+
 _log = logging.getLogger(__name__)
 _CARD, _CONFIG = "README.md", "config.json"
 
@@ -25,7 +27,8 @@ def stated_licence(source: str | Path, *, revision: str | None = None) -> str | 
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        card = hf_hub_download(str(source), _CARD, revision=revision)
+        token = find_token() or False
+        card = hf_hub_download(str(source), _CARD, revision=revision, token=token)
     except (HfHubHTTPError, OSError, ValueError) as error:
         _log.info("no card of %s to take its licence from: %s", source, error)
         return None

@@ -158,6 +158,11 @@ def test_the_card_tells_of_search_and_perplexity(searched):
     rows = lineage.store.report("merged-found").require().details["rows"]
     for row in rows:
         assert f"| {row['dataset']} | `{row['split']}` | {row['bits_per_byte']:.4f} |" in now
+    # A stranger has neither the disk's places nor, here, the table: publishing has its own.
+    published = merged_model_card(lineage, "found", is_published=True)
+    assert "../" not in published
+    assert "## Perplexity" not in published
+    assert "`test_domain`, " in published
     # A report of another model of this name is not this one's.
     stale = home.root / "pico" / "reports" / "perplexity" / "merged-found.record.json"
     kept = stale.read_text()

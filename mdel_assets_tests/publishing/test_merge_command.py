@@ -104,6 +104,16 @@ def test_mistakes_are_refused_before_anything_is_written(mdel, hub, tmp_path, mo
     assert hub.state.repositories() == []
 
 
+def test_a_search_outside_of_an_experiment_is_refused(mdel, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{merge_method: task_arithmetic, mdel: {search: {}}}")
+    experts = ("-e", "github", "-e", "arxiv")
+    output = str(tmp_path / "out")
+    said = mdel("merge", *experts, "--recipe", str(recipe), "--output", output, fails=True)
+    assert "A search for weights needs an experiment's validation text" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_merges_and_sends_nothing(mdel, hub):
     said = mdel("merge", "-e", "github", "-e", "arxiv", "--hf-repo", f"{OWNER}/m", "--dry-run")
     assert f"model {OWNER}/m on {hub.endpoint}: would be created" in said

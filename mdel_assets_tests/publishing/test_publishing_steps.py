@@ -48,6 +48,8 @@ def test_everything_arrives_whole_in_one_commit_each(line, hub):
         for file in artifact.require().files:
             if file not in ("README.md", "mergekit_config.yml"):
                 assert held[file] == (artifact.folder / file).read_bytes()
+        # Places on the disk that it was published from lead nowhere.
+        assert b"](.." not in held["README.md"]
         assert json.loads(held["record.json"])["fingerprint"] == artifact.require().fingerprint
         head = hub.state.repository(kind, repo).resolve("main")
         assert outcome.record.details["revision"] == head
