@@ -106,6 +106,8 @@ def main() -> int:
     """Run the worker of the command line; return its exit status."""
     path = Path(sys.argv[1])
     warnings.simplefilter("ignore")
+    # The W&B service of what started this process is not its own: it may know a killed run still.
+    os.environ.pop("WANDB_SERVICE", None)
     # A launcher may pass on either signal; both mean: save a checkpoint and end.
     signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
     with _reporting():

@@ -58,13 +58,7 @@ def _dense_one_baseline(experiment: Experiment) -> dg.AssetsDefinition:
         training; this model has had as much of it.
         """
         lineage = workspace.lineage(experiment)
-        record = compute.make(
-            context,
-            lineage,
-            "dense_one_baseline",
-            workspace=workspace,
-            tracker=tracking.tracker(experiment),
-        )
+        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         return trained_result(record, lineage.store.dense_one())
 
     return dense_one_baseline
@@ -83,13 +77,7 @@ def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
         One model for the compute of all experts: what they, merged or together, must beat.
         """
         lineage = workspace.lineage(experiment)
-        record = compute.make(
-            context,
-            lineage,
-            "dense_baseline",
-            workspace=workspace,
-            tracker=tracking.tracker(experiment),
-        )
+        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         return trained_result(record, lineage.store.dense())
 
     return dense_baseline
@@ -114,14 +102,7 @@ def _random_split_expert(
         number = context.partition_key
         if number not in lineage.random_split_numbers():
             return absent(f"random-{number}", _CHECK)
-        record = compute.make(
-            context,
-            lineage,
-            "random_split_expert",
-            number,
-            workspace=workspace,
-            tracker=tracking.tracker(experiment),
-        )
+        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         return trained_result(record, lineage.store.random_expert(number))
 
     return random_split_expert

@@ -39,15 +39,16 @@ class Compute(dg.ConfigurableResource):
     def make(
         self,
         context: dg.AssetExecutionContext,
-        lineage: Lineage,
-        kind: str,
-        key: str = "",
+        experiment: Experiment,
         *,
         workspace: "Workspace",
-        tracker: Tracker,
+        tracking: "Tracking",
     ) -> Record:
-        """Make the model of asset ``kind`` and partition ``key``, and return its record."""
+        """Make the model that the context's asset and partition name, and return its record."""
         self._refuse_what_cannot_be()
+        lineage, tracker = workspace.lineage(experiment), tracking.tracker(experiment)
+        kind = context.asset_key.path[-1]
+        key = context.partition_key if context.has_partition_key else ""
         if self.engine == "local":
             conditions = Conditions(max_seconds=self.max_seconds, tracker=tracker)
             return steps_training.make_model(
@@ -57,9 +58,7 @@ class Compute(dg.ConfigurableResource):
             return current
         spec = lineage.store.work_folder("workers") / f"{kind}-{key}.json".replace("-.", ".")
         WorkerSpec(
-            experiment=lineage.experiment.model_dump(
-                mode="json", by_alias=True, exclude_unset=True
-            ),
+            experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
             home=workspace.root,
             kind=kind,
             key=key,

@@ -39,13 +39,7 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         and a small model from scratch on the domains' own training text.
         """
         lineage = workspace.lineage(experiment)
-        record = compute.make(
-            context,
-            lineage,
-            "seed_model",
-            workspace=workspace,
-            tracker=tracking.tracker(experiment),
-        )
+        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         artifact = lineage.store.seed_model()
         return dg.MaterializeResult(
             metadata={**model_metadata(record), **provenance(record, artifact)},
@@ -79,14 +73,7 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         domain = context.partition_key
         if not lineage.is_present(domain):
             return absent(domain, "frozen_weights_unchanged")
-        record = compute.make(
-            context,
-            lineage,
-            "expert_model",
-            domain,
-            workspace=workspace,
-            tracker=tracking.tracker(experiment),
-        )
+        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         return trained_result(
             record, lineage.store.expert(domain), also=_text_of_domain(lineage, domain)
         )

@@ -45,14 +45,7 @@ def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         name = context.partition_key
         if name not in lineage.present_variants():
             return absent(f"variant-{name}", _CHECK)
-        record = compute.make(
-            context,
-            lineage,
-            "variant_expert",
-            name,
-            workspace=workspace,
-            tracker=tracking.tracker(experiment),
-        )
+        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         return trained_result(record, lineage.store.variant(name))
 
     @dg.asset(
