@@ -185,15 +185,11 @@ class Optimization(Section):
         """What a run really reads: whole steps."""
         return self.num_steps * self.batch_size * self.block_size
 
-    def of_length(self, num_blocks: int, *, num_runs: int = 1) -> Self:
-        """Return the settings with their length in steps.
-
-        ``num_blocks`` is how many blocks an epoch has; ``num_runs`` makes the run as long as so
-        many of them together.
-        """
+    def of_length(self, num_blocks: int) -> Self:
+        """Return the settings with their length in steps, for epochs of ``num_blocks`` blocks."""
         if self.num_epochs is None:
-            return self.model_copy(update={"max_steps": num_runs * self.num_steps})
-        steps = max(1, round(num_runs * self.num_epochs * num_blocks / self.batch_size))
+            return self
+        steps = max(1, round(self.num_epochs * num_blocks / self.batch_size))
         return self.model_copy(update={"max_steps": steps, "num_epochs": None})
 
     @model_validator(mode="after")

@@ -60,9 +60,7 @@ def stored_names(names: Iterable[str], *, seed_folder: Path) -> dict[str, str]:
     """
     with TensorFolder(seed_folder) as seed:
         common = common_names(seed.shapes)
-    wanted = {
-        name: common.get(name, common.get(common_names([name]).popitem()[0])) for name in names
-    }
+    wanted = {name: common.get(_common_name(name)) for name in names}
     found = {name: stored for name, stored in wanted.items() if stored is not None}
     if missing := sorted(wanted.keys() - found.keys()):
         raise TrainingError(
