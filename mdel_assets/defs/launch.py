@@ -19,6 +19,7 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.compute import load_compute
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
@@ -27,6 +28,8 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
 # One run for all partitions: each documents file is read once, shared layers are run once.
 _TOGETHER = {"domain_dataset", "layer_differences", "token_scores"}
+# One run for all partitions where each becomes a job of a cluster.
+_JOBS = {"expert_model", "random_split_expert", "variant_expert"}
 _RANGE_START, _RANGE_END = (
     "dagster/asset_partition_range_start",
     "dagster/asset_partition_range_end",
@@ -64,6 +67,7 @@ def run_line(
     """
     lineage = home.lineage(experiment)
     runner = _Runner(build_definitions(experiment, home), instance)
+    together = _TOGETHER | (_JOBS if load_compute(home).is_queue else set())
     walk = lineage.walk()
     while True:
         try:
@@ -76,7 +80,7 @@ def run_line(
         stale = [key for key in keys if lineage.stale(kind, key)]
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
-        if kind in _TOGETHER and len(stale) > 1:
+        if kind in together and len(stale) > 1:
             first, last = (keys.index(stale[place]) for place in (0, -1))
             if on_start:
                 on_start(kind, f"all {last - first + 1}")
