@@ -67,7 +67,7 @@ class SlurmCluster:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        controller_port, node_port = _free_ports(2)
+        controller_port, node_port = free_ports(2)
         text = _CONFIGURATION.format(
             host=socket.gethostname().split(".")[0],
             controller_port=controller_port,
@@ -129,7 +129,7 @@ def _which(name: str) -> str:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or ""
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

@@ -23,8 +23,10 @@ from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.engines.job_folder import JobFolder
 from mdel_assets.engines.jobs import Engine
 from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
+from mdel_assets.engines.ray_jobs import RayJobs
 from mdel_assets.engines.settings import (
     QueueSettings,
+    RaySettings,
     SlurmSettings,
     read_settings,
     refuse_unknown_keys,
@@ -172,6 +174,8 @@ class Compute(dg.ConfigurableResource):
             )
         if self.engine == "slurm":
             return read_settings(SlurmSettings, self.slurm, origin="compute.slurm")
+        if self.engine == "ray":
+            return read_settings(RaySettings, self.ray, origin="compute.ray")
         return None
 
     def command(self, python: str) -> list[str]:
@@ -186,8 +190,11 @@ class Compute(dg.ConfigurableResource):
 
     def make_engine(self, settings: QueueSettings) -> Engine:
         """Return the cluster that ``settings`` are for."""
+        command = self.command(settings.python)
+        if isinstance(settings, RaySettings):
+            return RayJobs(settings, command=command)
         assert isinstance(settings, SlurmSettings)
-        return Slurm(settings, command=self.command(settings.python))
+        return Slurm(settings, command=command)
 
 
 @dataclasses.dataclass(frozen=True)

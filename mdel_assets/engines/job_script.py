@@ -7,17 +7,15 @@ such folder.
 import shlex
 from collections.abc import Sequence
 
-from mdel_assets.engines.job_folder import token
 from mdel_assets.engines.jobs import Work
 
-# sysexits.h: EX_TEMPFAIL is 75, EX_IOERR 74.
+# What the script ends with where the folder is not shared; sysexits.h calls it EX_IOERR.
 UNSHARED = 74
-# A worker that starts later than this many seconds after the epoch is too late.
+# Names the second since the epoch at which a training is to save a checkpoint and end.
 DEADLINE = "MDEL_DEADLINE"
 
 
 def job_script(
-    submission: str,
     works: Sequence[Work],
     *,
     command: Sequence[str],
@@ -25,7 +23,7 @@ def job_script(
     after_check: Sequence[str] = (),
     training_seconds: float | None = None,
 ) -> str:
-    """Return a bash script that runs the one of ``works`` that ``$INDEX`` says, 0 by default.
+    """Return a bash script that runs one of ``works``: the one of SLURM's array index, or the only.
 
     ``command`` starts a worker and is given the specification's path. ``after_check`` are lines for
     when the storage is known to be shared, ``before`` those that make the environment ready.
@@ -36,7 +34,7 @@ def job_script(
         settings = [
             f"folder={shlex.quote(str(work.folder.path))}",
             f"name={shlex.quote(work.name)}",
-            f"token={token(submission, index)}",
+            f"token={work.token}",
             *exports,
         ]
         lines += [f"{index}) {'; '.join(settings)} ;;"]

@@ -7,8 +7,9 @@ from typing import Literal, Protocol
 from mdel_assets.engines.job_folder import JobFolder
 from mdel_assets.errors import WorkerError
 
-Phase = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted", "lost"]
-ENDED: frozenset[Phase] = frozenset(["done", "failed", "cancelled", "interrupted", "lost"])
+Phase = Literal[
+    "waiting", "running", "done", "failed", "cancelled", "interrupted", "lost", "unstarted"
+]
 
 
 class EngineDownError(WorkerError):
@@ -20,7 +21,8 @@ class JobState:
     """How a job stands.
 
     ``interrupted``: its time was over, or another job went first. ``lost``: its machine failed, its
-    memory was not enough, or the engine knows it no more. ``words`` are the engine's own.
+    memory was not enough, or the engine knows it no more. ``unstarted``: it waited so long for its
+    turn that the engine gave it up. ``words`` are the engine's own.
     """
 
     phase: Phase
@@ -30,15 +32,19 @@ class JobState:
     @property
     def is_over(self) -> bool:
         """Whether nothing of the job runs any more."""
-        return self.phase in ENDED
+        return self.phase not in ("waiting", "running")
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One job to submit: its name, its folder, and what its environment is to hold."""
+    """One job to submit: its name, its folder, and what its environment is to hold.
+
+    ``token`` is what it is to read in the folder, and to write there.
+    """
 
     name: str
     folder: JobFolder
+    token: str
     environment: Mapping[str, str]
 
 

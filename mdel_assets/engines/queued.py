@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from mdel_assets.engines.job_folder import JobFolder, Note
+from mdel_assets.engines.job_folder import JobFolder, Note, token
 from mdel_assets.engines.jobs import Engine, EngineDownError, JobState, Work
 from mdel_assets.engines.settings import QueueSettings
 from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
@@ -138,7 +138,8 @@ class Queue:
             job.note = Note(self.engine.name, submission, index)
             job.folder.prepare(job.spec, job.note)
             job.host = job.silent_since = None
-            works.append(Work(job.name, job.folder, self.listener.open(job.key, job.folder)))
+            environment = self.listener.open(job.key, job.folder)
+            works.append(Work(job.name, job.folder, token(submission, index), environment))
         for job, number in zip(jobs, self.engine.submit(submission, works), strict=True):
             assert job.note is not None
             job.note = dataclasses.replace(job.note, job=number)
@@ -188,7 +189,10 @@ class Queue:
             return
         else:
             error = None
-        if state.phase == "cancelled":
+        if state.phase == "unstarted":
+            _log.info("job %s (%s) is queued again: %s", job.id, job.name, state.words)
+            self._submit_again(job)
+        elif state.phase == "cancelled":
             job.settle(
                 WorkerError(
                     f"Job {job.id} ({job.name}) was cancelled outside of Dagster "

@@ -16,13 +16,15 @@ NaturalNumber = Annotated[int, Field(ge=0)]
 class QueueSettings(Section):
     """What SLURM and Ray have in common.
 
-    ``python`` is the interpreter on the machines that train. A job that saved a checkpoint and
+    ``python`` is the interpreter on the machines that train, ``environment`` are lines that bash
+    runs before the worker starts. A job that saved a checkpoint and
     ended is queued again ``max_requeues`` times at most, one that was killed ``max_retries`` times.
     ``storage_seconds`` is how long a file that one side wrote may take to be seen by the other,
     ``cancel_seconds`` how long a cancelled job may take to save a checkpoint.
     """
 
     python: str = sys.executable
+    environment: tuple[str, ...] = ()
     max_requeues: NaturalNumber = 100
     max_retries: NaturalNumber = 2
     poll_seconds: Seconds = 5.0
@@ -34,8 +36,8 @@ class SlurmSettings(QueueSettings):
     """What ``sbatch`` is given.
 
     ``margin_seconds`` before the time limit a training saves a checkpoint and ends. ``modules`` are
-    loaded and ``environment`` lines run by bash before the worker starts. ``options`` are further
-    ones of sbatch. ``max_at_once`` limits how many jobs of an array run at the same time.
+    loaded before the lines of ``environment`` run. ``options`` are further ones of sbatch.
+    ``max_at_once`` limits how many jobs of an array run at the same time.
     """
 
     account: str | None = None
@@ -44,7 +46,6 @@ class SlurmSettings(QueueSettings):
     time_limit_minutes: PositiveInt | None = None
     margin_seconds: Seconds = 120.0
     modules: tuple[str, ...] = ()
-    environment: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     max_at_once: PositiveInt | None = None
 
@@ -63,6 +64,18 @@ class SlurmSettings(QueueSettings):
         """How long after its start a job is to save a checkpoint and end."""
         limit = self.time_limit_minutes
         return None if limit is None else limit * 60 - self.margin_seconds
+
+
+class RaySettings(QueueSettings):
+    """What Ray is asked for: the address of its dashboard, and what each job takes of a node.
+
+    Without ``address``, Ray's own rule goes: ``RAY_ADDRESS``, else a cluster on this machine.
+    """
+
+    address: str | None = None
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    resources: dict[str, float] = {}
 
 
 _Settings = TypeVar("_Settings", bound=Section)

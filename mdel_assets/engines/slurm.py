@@ -59,7 +59,6 @@ class Slurm:
         """
         modules = [f"module load {name}" for name in self.settings.modules]
         script = job_script(
-            submission,
             works,
             command=self.command,
             # An array's jobs share a name until each takes its own.

@@ -11,7 +11,6 @@ from mdel_assets_tests.defs.expert_jobs import (
     QUICK,
     Place,
     are_equal,
-    branch,
     training_of,
     wait_for,
 )
@@ -43,34 +42,13 @@ def _reached(cluster, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
 
 
-@pytest.fixture(scope="module")
-def branched(corpus, tmp_path_factory):
-    return branch(corpus, tmp_path_factory.mktemp("branched") / "home")
-
-
-@pytest.fixture(scope="module")
-def long(corpus):
-    """An experiment whose experts train for some ten seconds."""
-    return pico_experiment(corpus, training=training_of(1500))
-
-
-@pytest.fixture(scope="module")
-def alone(branched, long, tmp_path_factory):
-    """The same experts, trained in the step's own process."""
-    place = Place.of(branched, tmp_path_factory.mktemp("alone") / "home", long, {})
-    run = place.train("github", "arxiv")
-    assert not run.failure
-    assert run.recorded == {"github", "arxiv"}
-    return place
-
-
 def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others(
-    branched, corpus, tmp_path, cluster
+    seeded, corpus, tmp_path, cluster
 ):
     experiment = pico_experiment(corpus)
-    local = Place.of(branched, tmp_path / "local", experiment, {})
+    local = Place.of(seeded, tmp_path / "local", experiment, {})
     assert not local.train("github", "arxiv").failure
-    place = Place.of(branched, tmp_path / "home", experiment, slurm(environment=["export MDEL=1"]))
+    place = Place.of(seeded, tmp_path / "home", experiment, slurm(environment=["export MDEL=1"]))
     dataset = place.home.lineage(experiment).store.dataset("freelaw").folder / "train.parquet"
     dataset.write_bytes(bytes(dataset.stat().st_size))
     before = set(cluster.jobs())
@@ -88,9 +66,9 @@ def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others
 
 
 def test_a_run_that_is_terminated_cancels_its_jobs_and_checkpoints_are_saved(
-    branched, long, tmp_path, cluster
+    seeded, long, tmp_path, cluster
 ):
-    place = Place.of(branched, tmp_path / "home", long, slurm())
+    place = Place.of(seeded, tmp_path / "home", long, slurm())
     before = set(cluster.jobs())
     with place.start("github", "arxiv") as process:
         wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
@@ -105,8 +83,8 @@ def test_a_run_that_is_terminated_cancels_its_jobs_and_checkpoints_are_saved(
     assert not place.has_expert("github")
 
 
-def test_jobs_of_a_run_that_was_killed_are_taken_over(branched, long, alone, tmp_path, cluster):
-    place = Place.of(branched, tmp_path / "home", long, slurm())
+def test_jobs_of_a_run_that_was_killed_are_taken_over(seeded, long, alone, tmp_path, cluster):
+    place = Place.of(seeded, tmp_path / "home", long, slurm())
     before = set(cluster.jobs())
     with place.start("github", "arxiv") as process:
         wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
@@ -121,9 +99,9 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(branched, long, alone, tmp
 
 
 def test_a_killed_job_is_tried_again_and_a_cancelled_one_fails(
-    branched, long, alone, tmp_path, cluster
+    seeded, long, alone, tmp_path, cluster
 ):
-    place = Place.of(branched, tmp_path / "home", long, slurm())
+    place = Place.of(seeded, tmp_path / "home", long, slurm())
     before = set(cluster.jobs())
     with ThreadPoolExecutor() as pool:
         future = pool.submit(place.train, "github", "arxiv")
@@ -141,22 +119,22 @@ def test_a_killed_job_is_tried_again_and_a_cancelled_one_fails(
     assert place.has_checkpoint("arxiv")
 
 
-def test_a_job_that_is_killed_each_time_says_so(branched, long, tmp_path):
+def test_a_job_that_is_killed_each_time_says_so(seeded, long, tmp_path):
     compute = slurm(max_retries=1, environment=["echo the end is near", "kill -9 $$"])
-    run = Place.of(branched, tmp_path / "home", long, compute).train("github")
+    run = Place.of(seeded, tmp_path / "home", long, compute).train("github")
     assert "was killed (FAILED by signal 9 on" in run.failure
     assert "as were 1 before it (slurm.max_retries). Its last words: the end is near" in run.failure
 
 
 def test_a_time_limit_is_answered_by_a_checkpoint_and_another_job(
-    branched, corpus, tmp_path, cluster
+    seeded, corpus, tmp_path, cluster
 ):
-    longer = pico_experiment(corpus, training=training_of(3000))
-    local = Place.of(branched, tmp_path / "local", longer, {})
+    longer = pico_experiment(corpus, training=training_of(2500))
+    local = Place.of(seeded, tmp_path / "local", longer, {})
     assert not local.train("github").failure
-    # The limit is in minutes; the margin leaves eleven seconds, start-up among them.
-    compute = slurm(time_limit_minutes=1, margin_seconds=49)
-    place = Place.of(branched, tmp_path / "home", longer, compute)
+    # The limit is in minutes; the margin leaves ten seconds, start-up among them.
+    compute = slurm(time_limit_minutes=1, margin_seconds=50)
+    place = Place.of(seeded, tmp_path / "home", longer, compute)
     before = set(cluster.jobs())
     run = place.train("github")
     assert not run.failure
@@ -169,9 +147,9 @@ def test_a_time_limit_is_answered_by_a_checkpoint_and_another_job(
 
 
 def test_storage_that_is_not_shared_is_told_before_anything_is_trained(
-    branched, corpus, tmp_path, monkeypatch, tmp_path_factory
+    seeded, corpus, tmp_path, monkeypatch, tmp_path_factory
 ):
-    place = Place.of(branched, tmp_path / "home", pico_experiment(corpus), slurm())
+    place = Place.of(seeded, tmp_path / "home", pico_experiment(corpus), slurm())
     elsewhere = SlurmCluster(tmp_path_factory.mktemp("slurm"), hidden_folder=place.home.root)
     try:
         elsewhere.start()
@@ -185,8 +163,8 @@ def test_storage_that_is_not_shared_is_told_before_anything_is_trained(
     assert "MDEL_HOME must lie on storage that both mount" in run.failure
 
 
-def test_what_sbatch_refuses_is_told(branched, corpus, tmp_path):
-    place = Place.of(branched, tmp_path / "home", pico_experiment(corpus), slurm(partition="gpu"))
+def test_what_sbatch_refuses_is_told(seeded, corpus, tmp_path):
+    place = Place.of(seeded, tmp_path / "home", pico_experiment(corpus), slurm(partition="gpu"))
     run = place.train("github")
     assert "sbatch refused the job: sbatch: error: invalid partition" in run.failure
     assert "--partition=gpu" in run.failure

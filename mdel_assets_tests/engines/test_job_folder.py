@@ -19,8 +19,11 @@ NOTE = Note("slurm", "0123", 1)
 
 
 def run(folders, *, index, **options):
-    works = [Work(f"pico/{folder.path.name}", folder, {"SAID": "it's"}) for folder in folders]
-    script = job_script("0123", works, command=["echo", "$SAID"], **options)
+    works = [
+        Work(f"pico/{folder.path.name}", folder, f"0123-{index}", {"SAID": "it's"})
+        for index, folder in enumerate(folders)
+    ]
+    script = job_script(works, command=["echo", "$SAID"], **options)
     environment = {"PATH": "/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": str(index)}
     return subprocess.run(["bash"], input=script, text=True, env=environment, check=False)
 

@@ -100,6 +100,11 @@ def test_a_job_that_is_killed_each_time_fails(job):
     assert "was killed (NODE_FAIL on node1), as were 1 before it (slurm.max_retries)" in str(error)
 
 
+def test_a_job_that_the_engine_gave_up_waiting_with_is_queued_again(job):
+    gone = JobState("unstarted", "failed to start within 900 seconds")
+    assert run(Script(gone, gone, gone, WELL), job, max_retries=0, max_requeues=0) is None
+
+
 def test_an_engine_that_does_not_answer_is_waited_for(job):
     down = EngineDownError("squeue failed: no controller")
     assert run(Script(down, RUNNING, down, WELL), job) is None
