@@ -13,6 +13,7 @@
     ├── TrainingError              training cannot start or had to stop
     │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
     ├── WorkerError                a worker that was started for a step failed
+    ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
     ├── HubError                   what was asked of the Hub cannot be had
@@ -77,6 +78,10 @@ class TrainingInterruptedError(TrainingError):
 
 class WorkerError(MdelError):
     """A worker that could not start, was killed, or failed by no mistake of the user's."""
+
+
+class WebserverError(MdelError):
+    """A Dagster webserver that does not answer, or refuses."""
 
 
 class MergeError(MdelError):
