@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from mdel_assets import __version__
 from mdel_assets.cli_backfill import backfill
+from mdel_assets.cli_doctor import doctor
 from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
 from mdel_assets.console import show_log_lines
@@ -54,7 +55,10 @@ def main() -> None:
 def init() -> None:
     """Create MDEL_HOME with the Dagster instance's settings."""
     home = MdelHome.from_environment()
-    home.initialize()
+    warnings.simplefilter("ignore")
+    from mdel_assets.defs.instance import open_instance
+
+    open_instance(home).dispose()
     click.echo(f"{home.root} is ready (Dagster's instance: {home.dagster_home})")
 
 
@@ -71,16 +75,14 @@ def run(workers: int) -> None:
     started = time.monotonic()
     experiment = load_experiment(experiment_name())
     home = MdelHome.from_environment()
-    home.initialize()
     click.echo(f"Experiment '{experiment.name}' in {home.root}")
     warnings.simplefilter("ignore")
-    import dagster as dg
-
+    from mdel_assets.defs.instance import open_instance
     from mdel_assets.defs.launch import run_line
 
     failed: list[str] = []
     num_made = 0
-    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+    with open_instance(home) as instance:
         for outcome in run_line(
             experiment, home, instance=instance, on_start=_show_start, num_workers=workers
         ):
@@ -174,7 +176,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, merge, publish, forget):
+for _command in (backfill, doctor, merge, publish, forget):
     main.add_command(_command)
 
 

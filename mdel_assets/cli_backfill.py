@@ -63,7 +63,6 @@ def backfill(
     if server:
         failed = _backfill_there(server, asset, list(reasons))
     else:
-        home.initialize()
         failed = _backfill_here(definitions, home, asset, list(reasons))
     if failed:
         raise click.ClickException(
@@ -96,9 +95,8 @@ def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webse
 
 def _backfill_here(definitions: Any, home: MdelHome, asset: str, keys: Sequence[str]) -> list[str]:
     """Run the partitions in this process; return those that were not made."""
-    import dagster as dg
-
     from mdel_assets.defs.backfill import backfill_here
+    from mdel_assets.defs.instance import open_instance
 
     left = dict.fromkeys(keys)
     failed: list[str] = []
@@ -106,7 +104,7 @@ def _backfill_here(definitions: Any, home: MdelHome, asset: str, keys: Sequence[
     def show_start(key: str) -> None:
         click.echo(f"  {len(keys) - len(left) + 1:3} of {len(keys)}  {asset} {key} ...")
 
-    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+    with open_instance(home) as instance:
         outcomes = backfill_here(
             definitions, instance=instance, asset=asset, keys=keys, on_start=show_start
         )

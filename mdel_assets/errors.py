@@ -26,10 +26,25 @@ Each message says what was wrong, the value seen, what was expected, and the rem
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 
 class MdelError(Exception):
-    """A mistake or mishap that the message tells the user how to mend."""
+    """A mistake or mishap that the message tells the user how to mend.
+
+    ``may_pass``: the same again may succeed by itself later, as where a server was busy.
+    """
+
+    may_pass = False
+
+
+E = TypeVar("E", bound=MdelError)
+
+
+def that_may_pass(error: E) -> E:
+    """Return the error, marked as one that may pass by itself."""
+    error.may_pass = True
+    return error
 
 
 class ExperimentError(MdelError):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dagster as dg
 
 from mdel_assets.defs.launch import MADE_TOGETHER, Runner, RunOutcome
-from mdel_assets.errors import UnknownKeyError, unknown_name_message
+from mdel_assets.errors import MdelError, UnknownKeyError, unknown_name_message
 from mdel_assets.lineage import Lineage
 
 
@@ -23,15 +23,14 @@ def select_partitions(
 
     """
     known = _partition_keys(definitions, asset)
-    tracked = _tracked_keys(lineage, asset)
     if selection in ("all", "stale"):
-        wanted = known if tracked is None else tracked
+        wanted = _expected_keys(lineage, asset, known)
     else:
         wanted = list(dict.fromkeys(key for key in selection.split(",") if key))
         for key in wanted:
             if key not in known:
                 raise UnknownKeyError(unknown_name_message(f"partition of {asset}", key, known))
-    reasons = {key: _reason(lineage, asset, key, is_tracked=tracked is not None) for key in wanted}
+    reasons = {key: _reason(lineage, asset, key) for key in wanted}
     if selection == "stale":
         return {key: reason for key, reason in reasons.items() if reason}
     return reasons
@@ -73,16 +72,30 @@ def _partition_keys(definitions: dg.Definitions, asset: str) -> list[str]:
     return list(partitioned[asset].get_partition_keys())
 
 
-def _tracked_keys(lineage: Lineage, asset: str) -> list[str] | None:
-    """Return the partitions that the line expects of an asset, None where it is not of the line."""
+def _expected_keys(lineage: Lineage, asset: str, known: Sequence[str]) -> list[str]:
+    """Return the partitions without those that the corpus has nothing for.
+
+    A domain whose dataset is missing or damaged is expected: its run says what is wrong.
+    """
+    if asset == "domain_dataset":
+        return list(known)
+    if known == lineage.experiment.domain_keys:
+        return [key for key in known if not _is_known_absent(lineage, key)]
     for kind, keys in lineage.walk():
         if kind == asset:
             return keys
-    return None
+    return list(known)
 
 
-def _reason(lineage: Lineage, asset: str, key: str, *, is_tracked: bool) -> str:
-    if not is_tracked:
+def _is_known_absent(lineage: Lineage, domain: str) -> bool:
+    try:
+        return not lineage.is_present(domain)
+    except MdelError:
+        return False
+
+
+def _reason(lineage: Lineage, asset: str, key: str) -> str:
+    if asset.startswith("hub_"):
         return "publishing looks for itself what is new"
     stale = lineage.stale(asset, key)
     return stale.reason if stale else ""
