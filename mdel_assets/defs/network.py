@@ -16,12 +16,7 @@ from mdel_assets.retries import Patience
 
 _log = logging.getLogger(__name__)
 # Of steps, not of requests.
-STEP_PATIENCE = Patience(
-    num_attempts=4,
-    first_wait_seconds=60.0,
-    longest_wait_seconds=1800.0,
-    longest_told_seconds=1800.0,
-)
+STEP_PATIENCE = Patience(num_attempts=4, first_wait_seconds=20.0, longest_wait_seconds=300.0)
 
 
 @contextlib.contextmanager
