@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -167,7 +168,9 @@ class Artifact:
         """
         parent = self.folder.parent if self.owns_folder else self.folder
         parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{self.folder.name if self.owns_folder else self.record_path.name}.tmp-"
+        name = self.folder.name if self.owns_folder else self.record_path.name
+        # Who writes it, for `mdel doctor` to tell what was left behind.
+        prefix = f".{name}.tmp-{socket.gethostname()}-{os.getpid()}-"
         stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         stage.chmod(0o755)
         try:

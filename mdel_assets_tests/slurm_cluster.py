@@ -13,9 +13,9 @@ import pytest
 
 PROGRAMS = {
     "munged": "munge",
-    "slurmctld": "slurmctld",
-    "slurmd": "slurmd",
-    "sbatch": "slurm-client",
+    "slurmctld": "slurm-wlm",
+    "slurmd": "slurm-wlm",
+    "sbatch": "slurm-wlm",
 }
 _CONFIGURATION = """
 ClusterName=mdel
@@ -50,9 +50,9 @@ class SlurmCluster:
     """The cluster in ``folder``. Its node does not see ``hidden_folder``, where one is named."""
 
     def __init__(self, folder: Path, *, hidden_folder: Path | None = None) -> None:
-        missing = [package for name, package in PROGRAMS.items() if not _which(name)]
+        missing = sorted({package for name, package in PROGRAMS.items() if not _which(name)})
         if missing:
-            pytest.skip(f"no SLURM: make test_services installs {', '.join(missing)}")
+            pytest.skip(f"no SLURM: {' and '.join(missing)} missing; run make test_services")
         if hidden_folder is not None and os.geteuid() != 0:
             pytest.skip("only root can hide a folder from a process: run this test as root")
         self.folder = folder

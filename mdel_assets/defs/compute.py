@@ -20,7 +20,7 @@ from mdel_assets import steps, steps_training
 from mdel_assets.artifacts import Record
 from mdel_assets.defs.job_messages import JobMessages
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.engines.job_folder import JobFolder
+from mdel_assets.engines.job_folder import JobFolder, look_again
 from mdel_assets.engines.jobs import Engine
 from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
 from mdel_assets.engines.ray_jobs import RayJobs
@@ -96,10 +96,9 @@ class Compute(dg.ConfigurableResource):
         return self.engine in _QUEUES
 
     @property
-    def backfill_policy(self) -> dg.BackfillPolicy:
-        """All partitions in one run where they become jobs, else one after the other."""
-        single = self.is_queue
-        return dg.BackfillPolicy.single_run() if single else dg.BackfillPolicy.multi_run(1)
+    def backfill_policy(self) -> dg.BackfillPolicy | None:
+        """All partitions in one run where they become jobs, else Dagster's own: a run for each."""
+        return dg.BackfillPolicy.single_run() if self.is_queue else None
 
     def make(
         self,
@@ -245,10 +244,14 @@ class _Plan:
         listener = JobMessages(self.context, are_named=len(jobs) > 1)
         Queue(self.compute.make_engine(settings), settings, listener=listener).run(jobs)
         for job in jobs:
-            if job.error is None:
-                made.records[job.key] = self.lineage.artifact(self.kind, job.key).require()
-            else:
-                made.failures[job.key] = job.error
+            artifact = self.lineage.artifact(self.kind, job.key)
+            look_again(artifact.folder, within=self.lineage.store.root)
+            try:
+                if job.error:
+                    raise job.error
+                made.records[job.key] = artifact.require()
+            except MdelError as error:
+                made.failures[job.key] = error
 
     def _folder(self, key: str) -> JobFolder:
         name = f"{self.kind}-{key}".removesuffix("-")

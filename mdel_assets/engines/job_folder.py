@@ -8,6 +8,7 @@ messages.jsonl     what the worker tells Dagster, as Pipes writes it
 output.log         whatever else the job printed
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -95,7 +96,7 @@ class JobFolder:
 
     def answer(self, note: Note) -> str | None:
         """Return the host that answered for the job of ``note``, or nothing so far."""
-        self._look_again()
+        look_again(self.path, within=self.path)
         try:
             seen, host = self.answered.read_text("utf-8").split()
         except (FileNotFoundError, ValueError):
@@ -104,7 +105,7 @@ class JobFolder:
 
     def has_outcome(self) -> bool:
         """Whether the worker wrote how it ended."""
-        self._look_again()
+        look_again(self.path, within=self.path)
         return has_outcome(self.spec)
 
     def last_output(self, *, num_lines: int = 5) -> str:
@@ -115,9 +116,15 @@ class JobFolder:
             return ""
         return " / ".join(line.strip() for line in text.splitlines()[-num_lines:])
 
-    def _look_again(self) -> None:
-        """Have a network file system ask its server, not its memory, which files there are."""
-        with os.scandir(self.path) as entries:
+
+def look_again(folder: Path, *, within: Path) -> None:
+    """Have a network file system ask its server, not its memory, what is on the way to ``folder``.
+
+    Listing a folder does that; a name that was looked for in vain may else stay unknown for long.
+    """
+    between = [path for path in folder.parents if path.is_relative_to(within)]
+    for path in [*reversed(between), folder]:
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
             next(entries, None)
 
 

@@ -38,15 +38,16 @@ def job_script(
             *exports,
         ]
         lines += [f"{index}) {'; '.join(settings)} ;;"]
+    lines.append("esac")
+    # The clock of a time limit runs from here, whatever comes before the worker.
+    if training_seconds is not None:
+        lines.append(f"export {DEADLINE}=$(( $(date +%s) + {round(training_seconds)} ))")
     lines += [
-        "esac",
         '[ "$(cat "$folder/asked" 2>/dev/null)" = "$token" ] &&',
-        '  echo "$token $(hostname)" 2>/dev/null > "$folder/answered.new" &&',
+        '  echo "$token $HOSTNAME" 2>/dev/null > "$folder/answered.new" &&',
         f'  mv "$folder/answered.new" "$folder/answered" || exit {UNSHARED}',
         'exec >> "$folder/output.log" 2>&1',
         *after_check,
         *before,
     ]
-    if training_seconds is not None:
-        lines.append(f"export {DEADLINE}=$(( $(date +%s) + {round(training_seconds)} ))")
     return "\n".join([*lines, f'exec {shlex.join(command)} "$folder/spec.json"', ""])

@@ -3,7 +3,7 @@
 import pytest
 
 from mdel_assets_tests.conftest import pico_experiment
-from mdel_assets_tests.defs.expert_jobs import Place, branch, training_of
+from mdel_assets_tests.defs.expert_jobs import Place, branch, one_thread, training_of
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,8 @@ def long(corpus):
 def alone(seeded, long, tmp_path_factory):
     """The long experts of two domains, trained in the step's own process."""
     place = Place.of(seeded, tmp_path_factory.mktemp("alone") / "home", long, {})
-    run = place.train("github", "arxiv")
+    with one_thread():
+        run = place.train("github", "arxiv")
     assert not run.failure
     assert run.recorded == {"github", "arxiv"}
     return place

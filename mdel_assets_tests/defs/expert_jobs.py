@@ -1,12 +1,13 @@
 """Experts that are trained by jobs of a cluster, as tests ask for them and look at them."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import PICO, pico_experiment
 
 KIND = "expert_model"
-QUICK = {"poll_seconds": 0.2}
+# Two jobs of two threads each would wait for one another on two processors.
+QUICK = {"poll_seconds": 0.2, "environment": ["export OMP_NUM_THREADS=1"]}
 
 
 def training_of(num_steps: int) -> dict[str, Any]:
@@ -141,7 +143,20 @@ class Place:
         return found
 
 
-def wait_for(is_so: Callable[[], Any], *, seconds: float = 90) -> Any:
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Have this process compute as jobs with `QUICK` do."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def wait_for(is_so: Callable[[], Any], *, seconds: float = 180) -> Any:
     """Return what ``is_so`` returns once that is something."""
     until = time.monotonic() + seconds
     while not (found := is_so()):

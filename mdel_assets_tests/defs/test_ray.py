@@ -30,11 +30,8 @@ def cluster():
 
 @pytest.fixture
 def place(seeded, long, cluster, tmp_path):
-    """Each job takes a whole node. Ray would have torch use as many threads as that is cores."""
-    import torch
-
-    threads = f"export OMP_NUM_THREADS={torch.get_num_threads()}"
-    settings = {"address": cluster.address, "num_cpus": NUM_CPUS, "environment": [threads]}
+    """Each job takes a whole node."""
+    settings = {"address": cluster.address, "num_cpus": NUM_CPUS}
     compute = {"engine": "ray", "ray": QUICK | settings}
     return Place.of(seeded, tmp_path / "home", long, compute)
 

@@ -11,7 +11,7 @@ from mdel_assets_tests.defs.expert_jobs import (
     QUICK,
     Place,
     are_equal,
-    training_of,
+    one_thread,
     wait_for,
 )
 from mdel_assets_tests.slurm_cluster import SlurmCluster
@@ -23,8 +23,9 @@ pytestmark = [
 ]
 
 
-def slurm(**settings):
-    return {"engine": "slurm", "slurm": QUICK | settings}
+def slurm(*, lines=(), **settings):
+    environment = [*QUICK["environment"], *lines]
+    return {"engine": "slurm", "slurm": QUICK | settings | {"environment": environment}}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,9 @@ def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others
 ):
     experiment = pico_experiment(corpus)
     local = Place.of(seeded, tmp_path / "local", experiment, {})
-    assert not local.train("github", "arxiv").failure
-    place = Place.of(seeded, tmp_path / "home", experiment, slurm(environment=["export MDEL=1"]))
+    with one_thread():
+        assert not local.train("github", "arxiv").failure
+    place = Place.of(seeded, tmp_path / "home", experiment, slurm())
     dataset = place.home.lineage(experiment).store.dataset("freelaw").folder / "train.parquet"
     dataset.write_bytes(bytes(dataset.stat().st_size))
     before = set(cluster.jobs())
@@ -120,7 +122,7 @@ def test_a_killed_job_is_tried_again_and_a_cancelled_one_fails(
 
 
 def test_a_job_that_is_killed_each_time_says_so(seeded, long, tmp_path):
-    compute = slurm(max_retries=1, environment=["echo the end is near", "kill -9 $$"])
+    compute = slurm(max_retries=1, lines=["echo the end is near", "kill -9 $$"])
     run = Place.of(seeded, tmp_path / "home", long, compute).train("github")
     assert "was killed (FAILED by signal 9 on" in run.failure
     assert "as were 1 before it (slurm.max_retries). Its last words: the end is near" in run.failure
@@ -129,18 +131,22 @@ def test_a_job_that_is_killed_each_time_says_so(seeded, long, tmp_path):
 def test_a_time_limit_is_answered_by_a_checkpoint_and_another_job(
     seeded, corpus, tmp_path, cluster
 ):
-    longer = pico_experiment(corpus, training=training_of(2500))
-    local = Place.of(seeded, tmp_path / "local", longer, {})
-    assert not local.train("github").failure
-    # The limit is in minutes; the margin leaves ten seconds, start-up among them.
-    compute = slurm(time_limit_minutes=1, margin_seconds=50)
-    place = Place.of(seeded, tmp_path / "home", longer, compute)
+    experiment = pico_experiment(corpus)
+    local = Place.of(seeded, tmp_path / "local", experiment, {})
+    with one_thread():
+        assert not local.train("github").failure
+    # The limit is in minutes. The first job is late, so that its fifteen seconds are over when it
+    # begins to train; another has enough of them, or takes at least one step further.
+    late = f"[ -e {tmp_path}/late ] || {{ touch {tmp_path}/late; sleep 15; }}"
+    compute = slurm(time_limit_minutes=1, margin_seconds=45, lines=[late])
+    place = Place.of(seeded, tmp_path / "home", experiment, compute)
     before = set(cluster.jobs())
     run = place.train("github")
     assert not run.failure
     assert run.says("is queued again: Training stopped at step")
-    # The worker's own word, through Pipes.
-    assert any(line.startswith("Training stopped at step") for line in run.log)
+    # The workers' own words, through Pipes.
+    assert any(line.startswith("Training stopped at step 1 of 16") for line in run.log)
+    assert any(line.startswith("going on from") for line in run.log)
     states = {job[1] for number, job in cluster.jobs().items() if number not in before}
     assert states == {"COMPLETED", "FAILED"}
     assert are_equal(place.weights("github"), local.weights("github"))

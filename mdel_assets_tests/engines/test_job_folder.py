@@ -1,6 +1,8 @@
 """The folder that both sides of a job share, and the script that looks at it first."""
 
+import socket
 import subprocess
+import time
 
 from mdel_assets.engines.job_folder import JobFolder, Note, Tail
 from mdel_assets.engines.job_script import UNSHARED, job_script
@@ -32,13 +34,17 @@ def test_a_job_answers_in_its_own_folder_before_it_does_anything_else(tmp_path):
     folders = [JobFolder(tmp_path / "a b"), JobFolder(tmp_path / "c")]
     folders[1].prepare(SPEC, NOTE)
     assert folders[1].answer(NOTE) is None
+    started = time.time()
     done = run(folders, index=1, before=["echo $SAID $MDEL_DEADLINE"], training_seconds=60)
     assert done.returncode == 0
-    host = subprocess.run(["hostname"], capture_output=True, text=True, check=True).stdout.strip()
-    assert folders[1].answer(NOTE) == host
+    assert folders[1].answer(NOTE) == socket.gethostname()
     # An answer to an earlier submission is none.
     assert folders[1].answer(Note("slurm", "4567", 1)) is None
-    assert folders[1].output.read_text() == f"it's\n$SAID {folders[1].spec}\n"
+    prepared, worked = folders[1].output.read_text().splitlines()
+    said, deadline = prepared.split()
+    assert said == "it's"
+    assert started + 59 <= int(deadline) <= time.time() + 60
+    assert worked == f"$SAID {folders[1].spec}"
 
 
 def test_a_job_that_does_not_see_the_folder_ends_at_once(tmp_path):

@@ -10,7 +10,7 @@ from mdel_assets.errors import ExperimentError, UnknownKeyError
 
 def test_a_file_in_the_home_says_how_models_are_trained(home):
     assert load_compute(home, {}).engine == "local"
-    assert load_compute(home, {}).backfill_policy == dg.BackfillPolicy.multi_run(1)
+    assert load_compute(home, {}).backfill_policy is None
     home.root.mkdir()
     (home.root / "compute.yaml").write_text("engine: slurm\nslurm: {partition: gpu, gpus: 2}\n")
     compute = load_compute(home, {})
