@@ -8,6 +8,7 @@ import warnings
 
 import dagster as dg
 
+from mdel_assets.defs.automation import automation_of, follow_inputs
 from mdel_assets.defs.baselines import baseline_assets
 from mdel_assets.defs.clusters import cluster_assets
 from mdel_assets.defs.data import data_assets
@@ -28,6 +29,8 @@ from mdel_assets.home import MdelHome, experiment_name
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     """Return the asset graph of one experiment over the artifacts in ``home``."""
     partitions = Partitions.of(experiment)
+    # Dagster resolves jobs later than this, and then says that it will do what is meant.
+    warnings.filterwarnings("ignore", message="Asset job .* varying BackfillPolicies")
     with warnings.catch_warnings():
         # Pools and backfill policies are in beta; a user can do nothing about it.
         warnings.simplefilter("ignore", category=dg.BetaWarning)
@@ -44,10 +47,16 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *ensemble_assets(experiment),
             *publishing_assets(experiment, partitions),
         ]
+        lineage = home.lineage(experiment)
+        assets = follow_inputs(assets, lineage)
+        automation = automation_of(assets, lineage)
     return dg.Definitions(
         assets=assets,
+        jobs=automation.jobs,
+        schedules=automation.schedules,
+        sensors=automation.sensors,
         resources={
-            "workspace": Workspace(root=str(home.root)),
+            "workspace": Workspace(root=str(home.root), experiment=experiment.name),
             "compute": Compute(),
             "tracking": Tracking(folder=str(home.root)),
             "hub": HubResource(),

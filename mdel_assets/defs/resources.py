@@ -129,9 +129,13 @@ class HubResource(dg.ConfigurableResource):
 
 
 class Workspace(dg.ConfigurableResource):
-    """The folder that holds every artifact, as ``MDEL_HOME`` names it."""
+    """The folder that holds every artifact, as ``MDEL_HOME`` names it.
+
+    ``experiment`` is the name of the experiment that the graph shows.
+    """
 
     root: str
+    experiment: str
 
     @property
     def home(self) -> MdelHome:
