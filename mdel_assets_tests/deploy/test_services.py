@@ -129,24 +129,32 @@ def story(place: Path, corpus: Path, make_model: Any) -> Story:
 
 
 def _work(told: Story) -> None:
-    """Backfill two domains, then leave a training running."""
-    web = told.web
+    """Backfill two domains and leave a training running."""
+    web, work = told.web, told.lineage.store.root / "work"
     number = web.backfill(["domain_dataset", "expert_model"], DOMAINS)
+
+    def state() -> Any:
+        return web.backfill_state(number)
+
+    # The daemon looks at a backfill twice a minute: what it has yet to see may be done long since.
     wait_until(
-        lambda: web.backfill_state(number)["status"] in {"COMPLETED_SUCCESS", "COMPLETED_FAILED"},
+        lambda: (
+            [run["status"] for run in state()["runs"]] == ["SUCCESS"] * 3
+            or state()["status"].startswith(("COMPLETED", "FAIL"))
+        ),
         seconds=300,
-        what=lambda: web.backfill_state(number),
+        what=state,
     )
-    told.backfill = web.backfill_state(number)
-    for run in told.backfill["runs"]:
-        web.messages(run["runId"])
     told.long_run = web.launch("variant_expert", "long")
-    work = told.lineage.store.root / "work"
     wait_until(
         lambda: bool(list(work.glob("variant_expert-*/checkpoint-*/trainer_state.json"))),
         seconds=120,
         what=lambda: web.messages(told.long_run),
     )
+    wait_until(lambda: state()["status"] != "REQUESTED", seconds=120, what=state)
+    told.backfill = state()
+    for run in told.backfill["runs"]:
+        web.messages(run["runId"])
     told.pages = web.read_pages()
 
 
