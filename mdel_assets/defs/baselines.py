@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets.defs.metadata import OWNERS, absent
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Compute, Tracking, Workspace
-from mdel_assets.defs.training import trained_result
+from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_result
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
@@ -39,7 +39,9 @@ def _asset(
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS[name],
-        check_specs=[dg.AssetCheckSpec(_CHECK, asset=name, blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(_CHECK, asset=name, blocking=True, description=FROZEN_UNCHANGED)
+        ],
         pool="gpu",
     )
 

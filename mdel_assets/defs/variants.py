@@ -3,10 +3,11 @@
 import dagster as dg
 
 from mdel_assets import steps_sweep
+from mdel_assets.defs import columns
 from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Compute, Tracking, Workspace
-from mdel_assets.defs.training import trained_result
+from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_result
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
@@ -28,7 +29,11 @@ def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["variant_expert"],
-        check_specs=[dg.AssetCheckSpec(_CHECK, asset="variant_expert", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                _CHECK, asset="variant_expert", blocking=True, description=FROZEN_UNCHANGED
+            )
+        ],
         pool="gpu",
     )
     def variant_expert(
@@ -54,6 +59,7 @@ def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         owners=OWNERS,
         kinds={"parquet", "matplotlib"},
         code_version=CODE_VERSIONS["sweep_report"],
+        metadata=columns.of(columns.SWEEP_REPORT),
     )
     def sweep_report(workspace: Workspace) -> dg.MaterializeResult:
         """What each variant gains on its own domain and on general text, beside the expert.
@@ -65,11 +71,13 @@ def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         lineage = workspace.lineage(experiment)
         record = steps_sweep.make_sweep_report(lineage)
         entries = steps_sweep.read_sweep(lineage)
+        rows = sweep_rows(entries)
         return dg.MaterializeResult(
             metadata={
                 "sweep": chart(draw_sweep(entries), "what each variant gains"),
                 "changes": dg.MetadataValue.md(sweep_markdown(entries)),
-                "rows": table(sweep_rows(entries)),
+                "rows": table(rows),
+                columns.ROW_COUNT: len(rows),
                 **provenance(record, lineage.store.sweep()),
             }
         )
