@@ -13,6 +13,7 @@
     ├── TrainingError              training cannot start or had to stop
     │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
     ├── WorkerError                a worker that was started for a step failed
+    │   └── StorageError           its machine does not share the folder it works in
     ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
@@ -93,6 +94,10 @@ class TrainingInterruptedError(TrainingError):
 
 class WorkerError(MdelError):
     """A worker that could not start, was killed, or failed by no mistake of the user's."""
+
+
+class StorageError(WorkerError):
+    """A folder that two machines were to share, and do not."""
 
 
 class WebserverError(MdelError):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
-from mdel_assets.defs.launch import MADE_TOGETHER, Runner, RunOutcome
+from mdel_assets.defs.launch import Runner, RunOutcome
 from mdel_assets.errors import MdelError, UnknownKeyError, unknown_name_message
 from mdel_assets.lineage import Lineage
 
@@ -51,7 +51,9 @@ def backfill_here(
     """
     runner = Runner(definitions, instance)
     all_keys = _partition_keys(definitions, asset)
-    groups = _neighbours(keys, all_keys) if asset in MADE_TOGETHER else [[key] for key in keys]
+    groups = (
+        _neighbours(keys, all_keys) if runner.makes_together(asset) else [[key] for key in keys]
+    )
     for group in groups:
         on_start(group[0])
         one = len(group) == 1

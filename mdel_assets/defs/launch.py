@@ -25,8 +25,6 @@ from mdel_assets.home import MdelHome
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
-# One run for all partitions: each documents file is read once, shared layers are run once.
-MADE_TOGETHER = {"domain_dataset", "layer_differences", "token_scores", "perplexity_report"}
 _RANGE_START, _RANGE_END = (
     "dagster/asset_partition_range_start",
     "dagster/asset_partition_range_end",
@@ -78,7 +76,7 @@ def run_line(
         stale = [key for key in keys if lineage.stale(kind, key)]
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
-        if kind in MADE_TOGETHER and len(stale) > 1:
+        if len(stale) > 1 and runner.makes_together(kind):
             first, last = (keys.index(stale[place]) for place in (0, -1))
             if on_start:
                 on_start(kind, f"all {last - first + 1}")
@@ -151,8 +149,14 @@ class Runner:
     """Executes one asset partition after the other in this process."""
 
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.graph = definitions.resolve_asset_graph()
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.instance = instance
+
+    def makes_together(self, kind: str) -> bool:
+        """Whether one run makes all partitions: they share work, or become jobs of a cluster."""
+        policy = self.graph.get(dg.AssetKey(kind)).backfill_policy
+        return policy is not None and policy.max_partitions_per_run is None
 
     def run(self, kind: str, key: str) -> RunOutcome:
         """Run one partition, or the asset as a whole where ``key`` is empty."""
