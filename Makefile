@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
-.PHONY: install setup_dev demo ui status test test_unit check bench clean
+.PHONY: install setup_dev demo ui status test test_unit test_services check bench clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +44,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q mdel_assets_tests/test_architecture.py mdel_assets_tests/test_documentation.py
+
+# What some tests run against; where it cannot be installed, they are skipped and say so.
+test_services:
+	@deploy/install_test_services.sh
 
 test_unit: $(VENV)/.installed-dev
 	$(BIN)/pytest -m 'not slow'

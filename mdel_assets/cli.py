@@ -1,9 +1,11 @@
 """``mdel``: what the Dagster command line cannot do.
 
 ``mdel run`` makes whatever is missing or stale, in order. ``mdel status`` says what that would be
-and why. ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any
-dataset. ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget``
-takes a domain back. Single assets and partitions are made with ``dagster asset materialize``.
+and why. ``mdel backfill`` makes several partitions of one asset, ``mdel doctor`` finds and repairs
+what crashes leave behind. ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity``
+measures any model on any dataset. ``mdel merge`` merges models outside the graph, ``mdel publish``
+publishes, ``mdel forget`` takes a domain back. Single assets and partitions are made with
+``dagster asset materialize``.
 """
 
 import json
@@ -17,13 +19,16 @@ import click
 from pydantic import ValidationError
 
 from mdel_assets import __version__
+from mdel_assets.cli_backfill import backfill
+from mdel_assets.cli_doctor import doctor
 from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
 from mdel_assets.console import show_log_lines
-from mdel_assets.errors import MdelError, MissingArtifactError
+from mdel_assets.errors import MdelError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.what_is_stale import what_is_stale
 
 if TYPE_CHECKING:
     from mdel_assets.defs.launch import RunOutcome
@@ -50,7 +55,10 @@ def main() -> None:
 def init() -> None:
     """Create MDEL_HOME with the Dagster instance's settings."""
     home = MdelHome.from_environment()
-    home.initialize()
+    warnings.simplefilter("ignore")
+    from mdel_assets.defs.instance import open_instance
+
+    open_instance(home).dispose()
     click.echo(f"{home.root} is ready (Dagster's instance: {home.dagster_home})")
 
 
@@ -67,16 +75,14 @@ def run(workers: int) -> None:
     started = time.monotonic()
     experiment = load_experiment(experiment_name())
     home = MdelHome.from_environment()
-    home.initialize()
     click.echo(f"Experiment '{experiment.name}' in {home.root}")
     warnings.simplefilter("ignore")
-    import dagster as dg
-
+    from mdel_assets.defs.instance import open_instance
     from mdel_assets.defs.launch import run_line
 
     failed: list[str] = []
     num_made = 0
-    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+    with open_instance(home) as instance:
         for outcome in run_line(
             experiment, home, instance=instance, on_start=_show_start, num_workers=workers
         ):
@@ -96,15 +102,12 @@ def run(workers: int) -> None:
 def status() -> None:
     """List what is missing or stale, and why."""
     lineage = MdelHome.from_environment().lineage(load_experiment(experiment_name()))
-    num_stale = 0
-    try:
-        for kind, keys in lineage.walk():
-            for key in keys:
-                if stale := lineage.stale(kind, key):
-                    num_stale += 1
-                    click.echo(f"{stale.kind:20} {stale.key:28} {stale.reason}")
-    except MissingArtifactError:
+    line = what_is_stale(lineage)
+    for stale in line.found:
+        click.echo(f"{stale.kind:20} {stale.key:28} {stale.reason}")
+    if line.is_cut_off:
         click.echo("what follows depends on these and is stale too")
+    num_stale = len(line.found)
     click.echo(f"{num_stale} stale" if num_stale else "Everything is up to date.")
 
 
@@ -173,7 +176,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (merge, publish, forget):
+for _command in (backfill, doctor, merge, publish, forget):
     main.add_command(_command)
 
 

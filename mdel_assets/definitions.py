@@ -8,8 +8,10 @@ import warnings
 
 import dagster as dg
 
+from mdel_assets.defs.automation import automation_of, follow_inputs
 from mdel_assets.defs.baselines import baseline_assets
 from mdel_assets.defs.clusters import cluster_assets
+from mdel_assets.defs.compute import load_compute
 from mdel_assets.defs.data import data_assets
 from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
@@ -17,7 +19,7 @@ from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
-from mdel_assets.defs.resources import Compute, HubResource, Tracking, Workspace
+from mdel_assets.defs.resources import HubResource, Tracking, Workspace
 from mdel_assets.defs.searches import search_assets
 from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
@@ -28,27 +30,36 @@ from mdel_assets.home import MdelHome, experiment_name
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     """Return the asset graph of one experiment over the artifacts in ``home``."""
     partitions = Partitions.of(experiment)
+    compute = load_compute(home)
+    # Dagster resolves jobs later than this, and then says that it will do what is meant.
+    warnings.filterwarnings("ignore", message="Asset job .* varying BackfillPolicies")
     with warnings.catch_warnings():
         # Pools and backfill policies are in beta; a user can do nothing about it.
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         assets = [
             *data_assets(experiment, partitions),
             *cluster_assets(experiment),
-            *training_assets(experiment, partitions),
-            *baseline_assets(experiment, partitions),
+            *training_assets(experiment, partitions, compute),
+            *baseline_assets(experiment, partitions, compute),
             *search_assets(experiment, partitions),
             *merging_assets(experiment, partitions),
-            *variant_assets(experiment, partitions),
+            *variant_assets(experiment, partitions, compute),
             *reference_assets(experiment, partitions),
             *evaluation_assets(experiment, partitions),
             *ensemble_assets(experiment),
             *publishing_assets(experiment, partitions),
         ]
+        lineage = home.lineage(experiment)
+        assets = follow_inputs(assets, lineage)
+        automation = automation_of(assets, lineage)
     return dg.Definitions(
         assets=assets,
+        jobs=automation.jobs,
+        schedules=automation.schedules,
+        sensors=automation.sensors,
         resources={
-            "workspace": Workspace(root=str(home.root)),
-            "compute": Compute(),
+            "workspace": Workspace(root=str(home.root), experiment=experiment.name),
+            "compute": compute,
             "tracking": Tracking(folder=str(home.root)),
             "hub": HubResource(),
         },

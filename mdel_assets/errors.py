@@ -13,6 +13,8 @@
     ├── TrainingError              training cannot start or had to stop
     │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
     ├── WorkerError                a worker that was started for a step failed
+    │   └── StorageError           its machine does not share the folder it works in
+    ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
     ├── HubError                   what was asked of the Hub cannot be had
@@ -25,10 +27,25 @@ Each message says what was wrong, the value seen, what was expected, and the rem
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 
 class MdelError(Exception):
-    """A mistake or mishap that the message tells the user how to mend."""
+    """A mistake or mishap that the message tells the user how to mend.
+
+    ``may_pass``: the same again may succeed by itself later, as where a server was busy.
+    """
+
+    may_pass = False
+
+
+E = TypeVar("E", bound=MdelError)
+
+
+def that_may_pass(error: E) -> E:
+    """Return the error, marked as one that may pass by itself."""
+    error.may_pass = True
+    return error
 
 
 class ExperimentError(MdelError):
@@ -77,6 +94,14 @@ class TrainingInterruptedError(TrainingError):
 
 class WorkerError(MdelError):
     """A worker that could not start, was killed, or failed by no mistake of the user's."""
+
+
+class StorageError(WorkerError):
+    """A folder that two machines were to share, and do not."""
+
+
+class WebserverError(MdelError):
+    """A Dagster webserver that does not answer, or refuses."""
 
 
 class MergeError(MdelError):

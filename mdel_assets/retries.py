@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mdel_assets.errors import HubError, MdelError
+from mdel_assets.errors import HubError, MdelError, that_may_pass
 
 _log = logging.getLogger(__name__)
 ASKED_AGAIN = {408, 425, 429, 500, 502, 503, 504}
@@ -65,10 +65,12 @@ def with_patience(
                     f"{what}: the server refused ({status}): {_message_of(error)} {remedy}"
                 ) from error
             if attempt == patience.num_attempts:
-                raise raises(
-                    f"{what}: {attempt} attempts failed, the last with: {_message_of(error)} "
-                    f"Nothing is half done: run the same command again, and what was sent or "
-                    f"fetched is kept."
+                raise that_may_pass(
+                    raises(
+                        f"{what}: {attempt} attempts failed, the last with: {_message_of(error)} "
+                        f"Nothing is half done: run the same command again, and what was sent or "
+                        f"fetched is kept."
+                    )
                 ) from error
             wait = patience.wait_seconds(attempt, told)
             _log.warning("%s: %s; asking again in %.0f s", what, _message_of(error), wait)

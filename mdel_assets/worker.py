@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,11 +76,24 @@ def run_worker(path: Path) -> None:
         folder=Path(spec.tracking_folder),
         mode=spec.tracking_mode,
     )
-    conditions = Conditions(
-        max_seconds=spec.max_seconds, tracker=tracker, is_sharded=spec.is_sharded
-    )
+    seconds = _seconds_to_train(spec.max_seconds)
+    conditions = Conditions(max_seconds=seconds, tracker=tracker, is_sharded=spec.is_sharded)
     lineage = home.lineage(experiment)
     make_model(lineage, spec.kind, spec.key, cache=home.cache, conditions=conditions)
+
+
+def _seconds_to_train(limit: float | None) -> float | None:
+    """Return the seconds until ``limit`` or the queue's own time is over, whichever is first."""
+    deadline = os.environ.get("MDEL_DEADLINE")
+    if deadline is None:
+        return limit
+    left = max(0.0, float(deadline) - time.time())
+    return round(left if limit is None else min(left, limit), 1)
+
+
+def has_outcome(path: Path) -> bool:
+    """Whether the worker of the specification at ``path`` wrote how it ended."""
+    return _outcome_path(path).exists()
 
 
 def raise_outcome(path: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.errors import FetchError
+from mdel_assets.errors import FetchError, that_may_pass
 from mdel_assets.hub_credentials import find_token
 
 _log = logging.getLogger(__name__)
@@ -190,14 +190,22 @@ def _download_from_hub(location: str, target: Path) -> tuple[str, str | None]:
             token=find_token() or False,
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FetchError(
+        refused = FetchError(
             f"{location} could not be fetched from the Hub ({type(error).__name__}: {error}). "
             f"Check the name, the network, and HF_TOKEN if the repository is private."
-        ) from error
+        )
+        refused.may_pass = _is_passing(error)
+        raise refused from error
     _link_or_copy(Path(path), target)
     # The Hub's cache names a blob by its ETag, which of a large file is the sha256.
     commit = Path(path).relative_to(Path(path).parents[name.count("/") + 1]).parts[0]
     return commit, _as_sha256(Path(path).resolve().name)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the Hub may answer another time: it was busy, or could not be reached."""
+    response = getattr(error, "response", None)
+    return response is None or response.status_code in _RETRIED_STATUS
 
 
 def _download(url: str, target: Path, partial_folder: Path) -> str | None:
@@ -224,9 +232,11 @@ def _download(url: str, target: Path, partial_folder: Path) -> str | None:
             shutil.move(partial, target)
             return etag
         _log.warning("fetching %s: attempt %d failed: %s", url, attempt + 1, last)
-    raise FetchError(
-        f"{url} could not be fetched in {_NUM_ATTEMPTS} attempts ({last}). What arrived is kept; "
-        f"run the same command again to go on from there."
+    raise that_may_pass(
+        FetchError(
+            f"{url} could not be fetched in {_NUM_ATTEMPTS} attempts ({last}). What arrived is "
+            f"kept; run the same command again to go on from there."
+        )
     ) from last
 
 

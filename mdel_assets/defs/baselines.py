@@ -4,17 +4,20 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from mdel_assets.defs.metadata import OWNERS, absent
+from mdel_assets.defs.compute import Compute
+from mdel_assets.defs.metadata import OWNERS
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Compute, Tracking, Workspace
-from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_result
+from mdel_assets.defs.resources import Tracking, Workspace
+from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions, trained_result
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
 _CHECK = "frozen_weights_unchanged"
 
 
-def baseline_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+def baseline_assets(
+    experiment: Experiment, partitions: Partitions, compute: Compute
+) -> list[dg.AssetsDefinition]:
     """Return those baselines of the group ``training`` that the experiment asks for."""
     found = []
     if experiment.baselines.dense_one:
@@ -22,12 +25,15 @@ def baseline_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
     if experiment.baselines.dense:
         found.append(_dense_baseline(experiment))
     if partitions.random_split is not None:
-        found.append(_random_split_expert(experiment, partitions.random_split))
+        found.append(_random_split_expert(experiment, partitions.random_split, compute))
     return found
 
 
 def _asset(
-    name: str, *, partitions_def: dg.StaticPartitionsDefinition | None = None
+    name: str,
+    *,
+    partitions_def: dg.StaticPartitionsDefinition | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
     """Return the decorator that makes a function the baseline called ``name``."""
     datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
@@ -42,6 +48,7 @@ def _asset(
         check_specs=[
             dg.AssetCheckSpec(_CHECK, asset=name, blocking=True, description=FROZEN_UNCHANGED)
         ],
+        backfill_policy=backfill_policy,
         pool="gpu",
     )
 
@@ -86,9 +93,13 @@ def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
 
 
 def _random_split_expert(
-    experiment: Experiment, numbers: dg.StaticPartitionsDefinition
+    experiment: Experiment, numbers: dg.StaticPartitionsDefinition, compute: Compute
 ) -> dg.AssetsDefinition:
-    @_asset("random_split_expert", partitions_def=numbers)
+    @_asset(
+        "random_split_expert",
+        partitions_def=numbers,
+        backfill_policy=compute.backfill_policy,
+    )
     def random_split_expert(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -101,10 +112,16 @@ def _random_split_expert(
         together needs no domains, and the rest is what domains are worth.
         """
         lineage = workspace.lineage(experiment)
-        number = context.partition_key
-        if number not in lineage.random_split_numbers():
-            return absent(f"random-{number}", _CHECK)
-        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
-        return trained_result(record, lineage.store.random_expert(number))
+        made = compute.make_all(
+            context,
+            experiment,
+            context.partition_keys,
+            is_present=lambda number: number in lineage.random_split_numbers(),
+            workspace=workspace,
+            tracking=tracking,
+        )
+        return trained_partitions(
+            context, made, artifact_of=lineage.store.random_expert, model_key="random-{}"
+        )
 
     return random_split_expert

@@ -11,6 +11,7 @@ from mdel_assets.data.fetch import sha256_of
 from mdel_assets.defs import columns
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
 from mdel_assets.defs.metadata import OWNERS, link, provenance, shard_address, table
+from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import TrainingError
@@ -48,7 +49,8 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         """
         lineage = workspace.lineage(experiment)
         shard = context.partition_key
-        record = steps.fetch_raw_shard(lineage, shard, cache=workspace.home.cache)
+        with repeated_where_the_network_failed(context):
+            record = steps.fetch_raw_shard(lineage, shard, cache=workspace.home.cache)
         artifact = lineage.store.shard(shard)
         seen = sha256_of(artifact.folder / record.details["file"])
         location = record.details["location"]

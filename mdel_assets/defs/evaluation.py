@@ -1,5 +1,7 @@
 """Evaluation assets: token scores, perplexity reports, the matrix."""
 
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -14,7 +16,6 @@ from mdel_assets.defs.evaluation_checks import (
 )
 from mdel_assets.defs.metadata import (
     OWNERS,
-    absent,
     absent_state,
     chart,
     link,
@@ -27,6 +28,9 @@ from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.errors import ScoringError
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.what_is_stale import what_is_stale
+
+_log = logging.getLogger(__name__)
 
 
 def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -79,14 +83,13 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         several datasets share is scored once, and documents that were scored before are kept.
         """
         lineage = workspace.lineage(experiment)
-        wanted = set(context.partition_keys)
-        keys = [key for key in experiment.model_keys if key in wanted]
-        present = set(lineage.present_models())
-        scored = steps.score(lineage, [key for key in keys if key in present])
+        keys = _in_order(context.partition_keys, experiment.model_keys)
+        states = _states(lineage, keys)
+        scored = steps.score(lineage, [key for key in keys if key not in states])
         metadata = {
-            key: _scores_metadata(scored.records[key], lineage.store.scores(key))
-            if key in present
-            else {"state": absent_state(key)}
+            key: states[key]
+            if key in states
+            else _scores_metadata(scored.records[key], lineage.store.scores(key))
             for key in keys
             if key not in scored.failures
         }
@@ -109,6 +112,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         owners=OWNERS,
         kinds={"json"},
         code_version=CODE_VERSIONS["perplexity_report"],
+        backfill_policy=dg.BackfillPolicy.single_run(),
         metadata=columns.of(columns.PERPLEXITY_REPORT),
         check_specs=[
             dg.AssetCheckSpec(
@@ -133,17 +137,22 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         Intervals are 95 % intervals of a document bootstrap.
         """
         lineage = workspace.lineage(experiment)
-        model = context.partition_key
-        if _is_absent(lineage, model):
-            return absent(model, "figures_are_consistent", "no_worse_than_before")
-        changes = steps.changes_since_last_report(lineage, model)
-        record = steps.report(lineage, model)
+        keys = _in_order(context.partition_keys, experiment.model_keys)
+        states = _states(lineage, keys)
+        records, changes = {}, {}
+        for key in keys:
+            if key in states:
+                context.add_asset_metadata(states[key], partition_key=key)
+                continue
+            changes[key] = steps.changes_since_last_report(lineage, key)
+            records[key] = steps.report(lineage, key)
+            metadata = {
+                **_report_metadata(records[key]),
+                **provenance(records[key], lineage.store.report(key)),
+            }
+            context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(
-            metadata={
-                **_report_metadata(record),
-                **provenance(record, lineage.store.report(model)),
-            },
-            check_results=[figures_are_consistent(record), no_worse_than_before(changes)],
+            check_results=[figures_are_consistent(records), no_worse_than_before(changes)]
         )
 
     @dg.asset(
@@ -183,6 +192,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         return dg.MaterializeResult(
             metadata={
                 **_matrix_metadata(matrix),
+                "what_is_stale": _stale_table(lineage),
                 **link("wandb", address),
                 **provenance(record, lineage.store.matrix()),
             },
@@ -192,8 +202,26 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
     return [token_scores, perplexity_report, perplexity_matrix]
 
 
-def _is_absent(lineage: Lineage, model: str) -> bool:
-    return model not in lineage.present_models()
+def _in_order(wanted: Iterable[str], keys: Sequence[str]) -> list[str]:
+    """Return those of ``keys`` that are wanted."""
+    asked = set(wanted)
+    return [key for key in keys if key in asked]
+
+
+def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return what is shown of models that have no figures: absent ones, and those not made yet.
+
+    A model that is asked for alone is expected to be there.
+    """
+    present = set(lineage.present_models())
+    states = {key: {"state": absent_state(key)} for key in keys if key not in present}
+    if len(keys) > 1:
+        for key in (key for key in keys if key in present):
+            model = lineage.store.model(key)
+            if not model.record_path.exists():
+                states[key] = {"state": f"{model.label} was never made: nothing to score"}
+                _log.warning("%s was never made: left out", model.label)
+    return states
 
 
 def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
@@ -231,6 +259,15 @@ def _report_metadata(record: Record) -> dict[str, Any]:
         "bits_per_byte": chart(drawn, "bits per byte"),
         columns.ROW_COUNT: len(rows),
     }
+
+
+def _stale_table(lineage: Lineage) -> dg.MetadataValue:
+    """Return what the matrix is made of, or beside, that a run would make anew, and why."""
+    rows = [
+        {"asset": stale.kind, "partition": stale.key, "reason": stale.reason}
+        for stale in what_is_stale(lineage, until="perplexity_matrix").found
+    ]
+    return table(rows) if rows else dg.MetadataValue.text("Nothing: all is up to date.")
 
 
 def _matrix_metadata(matrix: Any) -> dict[str, Any]:

@@ -46,10 +46,11 @@ def every_token_scored(
     )
 
 
-def figures_are_consistent(record: Record) -> dg.AssetCheckResult:
+def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult:
     """Look for a figure outside its own interval, or a perplexity below 1."""
     wrong = [
-        f"{row['dataset']}/{row['split']}"
+        f"{model}: {row['dataset']}/{row['split']}"
+        for model, record in records.items()
         for row in record.details["rows"]
         if row["num_bytes"]
         and not (
@@ -65,10 +66,11 @@ def figures_are_consistent(record: Record) -> dg.AssetCheckResult:
     )
 
 
-def no_worse_than_before(changes: "Sequence[Change]") -> dg.AssetCheckResult:
+def no_worse_than_before(changes: "Mapping[str, Sequence[Change]]") -> dg.AssetCheckResult:
     """Warn of cells that became worse since the last report by more than their paired interval."""
     rows = [
         {
+            "model": model,
             "dataset": change.dataset,
             "split": change.split,
             "num_documents": change.num_documents,
@@ -76,9 +78,15 @@ def no_worse_than_before(changes: "Sequence[Change]") -> dg.AssetCheckResult:
             "low": rounded(change.low),
             "high": rounded(change.high),
         }
-        for change in changes
+        for model, of_model in changes.items()
+        for change in of_model
     ]
-    worse = [f"{c.dataset}/{c.split} ({c.value:+.4f})" for c in changes if c.is_worse]
+    worse = [
+        f"{model} on {c.dataset}/{c.split} ({c.value:+.4f})"
+        for model, of_model in changes.items()
+        for c in of_model
+        if c.is_worse
+    ]
     return dg.AssetCheckResult(
         passed=not worse,
         check_name="no_worse_than_before",

@@ -25,8 +25,6 @@ from mdel_assets.home import MdelHome
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
-# One run for all partitions: each documents file is read once, shared layers are run once.
-_TOGETHER = {"domain_dataset", "layer_differences", "token_scores"}
 _RANGE_START, _RANGE_END = (
     "dagster/asset_partition_range_start",
     "dagster/asset_partition_range_end",
@@ -37,7 +35,8 @@ _RANGE_START, _RANGE_END = (
 class RunOutcome:
     """What became of one run: ``state`` is ``made``, ``up to date``, ``failed`` or ``skipped``.
 
-    ``key`` is the partition, or says how many partitions the run or the skipping stands for.
+    ``key`` is the partition, or says how many partitions the run or the skipping stands for;
+    ``keys`` are those that a run was for.
     ``ends_line``: it was told to end (SIGTERM), and so nothing is to follow.
     """
 
@@ -47,6 +46,7 @@ class RunOutcome:
     elapsed_seconds: float = 0.0
     message: str = ""
     ends_line: bool = False
+    keys: tuple[str, ...] = ()
 
 
 def run_line(
@@ -63,7 +63,7 @@ def run_line(
     routed, at the same time.
     """
     lineage = home.lineage(experiment)
-    runner = _Runner(build_definitions(experiment, home), instance)
+    runner = Runner(build_definitions(experiment, home), instance)
     walk = lineage.walk()
     while True:
         try:
@@ -76,7 +76,7 @@ def run_line(
         stale = [key for key in keys if lineage.stale(kind, key)]
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
-        if kind in _TOGETHER and len(stale) > 1:
+        if len(stale) > 1 and runner.makes_together(kind):
             first, last = (keys.index(stale[place]) for place in (0, -1))
             if on_start:
                 on_start(kind, f"all {last - first + 1}")
@@ -132,7 +132,7 @@ def _start_worker(experiment: Experiment, home: MdelHome) -> None:
     warnings.simplefilter("ignore")
     show_log_lines()
     instance = dg.DagsterInstance.from_config(str(home.dagster_home))
-    _worker = _Runner(build_definitions(experiment, home), instance)
+    _worker = Runner(build_definitions(experiment, home), instance)
 
 
 def _die_with(parent: BaseProcess) -> None:
@@ -145,23 +145,29 @@ def _run_in_worker(kind: str, key: str) -> RunOutcome:
     return _worker.run(kind, key)
 
 
-class _Runner:
+class Runner:
     """Executes one asset partition after the other in this process."""
 
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.graph = definitions.resolve_asset_graph()
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.instance = instance
 
+    def makes_together(self, kind: str) -> bool:
+        """Whether one run makes all partitions: they share work, or become jobs of a cluster."""
+        policy = self.graph.get(dg.AssetKey(kind)).backfill_policy
+        return policy is not None and policy.max_partitions_per_run is None
+
     def run(self, kind: str, key: str) -> RunOutcome:
         """Run one partition, or the asset as a whole where ``key`` is empty."""
-        return self._execute(kind, key, partition_key=key or None)
+        return self._execute(kind, key, [key], partition_key=key or None)
 
     def run_range(self, kind: str, keys: Sequence[str]) -> RunOutcome:
         """Run the partitions ``keys``, which follow one another, together."""
         tags = {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
-        return self._execute(kind, f"all {len(keys)}", tags=tags)
+        return self._execute(kind, f"all {len(keys)}", keys, tags=tags)
 
-    def _execute(self, kind: str, shown: str, **options: Any) -> RunOutcome:
+    def _execute(self, kind: str, shown: str, keys: Sequence[str], **options: Any) -> RunOutcome:
         started = time.monotonic()
         result = self.job.execute_in_process(
             instance=self.instance,
@@ -172,15 +178,15 @@ class _Runner:
         )
         elapsed = time.monotonic() - started
         if result.success:
-            return RunOutcome(kind, shown, "made", elapsed)
+            return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
         name, message = _first_failure(result)
         if name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
         ends_line = name == "TrainingInterruptedError"
-        return RunOutcome(kind, shown, "failed", elapsed, message, ends_line)
+        return RunOutcome(kind, shown, "failed", elapsed, message, ends_line, tuple(keys))
 
 
-_worker: _Runner | None = None
+_worker: Runner | None = None
 
 
 def _first_failure(result: dg.ExecuteInProcessResult) -> tuple[str, str]:

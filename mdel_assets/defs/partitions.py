@@ -1,10 +1,33 @@
 """Partitions of the graph, and which partition is made from which."""
 
+import contextlib
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
+from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import Experiment
+
+
+class ShardPartitions(dg.StaticPartitionsDefinition):
+    """The shards that the experiment's paths and globs match now.
+
+    A file that appears while the code location is loaded is a partition at once, for runs and
+    sensors; the web UI lists it after its next reload.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        super().__init__([shard.key for shard in experiment.shards()])
+
+    def get_partition_keys(self, *args: Any, **options: Any) -> Sequence[str]:
+        """Return the keys of all shards, train first."""
+        # Where files went away, the known keys stay: what needs such a file says so itself.
+        with contextlib.suppress(ExperimentError):
+            self._partition_keys = [shard.key for shard in self._experiment.shards()]
+        return super().get_partition_keys(*args, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +65,7 @@ class Partitions:
         ]
         searched = experiment.searched_recipes
         return cls(
-            shard=dg.StaticPartitionsDefinition([shard.key for shard in experiment.shards()]),
+            shard=ShardPartitions(experiment),
             domain=dg.StaticPartitionsDefinition(experiment.domain_keys),
             recipe=dg.StaticPartitionsDefinition(recipes) if recipes else None,
             model=dg.StaticPartitionsDefinition(experiment.model_keys),

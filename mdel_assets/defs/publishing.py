@@ -7,6 +7,7 @@ import dagster as dg
 from mdel_assets import steps_publishing
 from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.metadata import OWNERS, absent, provenance
+from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import HubResource, Workspace
 from mdel_assets.experiment import Experiment
@@ -39,7 +40,8 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         domain = context.partition_key
         if not lineage.is_present(domain):
             return absent(domain)
-        done = steps_publishing.publish_dataset(lineage, domain, publisher=publisher)
+        with repeated_where_the_network_failed(context):
+            done = steps_publishing.publish_dataset(lineage, domain, publisher=publisher)
         return _result(done, lineage.store.publication("hub_dataset", domain))
 
     @dg.asset(
@@ -63,7 +65,8 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         domain = context.partition_key
         if not lineage.is_present(domain):
             return absent(domain)
-        done = steps_publishing.publish_expert(lineage, domain, publisher=publisher)
+        with repeated_where_the_network_failed(context):
+            done = steps_publishing.publish_expert(lineage, domain, publisher=publisher)
         return _result(done, lineage.store.publication("hub_expert", domain))
 
     if partitions.recipe is None:
@@ -88,7 +91,8 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         publisher = hub.publisher(experiment)
         lineage = workspace.lineage(experiment)
         recipe = context.partition_key
-        done = steps_publishing.publish_merged(lineage, recipe, publisher=publisher)
+        with repeated_where_the_network_failed(context):
+            done = steps_publishing.publish_merged(lineage, recipe, publisher=publisher)
         return _result(done, lineage.store.publication("hub_merged_model", recipe))
 
     return [hub_dataset, hub_expert, hub_merged_model]

@@ -4,6 +4,7 @@ import dagster as dg
 
 from mdel_assets import steps_training
 from mdel_assets.defs.metadata import OWNERS, provenance
+from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.defs.training import MODEL_IS_WHOLE, model_is_whole, model_metadata
@@ -40,7 +41,8 @@ def reference_assets(experiment: Experiment, partitions: Partitions) -> list[dg.
         """
         lineage = workspace.lineage(experiment)
         name = context.partition_key
-        record = steps_training.make_reference(lineage, name, cache=workspace.home.cache)
+        with repeated_where_the_network_failed(context):
+            record = steps_training.make_reference(lineage, name, cache=workspace.home.cache)
         artifact = lineage.store.reference(name)
         return dg.MaterializeResult(
             metadata={**model_metadata(record), **provenance(record, artifact)},

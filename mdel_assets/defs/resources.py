@@ -1,98 +1,18 @@
-"""Resources: where and how the graph runs. Nothing here enters a fingerprint."""
+"""Resources: where the graph runs and what it reaches. Nothing here enters a fingerprint.
 
-import sys
+How models are trained, `Compute`, has a module of its own.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
 
-from mdel_assets import steps, steps_training
-from mdel_assets.artifacts import Record
-from mdel_assets.errors import ExperimentError, WorkerError, unknown_name_message
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
 from mdel_assets.publishing.publisher import Publisher, make_publisher
 from mdel_assets.tracking import Tracker, tracking_mode
-from mdel_assets.training.conditions import Conditions
-from mdel_assets.worker import WorkerSpec, raise_outcome
-
-_ENGINES = ["local", "accelerate"]
-
-
-class Compute(dg.ConfigurableResource):
-    """How models are trained: in the step's process, or by workers that a launcher starts.
-
-    After ``max_seconds`` a training saves a checkpoint and ends, to be gone on with: give a queue's
-    time limit less a minute, and the limit costs nothing. With ``engine: accelerate``, ``launcher``
-    starts ``num_processes`` workers that train together (torchrun on this machine where it is left
-    out); ``sharded`` splits parameters over them (FSDP) rather than copying them to each (DDP).
-    """
-
-    engine: str = "local"
-    max_seconds: float | None = None
-    num_processes: int = 1
-    sharded: bool = False
-    launcher: list[str] = []
-
-    def make(
-        self,
-        context: dg.AssetExecutionContext,
-        experiment: Experiment,
-        *,
-        workspace: "Workspace",
-        tracking: "Tracking",
-    ) -> Record:
-        """Make the model that the context's asset and partition name, and return its record."""
-        self._refuse_what_cannot_be()
-        lineage, tracker = workspace.lineage(experiment), tracking.tracker(experiment)
-        kind = context.asset_key.path[-1]
-        key = context.partition_key if context.has_partition_key else ""
-        if self.engine == "local":
-            conditions = Conditions(max_seconds=self.max_seconds, tracker=tracker)
-            return steps_training.make_model(
-                lineage, kind, key, cache=workspace.home.cache, conditions=conditions
-            )
-        if current := steps.current_record(lineage, kind, key):
-            return current
-        spec = lineage.store.work_folder("workers") / f"{kind}-{key}.json".replace("-.", ".")
-        WorkerSpec(
-            experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            home=workspace.root,
-            kind=kind,
-            key=key,
-            num_processes=self.num_processes,
-            max_seconds=self.max_seconds,
-            is_sharded=self.sharded,
-            tracking_folder=str(tracker.folder),
-            tracking_mode=tracker.mode,
-        ).write(spec)
-        command = [*self._launcher(), "-m", "mdel_assets.worker", str(spec)]
-        try:
-            dg.PipesSubprocessClient().run(context=context.op_execution_context, command=command)
-        except DagsterPipesExecutionError as error:
-            raise_outcome(spec)
-            raise WorkerError(f"The launcher failed: {error}") from error
-        return lineage.artifact(kind, key).require()
-
-    def _launcher(self) -> list[str]:
-        if self.launcher:
-            return self.launcher
-        if self.num_processes == 1:
-            return [sys.executable]
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        return [*run, f"--nproc-per-node={self.num_processes}"]
-
-    def _refuse_what_cannot_be(self) -> None:
-        if self.engine not in _ENGINES:
-            raise ExperimentError(unknown_name_message("compute.engine", self.engine, _ENGINES))
-        together = self.num_processes > 1 or self.sharded or self.launcher
-        if self.engine == "local" and together:
-            raise ExperimentError(
-                "compute.num_processes, sharded and launcher are for workers: set compute.engine "
-                "to accelerate."
-            )
 
 
 class Tracking(dg.ConfigurableResource):
@@ -129,9 +49,13 @@ class HubResource(dg.ConfigurableResource):
 
 
 class Workspace(dg.ConfigurableResource):
-    """The folder that holds every artifact, as ``MDEL_HOME`` names it."""
+    """The folder that holds every artifact, as ``MDEL_HOME`` names it.
+
+    ``experiment`` is the name of the experiment that the graph shows.
+    """
 
     root: str
+    experiment: str
 
     @property
     def home(self) -> MdelHome:

@@ -1,15 +1,16 @@
 """Training assets: the seed model and the experts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
 from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs.compute import Compute, Made
 from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import (
     OWNERS,
-    absent,
+    absent_state,
     chart,
     link,
     model_address,
@@ -18,7 +19,7 @@ from mdel_assets.defs.metadata import (
     table,
 )
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Compute, Tracking, Workspace
+from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
@@ -28,8 +29,11 @@ MODEL_IS_WHOLE = (
 FROZEN_UNCHANGED = "Every tensor outside the trained layers equals the seed's to the bit."
 
 
-def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """Return the assets of the group ``training``."""
+def training_assets(
+    experiment: Experiment, partitions: Partitions, compute: Compute
+) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``training``; ``compute`` says how they are backfilled."""
+    backfill_policy = compute.backfill_policy
     datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
 
     @dg.asset(
@@ -79,6 +83,7 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
                 description=FROZEN_UNCHANGED,
             )
         ],
+        backfill_policy=backfill_policy,
         pool="gpu",
     )
     def expert_model(
@@ -90,33 +95,79 @@ def training_assets(experiment: Experiment, partitions: Partitions) -> list[dg.A
         """The seed model with its chosen layers trained on one domain's dataset.
 
         Everything outside the chosen layers equals the seed to the bit. A training that was killed
-        goes on from its last checkpoint.
+        goes on from its last checkpoint. The domains of a run train at the same time where they are
+        jobs on a cluster, and one that fails does not stop the others.
         """
         lineage = workspace.lineage(experiment)
-        domain = context.partition_key
-        if not lineage.is_present(domain):
-            return absent(domain, "frozen_weights_unchanged")
-        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
-        return trained_result(
-            record, lineage.store.expert(domain), also=_text_of_domain(lineage, domain)
+        made = compute.make_all(
+            context,
+            experiment,
+            context.partition_keys,
+            is_present=lineage.is_present,
+            workspace=workspace,
+            tracking=tracking,
+        )
+        return trained_partitions(
+            context,
+            made,
+            artifact_of=lineage.store.expert,
+            also_of=lambda domain: _text_of_domain(lineage, domain),
         )
 
     return [seed_model, expert_model]
 
 
-def trained_result(
-    record: Record, artifact: Artifact, *, also: Mapping[str, Any] | None = None
+def trained_partitions(
+    context: dg.AssetExecutionContext,
+    made: Made,
+    *,
+    artifact_of: Callable[[str], Artifact],
+    model_key: str = "{}",
+    also_of: Callable[[str], Mapping[str, Any]] = lambda key: {},
 ) -> dg.MaterializeResult:
-    """Return what an expert or a baseline shows, and whether its frozen tensors are the seed's."""
-    changed = record.details["changed_though_frozen"]
-    unchanged = dg.AssetCheckResult(
+    """Record each partition that was made; raise where others failed.
+
+    ``model_key`` is what a partition is called among `Experiment.model_keys`.
+    """
+    states = {key: absent_state(model_key.format(key)) for key in made.absent}
+    metadata = {key: {"state": state} for key, state in states.items()} | {
+        key: _trained_metadata(record, artifact_of(key), also=also_of(key))
+        for key, record in made.records.items()
+    }
+    if made.failures:
+        # What was trained stands, though the step fails.
+        for key, entries in metadata.items():
+            event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
+            context.log_event(event)
+        made.raise_failures()
+    for key, entries in metadata.items():
+        context.add_asset_metadata(entries, partition_key=key)
+    return dg.MaterializeResult(check_results=[_frozen_unchanged(made.records)])
+
+
+def trained_result(record: Record, artifact: Artifact) -> dg.MaterializeResult:
+    """Return what a baseline shows, and whether its frozen tensors are the seed's."""
+    return dg.MaterializeResult(
+        metadata=_trained_metadata(record, artifact, also={}),
+        check_results=[_frozen_unchanged({artifact.key: record})],
+    )
+
+
+def _trained_metadata(
+    record: Record, artifact: Artifact, *, also: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {**_expert_metadata(record), **also, **provenance(record, artifact)}
+
+
+def _frozen_unchanged(records: Mapping[str, Record]) -> dg.AssetCheckResult:
+    """Say which tensors of which partition changed though they were to stay the seed's."""
+    found = {key: record.details["changed_though_frozen"] for key, record in records.items()}
+    changed = {key: names for key, names in found.items() if names}
+    return dg.AssetCheckResult(
         passed=not changed,
         check_name="frozen_weights_unchanged",
         metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
-    )
-    return dg.MaterializeResult(
-        metadata={**_expert_metadata(record), **(also or {}), **provenance(record, artifact)},
-        check_results=[unchanged],
+        description=None if records else "absent: nothing to check",
     )
 
 

@@ -4,20 +4,24 @@ import dagster as dg
 
 from mdel_assets import steps_sweep
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, absent, chart, provenance, table
+from mdel_assets.defs.compute import Compute
+from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.resources import Compute, Tracking, Workspace
-from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_result
+from mdel_assets.defs.resources import Tracking, Workspace
+from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
 _CHECK = "frozen_weights_unchanged"
 
 
-def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+def variant_assets(
+    experiment: Experiment, partitions: Partitions, compute: Compute
+) -> list[dg.AssetsDefinition]:
     """Return `variant_expert` and `sweep_report`; none where the experiment has no variants."""
     if partitions.variant is None:
         return []
+    backfill_policy = compute.backfill_policy
 
     @dg.asset(
         group_name="training",
@@ -34,6 +38,7 @@ def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
                 _CHECK, asset="variant_expert", blocking=True, description=FROZEN_UNCHANGED
             )
         ],
+        backfill_policy=backfill_policy,
         pool="gpu",
     )
     def variant_expert(
@@ -47,11 +52,17 @@ def variant_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         Other layers, another learning rate, or the domain's own documents only.
         """
         lineage = workspace.lineage(experiment)
-        name = context.partition_key
-        if name not in lineage.present_variants():
-            return absent(f"variant-{name}", _CHECK)
-        record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
-        return trained_result(record, lineage.store.variant(name))
+        made = compute.make_all(
+            context,
+            experiment,
+            context.partition_keys,
+            is_present=lambda name: name in lineage.present_variants(),
+            workspace=workspace,
+            tracking=tracking,
+        )
+        return trained_partitions(
+            context, made, artifact_of=lineage.store.variant, model_key="variant-{}"
+        )
 
     @dg.asset(
         group_name="evaluation",

@@ -114,6 +114,13 @@ def test_a_model_made_anew_marks_its_cells_and_a_model_without_a_report_is_missi
     assert {row["model"] for row in table} == set(MODELS) - {"expert-github"}
     assert {row["model"] for row in table if row["is_stale"]} == {"expert-arxiv"}
     assert "†" in (copy.root / "pico" / "reports" / "perplexity.md").read_text()
+    (event,) = result.asset_materializations_for_node("perplexity_matrix")
+    stale = {
+        (row.data["asset"], row.data["partition"]): row.data["reason"]
+        for row in event.metadata["what_is_stale"].records
+    }
+    assert stale["perplexity_report", "expert-github"] == "never made"
+    assert stale["merged_model", "mean-all"] == "changed: expert_model 'arxiv'"
 
 
 def test_a_report_warns_of_a_model_that_became_worse(finished, tmp_path):

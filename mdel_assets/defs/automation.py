@@ -1,0 +1,136 @@
+"""What makes itself, where it is turned on: schedules, sensors, assets that follow their inputs.
+
+All of it ships stopped; the web UI's page "Automation" turns it on. An asset follows as soon as its
+fingerprint would change, everything that it is made from is there, and its inputs passed their
+blocking checks. A run that failed is not repeated until an input changes again.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from mdel_assets.defs import schedules, sensors
+from mdel_assets.lineage import Lineage
+from mdel_assets.what_is_stale import could_be_made
+
+# Cheap, or the point of everything before them. Trainings are left to schedules and people.
+FOLLOWING = (
+    "domain_dataset",
+    "merged_model",
+    "token_scores",
+    "perplexity_report",
+    "perplexity_matrix",
+    "domain_router",
+    "ensemble_report",
+    "sweep_report",
+)
+
+
+class CouldBeMade(dg.AutomationCondition[dg.AssetKey]):
+    """True for partitions that differ from what they should be, and whose inputs are all there.
+
+    It compares fingerprints, so settings and code count as much as inputs do, and artifacts that
+    were made outside of this Dagster instance are known.
+    """
+
+    def __init__(self, lineage: Lineage) -> None:
+        self.lineage = lineage
+
+    @property
+    def name(self) -> str:
+        """How the web UI calls it."""
+        return "fingerprint_changed_and_inputs_there"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Return the partitions, or the asset as a whole, for which it is true."""
+        kind = context.key.path[-1]
+        view, candidates = context.asset_graph_view, context.candidate_subset
+        if not context.partitions_def:
+            is_true = not candidates.is_empty and could_be_made(self.lineage, kind)
+            return dg.AutomationResult(
+                context, candidates if is_true else context.get_empty_subset()
+            )
+        keys = candidates.expensively_compute_partition_keys()
+        found = {
+            AssetKeyPartitionKey(context.key, key)
+            for key in keys
+            if could_be_made(self.lineage, kind, key)
+        }
+        return dg.AutomationResult(
+            context, view.get_asset_subset_from_asset_partitions(context.key, found)
+        )
+
+
+def following_condition(lineage: Lineage) -> dg.AutomationCondition:
+    """Return the condition under which an asset of `FOLLOWING` is requested."""
+    could_be = CouldBeMade(lineage)
+    has_news = could_be.newly_true() | dg.AutomationCondition.any_deps_updated()
+    failed = dg.AutomationCondition.any_checks_match(
+        dg.AutomationCondition.check_failed(), blocking_only=True
+    )
+    handled = dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated()
+    return (
+        has_news.since(handled).with_label("news since it was last requested or made")
+        & could_be
+        & ~dg.AutomationCondition.any_deps_match(failed).with_label("an input failed its check")
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    ).with_label("follows its inputs")
+
+
+def follow_inputs(
+    assets: Iterable[dg.AssetsDefinition], lineage: Lineage
+) -> list[dg.AssetsDefinition]:
+    """Return the assets, those of `FOLLOWING` with their condition."""
+    condition = following_condition(lineage)
+
+    def follow(spec: dg.AssetSpec) -> dg.AssetSpec:
+        if spec.key.path[-1] not in FOLLOWING:
+            return spec
+        return spec.replace_attributes(automation_condition=condition)
+
+    return list(dg.map_asset_specs(follow, assets))
+
+
+def following_sensor(
+    assets: Iterable[dg.AssetsDefinition],
+) -> dg.AutomationConditionSensorDefinition:
+    """Return the sensor, stopped, that requests those of ``assets`` that could be made."""
+    followers = [key for a in assets for key in a.keys if key.path[-1] in FOLLOWING]
+    return dg.AutomationConditionSensorDefinition(
+        "follow_inputs",
+        target=dg.AssetSelection.assets(*followers),
+        use_user_code_server=True,
+        minimum_interval_seconds=60,
+        description="Makes datasets, merged models and reports anew as soon as what they are made "
+        "from has changed and passed its blocking checks.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Automation:
+    """What runs by itself, and the jobs that it requests."""
+
+    jobs: Sequence[UnresolvedAssetJobDefinition]
+    schedules: Sequence[dg.ScheduleDefinition]
+    sensors: Sequence[dg.SensorDefinition]
+
+
+def automation_of(assets: Sequence[dg.AssetsDefinition], lineage: Lineage) -> Automation:
+    """Return all automation over ``assets``."""
+    names = {key.path[-1] for asset in assets for key in asset.keys}
+    experts, reports = schedules.expert_job(), schedules.report_job(names)
+    shards = sensors.shard_job()
+    return Automation(
+        jobs=[experts, reports, shards],
+        schedules=[
+            schedules.nightly_experts(lineage, experts),
+            schedules.weekly_report(lineage, reports),
+        ],
+        sensors=[sensors.new_shards(lineage, shards), following_sensor(assets)],
+    )

@@ -1,0 +1,116 @@
+"""Several partitions of one asset: which are meant, and running them without a daemon."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+
+from mdel_assets.defs.launch import Runner, RunOutcome
+from mdel_assets.errors import MdelError, UnknownKeyError, unknown_name_message
+from mdel_assets.lineage import Lineage
+
+
+def select_partitions(
+    definitions: dg.Definitions, lineage: Lineage, *, asset: str, selection: str
+) -> dict[str, str]:
+    """Return the partitions that ``selection`` means, each with why a run would make it anew.
+
+    ``selection`` is ``all``, ``stale`` or keys with commas between. Of ``all`` and ``stale``,
+    domains that the corpus lacks are left out. The reason is empty where nothing is to be done.
+
+    Raises:
+        UnknownKeyError: no such asset or partition, or an asset without partitions.
+        MissingArtifactError: which domains are there cannot be told yet.
+
+    """
+    known = _partition_keys(definitions, asset)
+    if selection in ("all", "stale"):
+        wanted = _expected_keys(lineage, asset, known)
+    else:
+        wanted = list(dict.fromkeys(key for key in selection.split(",") if key))
+        for key in wanted:
+            if key not in known:
+                raise UnknownKeyError(unknown_name_message(f"partition of {asset}", key, known))
+    reasons = {key: _reason(lineage, asset, key) for key in wanted}
+    if selection == "stale":
+        return {key: reason for key, reason in reasons.items() if reason}
+    return reasons
+
+
+def backfill_here(
+    definitions: dg.Definitions,
+    *,
+    instance: dg.DagsterInstance,
+    asset: str,
+    keys: Sequence[str],
+    on_start: Callable[[str], None],
+) -> Iterator[RunOutcome]:
+    """Run the partitions in this process, one after the other, yielding what became of each.
+
+    Partitions that are made together, and follow one another, are one run. A failed one does not
+    stop the others; ``on_start`` is told the first partition of each run before it begins.
+    """
+    runner = Runner(definitions, instance)
+    all_keys = _partition_keys(definitions, asset)
+    groups = (
+        _neighbours(keys, all_keys) if runner.makes_together(asset) else [[key] for key in keys]
+    )
+    for group in groups:
+        on_start(group[0])
+        one = len(group) == 1
+        yield (outcome := runner.run(asset, *group) if one else runner.run_range(asset, group))
+        if outcome.ends_line:
+            return
+
+
+def _partition_keys(definitions: dg.Definitions, asset: str) -> list[str]:
+    graph = definitions.resolve_asset_graph()
+    partitioned = {
+        key.path[-1]: node.partitions_def
+        for key in graph.get_all_asset_keys()
+        if (node := graph.get(key)).partitions_def is not None
+    }
+    if asset not in partitioned:
+        raise UnknownKeyError(unknown_name_message("partitioned asset", asset, sorted(partitioned)))
+    return list(partitioned[asset].get_partition_keys())
+
+
+def _expected_keys(lineage: Lineage, asset: str, known: Sequence[str]) -> list[str]:
+    """Return the partitions without those that the corpus has nothing for.
+
+    A domain whose dataset is missing or damaged is expected: its run says what is wrong.
+    """
+    if asset == "domain_dataset":
+        return list(known)
+    if known == lineage.experiment.domain_keys:
+        return [key for key in known if not _is_known_absent(lineage, key)]
+    for kind, keys in lineage.walk():
+        if kind == asset:
+            return keys
+    return list(known)
+
+
+def _is_known_absent(lineage: Lineage, domain: str) -> bool:
+    try:
+        return not lineage.is_present(domain)
+    except MdelError:
+        return False
+
+
+def _reason(lineage: Lineage, asset: str, key: str) -> str:
+    if asset.startswith("hub_"):
+        return "publishing looks for itself what is new"
+    stale = lineage.stale(asset, key)
+    return stale.reason if stale else ""
+
+
+def _neighbours(keys: Sequence[str], all_keys: Sequence[str]) -> list[list[str]]:
+    """Return ``keys`` in order, those together that follow one another in ``all_keys``."""
+    groups: list[list[str]] = []
+    last = -2
+    for place in sorted(all_keys.index(key) for key in keys):
+        if place == last + 1:
+            groups[-1].append(all_keys[place])
+        else:
+            groups.append([all_keys[place]])
+        last = place
+    return groups

@@ -1,0 +1,303 @@
+"""How models are trained: in the step's process, by workers here, or by jobs on a cluster.
+
+Settings come from run configuration, else from the YAML file that ``MDEL_COMPUTE`` names, else from
+``compute.yaml`` in ``MDEL_HOME``. Nothing of them enters a fingerprint.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster._core.errors import DagsterPipesExecutionError
+from pydantic import create_model
+
+from mdel_assets import steps, steps_training
+from mdel_assets.artifacts import Record
+from mdel_assets.defs.job_messages import JobMessages
+from mdel_assets.defs.resources import Tracking, Workspace
+from mdel_assets.engines.job_folder import JobFolder
+from mdel_assets.engines.jobs import Engine
+from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
+from mdel_assets.engines.ray_jobs import RayJobs
+from mdel_assets.engines.settings import (
+    QueueSettings,
+    RaySettings,
+    SlurmSettings,
+    read_settings,
+    refuse_unknown_keys,
+)
+from mdel_assets.engines.slurm import Slurm
+from mdel_assets.errors import (
+    ExperimentError,
+    MdelError,
+    TrainingInterruptedError,
+    WorkerError,
+    unknown_name_message,
+)
+from mdel_assets.experiment import Experiment
+from mdel_assets.home import MdelHome
+from mdel_assets.lineage import Lineage
+from mdel_assets.tracking import Tracker
+from mdel_assets.training.conditions import Conditions
+from mdel_assets.worker import WorkerSpec, raise_outcome
+
+_ENGINES = ["local", "accelerate", "slurm", "ray"]
+_QUEUES = ["slurm", "ray"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What became of the models of a run, each by its partition.
+
+    ``absent`` are those that the corpus has no text for.
+    """
+
+    records: dict[str, Record] = dataclasses.field(default_factory=dict)
+    failures: dict[str, MdelError] = dataclasses.field(default_factory=dict)
+    absent: list[str] = dataclasses.field(default_factory=list)
+
+    def raise_failures(self) -> None:
+        """Raise the one failure as it is, or all of them as one."""
+        if len(self.records) + len(self.absent) + len(self.failures) == 1:
+            for error in self.failures.values():
+                raise error
+        if self.failures:
+            kinds = {type(error) for error in self.failures.values()}
+            kind = kinds.pop() if len(kinds) == 1 else WorkerError
+            raise kind("\n".join(f"{key}: {error}" for key, error in self.failures.items()))
+
+
+class Compute(dg.ConfigurableResource):
+    """How models are trained: in the step's process, by workers here, or by jobs on a cluster.
+
+    After ``max_seconds`` a training saves a checkpoint and ends, to be gone on with. With ``engine:
+    accelerate``, ``launcher`` starts ``num_processes`` workers that train together (torchrun on
+    this machine where it is left out); ``sharded`` splits parameters over them (FSDP) rather than
+    copying them to each (DDP). With ``slurm`` and ``ray`` each model is a job that does so
+    elsewhere; the settings of that name say how.
+    """
+
+    engine: str = "local"
+    max_seconds: float | None = None
+    num_processes: int = 1
+    sharded: bool = False
+    launcher: list[str] = []
+    slurm: dict[str, Any] = {}
+    ray: dict[str, Any] = {}
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether many models train at the same time, each as a job."""
+        return self.engine in _QUEUES
+
+    @property
+    def backfill_policy(self) -> dg.BackfillPolicy:
+        """All partitions in one run where they become jobs, else one after the other."""
+        single = self.is_queue
+        return dg.BackfillPolicy.single_run() if single else dg.BackfillPolicy.multi_run(1)
+
+    def make(
+        self,
+        context: dg.AssetExecutionContext,
+        experiment: Experiment,
+        *,
+        workspace: Workspace,
+        tracking: Tracking,
+    ) -> Record:
+        """Make the model that the context's asset and partition name, and return its record."""
+        key = context.partition_key if context.has_partition_key else ""
+        made = self.make_all(context, experiment, [key], workspace=workspace, tracking=tracking)
+        made.raise_failures()
+        return made.records[key]
+
+    def make_all(
+        self,
+        context: dg.AssetExecutionContext,
+        experiment: Experiment,
+        keys: Sequence[str],
+        *,
+        is_present: Callable[[str], bool] = lambda key: True,
+        workspace: Workspace,
+        tracking: Tracking,
+    ) -> Made:
+        """Make those models of the context's asset that ``keys`` name.
+
+        A model that fails by its own fault does not stop the others.
+        """
+        settings = self.checked()
+        lineage, tracker = workspace.lineage(experiment), tracking.tracker(experiment)
+        kind = context.asset_key.path[-1]
+        made = Made()
+        missing = []
+        for key in keys:
+            try:
+                if not is_present(key):
+                    made.absent.append(key)
+                elif current := steps.current_record(lineage, kind, key):
+                    made.records[key] = current
+                else:
+                    missing.append(key)
+            except MdelError as error:
+                made.failures[key] = error
+        plan = _Plan(self, context, lineage, tracker, kind, workspace)
+        if settings is not None and missing:
+            plan.train_by_jobs(missing, settings, made)
+            return made
+        for key in missing:
+            try:
+                made.records[key] = plan.train_here(key)
+            except MdelError as error:
+                made.failures[key] = error
+                if isinstance(error, TrainingInterruptedError):
+                    break
+        return made
+
+    def checked(self) -> QueueSettings | None:
+        """Return the settings of a cluster's engine, or nothing for the others.
+
+        Raises:
+            ExperimentError: a setting that is unknown, or cannot be with the others.
+
+        """
+        if self.engine not in _ENGINES:
+            raise ExperimentError(unknown_name_message("compute.engine", self.engine, _ENGINES))
+        together = self.num_processes > 1 or self.sharded or self.launcher
+        if self.engine == "local" and together:
+            raise ExperimentError(
+                "compute.num_processes, sharded and launcher are for workers: set compute.engine "
+                "to accelerate."
+            )
+        if self.engine == "slurm":
+            return read_settings(SlurmSettings, self.slurm, origin="compute.slurm")
+        if self.engine == "ray":
+            return read_settings(RaySettings, self.ray, origin="compute.ray")
+        return None
+
+    def command(self, python: str) -> list[str]:
+        """Return what starts a worker, but for the path of its specification."""
+        launcher = self.launcher
+        if not launcher and self.num_processes == 1:
+            launcher = [python]
+        elif not launcher:
+            number = f"--nproc-per-node={self.num_processes}"
+            launcher = [python, "-m", "torch.distributed.run", "--standalone", number]
+        return [*launcher, "-m", "mdel_assets.worker"]
+
+    def make_engine(self, settings: QueueSettings) -> Engine:
+        """Return the cluster that ``settings`` are for."""
+        command = self.command(settings.python)
+        if isinstance(settings, RaySettings):
+            return RayJobs(settings, command=command)
+        assert isinstance(settings, SlurmSettings)
+        return Slurm(settings, command=command)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The models of one run, and what making them needs."""
+
+    compute: Compute
+    context: dg.AssetExecutionContext
+    lineage: Lineage
+    tracker: Tracker
+    kind: str
+    workspace: Workspace
+
+    def train_here(self, key: str) -> Record:
+        """Train one model in this process, or in workers on this machine."""
+        refuse_foreign_note(self._folder(key), engine=self.compute.engine)
+        if self.compute.engine == "local":
+            return steps_training.make_model(
+                self.lineage,
+                self.kind,
+                key,
+                cache=self.workspace.home.cache,
+                conditions=Conditions(max_seconds=self.compute.max_seconds, tracker=self.tracker),
+            )
+        folder = self._folder(key)
+        self._spec(key).write(folder.spec)
+        command = [*self.compute.command(sys.executable), str(folder.spec)]
+        context = self.context.op_execution_context
+        try:
+            dg.PipesSubprocessClient().run(context=context, command=command)
+        except DagsterPipesExecutionError as error:
+            raise_outcome(folder.spec)
+            raise WorkerError(f"The launcher failed: {error}") from error
+        return self.lineage.artifact(self.kind, key).require()
+
+    def train_by_jobs(self, keys: Sequence[str], settings: QueueSettings, made: Made) -> None:
+        """Train each model as a job of a cluster, all at the same time."""
+        experiment = self.lineage.experiment.name
+        jobs = [
+            QueuedJob(
+                key,
+                "/".join(part for part in (experiment, self.kind, key) if part),
+                self._spec(key),
+                self._folder(key),
+            )
+            for key in keys
+        ]
+        listener = JobMessages(self.context, are_named=len(jobs) > 1)
+        Queue(self.compute.make_engine(settings), settings, listener=listener).run(jobs)
+        for job in jobs:
+            if job.error is None:
+                made.records[job.key] = self.lineage.artifact(self.kind, job.key).require()
+            else:
+                made.failures[job.key] = job.error
+
+    def _folder(self, key: str) -> JobFolder:
+        name = f"{self.kind}-{key}".removesuffix("-")
+        return JobFolder(self.lineage.store.root / "work" / "workers" / name)
+
+    def _spec(self, key: str) -> WorkerSpec:
+        experiment = self.lineage.experiment
+        return WorkerSpec(
+            experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            home=self.workspace.root,
+            kind=self.kind,
+            key=key,
+            num_processes=self.compute.num_processes,
+            max_seconds=self.compute.max_seconds,
+            is_sharded=self.compute.sharded,
+            tracking_folder=str(self.tracker.folder),
+            tracking_mode=self.tracker.mode,
+        )
+
+
+def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Compute:
+    """Return `Compute` as ``MDEL_COMPUTE`` or the home's ``compute.yaml`` has it.
+
+    Raises:
+        ExperimentError: the file that ``MDEL_COMPUTE`` names is not there, is not YAML, or holds
+            what cannot be.
+        UnknownKeyError: a key that there is not, with the nearest that there is.
+
+    """
+    named = environment.get("MDEL_COMPUTE")
+    path = Path(named) if named else home.root / "compute.yaml"
+    if not named and not path.exists():
+        return Compute()
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError:
+        raise ExperimentError(f"MDEL_COMPUTE names {path}, which does not exist.") from None
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{path} must hold a mapping of keys, such as 'engine: slurm'.")
+    refuse_unknown_keys(content, list(Compute.__annotations__), origin=str(path))
+    try:
+        Compute(**content)
+        # Run configuration stands in for an instance's values all at once: only where the file's
+        # are the class's own defaults does it change single ones of them.
+        fields: Any = {name: (Compute.__annotations__[name], content[name]) for name in content}
+        compute: Compute = create_model("Compute", __base__=Compute, **fields)()
+    except ValueError as error:
+        raise ExperimentError(f"{path}: {error}") from error
+    compute.checked()
+    return compute

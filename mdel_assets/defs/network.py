@@ -1,0 +1,40 @@
+"""Steps that need the network: what may pass is tried again, later and later.
+
+Downloads and uploads ask again by themselves for a minute or so. Where that did not help, Dagster
+repeats the step, up to three times over a few minutes, and shows each repetition. A mistake, as a
+wrong name or a wrong digest, fails at once.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import dagster as dg
+
+from mdel_assets.errors import MdelError
+from mdel_assets.retries import Patience
+
+_log = logging.getLogger(__name__)
+# Of steps, not of requests.
+STEP_PATIENCE = Patience(num_attempts=4, first_wait_seconds=20.0, longest_wait_seconds=300.0)
+
+
+@contextlib.contextmanager
+def repeated_where_the_network_failed(
+    context: dg.AssetExecutionContext, patience: Patience = STEP_PATIENCE
+) -> Iterator[None]:
+    """Ask Dagster to repeat the step after an error that may pass; any other goes through.
+
+    Waits double from one attempt to the next, each shortened at random by up to a half.
+    """
+    try:
+        yield
+    except MdelError as error:
+        attempt = context.retry_number + 1
+        if not error.may_pass or attempt >= patience.num_attempts:
+            raise
+        wait = patience.wait_seconds(attempt, None)
+        _log.warning("%s The step is repeated in %.0f s.", error, wait)
+        raise dg.RetryRequested(
+            max_retries=patience.num_attempts - 1, seconds_to_wait=wait
+        ) from error

@@ -1,0 +1,101 @@
+"""What happens at set times, where it is turned on: experts at night, a report every week."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from mdel_assets.lineage import Lineage
+from mdel_assets.what_is_stale import report_needs, stale_experts
+
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+# What makes up the report, of those that the experiment has.
+_REPORT = (
+    "token_scores",
+    "perplexity_report",
+    "perplexity_matrix",
+    "domain_router",
+    "ensemble_report",
+    "sweep_report",
+)
+
+
+def expert_job() -> UnresolvedAssetJobDefinition:
+    """Return the job that brings one domain's dataset and expert up to date."""
+    return dg.define_asset_job(
+        "bring_expert_up_to_date",
+        selection=dg.AssetSelection.assets("domain_dataset", "expert_model"),
+        description="One domain's dataset and expert; each is left alone where it is up to date.",
+    )
+
+
+def nightly_experts(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """Return the schedule, stopped, that requests the experts whose fingerprint has changed."""
+
+    @dg.schedule(
+        name="nightly_experts",
+        job=job,
+        cron_schedule="0 1 * * *",
+        description="Requests one run for each domain whose dataset, seed model, settings or code "
+        "has changed since its expert was trained. A day's runs are requested once.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        reasons = stale_experts(lineage)
+        if not reasons:
+            return dg.SkipReason(_nothing_for_experts(lineage))
+        day = context.scheduled_execution_time.date().isoformat()
+        return [
+            dg.RunRequest(
+                run_key=f"expert_model-{domain}-{day}",
+                partition_key=domain,
+                tags={"mdel/reason": reason[:250]},
+            )
+            for domain, reason in reasons.items()
+        ]
+
+    return schedule
+
+
+def report_job(assets: set[str]) -> UnresolvedAssetJobDefinition:
+    """Return the job that scores models and puts them into the matrix."""
+    return dg.define_asset_job(
+        "bring_reports_up_to_date",
+        selection=dg.AssetSelection.assets(*(name for name in _REPORT if name in assets)),
+        description="Scores, reports, the matrix and the ensembles, of all models that are there.",
+    )
+
+
+def weekly_report(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """Return the schedule, stopped, that requests all reports where a figure could change."""
+
+    @dg.schedule(
+        name="weekly_report",
+        job=job,
+        cron_schedule="0 6 * * 1",
+        description="Requests one run that scores what has changed, and makes the reports, the "
+        "matrix and the ensembles anew. Models that were never made are left out.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        reason = report_needs(lineage)
+        if not reason:
+            return dg.SkipReason("Every report is up to date, or no model was made yet.")
+        keys = lineage.experiment.model_keys
+        day = context.scheduled_execution_time.date().isoformat()
+        return dg.RunRequest(
+            run_key=f"weekly_report-{day}",
+            tags={_RANGE_START: keys[0], _RANGE_END: keys[-1], "mdel/reason": reason[:250]},
+        )
+
+    return schedule
+
+
+def _nothing_for_experts(lineage: Lineage) -> str:
+    made = [key for key in lineage.experiment.domain_keys if _has_dataset(lineage, key)]
+    if not made:
+        return "No domain has a dataset yet: materialize domain_dataset first."
+    return f"The experts of all {len(made)} domains with a dataset are up to date."
+
+
+def _has_dataset(lineage: Lineage, domain: str) -> bool:
+    return lineage.store.dataset(domain).record_path.exists()

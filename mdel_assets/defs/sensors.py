@@ -1,0 +1,62 @@
+"""What is noticed, where it is turned on: new shard files in a watched folder."""
+
+import json
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from mdel_assets.data.fetch import source_signature
+from mdel_assets.lineage import Lineage
+
+
+def shard_job() -> UnresolvedAssetJobDefinition:
+    """Return the job that fetches one shard and routes its documents."""
+    return dg.define_asset_job(
+        "pass_over_shard",
+        selection=dg.AssetSelection.assets("raw_pile_shard", "shard_documents"),
+        description="Fetches one shard and routes its documents to their domains.",
+    )
+
+
+def new_shards(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """Return the sensor, stopped, that requests the pass over local shards that are new or changed.
+
+    A file is requested once it was the same at two ticks, so that one that is still being copied
+    waits.
+    """
+
+    @dg.sensor(
+        name="new_shards",
+        job=job,
+        minimum_interval_seconds=60,
+        description="Watches the local paths, folders and globs of `source`: a file that is new or "
+        "has changed, and has stopped growing, is fetched and routed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        before = json.loads(context.cursor or "{}")
+        now = {
+            shard.key: signature
+            for shard in lineage.experiment.shards()
+            if "://" not in shard.location
+            if (signature := source_signature(shard.location))
+        }
+        requests = [
+            dg.RunRequest(run_key=f"{key}-{signature}", partition_key=key)
+            for key, signature in now.items()
+            if before.get(key) == signature and lineage.stale("shard_documents", key)
+        ]
+        growing = [key for key, signature in now.items() if before.get(key) != signature]
+        reason = (
+            f"{', '.join(growing)}: new or changed; requested once it has stopped growing"
+            if growing
+            else "Every local shard has been routed, or was requested."
+        )
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=None if requests else reason,
+            cursor=json.dumps(now),
+        )
+
+    return sensor

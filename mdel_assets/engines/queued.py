@@ -1,0 +1,311 @@
+"""Jobs from their submission to their end, whatever the engine.
+
+A job that saved a checkpoint because its time was over is queued again; one that was killed, too.
+One that failed by its own fault, or that someone cancelled, fails its artifact and no other. Where
+this process is told to end, its jobs are; where it is killed, a note beside each specification
+lets the next run take the job over.
+"""
+
+import dataclasses
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from mdel_assets.engines.job_folder import JobFolder, Note, token
+from mdel_assets.engines.jobs import Engine, EngineDownError, JobState, Work
+from mdel_assets.engines.settings import QueueSettings
+from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
+from mdel_assets.worker import WorkerSpec, raise_outcome
+
+_log = logging.getLogger(__name__)
+_AGAIN = "Run the same command again: a training goes on from its last checkpoint."
+
+
+class Listener(Protocol):
+    """Who hears what jobs say."""
+
+    def open(self, key: str, folder: JobFolder) -> Mapping[str, str]:
+        """Begin to listen to a job; return what its environment needs for that."""
+
+    def pass_on(self, key: str) -> None:
+        """Pass on what a job has said since."""
+
+    def close(self, key: str) -> None:
+        """Listen no more."""
+
+
+@dataclasses.dataclass
+class QueuedJob:
+    """One artifact to make by a job, and how far it has come. ``name`` is what the queue shows."""
+
+    key: str
+    name: str
+    spec: WorkerSpec
+    folder: JobFolder
+    note: Note | None = None
+    num_requeues: int = 0
+    num_retries: int = 0
+    host: str | None = None
+    # When it was first seen to run, or to have ended, without a word in the shared folder.
+    silent_since: float | None = None
+    is_settled: bool = False
+    error: MdelError | None = None
+
+    @property
+    def id(self) -> str:
+        """The engine's name for the job."""
+        return self.note.job if self.note else ""
+
+    def settle(self, error: MdelError | None) -> None:
+        """Say that no job of this artifact runs any more, and what it failed with."""
+        self.error = error
+        self.is_settled = True
+        self.folder.forget_note()
+
+
+class Queue:
+    """Sees to jobs on one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: QueueSettings,
+        *,
+        listener: Listener,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.listener = listener
+        self.wait = wait
+        self.is_down = False
+
+    def run(self, jobs: Sequence[QueuedJob]) -> None:
+        """Bring all jobs to their end; each then says what it failed with, if it did.
+
+        Raises:
+            WorkerError: the engine takes no jobs, or cannot say what became of an earlier one.
+
+        """
+        try:
+            fresh = [job for job in jobs if not self._take_over(job)]
+            if fresh:
+                self._submit(fresh)
+            while waiting := [job for job in jobs if not job.is_settled]:
+                self._look_at(waiting)
+                if not all(job.is_settled for job in waiting):
+                    self.wait(self.settings.poll_seconds)
+        except BaseException:
+            try:
+                self._cancel([job for job in jobs if not job.is_settled])
+            except MdelError as error:
+                # What ended this process is what is to be told; the notes stay.
+                _log.warning("jobs could not be cancelled: %s", error)
+            raise
+        finally:
+            for job in jobs:
+                self.listener.close(job.key)
+
+    def _take_over(self, job: QueuedJob) -> bool:
+        """Go on with the job of a run that was killed, where it makes the same; else end it."""
+        note = job.folder.note()
+        if note is None:
+            return False
+        refuse_foreign_note(job.folder, engine=self.engine.name)
+        earlier = note.job or self.engine.find(note.submission, note.index)
+        if earlier is None or self.engine.states([earlier])[earlier].is_over:
+            job.folder.forget_note()
+            return False
+        note = dataclasses.replace(note, job=earlier)
+        if job.folder.has_spec(job.spec) and not note.is_cancelled:
+            _log.info("job %s of an earlier run still trains %s: going on", earlier, job.name)
+            job.note = note
+            self.listener.open(job.key, job.folder)
+            return True
+        _log.info("job %s of an earlier run is cancelled: %s is trained anew", earlier, job.name)
+        self.engine.cancel([earlier])
+        self._wait_for_end([earlier], seconds=self.settings.cancel_seconds)
+        return False
+
+    def _submit(self, jobs: Sequence[QueuedJob]) -> None:
+        submission = secrets.token_hex(8)
+        works = []
+        for index, job in enumerate(jobs):
+            # The note is there before the job: it is found by its submission, whatever happens.
+            job.note = Note(self.engine.name, submission, index)
+            job.folder.prepare(job.spec, job.note)
+            job.host = job.silent_since = None
+            environment = self.listener.open(job.key, job.folder)
+            works.append(Work(job.name, job.folder, token(submission, index), environment))
+        for job, number in zip(jobs, self.engine.submit(submission, works), strict=True):
+            assert job.note is not None
+            job.note = dataclasses.replace(job.note, job=number)
+            job.folder.write_note(job.note)
+            _log.info("%s waits in the queue of %s as job %s", job.name, self.engine.name, number)
+
+    def _look_at(self, jobs: Sequence[QueuedJob]) -> None:
+        try:
+            states = self.engine.states([job.id for job in jobs])
+        except EngineDownError as error:
+            if not self.is_down:
+                _log.warning("%s; its jobs may go on: waiting for it to come back", error)
+            self.is_down = True
+            return
+        self.is_down = False
+        for job in jobs:
+            self._look_at_one(job, states[job.id])
+
+    def _look_at_one(self, job: QueuedJob, state: JobState) -> None:
+        assert job.note is not None
+        self.listener.pass_on(job.key)
+        if job.host is None and (host := job.folder.answer(job.note)):
+            job.host = host
+            job.silent_since = None
+            _log.info("%s runs as job %s on %s; storage is shared", job.name, job.id, host)
+        if state.is_over:
+            self._end(job, state)
+        elif job.host is None and state.phase == "running" and self._is_silent_for_long(job):
+            self.engine.cancel([job.id])
+            job.settle(self._unshared(job, state))
+
+    def _is_silent_for_long(self, job: QueuedJob) -> bool:
+        now = time.monotonic()
+        if job.silent_since is None:
+            job.silent_since = now
+        return now - job.silent_since > self.settings.storage_seconds
+
+    def _end(self, job: QueuedJob, state: JobState) -> None:
+        """Settle a job that has ended, or queue it again."""
+        if job.folder.has_outcome():
+            error = _outcome(job)
+            if error is None or not isinstance(error, TrainingInterruptedError):
+                job.settle(error)
+                return
+        elif state.phase == "done" and not self._is_silent_for_long(job):
+            # It ended well, so that its outcome must be on the way.
+            return
+        else:
+            error = None
+        if state.phase == "unstarted":
+            _log.info("job %s (%s) is queued again: %s", job.id, job.name, state.words)
+            self._submit_again(job)
+        elif state.phase == "cancelled":
+            job.settle(
+                WorkerError(
+                    f"Job {job.id} ({job.name}) was cancelled outside of Dagster "
+                    f"({state.words}). {_AGAIN}"
+                )
+            )
+        elif error is not None or state.phase == "interrupted":
+            self._requeue(job, error, state)
+        elif job.host is None and state.phase in ("done", "failed"):
+            job.settle(self._unshared(job, state))
+        else:
+            self._retry(job, state)
+
+    def _requeue(self, job: QueuedJob, error: MdelError | None, state: JobState) -> None:
+        why = str(error or f"its time was over ({state.words}). {_AGAIN}")
+        if job.num_requeues >= self.settings.max_requeues:
+            job.settle(
+                TrainingInterruptedError(
+                    f"Job {job.id} ({job.name}) ended before its training did, after having been "
+                    f"queued again {job.num_requeues} times ({self.engine.name}.max_requeues): "
+                    f"{why}"
+                )
+            )
+            return
+        job.num_requeues += 1
+        _log.info("job %s (%s) is queued again: %s", job.id, job.name, why)
+        self._submit_again(job)
+
+    def _retry(self, job: QueuedJob, state: JobState) -> None:
+        place = f"{state.words} on {job.host or state.host or 'no host'}"
+        if job.num_retries >= self.settings.max_retries:
+            said = job.folder.last_output()
+            job.settle(
+                WorkerError(
+                    f"Job {job.id} ({job.name}) was killed ({place}), as were {job.num_retries} "
+                    f"before it ({self.engine.name}.max_retries). Its last words: "
+                    f"{said or 'none'} (all of them: {job.folder.output}). {_AGAIN}"
+                )
+            )
+            return
+        job.num_retries += 1
+        _log.warning("job %s (%s) was killed (%s): trying again", job.id, job.name, place)
+        self._submit_again(job)
+
+    def _submit_again(self, job: QueuedJob) -> None:
+        self.listener.close(job.key)
+        try:
+            self._submit([job])
+        except WorkerError as error:
+            # Others go on; where the job was taken after all, the next run finds its note.
+            job.error, job.is_settled = error, True
+
+    def _unshared(self, job: QueuedJob, state: JobState) -> StorageError:
+        here = socket.gethostname()
+        there = job.host or state.host or "its host"
+        return StorageError(
+            f"Job {job.id} ({job.name}) on {there} and Dagster on {here} do not share "
+            f"{job.folder.path} ({state.words}): what one wrote there, the other could not read. "
+            f"MDEL_HOME must lie on storage that both mount at the same path and may write to."
+        )
+
+    def _cancel(self, jobs: Sequence[QueuedJob]) -> None:
+        """Cancel jobs, and give them time to save a checkpoint."""
+        running = []
+        for job in jobs:
+            if job.note is None:
+                continue
+            number = job.id or self.engine.find(job.note.submission, job.note.index)
+            job.folder.write_note(
+                dataclasses.replace(job.note, job=number or "", is_cancelled=True)
+            )
+            if number:
+                running.append(number)
+        if not running:
+            return
+        _log.info("cancelling %s on %s", ", ".join(running), self.engine.name)
+        self.engine.cancel(running)
+        ended = self._wait_for_end(running, seconds=self.settings.cancel_seconds)
+        for job in jobs:
+            self.listener.pass_on(job.key)
+            if job.id in ended:
+                job.folder.forget_note()
+
+    def _wait_for_end(self, numbers: Sequence[str], *, seconds: float) -> set[str]:
+        """Wait for cancelled jobs to end; return those that did in time."""
+        until = time.monotonic() + seconds
+        while True:
+            states = self.engine.states(numbers)
+            ended = {number for number, state in states.items() if state.is_over}
+            if len(ended) == len(numbers) or time.monotonic() > until:
+                return ended
+            self.wait(min(1.0, self.settings.poll_seconds))
+
+
+def refuse_foreign_note(folder: JobFolder, *, engine: str) -> None:
+    """Refuse to train where another engine's job may be training.
+
+    Raises:
+        WorkerError: a note of another engine's job is there.
+
+    """
+    note = folder.note()
+    if note is not None and note.engine != engine:
+        raise WorkerError(
+            f"Job {note.job or note.submission} of compute.engine {note.engine} may still train "
+            f"here: its run was killed. Run once more with that engine, or see that the job has "
+            f"ended and delete {folder.path / 'note.json'}."
+        )
+
+
+def _outcome(job: QueuedJob) -> MdelError | None:
+    try:
+        raise_outcome(job.folder.spec)
+    except MdelError as error:
+        return error
+    return None

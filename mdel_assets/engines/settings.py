@@ -1,0 +1,108 @@
+"""Settings of the engines, and how mistakes in them are told."""
+
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
+from mdel_assets.experiment_fields import PositiveInt, Section
+
+Seconds = Annotated[float, Field(gt=0)]
+NaturalNumber = Annotated[int, Field(ge=0)]
+
+
+class QueueSettings(Section):
+    """What SLURM and Ray have in common.
+
+    ``python`` is the interpreter on the machines that train, ``environment`` are lines that bash
+    runs before the worker starts. A job that saved a checkpoint and
+    ended is queued again ``max_requeues`` times at most, one that was killed ``max_retries`` times.
+    ``storage_seconds`` is how long a file that one side wrote may take to be seen by the other,
+    ``cancel_seconds`` how long a cancelled job may take to save a checkpoint.
+    """
+
+    python: str = sys.executable
+    environment: tuple[str, ...] = ()
+    max_requeues: NaturalNumber = 100
+    max_retries: NaturalNumber = 2
+    poll_seconds: Seconds = 5.0
+    storage_seconds: Seconds = 60.0
+    cancel_seconds: Seconds = 60.0
+
+
+class SlurmSettings(QueueSettings):
+    """What ``sbatch`` is given.
+
+    ``margin_seconds`` before the time limit a training saves a checkpoint and ends. ``modules`` are
+    loaded before the lines of ``environment`` run. ``options`` are further ones of sbatch.
+    ``max_at_once`` limits how many jobs of an array run at the same time.
+    """
+
+    account: str | None = None
+    partition: str | None = None
+    gpus: int | str | None = None
+    time_limit_minutes: PositiveInt | None = None
+    margin_seconds: Seconds = 120.0
+    modules: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    max_at_once: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _leaves_time_to_train(self) -> "SlurmSettings":
+        limit = self.time_limit_minutes
+        if limit is not None and limit * 60 <= self.margin_seconds:
+            raise ValueError(
+                f"a time limit of {limit} minutes is over before its margin of "
+                f"{self.margin_seconds:g} seconds begins; lower margin_seconds"
+            )
+        return self
+
+    @property
+    def training_seconds(self) -> float | None:
+        """How long after its start a job is to save a checkpoint and end."""
+        limit = self.time_limit_minutes
+        return None if limit is None else limit * 60 - self.margin_seconds
+
+
+class RaySettings(QueueSettings):
+    """What Ray is asked for: the address of its dashboard, and what each job takes of a node.
+
+    Without ``address``, Ray's own rule goes: ``RAY_ADDRESS``, else a cluster on this machine.
+    """
+
+    address: str | None = None
+    num_cpus: Annotated[float, Field(ge=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    resources: dict[str, float] = {}
+
+
+_Settings = TypeVar("_Settings", bound=Section)
+
+
+def read_settings(model: type[_Settings], content: Mapping[str, Any], *, origin: str) -> _Settings:
+    """Return ``content`` as settings; ``origin`` names its place in messages.
+
+    Raises:
+        UnknownKeyError: a key that ``model`` has not, with the nearest that it has.
+        ExperimentError: a value that cannot be.
+
+    """
+    refuse_unknown_keys(content, list(model.model_fields), origin=origin)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"])
+            text = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{place}: {text} (got {problem['input']!r})" if place else text)
+        raise ExperimentError(f"{origin}: " + "; ".join(lines)) from error
+
+
+def refuse_unknown_keys(content: Mapping[str, Any], known: list[str], *, origin: str) -> None:
+    """Raise `UnknownKeyError` with the nearest of ``known`` where ``content`` has another key."""
+    for key in content:
+        if key not in known:
+            raise UnknownKeyError(f"{origin}: {unknown_name_message('key', key, known)}")

@@ -1,0 +1,216 @@
+"""What the doctor looks at outside of Dagster: the home, its artifacts, the disk, the network.
+
+Each examination yields findings: a sentence that explains, and where it can be mended the mending.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from mdel_assets.artifacts import RECORD_NAME, Artifact, Record
+from mdel_assets.experiment import Experiment
+from mdel_assets.home import MdelHome
+from mdel_assets.hub_credentials import find_token
+from mdel_assets.tracking import tracking_mode
+
+_HALF_WRITTEN = re.compile(r"\..+\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
+# Another machine that shares the disk may be writing; it shows no process here.
+_ELSEWHERE_SECONDS = 24 * 3600.0
+_LOW_DISK_BYTES = 2 * 2**30
+_TIMEOUT_SECONDS = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something that is wrong: a sentence that explains it, and how it can be mended.
+
+    ``repair`` mends it and says what it did; None where a person has to, as
+    ``sentence`` tells.
+    """
+
+    sentence: str
+    repair: Callable[[], str] | None = None
+
+
+def examine_home(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
+    """Look at the Dagster home: is it there, is it this home's, are its databases whole."""
+    named = environment.get("DAGSTER_HOME")
+    if named and Path(named).resolve() != home.dagster_home.resolve():
+        yield Finding(
+            f"DAGSTER_HOME is {named}, but the runs of this home are kept in {home.dagster_home}: "
+            f"the dagster commands would show another history. Set DAGSTER_HOME="
+            f"{home.dagster_home}, or MDEL_HOME to the home that you mean."
+        )
+    if not (home.dagster_home / "dagster.yaml").exists():
+
+        def repair() -> str:
+            home.initialize()
+            return f"created {home.dagster_home}"
+
+        yield Finding(
+            f"{home.dagster_home} has no dagster.yaml: runs would have no limits, and the web UI "
+            f"would ask for a sign-up.",
+            repair,
+        )
+    for database in sorted(home.dagster_home.rglob("*.db")):
+        if problem := _database_problem(database):
+            yield Finding(
+                f"The database {database} is damaged ({problem}). Stop everything, move it away "
+                f"and start again: artifacts are not touched, the history in it is lost."
+            )
+
+
+def _database_problem(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path, timeout=_TIMEOUT_SECONDS)) as database:
+        try:
+            (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            return "" if "locked" in str(error) else str(error)
+    return "" if answer == "ok" else str(answer)
+
+
+def examine_folders(home: MdelHome) -> Iterator[Finding]:
+    """Look for folders that a killed process left half-written."""
+    for folder in sorted(home.root.rglob(".*")):
+        match = _HALF_WRITTEN.fullmatch(folder.name)
+        if match is None or _is_being_written(folder, match["host"], int(match["pid"])):
+            continue
+
+        def repair(folder: Path = folder) -> str:
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+            return f"removed {folder}"
+
+        yield Finding(
+            f"{folder} ({_size_mib(folder):.0f} MiB) was left half-written by process "
+            f"{match['pid']} of {match['host']}, which is gone.",
+            repair,
+        )
+
+
+def _is_being_written(folder: Path, host: str, pid: int) -> bool:
+    import psutil
+
+    if host != socket.gethostname():
+        return time.time() - folder.stat().st_mtime < _ELSEWHERE_SECONDS
+    try:
+        # A process that began after the folder only has its number from another.
+        return bool(psutil.Process(pid).create_time() <= folder.stat().st_mtime + 1)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _size_mib(folder: Path) -> float:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 2**20
+
+
+def examine_records(
+    home: MdelHome, experiment: Experiment, *, read_files: bool
+) -> Iterator[Finding]:
+    """Compare every artifact's files with its record; ``read_files`` compares digests, too."""
+    root = home.root / experiment.name
+    for path in sorted(root.rglob(f"*{RECORD_NAME}")):
+        if (root / "work") in path.parents or any(p.startswith(".") for p in path.parts):
+            continue
+        artifact, record, problem = _read(path, read_files=read_files)
+        if not problem:
+            continue
+
+        def repair(artifact: Artifact = artifact, record: Record | None = record) -> str:
+            return _move_aside(artifact, record, root / "work" / "damaged")
+
+        yield Finding(f"{artifact.label}: {problem}. It has to be made anew.", repair)
+
+
+def _read(path: Path, *, read_files: bool) -> tuple[Artifact, Record | None, str]:
+    """Return what a record is of, the record, and what is wrong with it or its files."""
+    name = path.name.removesuffix(RECORD_NAME).rstrip(".")
+    artifact = Artifact("artifact", str(path), "", path.parent, path, remedy="make it anew")
+    try:
+        record = Record(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        return artifact, None, f"{name or 'its record'} cannot be read ({error})"
+    artifact = dataclasses.replace(
+        artifact, kind=record.kind, key=record.key, experiment=record.experiment
+    )
+    return artifact, record, artifact.damage(record, read_files=read_files) or ""
+
+
+def _move_aside(artifact: Artifact, record: Record | None, folder: Path) -> str:
+    """Move an artifact to where nothing looks for it, so that the next run makes it anew."""
+    number = len(list(folder.iterdir())) if folder.exists() else 0
+    place = folder / f"{artifact.kind}-{number}"
+    place.mkdir(parents=True)
+    if artifact.owns_folder:
+        os.replace(artifact.folder, place / artifact.folder.name)
+    else:
+        for name in [*(record.files if record else []), artifact.record_path.name]:
+            if (artifact.folder / name).exists():
+                os.replace(artifact.folder / name, place / name)
+    return f"moved it to {place}; 'mdel run' makes it anew"
+
+
+def examine_disk(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
+    """Look whether the largest artifact could be made anew: the old one stays until then."""
+    free = shutil.disk_usage(home.root).free
+    sizes = [0]
+    for path in (home.root / experiment.name).rglob(RECORD_NAME):
+        files = json.loads(path.read_text("utf-8")).get("files", {})
+        sizes.append(sum(file["size_bytes"] for file in files.values()))
+    wanted = max(_LOW_DISK_BYTES, 2 * max(sizes))
+    if free < wanted:
+        yield Finding(
+            f"{free / 2**30:.1f} GiB are free under {home.root}, at least {wanted / 2**30:.1f} GiB "
+            f"are wanted to make the largest artifact anew. Free some space, or set MDEL_HOME to "
+            f"another disk."
+        )
+
+
+def examine_network(
+    home: MdelHome, experiment: Experiment, environment: Mapping[str, str] = os.environ
+) -> Iterator[Finding]:
+    """Ask the Hub and W&B for a sign of life, where the experiment needs them."""
+    hub = environment.get("HF_ENDPOINT", "https://huggingface.co")
+    token = find_token()
+    if _needs_hub(experiment) or token:
+        asked = "/api/whoami-v2" if token else "/api/models?limit=1"
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if problem := _problem_with(hub + asked, headers):
+            yield Finding(
+                f"The Hub at {hub} cannot be used ({problem}). Check the network and HF_TOKEN; "
+                f"what was fetched before can be used without."
+            )
+    if tracking_mode() == "online":
+        wandb = environment.get("WANDB_BASE_URL", "https://api.wandb.ai")
+        if problem := _problem_with(wandb, {}):
+            yield Finding(
+                f"Weights & Biases at {wandb} cannot be reached ({problem}). Set "
+                f"WANDB_MODE=offline to keep the curves under {home.root}, for 'wandb sync' later."
+            )
+
+
+def _needs_hub(experiment: Experiment) -> bool:
+    source, seed = experiment.source, experiment.seed_model
+    shards = [*source.train, source.validation or "", source.test or ""]
+    named = seed.path or ""
+    is_remote = bool(named) and "://" not in named and not Path(named).exists()
+    return is_remote or any(place.startswith("hf://") for place in shards)
+
+
+def _problem_with(url: str, headers: Mapping[str, str]) -> str:
+    import httpx
+
+    try:
+        status = httpx.get(url, headers=dict(headers), timeout=_TIMEOUT_SECONDS).status_code
+    except httpx.HTTPError as error:
+        return type(error).__name__
+    if status in (401, 403):
+        return f"it refuses the token: {status}"
+    return f"it answers {status}" if status >= 500 else ""

@@ -1,0 +1,160 @@
+"""A webserver and a daemon over one home, as processes that a test can kill."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import yaml
+
+from mdel_assets import steps, steps_training
+from mdel_assets.defs.instance import open_instance
+from mdel_assets.webserver import Webserver
+from mdel_assets_tests.conftest import make_document, pico_experiment, write_shard
+
+DOMAINS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+
+
+def six_domains(folder, **training):
+    """Return an experiment of six small domains, its corpus in ``folder``."""
+    documents = [
+        {**make_document("Github", 1000 * place + number), "meta": {"pile_set_name": name}}
+        for place, name in enumerate(DOMAINS)
+        for number in range(8)
+    ]
+    for name in ("00", "01", "val", "test"):
+        first = ["00", "01", "val", "test"].index(name)
+        write_shard(folder / f"{name}.jsonl.zst", documents[first::4])
+    return pico_experiment(
+        folder,
+        name="six",
+        domains=[{"key": name, "name": name} for name in DOMAINS],
+        merges={},
+        baselines={"random_split": False},
+        **training,
+    )
+
+
+def prepare(experiment, home):
+    """Make everything up to the seed model, and set the Dagster home up."""
+    open_instance(home).dispose()
+    lineage = home.lineage(experiment)
+    for shard in experiment.shards():
+        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
+        steps.route_shard(lineage, shard.key)
+    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
+    steps_training.make_seed(lineage, cache=home.cache)
+    return lineage
+
+
+def environment(experiment, home, folder):
+    """Return what the commands need to work on ``experiment`` in ``home``."""
+    path = Path(folder) / "experiment.yaml"
+    content = json.loads(experiment.model_dump_json(exclude_none=True, by_alias=True))
+    path.write_text(yaml.safe_dump(content))
+    return {
+        **os.environ,
+        "MDEL_HOME": str(home.root),
+        "MDEL_EXPERIMENT": str(path),
+        "DAGSTER_HOME": str(home.dagster_home),
+        "WANDB_MODE": "offline",
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def command(name):
+    """Return the path of a command that is installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def wait_until(holds, *, seconds=180.0, what="it"):
+    """Look again and again until ``holds`` returns something true; return that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := holds():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what} did not happen in {seconds} s")
+
+
+class RunningDagster:
+    """A webserver and a daemon; ``kill`` ends them and all their runs without a word."""
+
+    def __init__(self, environment, folder):
+        self.environment = environment
+        self.folder = Path(folder)
+        self.processes = []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.server = Webserver(f"http://127.0.0.1:{self.port}")
+
+    def start(self):
+        module = ["-m", "mdel_assets.definitions"]
+        address = ["-h", "127.0.0.1", "-p", str(self.port)]
+        self._start([command("dagster-webserver"), *module, *address])
+        self._start([command("dagster-daemon"), "run", *module])
+        wait_until(self._is_ready, what="the start of webserver and daemon")
+
+    def _start(self, arguments):
+        with (self.folder / f"{Path(arguments[0]).name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                arguments, env=self.environment, stdout=log, stderr=log, cwd=self.folder
+            )
+        self.processes.append(process)
+
+    def _is_ready(self):
+        served = {
+            "root": self.environment["MDEL_HOME"],
+            "experiment": yaml.safe_load(Path(self.environment["MDEL_EXPERIMENT"]).read_text())[
+                "name"
+            ],
+        }
+        return self.server.serves(**served) and self.server.has_daemon()
+
+    def kill(self):
+        """Kill everything, children first noted, so that none is left behind."""
+        family = []
+        for process in self.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                known = psutil.Process(process.pid)
+                family += [known, *known.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(family)
+        for process in self.processes:
+            process.wait()
+        self.processes = []
+
+    def instance(self):
+        return dg.DagsterInstance.from_config(self.environment["DAGSTER_HOME"])
+
+    def mdel(self, *arguments):
+        """Start an ``mdel`` command; return the process."""
+        return subprocess.Popen(
+            [command("mdel"), *arguments],
+            env={**self.environment, "MDEL_WEBSERVER": self.server.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+        )
+
+
+def step_process(instance, *, partition, number=0):
+    """Return (run id, pid) of the ``number``-th run of a partition once its step has begun."""
+    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": partition}))
+    runs = sorted(runs, key=lambda run: "dagster/parent_run_id" in run.tags)
+    if len(runs) <= number:
+        return None
+    begun = instance.all_logs(runs[number].run_id, of_type=dg.DagsterEventType.STEP_START)
+    return (runs[number].run_id, begun[0].dagster_event.pid) if begun else None

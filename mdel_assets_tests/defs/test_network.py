@@ -1,0 +1,74 @@
+"""Steps that are repeated where the network failed, and at once refused where the user erred."""
+
+import dagster as dg
+import httpx2
+import pytest
+
+from mdel_assets.data.fetch import fetch_shard
+from mdel_assets.defs.network import STEP_PATIENCE, repeated_where_the_network_failed
+from mdel_assets.errors import FetchError, HubError, that_may_pass
+from mdel_assets.retries import Patience, with_patience
+
+AT_ONCE = Patience(num_attempts=3, first_wait_seconds=0.0)
+
+
+def run_step(errors):
+    """Run an asset that raises ``errors`` one after the other; return success and attempts."""
+    left = list(errors)
+    attempts = []
+
+    @dg.asset
+    def fetched(context: dg.AssetExecutionContext) -> None:
+        attempts.append(context.retry_number)
+        with repeated_where_the_network_failed(context, AT_ONCE):
+            if left:
+                raise left.pop(0)
+
+    result = dg.materialize([fetched], raise_on_error=False)
+    return result, attempts
+
+
+def test_a_step_whose_server_recovers_is_repeated_until_it_succeeds():
+    busy = [that_may_pass(FetchError("busy")) for _ in range(2)]
+    result, attempts = run_step(busy)
+    assert result.success
+    assert attempts == [0, 1, 2]
+
+
+def test_a_step_whose_server_stays_away_fails_with_its_own_message():
+    busy = [that_may_pass(FetchError(f"busy {number}")) for number in range(5)]
+    result, attempts = run_step(busy)
+    assert not result.success
+    assert attempts == [0, 1, 2]
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "busy 2" in failure.step_failure_data.error.cause.message
+
+
+def test_a_mistake_is_not_repeated():
+    result, attempts = run_step([FetchError("404: no such file")])
+    assert not result.success
+    assert attempts == [0]
+
+
+def test_what_asking_again_cannot_mend_is_not_marked_and_what_it_can_is(tmp_path):
+    def broken_line():
+        raise httpx2.ConnectError("no route")
+
+    with pytest.raises(HubError) as caught:
+        with_patience(
+            broken_line,
+            what="asking",
+            patience=Patience(num_attempts=2, first_wait_seconds=0.0),
+        )
+    assert caught.value.may_pass
+    with pytest.raises(FetchError) as caught:
+        fetch_shard(str(tmp_path / "none"), folder=tmp_path, partial_folder=tmp_path / "partial")
+    assert not caught.value.may_pass
+
+
+def test_waits_double_and_vary():
+    waits = [
+        [STEP_PATIENCE.wait_seconds(attempt, None) for _ in range(50)] for attempt in (1, 2, 3)
+    ]
+    for drawn, longest in zip(waits, (20.0, 40.0, 80.0), strict=True):
+        assert longest / 2 <= min(drawn) < max(drawn) <= longest

@@ -1,0 +1,170 @@
+"""Experts as jobs of a real SLURM: the same bits, whatever befalls the jobs."""
+
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.defs.expert_jobs import (
+    QUICK,
+    Place,
+    are_equal,
+    training_of,
+    wait_for,
+)
+from mdel_assets_tests.slurm_cluster import SlurmCluster
+
+# Dagster warns of its own Pipes.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview"),
+]
+
+
+def slurm(**settings):
+    return {"engine": "slurm", "slurm": QUICK | settings}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def _reached(cluster, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+
+
+def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others(
+    seeded, corpus, tmp_path, cluster
+):
+    experiment = pico_experiment(corpus)
+    local = Place.of(seeded, tmp_path / "local", experiment, {})
+    assert not local.train("github", "arxiv").failure
+    place = Place.of(seeded, tmp_path / "home", experiment, slurm(environment=["export MDEL=1"]))
+    dataset = place.home.lineage(experiment).store.dataset("freelaw").folder / "train.parquet"
+    dataset.write_bytes(bytes(dataset.stat().st_size))
+    before = set(cluster.jobs())
+    run = place.train("github", "freelaw")
+    assert run.failure.startswith("mdel_assets.errors.WorkerError: freelaw: ")
+    for domain in ("github", "arxiv"):
+        assert are_equal(place.weights(domain), local.weights(domain))
+        assert any(line.startswith(f"{domain}: ") for line in run.log)
+    assert run.recorded == {"github", "arxiv"}
+    ours = {number: job for number, job in cluster.jobs().items() if number not in before}
+    assert {number.partition("_")[2] for number in ours} == {"0", "1", "2"}
+    assert {name for name, _ in ours.values()} == {
+        f"pico/expert_model/{domain}" for domain in ("github", "arxiv", "freelaw")
+    }
+
+
+def test_a_run_that_is_terminated_cancels_its_jobs_and_checkpoints_are_saved(
+    seeded, long, tmp_path, cluster
+):
+    place = Place.of(seeded, tmp_path / "home", long, slurm())
+    before = set(cluster.jobs())
+    with place.start("github", "arxiv") as process:
+        wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
+        # As Dagster's run launcher terminates a run.
+        process.send_signal(signal.SIGINT)
+    states = {job[1] for number, job in cluster.jobs().items() if number not in before}
+    assert states == {"CANCELLED"}
+    outcome = place.note("github").with_name("spec.outcome.json")
+    assert "TrainingInterruptedError" in outcome.read_text()
+    assert not place.note("github").exists()
+    assert place.has_checkpoint("github")
+    assert not place.has_expert("github")
+
+
+def test_jobs_of_a_run_that_was_killed_are_taken_over(seeded, long, alone, tmp_path, cluster):
+    place = Place.of(seeded, tmp_path / "home", long, slurm())
+    before = set(cluster.jobs())
+    with place.start("github", "arxiv") as process:
+        wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
+        process.kill()
+    run = place.train("github", "arxiv")
+    assert not run.failure
+    assert sum("of an earlier run still trains" in line for line in run.log) <= 2
+    assert len(cluster.jobs().keys() - before) == 2
+    assert run.recorded == {"github", "arxiv"}
+    for domain in ("github", "arxiv"):
+        assert are_equal(place.weights(domain), alone.weights(domain))
+
+
+def test_a_killed_job_is_tried_again_and_a_cancelled_one_fails(
+    seeded, long, alone, tmp_path, cluster
+):
+    place = Place.of(seeded, tmp_path / "home", long, slurm())
+    before = set(cluster.jobs())
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(place.train, "github", "arxiv")
+        wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
+        place.worker("github").kill()
+        cluster.run("scancel", f"{min(cluster.jobs().keys() - before).split('_')[0]}_1")
+        run = future.result()
+    assert "was cancelled outside of Dagster (CANCELLED" in run.failure
+    assert "arxiv: Job" in run.failure
+    assert any(
+        "(pico/expert_model/github) was killed (FAILED by signal 9" in line for line in run.log
+    )
+    assert run.recorded == {"github"}
+    assert are_equal(place.weights("github"), alone.weights("github"))
+    assert place.has_checkpoint("arxiv")
+
+
+def test_a_job_that_is_killed_each_time_says_so(seeded, long, tmp_path):
+    compute = slurm(max_retries=1, environment=["echo the end is near", "kill -9 $$"])
+    run = Place.of(seeded, tmp_path / "home", long, compute).train("github")
+    assert "was killed (FAILED by signal 9 on" in run.failure
+    assert "as were 1 before it (slurm.max_retries). Its last words: the end is near" in run.failure
+
+
+def test_a_time_limit_is_answered_by_a_checkpoint_and_another_job(
+    seeded, corpus, tmp_path, cluster
+):
+    longer = pico_experiment(corpus, training=training_of(2500))
+    local = Place.of(seeded, tmp_path / "local", longer, {})
+    assert not local.train("github").failure
+    # The limit is in minutes; the margin leaves ten seconds, start-up among them.
+    compute = slurm(time_limit_minutes=1, margin_seconds=50)
+    place = Place.of(seeded, tmp_path / "home", longer, compute)
+    before = set(cluster.jobs())
+    run = place.train("github")
+    assert not run.failure
+    assert run.says("is queued again: Training stopped at step")
+    # The worker's own word, through Pipes.
+    assert any(line.startswith("Training stopped at step") for line in run.log)
+    states = {job[1] for number, job in cluster.jobs().items() if number not in before}
+    assert states == {"COMPLETED", "FAILED"}
+    assert are_equal(place.weights("github"), local.weights("github"))
+
+
+def test_storage_that_is_not_shared_is_told_before_anything_is_trained(
+    seeded, corpus, tmp_path, monkeypatch, tmp_path_factory
+):
+    place = Place.of(seeded, tmp_path / "home", pico_experiment(corpus), slurm())
+    elsewhere = SlurmCluster(tmp_path_factory.mktemp("slurm"), hidden_folder=place.home.root)
+    try:
+        elsewhere.start()
+        monkeypatch.setenv("SLURM_CONF", str(elsewhere.configuration))
+        run = place.train("github")
+    finally:
+        elsewhere.stop()
+    host = socket.gethostname()
+    assert run.failure.startswith("mdel_assets.errors.StorageError")
+    assert f"on {host} and Dagster on {host} do not share {place.home.root}" in run.failure
+    assert "MDEL_HOME must lie on storage that both mount" in run.failure
+
+
+def test_what_sbatch_refuses_is_told(seeded, corpus, tmp_path):
+    place = Place.of(seeded, tmp_path / "home", pico_experiment(corpus), slurm(partition="gpu"))
+    run = place.train("github")
+    assert "sbatch refused the job: sbatch: error: invalid partition" in run.failure
+    assert "--partition=gpu" in run.failure

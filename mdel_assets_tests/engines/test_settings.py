@@ -1,0 +1,75 @@
+"""Settings of the engines, from run configuration and from a file."""
+
+import dagster as dg
+import pytest
+
+from mdel_assets.defs.compute import Compute, load_compute
+from mdel_assets.engines.settings import SlurmSettings, read_settings
+from mdel_assets.errors import ExperimentError, UnknownKeyError
+
+
+def test_a_file_in_the_home_says_how_models_are_trained(home):
+    assert load_compute(home, {}).engine == "local"
+    assert load_compute(home, {}).backfill_policy == dg.BackfillPolicy.multi_run(1)
+    home.root.mkdir()
+    (home.root / "compute.yaml").write_text("engine: slurm\nslurm: {partition: gpu, gpus: 2}\n")
+    compute = load_compute(home, {})
+    assert compute.checked() == SlurmSettings(partition="gpu", gpus=2)
+    assert compute.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_the_environment_names_another_file(home, tmp_path):
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(ExperimentError, match=r"MDEL_COMPUTE names .*mine.yaml, which does not"):
+        load_compute(home, {"MDEL_COMPUTE": str(path)})
+    path.write_text("engine: accelerate\nnum_processes: 2\n")
+    compute = load_compute(home, {"MDEL_COMPUTE": str(path)})
+    assert (compute.engine, compute.num_processes) == ("accelerate", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("engin: slurm", "Unknown key 'engin'. Did you mean 'engine'?"),
+        ("engine: slrum", "Unknown compute.engine 'slrum'. Did you mean 'slurm'?"),
+        (
+            "{engine: slurm, slurm: {partion: gpu}}",
+            "compute.slurm: Unknown key 'partion'. Did you mean 'partition'?",
+        ),
+        ("{engine: slurm, slurm: {gpus: []}}", "compute.slurm: gpus.int: "),
+        (
+            "{engine: slurm, slurm: {time_limit_minutes: 2}}",
+            "a time limit of 2 minutes is over before its margin of 120 seconds begins",
+        ),
+        ("num_processes: many", "num_processes"),
+        ("[slurm]", "must hold a mapping of keys"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_mistakes_are_told_when_the_definitions_are_loaded(home, text, message):
+    home.root.mkdir()
+    (home.root / "compute.yaml").write_text(text)
+    with pytest.raises(ExperimentError) as caught:
+        load_compute(home, {})
+    assert message in str(caught.value)
+
+
+def test_an_unknown_key_has_its_own_error():
+    with pytest.raises(UnknownKeyError):
+        read_settings(SlurmSettings, {"acount": "x"}, origin="compute.slurm")
+
+
+def test_run_configuration_changes_single_settings_of_the_file(home):
+    home.root.mkdir()
+    (home.root / "compute.yaml").write_text("{engine: slurm, max_seconds: 60}")
+
+    @dg.asset
+    def shown(compute: Compute) -> list:
+        return [compute.engine, compute.max_seconds, compute.slurm]
+
+    result = dg.materialize(
+        [shown],
+        resources={"compute": load_compute(home, {})},
+        run_config={"resources": {"compute": {"config": {"slurm": {"account": "me"}}}}},
+    )
+    assert result.output_for_node("shown") == ["slurm", 60, {"account": "me"}]

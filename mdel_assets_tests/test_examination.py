@@ -1,0 +1,195 @@
+"""What the doctor finds in a home, and what it mends; each ill made by hand."""
+
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mdel_assets import steps
+from mdel_assets.examination import (
+    examine_disk,
+    examine_folders,
+    examine_home,
+    examine_network,
+    examine_records,
+)
+from mdel_assets_tests.conftest import pico_experiment
+
+
+@pytest.fixture
+def routed(lineage, home):
+    """A home with the documents of one shard."""
+    key = lineage.experiment.shards()[0].key
+    steps.fetch_raw_shard(lineage, key, cache=home.cache)
+    steps.route_shard(lineage, key)
+    return lineage, lineage.store.documents(key)
+
+
+def dead_process():
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def half_written(parent, host, pid):
+    folder = parent / f".model.tmp-{host}-{pid}-abc_1"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"half")
+    return folder
+
+
+def test_a_home_that_was_never_set_up_is_set_up(home):
+    (finding,) = examine_home(home, {})
+    assert "has no dagster.yaml" in finding.sentence
+    finding.repair()
+    assert list(examine_home(home, {})) == []
+    assert "telemetry" in (home.dagster_home / "dagster.yaml").read_text()
+
+
+def test_the_dagster_home_of_another_home_is_told_apart(home, tmp_path):
+    home.initialize()
+    (finding,) = examine_home(home, {"DAGSTER_HOME": str(tmp_path / "other")})
+    assert f"Set DAGSTER_HOME={home.dagster_home}" in finding.sentence
+    assert finding.repair is None
+    assert list(examine_home(home, {"DAGSTER_HOME": str(home.dagster_home)})) == []
+
+
+def test_a_database_that_is_no_database_is_found(home):
+    home.initialize()
+    (home.dagster_home / "runs.db").write_bytes(b"not a database, but long enough to be one" * 99)
+    (finding,) = examine_home(home, {})
+    assert "runs.db is damaged (file is not a database)" in finding.sentence
+
+
+def test_what_a_dead_process_left_half_written_is_removed_and_what_is_being_written_stays(home):
+    here = socket.gethostname()
+    left = half_written(home.root / "pico" / "models", here, dead_process())
+    being_written = half_written(home.root / "pico" / "experts", here, os.getpid())
+    elsewhere = half_written(home.root / "pico" / "merged", "other-host", 1)
+    (finding,) = examine_folders(home)
+    assert str(left) in finding.sentence
+    finding.repair()
+    assert not left.exists()
+    assert being_written.exists()
+    assert elsewhere.exists()
+    os.utime(elsewhere, (0, 0))
+    (finding,) = examine_folders(home)
+    assert "of other-host, which is gone" in finding.sentence
+
+
+def test_a_staging_folder_names_its_writer(lineage, home):
+    with lineage.store.seed_model().staging():
+        assert list(examine_folders(home)) == []
+        (stage,) = (p for p in (lineage.store.root / "models").iterdir() if p.name[0] == ".")
+        assert f".tmp-{socket.gethostname()}-{os.getpid()}-" in stage.name
+
+
+def test_a_missing_file_and_one_of_another_size_are_found_and_made_anew(routed, home):
+    lineage, documents = routed
+    assert list(examine_records(home, lineage.experiment, read_files=True)) == []
+    (documents.folder / "github.parquet").write_bytes(b"cut")
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
+    assert finding.sentence.startswith("shard_documents '00'")
+    assert "github.parquet has 3 bytes" in finding.sentence
+    finding.repair()
+    assert not documents.folder.exists()
+    assert list(examine_records(home, lineage.experiment, read_files=True)) == []
+    steps.route_shard(lineage, "00")
+    assert lineage.current("shard_documents", "00")
+
+
+def test_a_changed_byte_is_found_by_its_digest_alone(routed, home):
+    lineage, documents = routed
+    path = documents.folder / "github.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    assert list(examine_records(home, lineage.experiment, read_files=False)) == []
+    (finding,) = examine_records(home, lineage.experiment, read_files=True)
+    assert "github.parquet has digest" in finding.sentence
+
+
+def test_a_record_that_is_no_record_is_found_and_moved_away(routed, home):
+    lineage, documents = routed
+    documents.record_path.write_text('{"kind": "shard')
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
+    assert "cannot be read" in finding.sentence
+    finding.repair()
+    assert not documents.record_path.exists()
+
+
+def test_a_disk_too_small_for_the_largest_artifact_is_found(routed, home):
+    lineage, documents = routed
+    enough = list(examine_disk(home, lineage.experiment))
+    content = json.loads(documents.record_path.read_text())
+    content["files"]["github.parquet"]["size_bytes"] = shutil.disk_usage(home.root).free
+    documents.record_path.write_text(json.dumps(content))
+    (finding,) = examine_disk(home, lineage.experiment)
+    assert enough == []
+    assert "are wanted to make the largest artifact anew" in finding.sentence
+
+
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(401 if self.headers.get("Authorization") else 200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_network_is_asked_only_where_it_is_needed(corpus, home, hub, monkeypatch):
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(home.root))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    local = pico_experiment(corpus)
+    remote = local.model_copy(
+        update={"seed_model": local.seed_model.model_copy(update={"path": "owner/model"})}
+    )
+    assert list(examine_network(home, local, {"HF_ENDPOINT": nobody})) == []
+    assert list(examine_network(home, remote, {"HF_ENDPOINT": hub})) == []
+    (finding,) = examine_network(home, remote, {"HF_ENDPOINT": nobody})
+    assert "cannot be used (ConnectError)" in finding.sentence
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    (finding,) = examine_network(home, local, {"HF_ENDPOINT": hub})
+    assert "it refuses the token: 401" in finding.sentence
+    assert "hf_secret" not in finding.sentence
+
+
+def test_the_command_mends_and_then_finds_nothing(routed, home, tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from mdel_assets.cli import main
+
+    lineage, _ = routed
+    half_written(Path(lineage.store.root), socket.gethostname(), dead_process())
+    monkeypatch.setenv("MDEL_HOME", str(home.root))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    found = CliRunner().invoke(main, ["doctor", "--offline"])
+    assert found.exit_code == 1
+    assert "2 of 2 findings are left to mend" in found.output
+    mended = CliRunner().invoke(main, ["doctor", "--offline", "--repair"])
+    assert mended.exit_code == 0, mended.output
+    assert "All 2 findings are mended." in mended.output
+    assert "is well" in CliRunner().invoke(main, ["doctor", "--offline"]).output
