@@ -103,8 +103,9 @@ def ui(address, outside, line):
     assert opened.foreign_requests() == []
     assert outside.asked == []
     # Dagster keeps here whom it has counted, what it is to send, and who was asked to sign up.
-    kept = {path.name for path in line[0].dagster_home.iterdir()}
-    assert not kept & {".telemetry", ".logs_queue", ".nux"}
+    kept = (line[0].dagster_home.rglob(f"{name}/*") for name in (".telemetry", ".logs_queue"))
+    assert [path for found in kept for path in found] == []
+    assert not (line[0].dagster_home / ".nux").exists()
 
 
 def test_the_graph_shows_the_line_from_left_to_right_and_asks_for_no_sign_up(ui):
