@@ -37,6 +37,7 @@ SECRETS = {
 }
 PROGRAMS = find_programs()
 pytestmark = [
+    pytest.mark.services,
     pytest.mark.slow,
     pytest.mark.skipif(
         PROGRAMS is None,
