@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
-.PHONY: install setup_dev demo ui status test test_unit test_services check bench clean
+.PHONY: install setup_dev demo ui status test test_unit test_all test_services screenshots check bench clean
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,14 @@ test_unit: $(VENV)/.installed-dev
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest
+
+# Those tests, too, that start servers, clusters and a browser.
+test_all: test_services $(VENV)/.installed-dev
+	$(BIN)/pytest --services
+
+# Pictures of a finished line's web UI, for the README: make demo before.
+screenshots: $(VENV)/.installed-dev
+	@$(BIN)/python -m mdel_assets_tests.browser.screenshots
 
 bench: $(VENV)/.installed-dev
 	$(PIP) --constraint constraints.txt --editable '.[bench]'

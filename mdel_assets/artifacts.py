@@ -9,13 +9,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
-import platform
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,10 @@ from mdel_assets.errors import (
     ForeignArtifactError,
     MissingArtifactError,
 )
+from mdel_assets.versions import library_versions
 
 RECORD_NAME = "record.json"
-_VERSIONED = (
-    "mdel-assets",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "pyarrow",
-    "numpy",
-    "scikit-learn",
-)
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +212,8 @@ class Artifact:
             for path in [*files, record_file]:
                 os.replace(path, self.folder / path.name)
         sync(self.folder.parent if self.owns_folder else self.folder)
+        size_mib = sum(file["size_bytes"] for file in record.files.values()) / 2**20
+        _log.info("%s is made: %.1f MiB%s", self.label, size_mib, _shown(record.counts))
         return record
 
 
@@ -388,10 +382,7 @@ def _remedy(kind: str, key: str) -> str:
     )
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that shape artifacts, and Python's."""
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+def _shown(counts: Mapping[str, Any]) -> str:
+    """Return the plain numbers among ``counts`` for one line of the log."""
+    numbers = {name: value for name, value in counts.items() if type(value) is int}
+    return "".join(f", {name} {value:,}" for name, value in numbers.items())

@@ -24,11 +24,22 @@ def to_png(drawn: Any, *, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
+def with_palette(png: bytes) -> bytes:
+    """Return the same picture in 256 colours near enough to its own, in a third of the bytes."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    reduced = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    reduced.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
 def inline_image(drawn: Any, *, title: str) -> str:
-    """Return Markdown that shows the figure inline, at a resolution that keeps it under 50 kB."""
+    """Return Markdown that shows the figure inline, as sharp as fits into 50 kB."""
     png = b""
     for dpi in _DPI:
-        png = to_png(drawn, dpi=dpi)
+        png = with_palette(to_png(drawn, dpi=dpi))
         if len(png) < MAX_INLINE_BYTES:
             break
     return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"

@@ -1,6 +1,8 @@
 """The steps of the line that merge models: as `steps.py`, one function per asset."""
 
 import dataclasses
+import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -15,6 +17,8 @@ from mdel_assets.merging.outside_models import outside_folder
 from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.steps import current_record
+
+_log = logging.getLogger(__name__)
 
 
 def make_merged(lineage: Lineage, recipe_name: str) -> Record:
@@ -31,6 +35,7 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
         for member, (digest, _) in zip(members, identity.config["members"], strict=True)
     ]
     with artifact.staging() as stage:
+        started = time.monotonic()
         result = merge_models(
             recipe,
             inputs[: len(members.models)],
@@ -38,6 +43,10 @@ def make_merged(lineage: Lineage, recipe_name: str) -> Record:
             base=inputs[-1] if members.base else None,
             model_folder=lineage.store.seed_model().folder,
         )
+        elapsed = time.monotonic() - started
+        message = "%d models of %d parameters merged, %.0f million parameters/s"
+        rate = len(inputs) * result.num_parameters / 1e6 / max(elapsed, 1e-9)
+        _log.info(message, len(inputs), result.num_parameters, rate)
         details = dataclasses.asdict(result)
         written = yaml.safe_dump(resolved_recipe(recipe, members), sort_keys=False)
         (stage / RECIPE_NAME).write_text(written, "utf-8")

@@ -6,7 +6,9 @@ then reads every documents file once and deals its rows to all the datasets that
 
 import dataclasses
 import functools
+import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 from mdel_assets.data.document_index import ROLES, DocumentIndex, salted_hash
 from mdel_assets.data.document_writer import open_writer
 from mdel_assets.experiment_fields import SPLITS, Mixture
+
+_log = logging.getLogger(__name__)
 
 DATASET_SCHEMA = pa.schema(
     [
@@ -130,6 +134,7 @@ def write_datasets(
 
     Each documents file is read once, whatever the number of domains. Rows keep the index's order.
     """
+    started = time.monotonic()
     sinks = [
         _Sink(folders[domain] / f"{split}.parquet", domain, selection)
         for domain, splits in selections.items()
@@ -147,6 +152,9 @@ def write_datasets(
         counts[sink.domain][sink.path.stem] = sink.close()
     for domain, folder in folders.items():
         (folder / "README.md").write_text(_dataset_card(domain, counts[domain]), "utf-8")
+    num_rows, elapsed = sum(sink.num_taken for sink in sinks), time.monotonic() - started
+    message = "%d datasets of %d documents written, %.0f documents/s"
+    _log.info(message, len(folders), num_rows, num_rows / max(elapsed, 1e-9))
     return counts
 
 

@@ -8,7 +8,7 @@ from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.metadata import OWNERS
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.defs.training import trained_partitions, trained_result
+from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions, trained_result
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
@@ -45,7 +45,9 @@ def _asset(
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS[name],
-        check_specs=[dg.AssetCheckSpec(_CHECK, asset=name, blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(_CHECK, asset=name, blocking=True, description=FROZEN_UNCHANGED)
+        ],
         backfill_policy=backfill_policy,
         pool="gpu",
     )

@@ -27,7 +27,14 @@ def cluster_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         kinds={"scikitlearn", "safetensors"},
         code_version=CODE_VERSIONS["corpus_clusters"],
-        check_specs=[dg.AssetCheckSpec(_CHECK, asset="corpus_clusters")],
+        check_specs=[
+            dg.AssetCheckSpec(
+                _CHECK,
+                asset="corpus_clusters",
+                description="Warns where a cluster has more than 1.5 times, or less than 1 / 1.5 "
+                "of, an even share of the documents.",
+            )
+        ],
     )
     def corpus_clusters(workspace: Workspace) -> dg.MaterializeResult:
         """The domains of a corpus without labels: documents about alike things.

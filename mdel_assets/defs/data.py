@@ -8,8 +8,9 @@ import dagster as dg
 from mdel_assets import steps
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.data.fetch import sha256_of
+from mdel_assets.defs import columns
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
-from mdel_assets.defs.metadata import OWNERS, provenance, table
+from mdel_assets.defs.metadata import OWNERS, link, provenance, shard_address, table
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
@@ -18,18 +19,6 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _MAX_CONTAMINATED_SHARE = 1e-3
-_DOCUMENT_COLUMNS = dg.TableSchema(
-    [
-        dg.TableColumn("text", type="string"),
-        dg.TableColumn("document_id", type="string"),
-        dg.TableColumn("num_bytes", type="int"),
-        dg.TableColumn("line_number", type="int"),
-    ]
-)
-
-_DATASET_COLUMNS = dg.TableSchema(
-    [*_DOCUMENT_COLUMNS.columns[:3], dg.TableColumn("domain", type="string")]
-)
 
 
 def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -41,7 +30,14 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         owners=OWNERS,
         kinds={"file"},
         code_version=CODE_VERSIONS["raw_pile_shard"],
-        check_specs=[dg.AssetCheckSpec("shard_is_whole", asset="raw_pile_shard", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "shard_is_whole",
+                asset="raw_pile_shard",
+                blocking=True,
+                description="The file's sha256 is the one that was recorded when it was fetched.",
+            )
+        ],
     )
     def raw_pile_shard(
         context: dg.AssetExecutionContext, workspace: Workspace
@@ -57,11 +53,13 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             record = steps.fetch_raw_shard(lineage, shard, cache=workspace.home.cache)
         artifact = lineage.store.shard(shard)
         seen = sha256_of(artifact.folder / record.details["file"])
+        location = record.details["location"]
         metadata = {
-            "location": record.details["location"],
+            "location": location,
             "role": record.details["role"],
             "size_bytes": record.counts["size_bytes"],
             "sha256": record.config["sha256"],
+            **link("source", shard_address(location, commit=record.details["source_signature"])),
             **provenance(record, artifact),
         }
         is_whole = dg.AssetCheckResult(
@@ -78,9 +76,15 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         owners=OWNERS,
         kinds={"parquet"},
         code_version=CODE_VERSIONS["shard_documents"],
-        metadata={"dagster/column_schema": _DOCUMENT_COLUMNS},
+        metadata=columns.of(columns.SHARD_DOCUMENTS),
         check_specs=[
-            dg.AssetCheckSpec("every_line_is_counted", asset="shard_documents", blocking=True)
+            dg.AssetCheckSpec(
+                "every_line_is_counted",
+                asset="shard_documents",
+                blocking=True,
+                description="Every line of the shard is a row of a Parquet file, or counted as "
+                "blank or as of a licence that is not allowed.",
+            )
         ],
     )
     def shard_documents(
@@ -108,10 +112,20 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         owners=OWNERS,
         kinds={"parquet", "huggingface"},
         code_version=CODE_VERSIONS["domain_dataset"],
-        metadata={"dagster/column_schema": _DATASET_COLUMNS},
+        metadata=columns.of(columns.DOMAIN_DATASET),
         check_specs=[
-            dg.AssetCheckSpec("splits_are_disjoint", asset="domain_dataset", blocking=True),
-            dg.AssetCheckSpec("evaluation_is_uncontaminated", asset="domain_dataset"),
+            dg.AssetCheckSpec(
+                "splits_are_disjoint",
+                asset="domain_dataset",
+                blocking=True,
+                description="No document is in two splits.",
+            ),
+            dg.AssetCheckSpec(
+                "evaluation_is_uncontaminated",
+                asset="domain_dataset",
+                description="Warns where more than 0.1 % of an evaluation split's documents share "
+                "13 words in a row with the training split.",
+            ),
         ],
         pool="cpu",
     )
@@ -180,12 +194,13 @@ def _evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetChec
             "split": split,
             "num_documents": found["num_documents"],
             "num_contaminated_documents": found["num_contaminated_documents"],
-            "share": found["num_contaminated_documents"] / max(1, found["num_documents"]),
+            "share": round(found["num_contaminated_documents"] / found["num_documents"], 6),
             "num_shared_shingles": found["num_shared_shingles"],
             "num_shingles": found["num_shingles"],
         }
         for key, record in records.items()
         for split, found in record.counts["contamination"].items()
+        if found["num_documents"]
     ]
     worst = max((row["share"] for row in rows), default=0.0)
     return dg.AssetCheckResult(

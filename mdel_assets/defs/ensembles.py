@@ -6,6 +6,7 @@ import dagster as dg
 
 from mdel_assets import steps_ensembles as steps
 from mdel_assets.artifacts import Record
+from mdel_assets.defs import columns
 from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
@@ -47,8 +48,14 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         kinds={"parquet", "markdown"},
         code_version=CODE_VERSIONS["ensemble_report"],
+        metadata=columns.of(columns.ENSEMBLE_REPORT),
         check_specs=[
-            dg.AssetCheckSpec("posterior_beats_every_single_model", asset="ensemble_report")
+            dg.AssetCheckSpec(
+                "posterior_beats_every_single_model",
+                asset="ensemble_report",
+                description="Warns unless the posterior ensemble of all experts is better than "
+                "the best single model, by its paired 95 % interval.",
+            )
         ],
     )
     def ensemble_report(workspace: Workspace) -> dg.MaterializeResult:
@@ -108,6 +115,7 @@ def _report_metadata(
         "chart": chart(drawn, "ensembles and single models"),
         "tables": dg.MetadataValue.md(ensemble_markdown(matrix, num_experts=num_experts)),
         "num_experts": num_experts,
+        columns.ROW_COUNT: len(matrix.rows),
     }
     check = dg.AssetCheckResult(
         passed=change.high < 0,

@@ -8,6 +8,7 @@ import dagster as dg
 
 from mdel_assets import steps_evaluation as steps
 from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs import columns
 from mdel_assets.defs.evaluation_checks import (
     every_token_scored,
     figures_are_consistent,
@@ -17,6 +18,7 @@ from mdel_assets.defs.metadata import (
     OWNERS,
     absent_state,
     chart,
+    link,
     provenance,
     rounded,
     table,
@@ -59,7 +61,15 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         owners=OWNERS,
         kinds={"pytorch", "parquet"},
         code_version=CODE_VERSIONS["token_scores"],
-        check_specs=[dg.AssetCheckSpec("every_token_scored", asset="token_scores", blocking=True)],
+        metadata=columns.of(columns.TOKEN_SCORES),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_token_scored",
+                asset="token_scores",
+                blocking=True,
+                description="One log-probability for each token that was counted, none above 0.",
+            )
+        ],
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool="gpu",
     )
@@ -103,9 +113,20 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         kinds={"json"},
         code_version=CODE_VERSIONS["perplexity_report"],
         backfill_policy=dg.BackfillPolicy.single_run(),
+        metadata=columns.of(columns.PERPLEXITY_REPORT),
         check_specs=[
-            dg.AssetCheckSpec("figures_are_consistent", asset="perplexity_report", blocking=True),
-            dg.AssetCheckSpec("no_worse_than_before", asset="perplexity_report"),
+            dg.AssetCheckSpec(
+                "figures_are_consistent",
+                asset="perplexity_report",
+                blocking=True,
+                description="Every figure lies in its own interval; no perplexity is below 1.",
+            ),
+            dg.AssetCheckSpec(
+                "no_worse_than_before",
+                asset="perplexity_report",
+                description="Warns where a model became worse since its last report, by more than "
+                "the paired 95 % interval.",
+            ),
         ],
     )
     def perplexity_report(
@@ -140,7 +161,14 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         owners=OWNERS,
         kinds={"parquet", "markdown"},
         code_version=CODE_VERSIONS["perplexity_matrix"],
-        check_specs=[dg.AssetCheckSpec("matrix_is_complete", asset="perplexity_matrix")],
+        metadata=columns.of(columns.PERPLEXITY_MATRIX),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "matrix_is_complete",
+                asset="perplexity_matrix",
+                description="There is a figure for every model on every dataset and split.",
+            )
+        ],
     )
     def perplexity_matrix(workspace: Workspace, tracking: Tracking) -> dg.MaterializeResult:
         """Every model on every domain and split: what was worth its training.
@@ -165,7 +193,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
             metadata={
                 **_matrix_metadata(matrix),
                 "what_is_stale": _stale_table(lineage),
-                **({"wandb": dg.MetadataValue.url(address)} if address else {}),
+                **link("wandb", address),
                 **provenance(record, lineage.store.matrix()),
             },
             check_results=[complete],
@@ -226,7 +254,11 @@ def _report_metadata(record: Record) -> dict[str, Any]:
         r["dataset"]: r["bits_per_byte"] for r in rows if r["split"] == split and r["num_bytes"]
     }
     drawn = bar_chart(bits, x_label="bits per byte (lower is better)", title=split)
-    return {"perplexity": table(shown), "bits_per_byte": chart(drawn, "bits per byte")}
+    return {
+        "perplexity": table(shown),
+        "bits_per_byte": chart(drawn, "bits per byte"),
+        columns.ROW_COUNT: len(rows),
+    }
 
 
 def _stale_table(lineage: Lineage) -> dg.MetadataValue:
@@ -249,6 +281,7 @@ def _matrix_metadata(matrix: Any) -> dict[str, Any]:
         "changes": chart(changes_figure(matrix, matrix.splits[0]), "change from the seed"),
         "findings": dg.MetadataValue.md("\n".join(f"- {line}" for line in findings(matrix))),
         "tables": dg.MetadataValue.md(matrix_markdown(matrix)),
+        columns.ROW_COUNT: len(matrix.rows),
         "num_models": len(matrix.models),
         "num_datasets": len(matrix.datasets),
     }

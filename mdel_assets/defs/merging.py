@@ -8,7 +8,8 @@ import dagster as dg
 
 from mdel_assets import steps_merging
 from mdel_assets.artifacts import Artifact, Record
-from mdel_assets.defs.metadata import OWNERS, absent_state, chart, provenance, table
+from mdel_assets.defs import columns
+from mdel_assets.defs.metadata import OWNERS, absent_state, chart, provenance, rounded, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
@@ -31,7 +32,14 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         owners=OWNERS,
         kinds={"parquet"},
         code_version=CODE_VERSIONS["layer_differences"],
-        check_specs=[dg.AssetCheckSpec("frozen_tensors_equal", asset="layer_differences")],
+        metadata=columns.of(columns.LAYER_DIFFERENCES),
+        check_specs=[
+            dg.AssetCheckSpec(
+                "frozen_tensors_equal",
+                asset="layer_differences",
+                description="No tensor that the expert's training froze differs from the seed's.",
+            )
+        ],
         pool="io",
     )
     def layer_differences(
@@ -74,7 +82,12 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["merged_model"],
         check_specs=[
-            dg.AssetCheckSpec("tensors_finite_and_shaped", asset="merged_model", blocking=True)
+            dg.AssetCheckSpec(
+                "tensors_finite_and_shaped",
+                asset="merged_model",
+                blocking=True,
+                description="Every number is finite, and every tensor has the seed's shape.",
+            )
         ],
         pool="io",
     )
@@ -128,10 +141,11 @@ def _differences_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     )
     cosines = record.details["mean_cosines"]
     return {
-        "relative_l2": record.details["relative_l2"],
+        "relative_l2": rounded(record.details["relative_l2"]),
         "num_changed_tensors": record.details["num_changed_tensors"],
         "num_tensors": record.details["num_tensors"],
-        "cosines": table([{"expert": e, "cosine": float(c)} for e, c in cosines.items()]),
+        columns.ROW_COUNT: record.details["num_tensors"],
+        "cosines": table([{"expert": e, "cosine": rounded(float(c))} for e, c in cosines.items()]),
         "changes": chart(drawn, "changes by layer"),
         **provenance(record, artifact),
     }

@@ -1,6 +1,7 @@
 """What an artifact's record looks like in the web UI."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,33 @@ def chart(drawn: Any, title: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(inline_image(drawn, title=title))
 
 
-def text_schema(*names: str) -> dg.TableSchema:
-    """Return the schema of a table of strings."""
-    return dg.TableSchema([dg.TableColumn(name, type="string") for name in names])
+def link(name: str, address: str | None) -> dict[str, Any]:
+    """Return the entry ``name`` that leads to a page; nothing without an address of one."""
+    if address is None or not address.startswith(("http://", "https://")):
+        return {}
+    return {name: dg.MetadataValue.url(address)}
+
+
+def model_address(config: Mapping[str, Any]) -> str | None:
+    """Return the page of the commit that a model was taken from; None for one that was made."""
+    if not config.get("commit"):
+        return None
+    return f"{_hub()}/{config['path']}/tree/{config['commit']}"
+
+
+def shard_address(location: str, *, commit: str | None) -> str | None:
+    """Return the page that a shard was taken from; None for a local file."""
+    from mdel_assets.data.hub_files import hub_file
+
+    if not location.startswith("hf://"):
+        return location
+    file = hub_file(location)
+    repository = f"datasets/{file.repository}" if file.kind == "dataset" else file.repository
+    return f"{_hub()}/{repository}/blob/{commit or file.revision or 'main'}/{file.name}"
+
+
+def _hub() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def preview(text: str, *, length: int = 160) -> str:

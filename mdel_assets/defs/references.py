@@ -7,7 +7,7 @@ from mdel_assets.defs.metadata import OWNERS, provenance
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
-from mdel_assets.defs.training import model_is_whole, model_metadata
+from mdel_assets.defs.training import MODEL_IS_WHOLE, model_is_whole, model_metadata
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
@@ -25,7 +25,11 @@ def reference_assets(experiment: Experiment, partitions: Partitions) -> list[dg.
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["reference_model"],
-        check_specs=[dg.AssetCheckSpec(_CHECK, asset="reference_model", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                _CHECK, asset="reference_model", blocking=True, description=MODEL_IS_WHOLE
+            )
+        ],
         pool="io",
     )
     def reference_model(

@@ -6,6 +6,7 @@ import dagster as dg
 
 from mdel_assets import steps_search
 from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs import columns
 from mdel_assets.defs.metadata import OWNERS, chart, provenance, rounded, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
@@ -37,9 +38,20 @@ def search_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Ass
         owners=OWNERS,
         kinds={"pytorch", "json"},
         code_version=CODE_VERSIONS["searched_merge"],
+        metadata=columns.of(columns.SEARCH_TRIALS),
         check_specs=[
-            dg.AssetCheckSpec(_BEST, asset="searched_merge", blocking=True),
-            dg.AssetCheckSpec(_TEST, asset="searched_merge"),
+            dg.AssetCheckSpec(
+                _BEST,
+                asset="searched_merge",
+                blocking=True,
+                description="No trial in the log has fewer bits per byte than the answer.",
+            ),
+            dg.AssetCheckSpec(
+                _TEST,
+                asset="searched_merge",
+                description="Warns where the answer is clearly worse than the uniform mean on "
+                "test text like that of the search.",
+            ),
         ],
         pool="gpu",
     )
@@ -80,6 +92,7 @@ def _search_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     drawn = trials_figure(trials, title=record.key)
     return {
         "trials": chart(drawn, "trials"),
+        columns.ROW_COUNT: len(trials),
         "report": dg.MetadataValue.md((artifact.folder / steps_search.REPORT_NAME).read_text()),
         "bits_per_byte": record.details["best"]["bits_per_byte"],
         **record.counts,

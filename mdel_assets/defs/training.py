@@ -8,11 +8,25 @@ import dagster as dg
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs.compute import Compute, Made
 from mdel_assets.defs.data_metadata import tokens_per_byte
-from mdel_assets.defs.metadata import OWNERS, absent_state, chart, provenance, table
+from mdel_assets.defs.metadata import (
+    OWNERS,
+    absent_state,
+    chart,
+    link,
+    model_address,
+    provenance,
+    rounded,
+    table,
+)
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
+
+MODEL_IS_WHOLE = (
+    "The stored tensors hold as many parameters as the model has, and its tokenizer lies beside."
+)
+FROZEN_UNCHANGED = "Every tensor outside the trained layers equals the seed's to the bit."
 
 
 def training_assets(
@@ -28,7 +42,11 @@ def training_assets(
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["seed_model"],
-        check_specs=[dg.AssetCheckSpec("seed_loads", asset="seed_model", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "seed_loads", asset="seed_model", blocking=True, description=MODEL_IS_WHOLE
+            )
+        ],
         pool="gpu",
     )
     def seed_model(
@@ -58,7 +76,12 @@ def training_assets(
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["expert_model"],
         check_specs=[
-            dg.AssetCheckSpec("frozen_weights_unchanged", asset="expert_model", blocking=True)
+            dg.AssetCheckSpec(
+                "frozen_weights_unchanged",
+                asset="expert_model",
+                blocking=True,
+                description=FROZEN_UNCHANGED,
+            )
         ],
         backfill_policy=backfill_policy,
         pool="gpu",
@@ -181,9 +204,13 @@ def model_metadata(record: Record) -> dict[str, Any]:
         for name in ("architecture", "num_parameters", "num_layers", "vocab_rows")
     }
     if details["history"]:
-        shown["validation_loss"] = details["validation_loss"]
+        shown["validation_loss"] = rounded(details["validation_loss"])
         shown |= _history_metadata(details["history"])
-    return shown
+    return {
+        **shown,
+        **link("wandb", details.get("tracked_at")),
+        **link("hub", model_address(record.config)),
+    }
 
 
 def _expert_metadata(record: Record) -> dict[str, Any]:
@@ -202,7 +229,7 @@ def _expert_metadata(record: Record) -> dict[str, Any]:
         "num_trained_parameters": details["num_trained_parameters"],
         "num_frozen_parameters": details["num_frozen_parameters"],
         **({"validation_losses": table(losses)} if losses else {}),
-        **({"tracked_at": details["tracked_at"]} if details.get("tracked_at") else {}),
+        **link("wandb", details.get("tracked_at")),
         **_history_metadata(details["history"], details),
     }
 
@@ -219,7 +246,7 @@ def _history_metadata(
         num_steps=history["num_steps"],
     )
     return {
-        "final_training_loss": history["final_loss"],
+        "final_training_loss": rounded(history["final_loss"]),
         "num_steps": history["num_steps"],
         "num_tokens": history["num_tokens"],
         "num_epochs": round(history["num_epochs"], 3),

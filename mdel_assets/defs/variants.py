@@ -3,11 +3,12 @@
 import dagster as dg
 
 from mdel_assets import steps_sweep
+from mdel_assets.defs import columns
 from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.defs.training import trained_partitions
+from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 
@@ -32,7 +33,11 @@ def variant_assets(
         owners=OWNERS,
         kinds={"pytorch", "huggingface"},
         code_version=CODE_VERSIONS["variant_expert"],
-        check_specs=[dg.AssetCheckSpec(_CHECK, asset="variant_expert", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                _CHECK, asset="variant_expert", blocking=True, description=FROZEN_UNCHANGED
+            )
+        ],
         backfill_policy=backfill_policy,
         pool="gpu",
     )
@@ -65,6 +70,7 @@ def variant_assets(
         owners=OWNERS,
         kinds={"parquet", "matplotlib"},
         code_version=CODE_VERSIONS["sweep_report"],
+        metadata=columns.of(columns.SWEEP_REPORT),
     )
     def sweep_report(workspace: Workspace) -> dg.MaterializeResult:
         """What each variant gains on its own domain and on general text, beside the expert.
@@ -76,11 +82,13 @@ def variant_assets(
         lineage = workspace.lineage(experiment)
         record = steps_sweep.make_sweep_report(lineage)
         entries = steps_sweep.read_sweep(lineage)
+        rows = sweep_rows(entries)
         return dg.MaterializeResult(
             metadata={
                 "sweep": chart(draw_sweep(entries), "what each variant gains"),
                 "changes": dg.MetadataValue.md(sweep_markdown(entries)),
-                "rows": table(sweep_rows(entries)),
+                "rows": table(rows),
+                columns.ROW_COUNT: len(rows),
                 **provenance(record, lineage.store.sweep()),
             }
         )

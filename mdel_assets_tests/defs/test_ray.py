@@ -14,7 +14,10 @@ from mdel_assets_tests.defs.expert_jobs import QUICK, Place, are_equal, wait_for
 from mdel_assets_tests.ray_cluster import NUM_CPUS, RayCluster
 
 # Dagster warns of its own Pipes.
-pytestmark = pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview")
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview"),
+]
 BOTH = ("github", "arxiv")
 
 

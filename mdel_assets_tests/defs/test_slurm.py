@@ -18,6 +18,7 @@ from mdel_assets_tests.slurm_cluster import SlurmCluster
 
 # Dagster warns of its own Pipes.
 pytestmark = [
+    pytest.mark.services,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview"),
 ]

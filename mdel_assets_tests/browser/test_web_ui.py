@@ -1,0 +1,212 @@
+"""What a person sees and does in the web UI, in headless Chromium against the real webserver."""
+
+import json
+import shutil
+import socketserver
+import threading
+
+import dagster as dg
+import pytest
+import yaml
+
+from mdel_assets.definitions import build_definitions
+from mdel_assets.home import MdelHome
+from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets_tests.browser.web_ui import CHROMIUM, open_browser, serve
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="the Debian package chromium is not installed: make test_services",
+    ),
+]
+# Seen again in the copied home, so that its instance knows of them. The expert of FreeLaw is not.
+SEEN = [
+    ("raw_pile_shard", "00"),
+    ("shard_documents", "00"),
+    ("domain_dataset", "arxiv"),
+    ("seed_model", None),
+    ("expert_model", "github"),
+    ("expert_model", "arxiv"),
+    ("merged_model", "pair"),
+    ("token_scores", "seed"),
+    ("perplexity_report", "seed"),
+    ("perplexity_matrix", None),
+]
+
+
+class Outside(socketserver.ThreadingTCPServer):
+    """The only way out that the web UI's processes are told of; notes who asks to go there."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.asked = []
+        super().__init__(("127.0.0.1", 0), Asked)
+
+
+class Asked(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.server.asked.append(self.rfile.readline().decode())
+
+
+@pytest.fixture(scope="module")
+def outside():
+    with Outside() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def line(finished, tmp_path_factory):
+    """A home with a finished line but for one expert: (home, experiment file, lost weights)."""
+    experiment, done, _ = finished
+    home = MdelHome(tmp_path_factory.mktemp("seen") / "home")
+    shutil.copytree(done.root, home.root)
+    home.initialize()
+    job = build_definitions(experiment, home).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+        for asset, key in SEEN:
+            selection = [dg.AssetKey(asset)]
+            job.execute_in_process(instance=instance, asset_selection=selection, partition_key=key)
+    expert = home.root / "pico" / "models" / "experts" / "freelaw"
+    weights = (expert / "model.safetensors").read_bytes()
+    shutil.rmtree(expert)
+    path = home.root / "pico.yaml"
+    path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_none=True))))
+    return home, path, weights
+
+
+@pytest.fixture(scope="module")
+def address(line, outside):
+    """The web UI's address; whatever its processes ask of another machine goes to `outside`."""
+    home, experiment, _ = line
+    proxy = f"http://127.0.0.1:{outside.server_address[1]}"
+    proxies = {f"{scheme}_proxy": proxy for scheme in ("http", "https")}
+    direct = {"no_proxy": "127.0.0.1,localhost"}
+    environment = proxies | direct
+    environment |= {name.upper(): value for name, value in environment.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DAGSTER_DISABLE_TELEMETRY", raising=False)
+        with serve(home, experiment=str(experiment), environment=environment) as found:
+            yield found
+
+
+@pytest.fixture
+def ui(address, outside, line):
+    """A fresh browser on the web UI; no page of the test may reach out, nor may the server."""
+    with open_browser(address) as opened:
+        yield opened
+    assert len(opened.requests) > 10
+    assert opened.foreign_requests() == []
+    assert outside.asked == []
+    # Dagster keeps here whom it has counted, what it is to send, and who was asked to sign up.
+    kept = (line[0].dagster_home.rglob(f"{name}/*") for name in (".telemetry", ".logs_queue"))
+    assert [path for found in kept for path in found] == []
+    assert not (line[0].dagster_home / ".nux").exists()
+
+
+def test_the_graph_shows_the_line_from_left_to_right_and_asks_for_no_sign_up(ui):
+    ui.open_graph()
+    lefts = [ui.place_of(group)[0] for group in ("data", "training", "merging", "evaluation")]
+    assert lefts == sorted(set(lefts))
+    assert ui.place_of("publishing")[0] > ui.place_of("merging")[0]
+    ui.click_group("training")
+    ui.page.locator('[data-tooltip="expert_model"]').first.wait_for()
+    ui.open_graph(expanded=True)
+    for left, right in (
+        ("raw_pile_shard", "shard_documents"),
+        ("shard_documents", "domain_dataset"),
+        ("domain_dataset", "seed_model"),
+        ("seed_model", "expert_model"),
+        ("expert_model", "merged_model"),
+        ("merged_model", "token_scores"),
+        ("token_scores", "perplexity_report"),
+        ("perplexity_report", "perplexity_matrix"),
+        ("merged_model", "hub_merged_model"),
+    ):
+        assert ui.place_of(left)[2] < ui.place_of(right)[0], (left, right)
+    answer = ui.page.request.post(f"{ui.address}/graphql", data={"query": "{shouldShowNux}"})
+    assert answer.json() == {"data": {"shouldShowNux": False}}
+    assert ui.page.get_by_role("dialog").count() == 0
+
+
+def test_one_partition_is_made_by_clicking_and_its_page_shows_it(ui, line):
+    home, _, weights = line
+    expert = home.root / "pico" / "models" / "experts" / "freelaw"
+    assert not expert.exists()
+    assert ui.materialize("expert_model", "freelaw") == "Success"
+    assert (expert / "model.safetensors").read_bytes() == weights
+    ui.open("/assets/expert_model?view=partitions&partition=freelaw", wait_for="Materialized")
+    for entry in ("path", "fingerprint", "loss_curve", "validation_losses", "tokens_per_second"):
+        ui.page.get_by_text(entry, exact=True).first.wait_for()
+    assert str(expert) in ui.entry("path")
+    ui.open("/assets/expert_model?view=checks", wait_for="frozen_weights_unchanged")
+    ui.page.get_by_text("equals the seed's to the bit").first.wait_for()
+    ui.page.get_by_text("Succeeded").first.wait_for()
+
+
+def test_the_matrix_page_shows_the_heatmap(ui):
+    ui.open("/assets/perplexity_matrix", wait_for="heatmap")
+    ui.show_entry("heatmap")
+    picture = ui.page.get_by_role("dialog").get_by_role("img", name="perplexity matrix")
+    picture.wait_for()
+    width, height, is_shown = picture.evaluate(
+        "image => image.decode().then(() => "
+        "[image.naturalWidth, image.naturalHeight, image.getBoundingClientRect().height > 100])"
+    )
+    assert width > 400
+    assert height > 300
+    assert is_shown
+
+
+def test_an_asset_page_tells_what_it_is_and_what_it_holds(ui, line):
+    home, _, _ = line
+    ui.open("/assets/domain_dataset", wait_for="Compute details")
+    page = ui.page
+    page.get_by_text("Compute details").click()
+    page.get_by_text("One domain's dataset: all its documents").wait_for()
+    page.get_by_text("Code version", exact=True).wait_for()
+    shown = page.locator("body").inner_text()
+    for heading, value in (
+        ("Group", "data"),
+        ("Owners", "mdel"),
+        ("Row count", str(row_count(home))),
+        ("Code version", CODE_VERSIONS["domain_dataset"]),
+        ("Pool", "cpu"),
+    ):
+        assert f"\n{heading}\n" in shown, heading
+        after = shown.split(f"\n{heading}\n", 1)[1].split()
+        assert after[0].replace(",", "") == value, (heading, after[:3])
+    for kind in ("Hugging Face", "Parquet"):
+        assert kind in shown
+    for column, description in (
+        ("document_id", "A hash of the text: copies have the same."),
+        ("num_bytes", "Length of the text in UTF-8."),
+    ):
+        assert description in ui.entry(column)
+    assert str(home.root / "pico" / "datasets" / "arxiv") in ui.entry("path")
+    for neighbour in ("shard_documents", "expert_model"):
+        assert page.locator(f'a[href="/assets/{neighbour}"]').count() > 0
+
+
+def row_count(home):
+    import pyarrow.parquet as pq
+
+    files = (home.root / "pico" / "datasets" / "arxiv").glob("*.parquet")
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def test_no_page_asks_another_machine_for_anything(ui):
+    for path, text in (
+        ("/overview", "Timeline"),
+        ("/runs", "Runs"),
+        ("/assets", "perplexity_matrix"),
+        ("/automation", "Automation"),
+        ("/deployment", "Deployment"),
+    ):
+        ui.open(path, wait_for=text)
+    assert ui.foreign_requests() == []
