@@ -14,7 +14,6 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
-# A service of each may not start by itself: the tests start their own.
 for package in $missing; do
     apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
         echo "$package could not be installed. Its tests will be skipped." >&2

@@ -63,18 +63,35 @@ def stale_experts(lineage: Lineage) -> dict[str, str]:
     return reasons
 
 
-def report_needs(lineage: Lineage) -> str:
-    """Return why the reports should be made anew, empty where nothing would change.
+def report_kinds(lineage: Lineage) -> list[str]:
+    """Return the report's assets that can be made now; empty before there is a model.
 
-    Of models that were never made nothing is expected.
+    The matrix is of the models that are there. Ensembles and sweeps need all of theirs.
     """
+    made = set(_made_models(lineage))
+    if not made:
+        return []
+    kinds = ["token_scores", "perplexity_report", "perplexity_matrix"]
+    if made.issuperset(lineage.own_models()):
+        kinds += ["domain_router", "ensemble_report"] if lineage.has_ensembles() else []
+        kinds += ["sweep_report"] if lineage.present_variants() else []
+    return kinds
+
+
+def stale_reports(lineage: Lineage) -> list[Stale]:
+    """Return what of the report would be made anew, of the models that are there."""
+    of_models = ("token_scores", "perplexity_report")
+    places = [
+        (kind, key)
+        for kind in report_kinds(lineage)
+        for key in (_made_models(lineage) if kind in of_models else [""])
+    ]
+    return [stale for kind, key in places if (stale := lineage.stale(kind, key))]
+
+
+def _made_models(lineage: Lineage) -> list[str]:
     try:
         models = lineage.present_models()
     except MdelError:
-        return ""
-    made = [key for key in models if lineage.store.model(key).record_path.exists()]
-    places = [(kind, key) for key in made for kind in ("token_scores", "perplexity_report")]
-    for kind, key in [*places, ("perplexity_matrix", "")] if made else []:
-        if stale := lineage.stale(kind, key):
-            return f"{lineage.artifact(kind, key).label}: {stale.reason}"
-    return ""
+        return []
+    return [key for key in models if lineage.store.model(key).record_path.exists()]

@@ -19,16 +19,7 @@ from mdel_assets.lineage import Lineage
 from mdel_assets.what_is_stale import could_be_made
 
 # Cheap, or the point of everything before them. Trainings are left to schedules and people.
-FOLLOWING = (
-    "domain_dataset",
-    "merged_model",
-    "token_scores",
-    "perplexity_report",
-    "perplexity_matrix",
-    "domain_router",
-    "ensemble_report",
-    "sweep_report",
-)
+FOLLOWING = ("domain_dataset", "merged_model", *schedules.REPORTS)
 
 
 class CouldBeMade(dg.AutomationCondition[dg.AssetKey]):

@@ -19,16 +19,13 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.partitions import range_tags
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
-_RANGE_START, _RANGE_END = (
-    "dagster/asset_partition_range_start",
-    "dagster/asset_partition_range_end",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +161,7 @@ class Runner:
 
     def run_range(self, kind: str, keys: Sequence[str]) -> RunOutcome:
         """Run the partitions ``keys``, which follow one another, together."""
-        tags = {_RANGE_START: keys[0], _RANGE_END: keys[-1]}
-        return self._execute(kind, f"all {len(keys)}", keys, tags=tags)
+        return self._execute(kind, f"all {len(keys)}", keys, tags=range_tags(keys))
 
     def _execute(self, kind: str, shown: str, keys: Sequence[str], **options: Any) -> RunOutcome:
         started = time.monotonic()

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+)
 
 from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import Experiment
@@ -102,6 +106,11 @@ class Partitions:
                 {name: f"variant-{name}" for name in variants}
             ),
         )
+
+
+def range_tags(keys: Sequence[str]) -> dict[str, str]:
+    """Return the tags of a run for ``keys``, which follow one another."""
+    return {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]}
 
 
 def _experts_by_domain(experiment: Experiment) -> dict[str, list[str]]:

@@ -5,13 +5,12 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 
+from mdel_assets.defs.partitions import range_tags
 from mdel_assets.lineage import Lineage
-from mdel_assets.what_is_stale import report_needs, stale_experts
+from mdel_assets.what_is_stale import report_kinds, stale_experts, stale_reports
 
-_RANGE_START = "dagster/asset_partition_range_start"
-_RANGE_END = "dagster/asset_partition_range_end"
 # What makes up the report, of those that the experiment has.
-_REPORT = (
+REPORTS = (
     "token_scores",
     "perplexity_report",
     "perplexity_matrix",
@@ -61,7 +60,7 @@ def report_job(assets: set[str]) -> UnresolvedAssetJobDefinition:
     """Return the job that scores models and puts them into the matrix."""
     return dg.define_asset_job(
         "bring_reports_up_to_date",
-        selection=dg.AssetSelection.assets(*(name for name in _REPORT if name in assets)),
+        selection=dg.AssetSelection.assets(*(name for name in REPORTS if name in assets)),
         description="Scores, reports, the matrix and the ensembles, of all models that are there.",
     )
 
@@ -74,17 +73,19 @@ def weekly_report(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.Sch
         job=job,
         cron_schedule="0 6 * * 1",
         description="Requests one run that scores what has changed, and makes the reports, the "
-        "matrix and the ensembles anew. Models that were never made are left out.",
+        "matrix and the ensembles anew. Models that were never made are left out, and ensembles "
+        "where one of theirs is.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        reason = report_needs(lineage)
-        if not reason:
+        stale = stale_reports(lineage)
+        if not stale:
             return dg.SkipReason("Every report is up to date, or no model was made yet.")
-        keys = lineage.experiment.model_keys
+        reason = f"{lineage.artifact(stale[0].kind, stale[0].key).label}: {stale[0].reason}"
         day = context.scheduled_execution_time.date().isoformat()
         return dg.RunRequest(
             run_key=f"weekly_report-{day}",
-            tags={_RANGE_START: keys[0], _RANGE_END: keys[-1], "mdel/reason": reason[:250]},
+            asset_selection=[dg.AssetKey(kind) for kind in report_kinds(lineage)],
+            tags={**range_tags(lineage.experiment.model_keys), "mdel/reason": reason[:250]},
         )
 
     return schedule

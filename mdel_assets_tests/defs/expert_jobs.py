@@ -6,8 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +153,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def wait_for(is_so: Callable[[], Any], *, seconds: float = 180) -> Any:
-    """Return what ``is_so`` returns once that is something."""
-    until = time.monotonic() + seconds
-    while not (found := is_so()):
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.02)
-    return found
 
 
 def are_equal(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +17,7 @@ from mdel_assets import steps, steps_training
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.webserver import Webserver
 from mdel_assets_tests.conftest import make_document, pico_experiment, write_shard
+from mdel_assets_tests.waiting import wait_until
 
 DOMAINS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 
@@ -73,16 +73,6 @@ def environment(experiment, home, folder):
 def command(name):
     """Return the path of a command that is installed beside this Python."""
     return str(Path(sys.executable).with_name(name))
-
-
-def wait_until(holds, *, seconds=180.0, what="it"):
-    """Look again and again until ``holds`` returns something true; return that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := holds():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{what} did not happen in {seconds} s")
 
 
 class RunningDagster:

@@ -122,11 +122,15 @@ def test_the_weekly_report_is_made_of_the_models_that_are_there(finished, place,
     done = definitions.resolve_job_def("bring_reports_up_to_date").execute_in_process(
         tags=request.tags,
         instance=instance,
-        asset_selection=[
-            dg.AssetKey(name) for name in ("token_scores", "perplexity_report", "perplexity_matrix")
-        ],
+        asset_selection=request.asset_selection,
     )
     assert done.success
+    # An ensemble is of all experts: it waits for the one that is gone.
+    assert [key.path[-1] for key in request.asset_selection] == [
+        "token_scores",
+        "perplexity_report",
+        "perplexity_matrix",
+    ]
     lineage = place.lineage(experiment)
     assert lineage.current("token_scores", "merged-pair")
     states = [
@@ -135,6 +139,19 @@ def test_the_weekly_report_is_made_of_the_models_that_are_there(finished, place,
         if m.partition == "expert-freelaw"
     ]
     assert states == ["expert_model 'freelaw' was never made: nothing to score"]
+
+
+def test_the_weekly_report_makes_ensembles_that_alone_are_stale(finished, place, instance):
+    experiment, _, _ = finished
+    folder_of(experiment, place, "ensemble_report").joinpath("ensemble.record.json").unlink()
+    definitions = build_definitions(experiment, place)
+    (request,) = tick(definitions, "weekly_report", instance).run_requests
+    assert request.tags["mdel/reason"] == "ensemble_report: never made"
+    done = definitions.resolve_job_def("bring_reports_up_to_date").execute_in_process(
+        tags=request.tags, instance=instance, asset_selection=request.asset_selection
+    )
+    assert done.success
+    assert place.lineage(experiment).current("ensemble_report")
 
 
 def evaluate(experiment, home, instance, cursor=None):

@@ -16,8 +16,8 @@ from mdel_assets_tests.defs.running_dagster import (
     prepare,
     six_domains,
     step_process,
-    wait_until,
 )
+from mdel_assets_tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 # Long enough to be killed in the middle of.

@@ -10,8 +10,9 @@ from mdel_assets.engines.jobs import EngineDownError
 from mdel_assets.engines.ray_jobs import RayJobs
 from mdel_assets.engines.settings import RaySettings
 from mdel_assets.errors import WorkerError
-from mdel_assets_tests.defs.expert_jobs import QUICK, Place, are_equal, wait_for
+from mdel_assets_tests.defs.expert_jobs import QUICK, Place, are_equal
 from mdel_assets_tests.ray_cluster import NUM_CPUS, RayCluster
+from mdel_assets_tests.waiting import wait_until
 
 # Dagster warns of its own Pipes.
 pytestmark = [
@@ -61,7 +62,7 @@ def test_a_backfill_trains_two_domains_on_two_nodes_to_the_bits_of_one(place, al
 def test_a_run_that_is_terminated_stops_its_jobs_and_checkpoints_are_saved(place, cluster):
     before = cluster.jobs()
     with place.start(*BOTH) as process:
-        wait_for(lambda: all(map(place.has_checkpoint, BOTH)))
+        wait_until(lambda: all(map(place.has_checkpoint, BOTH)))
         process.send_signal(signal.SIGINT)
     assert {status for status, _ in started_since(before, cluster).values()} == {"STOPPED"}
     for domain in BOTH:
@@ -77,7 +78,7 @@ def test_a_killed_worker_is_tried_again_and_a_stopped_job_fails(place, alone, cl
     before = cluster.jobs()
     with ThreadPoolExecutor() as pool:
         future = pool.submit(place.train, *BOTH)
-        wait_for(lambda: all(map(place.has_checkpoint, BOTH)))
+        wait_until(lambda: all(map(place.has_checkpoint, BOTH)))
         place.worker("github").kill()
         (second,) = [n for n in started_since(before, cluster) if n.endswith("-1")]
         cluster.stop_job(second)
@@ -93,7 +94,7 @@ def test_a_killed_worker_is_tried_again_and_a_stopped_job_fails(place, alone, cl
 def test_a_job_of_a_run_that_was_killed_is_taken_over(place, alone, cluster):
     before = cluster.jobs()
     with place.start("github") as process:
-        wait_for(lambda: place.has_checkpoint("github"))
+        wait_until(lambda: place.has_checkpoint("github"))
         process.kill()
     run = place.train("github")
     assert not run.failure

@@ -12,9 +12,9 @@ from mdel_assets_tests.defs.expert_jobs import (
     Place,
     are_equal,
     one_thread,
-    wait_for,
 )
 from mdel_assets_tests.slurm_cluster import SlurmCluster
+from mdel_assets_tests.waiting import wait_until
 
 # Dagster warns of its own Pipes.
 pytestmark = [
@@ -74,7 +74,7 @@ def test_a_run_that_is_terminated_cancels_its_jobs_and_checkpoints_are_saved(
     place = Place.of(seeded, tmp_path / "home", long, slurm())
     before = set(cluster.jobs())
     with place.start("github", "arxiv") as process:
-        wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
+        wait_until(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
         # As Dagster's run launcher terminates a run.
         process.send_signal(signal.SIGINT)
     states = {job[1] for number, job in cluster.jobs().items() if number not in before}
@@ -90,7 +90,7 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(seeded, long, alone, tmp_p
     place = Place.of(seeded, tmp_path / "home", long, slurm())
     before = set(cluster.jobs())
     with place.start("github", "arxiv") as process:
-        wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
+        wait_until(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
         process.kill()
     run = place.train("github", "arxiv")
     assert not run.failure
@@ -108,7 +108,7 @@ def test_a_killed_job_is_tried_again_and_a_cancelled_one_fails(
     before = set(cluster.jobs())
     with ThreadPoolExecutor() as pool:
         future = pool.submit(place.train, "github", "arxiv")
-        wait_for(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
+        wait_until(lambda: place.has_checkpoint("github") and place.has_checkpoint("arxiv"))
         place.worker("github").kill()
         cluster.run("scancel", f"{min(cluster.jobs().keys() - before).split('_')[0]}_1")
         run = future.result()

@@ -1,7 +1,6 @@
 """What the web page asks of the webserver, asked over GraphQL."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -86,11 +85,3 @@ class Webserver:
         """Ask for what the pages on the deployment and the runs show, and fetch the page itself."""
         self.said.append(httpx.get(self.address, timeout=60).text)
         return self.ask(_PAGES)
-
-
-def wait_until(is_so: Callable[[], bool], *, seconds: float, what: Callable[[], object]) -> None:
-    """Wait for something, at most ``seconds``; ``what`` says how things stand where it fails."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.2)

@@ -24,9 +24,10 @@ from mdel_assets.lineage import Lineage
 from mdel_assets.training.optimize import last_whole_checkpoint
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.deploy.compose_file import mounts_of, read_compose
-from mdel_assets_tests.deploy.graphql_client import Webserver, wait_until
+from mdel_assets_tests.deploy.graphql_client import Webserver
 from mdel_assets_tests.deploy.local_services import LocalServices
 from mdel_assets_tests.deploy.postgres_cluster import create_cluster, find_programs
+from mdel_assets_tests.waiting import wait_until
 from mdel_assets_tests.wandb_files import read_records
 
 DOMAINS = ("arxiv", "github")
