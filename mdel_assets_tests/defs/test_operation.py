@@ -114,7 +114,6 @@ def test_a_backfill_in_this_process_goes_on_past_a_failed_domain(place, tmp_path
     assert made == [key for key in DOMAINS if key != "beta"]
 
 
-@pytest.mark.services
 def test_a_backfill_by_the_daemon_goes_on_past_a_failed_domain_and_a_killed_step(place, running):
     _, lineage, _ = place
     break_dataset(lineage, "beta")
@@ -137,7 +136,6 @@ def test_a_backfill_by_the_daemon_goes_on_past_a_failed_domain_and_a_killed_step
     assert made == [key for key in DOMAINS if key != "beta"]
 
 
-@pytest.mark.services
 def test_after_a_power_cut_the_doctor_mends_and_the_backfill_completes(place, running):
     _, lineage, _ = place
     backfill = running.mdel("backfill", "--asset", "expert_model", "--domains", "all")
