@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
-.PHONY: install setup_dev demo ui status test test_unit test_all test_services screenshots check bench clean
+.PHONY: install setup_dev demo ui status test test_unit test_services screenshots check bench clean
 
 install: $(VENV)/.installed
 
@@ -45,7 +45,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -q mdel_assets_tests/test_architecture.py mdel_assets_tests/test_documentation.py
 
-# What some tests run against; where it cannot be installed, they are skipped and say so.
+# A browser, PostgreSQL and SLURM for tests; those whose program is missing are skipped and say so.
 test_services:
 	@deploy/install_test_services.sh
 
@@ -54,10 +54,6 @@ test_unit: $(VENV)/.installed-dev
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest
-
-# Those tests, too, that start servers, clusters and a browser.
-test_all: test_services $(VENV)/.installed-dev
-	$(BIN)/pytest --services
 
 # Pictures of a finished line's web UI, for the README: make demo before.
 screenshots: $(VENV)/.installed-dev

@@ -22,20 +22,6 @@ from mdel_assets.lineage import Lineage
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--services``: run the tests that start servers, clusters and browsers, too."""
-    parser.addoption("--services", action="store_true", help="run tests marked 'services'")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs services where they were not asked for, and say so."""
-    if not config.getoption("--services"):
-        left_out = pytest.mark.skip(reason="starts services: run 'make test_all'")
-        for item in items:
-            if "services" in item.keywords:
-                item.add_marker(left_out)
-
-
 WORDS = {
     "Github": ["def", "return", "import", "class", "self", "if", "else", "for", "range", "None"],
     "ArXiv": ["theorem", "proof", "lemma", "let", "epsilon", "delta", "converges", "bounded"],

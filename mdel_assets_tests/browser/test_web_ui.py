@@ -15,7 +15,6 @@ from mdel_assets.lineage import CODE_VERSIONS
 from mdel_assets_tests.browser.web_ui import CHROMIUM, open_browser, serve
 
 pytestmark = [
-    pytest.mark.services,
     pytest.mark.slow,
     pytest.mark.skipif(
         CHROMIUM is None,

@@ -16,7 +16,6 @@ from mdel_assets_tests.waiting import wait_until
 
 # Dagster warns of its own Pipes.
 pytestmark = [
-    pytest.mark.services,
     pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview"),
 ]
 BOTH = ("github", "arxiv")

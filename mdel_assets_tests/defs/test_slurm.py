@@ -18,7 +18,6 @@ from mdel_assets_tests.waiting import wait_until
 
 # Dagster warns of its own Pipes.
 pytestmark = [
-    pytest.mark.services,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview"),
 ]

@@ -38,7 +38,6 @@ SECRETS = {
 }
 PROGRAMS = find_programs()
 pytestmark = [
-    pytest.mark.services,
     pytest.mark.slow,
     pytest.mark.skipif(
         PROGRAMS is None,
