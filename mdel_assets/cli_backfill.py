@@ -10,13 +10,15 @@ import click
 from mdel_assets.errors import WebserverError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
-from mdel_assets.webserver import LaunchedRun, Webserver
+from mdel_assets.webserver import LaunchedRun, Progress, Webserver
 
 if TYPE_CHECKING:
     from mdel_assets.defs.launch import RunOutcome
 
 _DEFAULT_WEBSERVER = "http://127.0.0.1:3000"
 _POLL_SECONDS = 2.0
+# A webserver that is started anew is waited for; its daemon works on meanwhile.
+_PATIENCE_SECONDS = 20.0
 
 
 @click.command()
@@ -132,7 +134,7 @@ def _backfill_there(server: Webserver, asset: str, keys: Sequence[str]) -> list[
     click.echo(f"Backfill {backfill_id}: {server.url}/runs/b/{backfill_id}")
     shown: dict[str, str] = {}
     while True:
-        progress = server.progress(backfill_id)
+        progress = _progress(server, backfill_id)
         for run in progress.runs:
             if shown.get(run.run_id) != run.status:
                 shown[run.run_id] = run.status
@@ -144,6 +146,20 @@ def _backfill_there(server: Webserver, asset: str, keys: Sequence[str]) -> list[
         click.echo(progress.error, err=True)
     made = _covered((run for run in progress.runs if run.status == "SUCCESS"), keys)
     return [key for key in keys if key not in made]
+
+
+def _progress(server: Webserver, backfill_id: str) -> Progress:
+    """Ask how a backfill stands, again and again for a while where there is no answer."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return server.progress(backfill_id)
+        except WebserverError as error:
+            if time.monotonic() > until:
+                raise WebserverError(
+                    f"{error} The backfill {backfill_id} goes on as soon as a daemon runs."
+                ) from error
+            time.sleep(_POLL_SECONDS)
 
 
 def _covered(runs: Iterable[LaunchedRun], keys: Sequence[str]) -> set[str]:

@@ -117,7 +117,8 @@ def examine_records(
     """Compare every artifact's files with its record; ``read_files`` compares digests, too."""
     root = home.root / experiment.name
     for path in sorted(root.rglob(f"*{RECORD_NAME}")):
-        if (root / "work") in path.parents or any(p.startswith(".") for p in path.parts):
+        inside = path.relative_to(root).parts
+        if inside[0] == "work" or any(part.startswith(".") for part in inside[:-1]):
             continue
         artifact, record, problem = _read(path, read_files=read_files)
         if not problem:
@@ -162,8 +163,10 @@ def examine_disk(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
     free = shutil.disk_usage(home.root).free
     sizes = [0]
     for path in (home.root / experiment.name).rglob(RECORD_NAME):
-        files = json.loads(path.read_text("utf-8")).get("files", {})
-        sizes.append(sum(file["size_bytes"] for file in files.values()))
+        # What cannot be read is a finding of examine_records.
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            files = json.loads(path.read_text("utf-8"))["files"]
+            sizes.append(sum(file["size_bytes"] for file in files.values()))
     wanted = max(_LOW_DISK_BYTES, 2 * max(sizes))
     if free < wanted:
         yield Finding(

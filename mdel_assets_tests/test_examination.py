@@ -20,6 +20,7 @@ from mdel_assets.examination import (
     examine_network,
     examine_records,
 )
+from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import pico_experiment
 
 
@@ -123,6 +124,18 @@ def test_a_record_that_is_no_record_is_found_and_moved_away(routed, home):
     assert "cannot be read" in finding.sentence
     finding.repair()
     assert not documents.record_path.exists()
+
+
+def test_a_home_below_a_hidden_folder_is_looked_at_all_the_same(lineage, tmp_path):
+    home = MdelHome(tmp_path / ".cache" / "home")
+    hidden = home.lineage(lineage.experiment)
+    key = lineage.experiment.shards()[0].key
+    steps.fetch_raw_shard(hidden, key, cache=home.cache)
+    hidden.store.shard(key).record_path.write_text("{")
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
+    assert "cannot be read" in finding.sentence
+    # Nor does what cannot be read stop the next examination.
+    assert list(examine_disk(home, lineage.experiment)) == []
 
 
 def test_a_disk_too_small_for_the_largest_artifact_is_found(routed, home):

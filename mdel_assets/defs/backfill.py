@@ -14,8 +14,9 @@ def select_partitions(
 ) -> dict[str, str]:
     """Return the partitions that ``selection`` means, each with why a run would make it anew.
 
-    ``selection`` is ``all``, ``stale`` or keys with commas between. Of ``all`` and ``stale``,
-    domains that the corpus lacks are left out. The reason is empty where nothing is to be done.
+    They come in the asset's own order. ``selection`` is ``all``, ``stale`` or keys with commas
+    between. Of ``all`` and ``stale``, domains that the corpus lacks are left out. The reason is
+    empty where nothing is to be done.
 
     Raises:
         UnknownKeyError: no such asset or partition, or an asset without partitions.
@@ -26,10 +27,11 @@ def select_partitions(
     if selection in ("all", "stale"):
         wanted = _expected_keys(lineage, asset, known)
     else:
-        wanted = list(dict.fromkeys(key for key in selection.split(",") if key))
-        for key in wanted:
+        named = [key for part in selection.split(",") if (key := part.strip())]
+        for key in named:
             if key not in known:
                 raise UnknownKeyError(unknown_name_message(f"partition of {asset}", key, known))
+        wanted = [key for key in known if key in named]
     reasons = {key: _reason(lineage, asset, key) for key in wanted}
     if selection == "stale":
         return {key: reason for key, reason in reasons.items() if reason}

@@ -1,0 +1,103 @@
+"""Which partitions a backfill means, and what it reports of those that a daemon made."""
+
+import http.server
+import json
+import threading
+
+import click
+import pytest
+
+from mdel_assets import cli_backfill
+from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.backfill import select_partitions
+from mdel_assets.errors import UnknownKeyError, WebserverError
+from mdel_assets.webserver import LaunchedRun, Webserver
+
+
+@pytest.fixture
+def select(lineage, home):
+    definitions = build_definitions(lineage.experiment, home)
+
+    def of(asset, selection):
+        return select_partitions(definitions, lineage, asset=asset, selection=selection)
+
+    return of
+
+
+def test_keys_are_taken_in_the_order_of_the_asset_once_each_and_with_spaces(select):
+    found = select("domain_dataset", "freelaw, github,freelaw,")
+    assert list(found) == ["github", "freelaw"]
+    assert all(found.values())
+
+
+def test_names_that_are_not_there_are_answered_with_those_that_are(select):
+    with pytest.raises(UnknownKeyError, match="Did you mean 'github'"):
+        select("domain_dataset", "github,gihub")
+    with pytest.raises(UnknownKeyError, match="Did you mean 'domain_dataset'"):
+        select("domain_datasets", "github")
+
+
+def test_a_range_stands_for_the_partitions_between_its_ends():
+    one_run = [LaunchedRun("1", "SUCCESS", ("a", "c"), 1.0, is_retry=False)]
+    assert cli_backfill._covered(one_run, ["a", "b", "c", "d"]) == {"a", "b", "c"}
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Says of a backfill that it runs, then breaks off once, then that it is done."""
+
+    def do_POST(self):
+        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["query"]
+        if "launchPartitionBackfill" in query:
+            return self.say({"launchPartitionBackfill": {"backfillId": "abcdefgh"}})
+        self.server.num_asked += 1
+        if self.server.num_asked == 2 or self.server.is_down:
+            return self.close_connection
+        ended = self.server.num_asked > 2
+        tags = [{"key": "dagster/partition", "value": "github"}]
+        run = {"runId": "1", "status": "SUCCESS" if ended else "STARTED", "tags": tags}
+        return self.say(
+            {
+                "partitionBackfillOrError": {
+                    "status": "COMPLETED_SUCCESS" if ended else "REQUESTED",
+                    "error": None,
+                },
+                "runsOrError": {"results": [run | {"startTime": 1.0, "endTime": 2.0}]},
+            }
+        )
+
+    def say(self, data):
+        content = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def webserver(monkeypatch):
+    monkeypatch.setattr(cli_backfill, "_POLL_SECONDS", 0.05)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.num_asked, server.is_down = 0, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def address_of(server):
+    return Webserver(f"http://127.0.0.1:{server.server_address[1]}")
+
+
+def test_a_webserver_that_breaks_off_is_asked_again(webserver, capsys):
+    assert cli_backfill._backfill_there(address_of(webserver), "expert_model", ["github"]) == []
+    assert webserver.num_asked == 3
+    assert "success" in click.unstyle(capsys.readouterr().out)
+
+
+def test_one_that_stays_away_is_given_up_and_the_backfill_is_named(webserver, monkeypatch):
+    monkeypatch.setattr(cli_backfill, "_PATIENCE_SECONDS", 0.2)
+    webserver.is_down = True
+    with pytest.raises(WebserverError, match="The backfill abcdefgh goes on"):
+        cli_backfill._backfill_there(address_of(webserver), "expert_model", ["github"])
