@@ -89,7 +89,14 @@ class TrainingError(MdelError):
 
 
 class TrainingInterruptedError(TrainingError):
-    """Training that was stopped from outside, with a checkpoint to go on from."""
+    """Training that was stopped from outside, with a checkpoint to go on from.
+
+    ``is_cancelled``: by SIGINT, as Ctrl-C and the web UI's "Terminate" send it.
+    """
+
+    def __init__(self, message: str, *, is_cancelled: bool = False) -> None:
+        super().__init__(message)
+        self.is_cancelled = is_cancelled
 
 
 class WorkerError(MdelError):

@@ -153,6 +153,9 @@ class Compute(dg.ConfigurableResource):
             except MdelError as error:
                 made.failures[key] = error
                 if isinstance(error, TrainingInterruptedError):
+                    if error.is_cancelled:
+                        # As Dagster itself answers the signal: the run ends as cancelled.
+                        raise dg.DagsterExecutionInterruptedError(str(error)) from error
                     break
         return made
 

@@ -34,7 +34,7 @@ class RunOutcome:
 
     ``key`` is the partition, or says how many partitions the run or the skipping stands for;
     ``keys`` are those that a run was for.
-    ``ends_line``: it was told to end (SIGTERM), and so nothing is to follow.
+    ``ends_line``: it was told to end (SIGTERM, SIGINT), and so nothing is to follow.
     """
 
     kind: str

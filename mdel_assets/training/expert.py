@@ -77,7 +77,7 @@ def train_expert(
 
     Raises:
         TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
-        TrainingInterruptedError: SIGTERM came, or the seconds allowed are over.
+        TrainingInterruptedError: SIGTERM or SIGINT came, or the seconds allowed are over.
 
     """
     # A layer that does not exist is refused before the texts are read.

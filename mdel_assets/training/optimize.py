@@ -74,7 +74,8 @@ def optimize(
     Raises:
         TrainingError: the loss or the gradient norm is not a finite number; a batch that does not
             divide by the processes.
-        TrainingInterruptedError: ``max_seconds`` are over, or SIGTERM came; a checkpoint was saved.
+        TrainingInterruptedError: ``max_seconds`` are over, or SIGTERM or SIGINT came; a checkpoint
+            was saved.
 
     """
     from mdel_assets.training.curves import LogToRun, curves_of
@@ -87,8 +88,8 @@ def optimize(
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
-    with noticing_termination() as terminated:
-        watch = Watch(settings, terminated=terminated, max_seconds=conditions.max_seconds)
+    with noticing_termination() as termination:
+        watch = Watch(settings, termination=termination, max_seconds=conditions.max_seconds)
         live = [LogToRun(conditions.run)] if conditions.run else []
         trainer = LayerTrainer(
             model=loss,
@@ -106,7 +107,8 @@ def optimize(
     if watch.stopped_for:
         raise TrainingInterruptedError(
             f"Training stopped at step {trainer.state.global_step} of {settings.num_steps}: "
-            f"{watch.stopped_for}. Run the same command again to go on from there."
+            f"{watch.stopped_for}. Run the same command again to go on from there.",
+            is_cancelled=termination.is_cancellation,
         )
     curves = curves_of(trainer.state.log_history)
     pace = watch.tokens_per_second(trainer.state.global_step)

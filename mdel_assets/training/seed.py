@@ -78,7 +78,7 @@ def pretrain_seed(
 
     Raises:
         TrainingError: the model configuration is refused by transformers, or training diverged.
-        TrainingInterruptedError: SIGTERM came, or ``max_seconds`` of training are over.
+        TrainingInterruptedError: SIGTERM or SIGINT came, or ``max_seconds`` of training are over.
 
     """
     import torch

@@ -1,6 +1,7 @@
 """transformers' Trainer for training some layers of a model, and the watch over a run."""
 
 import contextlib
+import dataclasses
 import logging
 import math
 import shutil
@@ -142,17 +143,50 @@ def _placed_as(tensor: Any, values: Tensor) -> Tensor:
     return distribute_tensor(values.to(device), tensor.device_mesh, tensor.placements)
 
 
+@dataclasses.dataclass
+class Termination:
+    """Whether a training was told to end: by which signal."""
+
+    signal_name: str = ""
+
+    @property
+    def is_cancellation(self) -> bool:
+        """Whether a person asked: Ctrl-C, or "Terminate" in the web UI."""
+        return self.signal_name == signal.SIGINT.name
+
+
+@contextlib.contextmanager
+def noticing_termination() -> Iterator[Termination]:
+    """Give what SIGTERM and SIGINT are noted in, in place of what the signals do otherwise."""
+    noted = Termination()
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread can hear of signals.
+        yield noted
+        return
+
+    def note(number: int, _: Any) -> None:
+        noted.signal_name = signal.Signals(number).name
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, note) for number in signals]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
+
+
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Stops a run at a non-finite loss; on SIGTERM and after ``max_seconds`` saves it and stops.
+    """Stops a run at a non-finite loss; saves and stops it when told to or after ``max_seconds``.
 
     Logs a line of progress every so often. ``stopped_for`` says why a run was stopped early.
     """
 
     def __init__(
-        self, settings: Optimization, *, terminated: threading.Event, max_seconds: float | None
+        self, settings: Optimization, *, termination: Termination, max_seconds: float | None
     ) -> None:
         self.settings = settings
-        self.terminated = terminated
+        self.termination = termination
         self.max_seconds = max_seconds
         self.stopped_for = ""
         self.first_step = self.asked_step = 0
@@ -182,8 +216,9 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if state.global_step < self.settings.num_steps:
             is_over = self.max_seconds is not None and now - self.started > self.max_seconds
             # All processes have to stop at the same step.
-            if any_process(says=self.terminated.is_set()):
-                self.stopped_for = "it was told to end (SIGTERM)"
+            if any_process(says=bool(self.termination.signal_name)):
+                name = self.termination.signal_name or signal.SIGTERM.name
+                self.stopped_for = f"it was told to end ({name})"
             elif any_process(says=is_over):
                 self.stopped_for = f"its {self.max_seconds:g} seconds are over"
             if self.stopped_for:
@@ -212,18 +247,3 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         left = (settings.num_steps - step) * settings.batch_size * settings.block_size / pace
         message = "step %d of %d, %.0f tokens/s, %.0f s left"
         _log.info(message, step, settings.num_steps, pace, left)
-
-
-@contextlib.contextmanager
-def noticing_termination() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM sets, in place of what the signal does otherwise."""
-    terminated = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread can hear of signals.
-        yield terminated
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-    try:
-        yield terminated
-    finally:
-        signal.signal(signal.SIGTERM, previous)

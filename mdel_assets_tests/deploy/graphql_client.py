@@ -13,6 +13,10 @@ _RUN = """
 mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message stack } } }
 """
+_TERMINATE = """
+mutation ($id: String!) { terminateRun(runId: $id) {
+  __typename ... on TerminateRunFailure { message } ... on PythonError { message stack } } }
+"""
 _STATE_OF_BACKFILL = """
 query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
   ... on PartitionBackfill { status error { message stack } runs { runId status } } } }
@@ -68,6 +72,11 @@ class Webserver:
         answer = self.ask(_RUN, params=params)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
+
+    def terminate(self, number: str) -> None:
+        """End a run as its page's button "Terminate" does."""
+        answer = self.ask(_TERMINATE, id=number)["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def backfill_state(self, number: str) -> Any:
         """Return a backfill's status, error and runs."""

@@ -30,7 +30,7 @@ from mdel_assets_tests.deploy.compose_file import (
 )
 from mdel_assets_tests.deploy.postgres_cluster import as_other_user, give_to_other_user
 
-_LONGEST_START_SECONDS = 180.0
+_LONGEST_START_SECONDS, _LONGEST_STOP_SECONDS = 180.0, 120.0
 
 
 class LocalServices:
@@ -114,9 +114,25 @@ class LocalServices:
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        status = process.wait(timeout=120)
+        try:
+            status = process.wait(timeout=_LONGEST_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{name} does not end:\n{self._stacks(name)}") from None
         del self.processes[name]
         return status
+
+    def _stacks(self, name: str) -> str:
+        """End what lives; return which processes that were, and where each thread of them was."""
+        found = []
+        for process in self.survivors():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(f"{process.pid} of {process.ppid()}: {' '.join(process.cmdline())}")
+                if "python" in process.name() or "dagster" in process.name():
+                    process.send_signal(signal.SIGABRT)
+        time.sleep(3)
+        logs = [self.log(name), *self.volume("mdel_home").rglob("*.err")]
+        said = [path.read_text("utf-8", "replace")[-20_000:] for path in logs]
+        return "\n".join([*found, said[0], *(text for text in said[1:] if "Fatal Python" in text)])
 
     def survivors(self) -> list[psutil.Process]:
         """Return the processes that live, of those that services or their children started."""
@@ -198,6 +214,8 @@ class LocalServices:
             # The image has the package installed from this folder, and HOME from its user.
             ours |= {"PYTHONPATH": str(self._folder(name)), "HOME": self._here(name, "/data")}
             ours["TMPDIR"] = self._here(name, "/tmp")
+            # A process that does not end says where it is: see `stop`.
+            ours["PYTHONFAULTHANDLER"] = "1"
             ours |= image_environment()
         return ours | given
 

@@ -1,7 +1,7 @@
 """docker-compose.yml at work: each service's own command, against a PostgreSQL of its own.
 
-One story, told once: all services start, a backfill of two domains and a long training run, and
-all of it is stopped in the middle of the training.
+One story, told once: all services start, a backfill of two domains runs, and a long training, which
+is cancelled and begun again; all is stopped in the middle of that.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ from mdel_assets_tests.waiting import wait_until
 from mdel_assets_tests.wandb_files import read_records
 
 DOMAINS = ("arxiv", "github")
+SAVE_STEPS = 2000
 SECRETS = {
     "POSTGRES_PASSWORD": "c0ffee-planted-database-password",
     "HF_TOKEN": "hf_PlantedForTheCodeServerAlone",
@@ -56,6 +57,8 @@ class Story:
     home: Path
     backfill: Any = None
     pages: Any = None
+    cancelled: list[str] = dataclasses.field(default_factory=list)
+    kept: str = ""
     long_run: str = ""
     num_runs_by_status: dict[str, int] = dataclasses.field(default_factory=dict)
     interrupted: list[str] = dataclasses.field(default_factory=list)
@@ -85,7 +88,7 @@ def story(place: Path, corpus: Path, make_model: Any) -> Story:
         variants={
             "long": {
                 "domain": "arxiv",
-                "training": {"num_tokens": 32 * 4 * 100_000, "save_steps": 2000},
+                "training": {"num_tokens": 32 * 4 * 100_000, "save_steps": SAVE_STEPS},
             }
         },
     )
@@ -146,9 +149,24 @@ def _work(told: Story) -> None:
         seconds=300,
         what=state,
     )
+    cancelled = web.launch("variant_expert", "long")
+    wait_until(
+        lambda: list(work.glob("variant_expert-*/checkpoint-*/trainer_state.json")),
+        seconds=120,
+        what=lambda: web.messages(cancelled),
+    )
+    web.terminate(cancelled)
+    wait_until(
+        lambda: web.run_status(cancelled) == "CANCELED",
+        seconds=60,
+        what=lambda: web.messages(cancelled),
+    )
+    told.cancelled = web.messages(cancelled)
+    (folder,) = work.glob("variant_expert-*")
+    told.kept = str(last_whole_checkpoint(folder))
     told.long_run = web.launch("variant_expert", "long")
     wait_until(
-        lambda: bool(list(work.glob("variant_expert-*/checkpoint-*/trainer_state.json"))),
+        lambda: "going on from" in "".join(web.messages(told.long_run)),
         seconds=120,
         what=lambda: web.messages(told.long_run),
     )
@@ -213,9 +231,16 @@ def test_postgres_holds_the_runs_and_no_file_does(story):
     assert list(story.home.rglob("*.db")) + list(story.home.rglob("*.sqlite")) == []
 
 
+def test_a_run_cancelled_on_its_page_saves_a_checkpoint_from_which_the_next_goes_on(story):
+    # Not one of those that are saved every so many steps: the one of the step it was stopped at.
+    assert int(story.kept.rpartition("-")[2]) % SAVE_STEPS
+    assert any("it was told to end (SIGINT)" in event for event in story.cancelled)
+    assert any(f"going on from {story.kept}" in event for event in story.interrupted)
+
+
 def test_stopping_the_services_saves_a_running_training_and_leaves_no_process(story):
     assert story.left_over == []
-    assert story.num_runs_by_status == {"SUCCESS": 3, "FAILURE": 1}
+    assert story.num_runs_by_status == {"SUCCESS": 3, "CANCELED": 1, "FAILURE": 1}
     assert any("it was told to end (SIGTERM)" in event for event in story.interrupted)
     (folder,) = (story.lineage.store.root / "work").glob("variant_expert-*")
     assert last_whole_checkpoint(folder) is not None

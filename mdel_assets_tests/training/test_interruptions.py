@@ -95,15 +95,18 @@ def test_a_training_killed_five_times_ends_in_the_same_weights(seed, dataset, wh
 
 
 @pytest.mark.slow
-def test_a_training_told_to_end_saves_where_it_is_and_goes_on(seed, dataset, whole, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_told_to_end_saves_where_it_is_and_goes_on(
+    seed, dataset, whole, tmp_path, number
+):
     run = Run(seed, dataset, tmp_path)
     with run.start() as process:
         while run.step() == 0:
             time.sleep(0.001)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, errors = process.communicate()
     assert process.returncode == 1
-    assert "it was told to end (SIGTERM). Run the same command again" in errors
+    assert f"it was told to end ({number.name}). Run the same command again" in errors
     stopped_at = int(last_whole_checkpoint(run.work).name.split("-")[1])
     assert f"stopped at step {stopped_at} of 240" in errors
     run.finish()
@@ -119,11 +122,11 @@ def test_a_training_out_of_time_goes_on_until_it_is_done(seed, dataset, whole, t
         "folder": tmp_path / "out",
         "work_folder": tmp_path / "work",
     }
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     for _ in range(3):
         with pytest.raises(TrainingInterruptedError, match=r"of 240: its 0\.01 seconds are over"):
             train_expert(LONG, conditions=Conditions(max_seconds=0.01), **options)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert last_whole_checkpoint(tmp_path / "work") is not None
     train_expert(LONG, **options)
     found = load_file(tmp_path / "out" / "model.safetensors")
@@ -131,8 +134,9 @@ def test_a_training_out_of_time_goes_on_until_it_is_done(seed, dataset, whole, t
 
 
 @pytest.mark.slow
-def test_the_whole_line_stops_when_a_training_in_it_is_told_to_end(corpus, tmp_path):
-    """As a queue ends a job: what is finished stays, and nothing else is begun."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_whole_line_stops_when_a_training_in_it_is_told_to_end(corpus, tmp_path, number):
+    """As a queue or Ctrl-C ends it: what is finished stays, and nothing else is begun."""
     from mdel_assets_tests.conftest import PICO, pico_experiment
 
     training = PICO["training"] | {"num_tokens": 32 * 4 * 2000, "save_steps": 20}
@@ -153,10 +157,10 @@ def test_the_whole_line_stops_when_a_training_in_it_is_told_to_end(corpus, tmp_p
         while not list(work.glob("expert_model-github-*/checkpoint-*/trainer_state.json")):
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         output, _ = process.communicate()
     assert process.returncode == 1
-    assert "it was told to end (SIGTERM). Run the same command again" in output
+    assert f"it was told to end ({number.name}). Run the same command again" in output
     assert "expert_model       arxiv" not in output
     assert "1 not made: expert_model github" in output
 
