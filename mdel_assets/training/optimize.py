@@ -74,8 +74,7 @@ def optimize(
     Raises:
         TrainingError: the loss or the gradient norm is not a finite number; a batch that does not
             divide by the processes.
-        TrainingInterruptedError: ``max_seconds`` are over, or SIGTERM or SIGINT came; a checkpoint
-            was saved.
+        TrainingInterruptedError: time is over, SIGTERM or SIGINT came; a checkpoint was saved.
 
     """
     from mdel_assets.training.curves import LogToRun, curves_of
