@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from mdel_assets.lineage import Lineage
 # Read when huggingface_hub is imported: large files go by LFS, which test servers speak, and
 # nothing is told to the Hub.
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+# A shell that puts the tests in the background leaves SIGINT ignored, and what they start inherits
+# that: Dagster's code server, which takes its answer to SIGTERM from SIGINT's, would never end.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 WORDS = {

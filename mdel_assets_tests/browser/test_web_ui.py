@@ -8,10 +8,12 @@ import threading
 import dagster as dg
 import pytest
 import yaml
+from PIL import Image
 
 from mdel_assets.definitions import build_definitions
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets_tests.browser import screenshots
 from mdel_assets_tests.browser.web_ui import CHROMIUM, open_browser, serve
 
 pytestmark = [
@@ -160,6 +162,18 @@ def test_the_matrix_page_shows_the_heatmap(ui):
     assert width > 400
     assert height > 300
     assert is_shown
+
+
+@pytest.mark.parametrize("take", [screenshots.graph, screenshots.matrix_page])
+def test_the_pictures_of_the_readme_are_taken_by_their_script(ui, take, tmp_path):
+    path = tmp_path / f"{take.__name__}.png"
+    path.write_bytes(screenshots.small(take(ui)))
+    assert path.stat().st_size <= screenshots.MAX_BYTES
+    with Image.open(path) as picture:
+        assert 1200 < picture.width <= 1900
+        assert picture.height > 300
+        # A page that is still empty has a handful of colours.
+        assert len(picture.convert("RGB").getcolors(2**24)) > 100
 
 
 def test_an_asset_page_tells_what_it_is_and_what_it_holds(ui, line):

@@ -151,7 +151,9 @@ def test_a_worker_told_to_end_saves_a_checkpoint_and_says_so(corpus, place, tmp_
             time.sleep(0.01)
         process.send_signal(number)
     assert process.returncode == 1
-    with pytest.raises(TrainingInterruptedError, match=r"SIGTERM.*Run the same command again"):
+    with pytest.raises(
+        TrainingInterruptedError, match=rf"{number.name}.*Run the same command again"
+    ):
         raise_outcome(spec)
     (folder,) = work.glob("expert_model-*")
     assert last_whole_checkpoint(folder) is not None
