@@ -17,6 +17,7 @@ from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import HubResource, Tracking, Workspace
@@ -29,6 +30,7 @@ from mdel_assets.home import MdelHome, experiment_name
 
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     """Return the asset graph of one experiment over the artifacts in ``home``."""
+    keep_limits_of_pools()
     partitions = Partitions.of(experiment)
     compute = load_compute(home)
     # Dagster resolves jobs later than this, and then says that it will do what is meant.
