@@ -15,9 +15,9 @@ from mdel_assets.defs.compute import load_compute
 from mdel_assets.defs.data import data_assets
 from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
+from mdel_assets.defs.executor import in_process_executor
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
-from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import HubResource, Tracking, Workspace
@@ -30,7 +30,6 @@ from mdel_assets.home import MdelHome, experiment_name
 
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     """Return the asset graph of one experiment over the artifacts in ``home``."""
-    keep_limits_of_pools()
     partitions = Partitions.of(experiment)
     compute = load_compute(home)
     # Dagster resolves jobs later than this, and then says that it will do what is meant.
@@ -65,7 +64,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             "tracking": Tracking(folder=str(home.root)),
             "hub": HubResource(),
         },
-        executor=dg.in_process_executor,
+        executor=in_process_executor,
         metadata={"experiment": experiment.name},
     )
 

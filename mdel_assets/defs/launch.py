@@ -20,6 +20,7 @@ import dagster as dg
 
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.partitions import range_tags
+from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
@@ -146,6 +147,7 @@ class Runner:
     """Executes one asset partition after the other in this process."""
 
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        keep_limits_of_pools()
         self.graph = definitions.resolve_asset_graph()
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.instance = instance

@@ -10,11 +10,17 @@ import dagster as dg
 import pytest
 import sqlalchemy
 import yaml
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.executor.init import InitExecutorContext
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
+from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.instance import open_instance
-from mdel_assets.defs.pools import keep_limits_of_pools
+from mdel_assets.defs.launch import Runner
+from mdel_assets.defs.pools import claim_free_slot, keep_limits_of_pools
 from mdel_assets.home import MdelHome
+from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.deploy.postgres_cluster import as_other_user, create_cluster, find_programs
 from mdel_assets_tests.slurm_cluster import free_ports
 from mdel_assets_tests.waiting import wait_until
@@ -136,3 +142,17 @@ def test_dagster_gives_the_last_slot_to_both(home: MdelHome, own_way_of_dagster)
     # Once this fails, Dagster has mended it, and `defs/pools.py` can go.
     with open_instance(home) as first, open_instance(home) as second:
         assert claim_at_once(first, second, "cpu") == ["second", "first"]
+
+
+def test_runs_of_both_kinds_claim_slots_so(own_way_of_dagster, corpus: Path, tmp_path: Path):
+    definitions = build_definitions(pico_experiment(corpus), MdelHome(tmp_path))
+    job = definitions.resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        settings = {"retries": {"enabled": {}}}
+        context = InitExecutorContext(InMemoryJob(job), job.executor_def, settings, instance)
+        assert isinstance(job.executor_def.executor_creation_fn(context), InProcessExecutor)
+        assert SqlEventLogStorage._claim_concurrency_slot is claim_free_slot
+
+        SqlEventLogStorage._claim_concurrency_slot = DAGSTERS_OWN
+        Runner(definitions, instance)
+        assert SqlEventLogStorage._claim_concurrency_slot is claim_free_slot
