@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # What all threads' pieces take together, and a piece's largest size in elements. Importing torch
 # alone takes 220 MiB of the 300 that a merge may take.
 _BUFFERS_BYTES = 12 << 20
-_LARGEST_PIECE = 1 << 18
+_LARGEST_PIECE = 1 << 19
 _SPAN_PIECES = 16
 _MAX_THREADS = 8
 _PROGRESS_SECONDS = 10.0
@@ -80,7 +80,7 @@ def merge_models(
         refuse_differences(
             sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
         )
-        held = 1 if recipe.method.reads_one_by_one else len(sources)
+        held = 5 if recipe.method.reads_one_by_one else 3 * len(sources) + 4
         piece = _piece_size(held, num_threads, largest_piece)
         jobs = list(merge_jobs(recipe, sources, has_base=base is not None, piece=piece))
         limit = recipe.mdel.max_shard_mib
@@ -106,9 +106,11 @@ def merge_models(
 def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
     """Return how many elements a piece has, so that all threads' pieces fit their memory.
 
-    A method holds ``num_held`` models at a time, each up to three times, and some sums.
+    A method holds ``num_held`` numbers for an element: one that reads models one by one, five (a
+    model's as stored and in fp32, the sum, the result, and that as written); others, three of each
+    model and some sums.
     """
-    fitting = _BUFFERS_BYTES // num_threads // (4 * (3 * num_held + 4))
+    fitting = _BUFFERS_BYTES // num_threads // (4 * num_held)
     return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
 
 

@@ -5,7 +5,6 @@ order, the pieces and the threads, and whatever else is drawn.
 """
 
 import hashlib
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +20,12 @@ def random_integers(
     """Return the numbers, uniform from 0 to 2**24 - 1, of elements ``first`` and following."""
     digest = hashlib.sha256("\0".join((str(seed), model, tensor)).encode()).digest()
     key = np.frombuffer(digest[:16], "<u8")
-    found: list[Any] = []
+    found = np.empty(count, np.uint32)
     for block in range(first // _BLOCK, (first + count - 1) // _BLOCK + 1):
         raw = np.random.Philox(key=key, counter=[0, block, 0, 0]).random_raw(_BLOCK // 2)
         numbers = raw.astype("<u8", copy=False).view("<u4") >> np.uint32(32 - NUM_BITS)
         start = block * _BLOCK
-        found.append(numbers[max(0, first - start) : first + count - start])
-    return np.concatenate(found)
+        own = numbers[max(0, first - start) : first + count - start]
+        place = max(0, start - first)
+        found[place : place + len(own)] = own
+    return found
