@@ -31,7 +31,7 @@ from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.what_is_stale import what_is_stale
 
 if TYPE_CHECKING:
-    from mdel_assets.defs.launch import RunOutcome
+    from mdel_assets.defs.launch import RunOutcome, Stage
 
 
 class _Commands(click.Group):
@@ -84,7 +84,12 @@ def run(workers: int) -> None:
     num_made = 0
     with open_instance(home) as instance:
         for outcome in run_line(
-            experiment, home, instance=instance, on_start=_show_start, num_workers=workers
+            experiment,
+            home,
+            instance=instance,
+            on_start=_show_start,
+            on_stage=_show_stage,
+            num_workers=workers,
         ):
             _show(outcome)
             num_made += outcome.state == "made"
@@ -198,6 +203,19 @@ def _print_matrix(home: MdelHome) -> None:
         f"  {lineage.store.root}/models  the models, for AutoModelForCausalLM.from_pretrained\n"
         f"  make ui   the graph with every chart, on http://127.0.0.1:3000"
     )
+
+
+def _show_stage(stage: "Stage") -> None:
+    left = ""
+    if stage.seconds_left:
+        left = f"; models take about {_duration(stage.seconds_left)} more"
+    click.echo(f"{stage.number}/{stage.num_stages} {stage.kind}: {stage.num_to_make} to make{left}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _show_start(kind: str, key: str) -> None:

@@ -3,6 +3,13 @@
 import logging
 import re
 
+# What it says of each artifact, the commands that make many say themselves.
+_SAID_ELSEWHERE = "mdel_assets.artifacts"
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    return record.name != _SAID_ELSEWHERE or record.levelno > logging.INFO
+
 
 class _Lines(logging.Formatter):
     """One indented line per message, without the job, run and step that Dagster puts before it."""
@@ -19,4 +26,5 @@ def show_log_lines() -> None:
     """Send log messages to the terminal's error stream."""
     console = logging.StreamHandler()
     console.setFormatter(_Lines())
+    console.addFilter(_is_worth_a_line)
     logging.basicConfig(level=logging.WARNING, handlers=[console])

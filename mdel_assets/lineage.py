@@ -213,33 +213,70 @@ class Lineage:
             return Stale(kind, key, str(error))
         return Stale(kind, key, reason_to_remake(self.artifact(kind, key), expected))
 
+    def kinds(self) -> list[str]:
+        """Return the kinds of artifact that the experiment has, in the order of the line."""
+        experiment, dense = self.experiment, self.experiment.dense_keys
+        is_in_line = {
+            "raw_pile_shard": True,
+            "corpus_clusters": experiment.clusters is not None,
+            "shard_documents": True,
+            "domain_dataset": True,
+            "seed_model": True,
+            "expert_model": True,
+            "dense_one_baseline": "dense-one" in dense,
+            "dense_baseline": "dense" in dense,
+            "random_split_expert": experiment.baselines.random_split,
+            "variant_expert": bool(experiment.variants),
+            "layer_differences": True,
+            "searched_merge": bool(experiment.searched_recipes),
+            "merged_model": bool(experiment.merges),
+            "reference_model": bool(experiment.evaluation.references),
+            "token_scores": True,
+            "perplexity_report": True,
+            "perplexity_matrix": True,
+            "domain_router": len(experiment.domain_keys) > 1,
+            "ensemble_report": len(experiment.domain_keys) > 1,
+            "sweep_report": bool(experiment.variants),
+        }
+        return [kind for kind, is_there in is_in_line.items() if is_there]
+
+    def keys(self, kind: str) -> list[str]:
+        """Return the keys of a kind's artifacts, as far as the corpus has them.
+
+        Raises:
+            MissingArtifactError: which of them there are is not known before the datasets are made.
+
+        """
+        experiment = self.experiment
+        match kind:
+            case "raw_pile_shard" | "shard_documents":
+                return [shard.key for shard in experiment.shards()]
+            case "domain_dataset":
+                return experiment.domain_keys
+            case "expert_model" | "layer_differences":
+                return self.present_domains()
+            case "random_split_expert":
+                return self.random_split_numbers()
+            case "variant_expert":
+                return self.present_variants()
+            case "searched_merge":
+                return experiment.searched_recipes
+            case "merged_model":
+                return list(experiment.merges)
+            case "reference_model":
+                return list(experiment.evaluation.references)
+            case "token_scores" | "perplexity_report":
+                return self.present_models()
+            case "domain_router" | "ensemble_report":
+                return [""] if self.has_ensembles() else []
+            case "sweep_report":
+                return [""] if self.present_variants() else []
+        return [""]
+
     def walk(self) -> Iterator[tuple[str, list[str]]]:
         """Yield (kind, keys) in the order of the line; later keys depend on earlier artifacts."""
-        shards = [shard.key for shard in self.experiment.shards()]
-        yield "raw_pile_shard", shards
-        if self.experiment.clusters:
-            yield "corpus_clusters", [""]
-        yield "shard_documents", shards
-        yield "domain_dataset", self.experiment.domain_keys
-        yield "seed_model", [""]
-        yield "expert_model", self.present_domains()
-        dense = self.experiment.dense_keys
-        yield "dense_one_baseline", [""] if "dense-one" in dense else []
-        yield "dense_baseline", [""] if "dense" in dense else []
-        yield "random_split_expert", self.random_split_numbers()
-        yield "variant_expert", self.present_variants()
-        yield "layer_differences", self.present_domains()
-        yield "searched_merge", self.experiment.searched_recipes
-        yield "merged_model", list(self.experiment.merges)
-        yield "reference_model", list(self.experiment.evaluation.references)
-        yield "token_scores", self.present_models()
-        yield "perplexity_report", self.present_models()
-        yield "perplexity_matrix", [""]
-        if self.has_ensembles():
-            yield "domain_router", [""]
-            yield "ensemble_report", [""]
-        if self.present_variants():
-            yield "sweep_report", [""]
+        for kind in self.kinds():
+            yield kind, self.keys(kind)
 
     def _current_shard(self, key: str) -> Record | None:
         from mdel_assets.data.fetch import source_signature

@@ -14,6 +14,10 @@ from mdel_assets.artifacts import Identity, Record
 from mdel_assets.errors import MdelError
 from mdel_assets.lineage import WINDOW_SETTINGS, Lineage
 from mdel_assets.steps import current_record
+from mdel_assets.time_left import operations_of
+
+# What a pack of eight models takes, in fp32, for each parameter of one of them.
+_SCORING_BYTES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,37 @@ def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
             )
             shutil.rmtree(tasks[key].work_folder)
     return scored
+
+
+def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
+    """Score models as `score` does, some at a time in processes of their own where that pays."""
+    from mdel_assets.engines.side_by_side import Work, run_side_by_side
+
+    missing = [key for key in model_keys if not lineage.current("token_scores", key)]
+    count = _num_scored_at_once(lineage, len(missing))
+    failures: dict[str, str] = {}
+    if count > 1:
+        parts = [missing[first::count] for first in range(count)]
+        work = [Work(f"scores {n + 1}/{count}", score, (lineage, p)) for n, p in enumerate(parts)]
+        for _, outcome in run_side_by_side(work, num_processes=count):
+            if outcome.error:
+                raise outcome.error
+            failures |= outcome.value.failures
+    rest = score(lineage, [key for key in model_keys if key not in failures])
+    return Scored(rest.records, failures | rest.failures)
+
+
+def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
+    from mdel_assets.engines.side_by_side import num_at_once
+
+    if num_models < 2:
+        return 1
+    num_parameters = lineage.store.seed_model().require().details["num_parameters"]
+    return num_at_once(
+        num_models,
+        model_bytes=_SCORING_BYTES * num_parameters,
+        num_operations=operations_of(lineage, "token_scores") * num_models / 2,
+    )
 
 
 def report(lineage: Lineage, model_key: str) -> Record:

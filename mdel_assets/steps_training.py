@@ -178,7 +178,7 @@ def _make(
                 if run is not None:
                     with going_on_without("keep the outcome"):
                         run.summary.update(_summary(details))
-                    details["tracked_at"] = run.url
+                    details["tracked_at"] = None if run.offline else run.url
                 record = artifact.publish(stage, identity, details=details)
                 if run is not None:
                     log_model(

@@ -24,7 +24,7 @@ def test_an_expert_of_smollm2_is_trained_and_scored(cache, tmp_path):
     from mdel_assets.training.expert import train_expert
     from mdel_assets.training.seed import adopt_model
 
-    texts = [text for _, text in zip(range(40), mathematics_exercises(), strict=False)]
+    texts = [text for _, (text,) in zip(range(40), mathematics_exercises(), strict=False)]
     for split, chosen in (("train", texts[:30]), ("validation_domain", texts[30:33])):
         write_split(tmp_path / f"{split}.parquet", chosen, domain="dm_mathematics")
     write_split(tmp_path / "validation_pile.parquet", [], domain="dm_mathematics")

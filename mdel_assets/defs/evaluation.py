@@ -85,7 +85,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         lineage = workspace.lineage(experiment)
         keys = _in_order(context.partition_keys, experiment.model_keys)
         states = _states(lineage, keys)
-        scored = steps.score(lineage, [key for key in keys if key not in states])
+        scored = steps.score_side_by_side(lineage, [key for key in keys if key not in states])
         metadata = {
             key: states[key]
             if key in states

@@ -24,9 +24,12 @@ from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
+# One run makes all, so that it can train as many at a time as the machine takes.
+_SIDE_BY_SIDE = {"expert_model", "random_split_expert", "variant_expert"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,48 +50,86 @@ class RunOutcome:
     keys: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A kind of which something is to be made: the ``number``-th of ``num_stages``.
+
+    ``seconds_left`` is about what the models of this and the later stages will take, where known.
+    """
+
+    kind: str
+    number: int
+    num_stages: int
+    num_to_make: int
+    seconds_left: float | None
+
+
 def run_line(
     experiment: Experiment,
     home: MdelHome,
     *,
     instance: dg.DagsterInstance,
     on_start: Callable[[str, str], None] | None = None,
+    on_stage: Callable[[Stage], None] | None = None,
     num_workers: int = 1,
 ) -> Iterator[RunOutcome]:
     """Materialize everything that is stale, from shards to matrix, yielding what became of each.
 
-    ``on_start`` is told (kind, key) before each run. Up to ``num_workers`` shards are fetched, or
-    routed, at the same time.
+    ``on_stage`` is told of each kind that has something to make, ``on_start`` (kind, key) before
+    each run. Up to ``num_workers`` shards are fetched, or routed, at the same time.
     """
     lineage = home.lineage(experiment)
     runner = Runner(build_definitions(experiment, home), instance)
-    walk = lineage.walk()
-    while True:
+    kinds = lineage.kinds()
+    time_left = TimeLeft(lineage)
+    for number, kind in enumerate(kinds):
         try:
-            kind, keys = next(walk)
-        except StopIteration:
-            return
+            keys = lineage.keys(kind)
         except MissingArtifactError as error:
             yield RunOutcome("everything after that", "", "skipped", message=str(error))
             return
         stale = [key for key in keys if lineage.stale(kind, key)]
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
-        if len(stale) > 1 and runner.makes_together(kind):
-            first, last = (keys.index(stale[place]) for place in (0, -1))
-            if on_start:
-                on_start(kind, f"all {last - first + 1}")
-            yield runner.run_range(kind, keys[first : last + 1])
+        if not stale:
             continue
-        if kind in _PARALLEL and min(len(stale), num_workers) > 1:
-            yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
-            continue
-        for key in stale:
-            if on_start:
-                on_start(kind, key)
-            yield (outcome := runner.run(kind, key))
+        if on_stage:
+            on_stage(Stage(kind, number + 1, len(kinds), len(stale), time_left.of(kinds[number:])))
+        started = time.monotonic()
+        num_made = 0
+        for outcome in _make(runner, experiment, home, kind, keys, stale, on_start, num_workers):
+            yield outcome
             if outcome.ends_line:
                 return
+            num_made += len(outcome.keys) if outcome.state == "made" else 0
+        if num_made:
+            time_left.count(kind, num_made, time.monotonic() - started)
+
+
+def _make(
+    runner: "Runner",
+    experiment: Experiment,
+    home: MdelHome,
+    kind: str,
+    keys: Sequence[str],
+    stale: Sequence[str],
+    on_start: Callable[[str, str], None] | None,
+    num_workers: int,
+) -> Iterator[RunOutcome]:
+    """Make the ``stale`` ones among the ``keys`` of a kind: together, in workers, or in turn."""
+    if len(stale) > 1 and runner.makes_together(kind):
+        first, last = (keys.index(stale[place]) for place in (0, -1))
+        if on_start:
+            on_start(kind, f"all {last - first + 1}")
+        yield runner.run_range(kind, keys[first : last + 1])
+        return
+    if kind in _PARALLEL and min(len(stale), num_workers) > 1:
+        yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
+        return
+    for key in stale:
+        if on_start:
+            on_start(kind, key)
+        yield runner.run(kind, key)
 
 
 def _run_in_workers(
@@ -154,6 +195,8 @@ class Runner:
 
     def makes_together(self, kind: str) -> bool:
         """Whether one run makes all partitions: they share work, or become jobs of a cluster."""
+        if kind in _SIDE_BY_SIDE:
+            return True
         policy = self.graph.get(dg.AssetKey(kind)).backfill_policy
         return policy is not None and policy.max_partitions_per_run is None
 

@@ -219,6 +219,8 @@ def validation_blocks(
     """Return packed blocks of the texts of each split, where they fill at least one."""
     found = {}
     for split, texts in texts_of.items():
+        if not texts:
+            continue
         try:
             found[split] = pack(
                 texts,

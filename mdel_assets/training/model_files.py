@@ -1,5 +1,6 @@
 """Loading and saving models and tokenizers: safetensors only, remote code never."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,14 @@ def check_tokenizer_fits(model: Any, tokenizer: Any) -> None:
 
 
 def quiet() -> None:
-    """Turn off transformers' own progress bars: the event log has its progress lines."""
+    """Turn off transformers' own progress bars: the event log has its progress lines.
+
+    And its warning that checkpoints are ordered by their number, which is what is wanted.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)
 
 
 def _load(kind: Any, source: str | Path, revision: str | None, **options: Any) -> Any:

@@ -22,6 +22,7 @@ from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet
 from mdel_assets.training.packing import schedule
 from mdel_assets.training.processes import is_first_process, is_one_machine, num_processes
+from mdel_assets.training.termination import noticing_termination
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ def optimize(
 
     """
     from mdel_assets.training.curves import LogToRun, curves_of
-    from mdel_assets.training.trainer import LayerTrainer, Watch, noticing_termination
+    from mdel_assets.training.trainer import LayerTrainer, Watch
     from mdel_assets.training.trainer_arguments import training_arguments
 
     quiet()

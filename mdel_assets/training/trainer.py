@@ -1,14 +1,11 @@
 """transformers' Trainer for training some layers of a model, and the watch over a run."""
 
-import contextlib
-import dataclasses
 import logging
 import math
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +18,7 @@ from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import DiskFullError, TrainingError
 from mdel_assets.experiment_fields import Optimization
 from mdel_assets.training.processes import any_process
+from mdel_assets.training.termination import Termination
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0
@@ -141,39 +139,6 @@ def _placed_as(tensor: Any, values: Tensor) -> Tensor:
 
     device = tensor.to_local().device
     return distribute_tensor(values.to(device), tensor.device_mesh, tensor.placements)
-
-
-@dataclasses.dataclass
-class Termination:
-    """Whether a training was told to end: by which signal."""
-
-    signal_name: str = ""
-
-    @property
-    def is_cancellation(self) -> bool:
-        """Whether a person asked: Ctrl-C, or "Terminate" in the web UI."""
-        return self.signal_name == signal.SIGINT.name
-
-
-@contextlib.contextmanager
-def noticing_termination() -> Iterator[Termination]:
-    """Give what SIGTERM and SIGINT are noted in, in place of what the signals do otherwise."""
-    noted = Termination()
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread can hear of signals.
-        yield noted
-        return
-
-    def note(number: int, _: Any) -> None:
-        noted.signal_name = signal.Signals(number).name
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(number, note) for number in signals]
-    try:
-        yield noted
-    finally:
-        for number, handler in zip(signals, previous, strict=True):
-            signal.signal(number, handler)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
