@@ -38,7 +38,7 @@ CODE_VERSIONS = {
     "perplexity_report": "2",
     "perplexity_matrix": "3",
     "domain_router": "1",
-    "ensemble_report": "2",
+    "ensemble_report": "3",
     "sweep_report": "1",
     "hub_dataset": "1",
     "hub_expert": "1",

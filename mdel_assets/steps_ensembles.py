@@ -30,8 +30,8 @@ def make_router(lineage: Lineage) -> Record:
         return artifact.publish(stage, identity, details=details)
 
 
-def make_ensemble_report(lineage: Lineage) -> Record:
-    """Weigh the experts together in every way, and put that beside the single models."""
+def make_ensemble_report(lineage: Lineage, matrix: Any) -> Record:
+    """Write what `read_ensembles` returns: experts weighed together, beside the single models."""
     from mdel_assets.evaluation.ensemble_report import (
         ensemble_findings,
         standings,
@@ -43,9 +43,8 @@ def make_ensemble_report(lineage: Lineage) -> Record:
     identity = lineage.identity("ensemble_report")
     artifact = lineage.store.ensemble()
     num_experts = len(lineage.present_domains())
-    matrix = read_ensembles(lineage)
     with artifact.staging() as stage:
-        write_ensemble_report(matrix, stage, num_experts=num_experts)
+        write_ensemble_report(matrix, stage, num_experts=num_experts, merged=shown_merges(lineage))
         ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
         counts = {"num_experts": num_experts}
         details = {"findings": ensemble_findings(ranked)}
@@ -91,3 +90,19 @@ def read_ensembles(lineage: Lineage) -> Any:
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
     )
+
+
+def shown_merges(lineage: Lineage) -> dict[str, str]:
+    """Return the merged models that the report shows at a glance, with their labels.
+
+    They are those of all experts, or of all of the random split, alike.
+    """
+    whose = {"expert:*": "domain experts", "random:*": "random-split experts"}
+    found = {}
+    for name, recipe in lineage.experiment.merges.items():
+        members = [model for model in recipe.model_names if model != recipe.base]
+        if len(members) != 1 or members[0] not in whose:
+            continue
+        how = "averaged" if recipe.merge_method == "linear" else f"merged by {recipe.merge_method}"
+        found[f"merged-{name}"] = f"{whose[members[0]]} {how}"
+    return found

@@ -162,14 +162,13 @@ def report_rows(
     ]
 
 
-def make_matrix(lineage: Lineage) -> Record:
-    """Put all reports into one matrix."""
+def make_matrix(lineage: Lineage, matrix: Any) -> Record:
+    """Write what `read_matrix` returns: all reports in one matrix."""
     from mdel_assets.evaluation.matrix import write_matrix
 
     if current := current_record(lineage, "perplexity_matrix"):
         return current
     identity = lineage.identity("perplexity_matrix")
-    matrix = read_matrix(lineage)
     artifact = lineage.store.matrix()
     with artifact.staging() as stage:
         write_matrix(matrix, stage)

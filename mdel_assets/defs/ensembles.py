@@ -72,8 +72,9 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 description="absent: nothing to check",
             )
             return dg.MaterializeResult(metadata=_NOTHING, check_results=[check])
-        record = steps.make_ensemble_report(lineage)
-        metadata, check = _report_metadata(lineage, record)
+        matrix = steps.read_ensembles(lineage)
+        record = steps.make_ensemble_report(lineage, matrix)
+        metadata, check = _report_metadata(lineage, record, matrix)
         return dg.MaterializeResult(
             metadata={**metadata, **provenance(record, lineage.store.ensemble())},
             check_results=[check],
@@ -95,22 +96,23 @@ def _router_metadata(record: Record) -> dict[str, Any]:
 
 
 def _report_metadata(
-    lineage: Lineage, record: Record
+    lineage: Lineage, record: Record, matrix: Any
 ) -> tuple[dict[str, Any], dg.AssetCheckResult]:
     from mdel_assets.evaluation.ensemble_report import (
-        POSTERIOR,
         ensemble_figure,
         ensemble_findings,
         ensemble_markdown,
         standings,
     )
+    from mdel_assets.evaluation.glance import POSTERIOR, glance, glance_figure
 
-    matrix = steps.read_ensembles(lineage)
     num_experts = record.counts["num_experts"]
     ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
     change = next(s.change for s in ranked if s.name == POSTERIOR)
     drawn = ensemble_figure(matrix, num_experts=num_experts)
+    bars = glance(matrix, num_experts=num_experts, merged=steps.shown_merges(lineage))
     metadata = {
+        "at_a_glance": chart(glance_figure(bars, split=matrix.splits[0]), "gains at a glance"),
         "findings": dg.MetadataValue.md("\n".join(f"- {f}" for f in ensemble_findings(ranked))),
         "chart": chart(drawn, "ensembles and single models"),
         "tables": dg.MetadataValue.md(ensemble_markdown(matrix, num_experts=num_experts)),

@@ -179,8 +179,8 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         from mdel_assets.evaluation.tracked_matrix import track_matrix
 
         lineage = workspace.lineage(experiment)
-        record = steps.make_matrix(lineage)
         matrix = steps.read_matrix(lineage)
+        record = steps.make_matrix(lineage, matrix)
         tracker = tracking.tracker(experiment)
         address = track_matrix(tracker, matrix, fingerprint=record.fingerprint)
         missing = record.details["missing"]

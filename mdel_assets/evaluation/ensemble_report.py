@@ -1,7 +1,7 @@
 """The ensemble report: ensembles beside single models, and what each costs to serve."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.findings import verdict
+from mdel_assets.evaluation.glance import POSTERIOR, RANDOM_SPLIT, glance, glance_figure
 from mdel_assets.evaluation.matrix import (
     AverageRow,
     Estimate,
@@ -24,8 +25,7 @@ from mdel_assets.evaluation.perplexity import interval, rows_to_table
 ENSEMBLE = "ensemble-"
 # Knows each document's label, which nobody does in use: a bound to compare with, not a rival.
 LABEL = "ensemble-label"
-POSTERIOR = "ensemble-posterior-all"
-_RIVALS = ("dense", "ensemble-random-split-posterior-all")
+_RIVALS = ("dense", RANDOM_SPLIT)
 _HEADER = """# Ensembles of experts
 
 Bits per byte (lower is better), averaged over domains, each counting once, with the 95 % interval
@@ -72,8 +72,13 @@ def best_single(averages: Sequence[AverageRow]) -> AverageRow:
     return min(singles, key=lambda row: row.macro.value)
 
 
-def write_ensemble_report(matrix: Matrix, folder: Path, *, num_experts: int) -> None:
-    """Write ``ensemble.parquet``, ``ensemble_averages.parquet``, ``.md`` and ``.png``."""
+def write_ensemble_report(
+    matrix: Matrix, folder: Path, *, num_experts: int, merged: Mapping[str, str]
+) -> None:
+    """Write ``ensemble.parquet``, ``ensemble_averages.parquet``, two charts and ``ensemble.md``.
+
+    ``merged`` gives the label of each merged model that `glance` shows.
+    """
     from mdel_assets.charts import to_png
 
     runs = [num_experts_run(str(row["model"]), num_experts) for row in matrix.rows]
@@ -84,6 +89,8 @@ def write_ensemble_report(matrix: Matrix, folder: Path, *, num_experts: int) -> 
     (folder / "ensemble.md").write_text(text, "utf-8")
     chart = ensemble_figure(matrix, num_experts=num_experts)
     (folder / "ensemble.png").write_bytes(to_png(chart))
+    bars = glance(matrix, num_experts=num_experts, merged=merged)
+    (folder / "glance.png").write_bytes(to_png(glance_figure(bars, split=matrix.splits[0])))
 
 
 def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
@@ -127,8 +134,15 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
         for rival in usable
         if rival.name in _RIVALS and rival.name != single.name
     ]
+    share = 100 * posterior.change.value / single.macro.value
+    control = [
+        f"`{s.name}`: {verdict(s.change, than=f'`{single.name}`')}."
+        for s in usable
+        if s.name == RANDOM_SPLIT
+    ]
     return [
-        f"`{POSTERIOR}`: {against}.",
+        f"`{POSTERIOR}`: {against}; that is {share:+.1f} %.",
+        *control,
         *rest,
         f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte.",
         f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
