@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix
 
 POSTERIOR = "ensemble-posterior-all"
+ROUTED = "ensemble-linear-top1"
 RANDOM_SPLIT = "ensemble-random-split-posterior-all"
 _COLOURS = {"ensemble": "tab:blue", "merged": "tab:green", "dense": "tab:orange"}
 
@@ -40,6 +41,7 @@ def glance(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> 
     """
     labels = {
         POSTERIOR: f"{num_experts} domain experts together",
+        ROUTED: "one domain expert, which a router chooses",
         RANDOM_SPLIT: f"{num_experts} random-split experts together",
         "dense": "one model, all the experts' tokens",
         "dense-one": "one model, one expert's tokens",
@@ -66,7 +68,7 @@ def glance_figure(bars: Sequence[Bar], *, split: str) -> Any:
             place,
             bar.gain,
             color=_COLOURS[bar.model.partition("-")[0]],
-            alpha=1.0 if bar.model in (POSTERIOR, "dense") else 0.55,
+            alpha=1.0 if bar.model in (POSTERIOR, ROUTED, "dense") else 0.55,
             xerr=np.maximum(whiskers, 0.0),
             error_kw={"elinewidth": 1.0, "capsize": 2.0},
         )
