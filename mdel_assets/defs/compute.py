@@ -72,6 +72,8 @@ class Made:
         if self.failures:
             kinds = {type(error) for error in self.failures.values()}
             kind = kinds.pop() if len(kinds) == 1 else WorkerError
+            if TrainingInterruptedError in kinds:
+                kind = TrainingInterruptedError
             raise kind("\n".join(f"{key}: {error}" for key, error in self.failures.items()))
 
 
@@ -157,9 +159,7 @@ class Compute(dg.ConfigurableResource):
         else:
             plan.train_in_turn(missing, made)
         for failure in made.failures.values():
-            if isinstance(failure, TrainingInterruptedError) and failure.is_cancelled:
-                # As Dagster itself answers the signal: the run ends as cancelled.
-                raise dg.DagsterExecutionInterruptedError(str(failure)) from failure
+            raise_where_cancelled(failure)
         return made
 
     def checked(self) -> QueueSettings | None:
@@ -314,6 +314,12 @@ class _Plan:
             tracking_folder=str(self.tracker.folder),
             tracking_mode=self.tracker.mode,
         )
+
+
+def raise_where_cancelled(error: MdelError) -> None:
+    """Answer an error that says that a person asked to end as Dagster answers the signal itself."""
+    if isinstance(error, TrainingInterruptedError) and error.is_cancelled:
+        raise dg.DagsterExecutionInterruptedError(str(error)) from error
 
 
 def _train(lineage: Lineage, kind: str, key: str, cache: Path, conditions: Conditions) -> Record:

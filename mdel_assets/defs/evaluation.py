@@ -9,6 +9,7 @@ import dagster as dg
 from mdel_assets import steps_evaluation as steps
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs import columns
+from mdel_assets.defs.compute import raise_where_cancelled
 from mdel_assets.defs.evaluation_checks import (
     every_token_scored,
     figures_are_consistent,
@@ -25,7 +26,7 @@ from mdel_assets.defs.metadata import (
 )
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.errors import ScoringError
+from mdel_assets.errors import ScoringError, TrainingInterruptedError
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 from mdel_assets.what_is_stale import what_is_stale
@@ -85,7 +86,11 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         lineage = workspace.lineage(experiment)
         keys = _in_order(context.partition_keys, experiment.model_keys)
         states = _states(lineage, keys)
-        scored = steps.score_side_by_side(lineage, [key for key in keys if key not in states])
+        try:
+            scored = steps.score_side_by_side(lineage, [key for key in keys if key not in states])
+        except TrainingInterruptedError as error:
+            raise_where_cancelled(error)
+            raise
         metadata = {
             key: states[key]
             if key in states
