@@ -8,6 +8,7 @@ process, one after the other; those of single shards, where there are several, i
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,15 +22,19 @@ import dagster as dg
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.defs.pools import keep_limits_of_pools
+from mdel_assets.engines.side_by_side import prepare
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.lineage import Lineage
 from mdel_assets.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
 # One run makes all, so that it can train as many at a time as the machine takes.
 _SIDE_BY_SIDE = {"expert_model", "random_split_expert", "variant_expert"}
+# Tokens of an expert from which on the libraries are loaded while the corpus is read.
+_LONG_TRAINING = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,8 @@ def run_line(
     runner = Runner(build_definitions(experiment, home), instance)
     kinds = lineage.kinds()
     time_left = TimeLeft(lineage)
+    if _will_train_side_by_side(lineage):
+        prepare()
     for number, kind in enumerate(kinds):
         try:
             keys = lineage.keys(kind)
@@ -104,6 +111,14 @@ def run_line(
             num_made += len(outcome.keys) if outcome.state == "made" else 0
         if num_made:
             time_left.count(kind, num_made, time.monotonic() - started)
+
+
+def _will_train_side_by_side(lineage: Lineage) -> bool:
+    """Whether nothing is trained yet, and what will be is worth processes beside each other."""
+    training = lineage.experiment.training
+    is_long = training.num_epochs is not None or training.num_tokens_read >= _LONG_TRAINING
+    is_first = lineage.store.seed_model().read_record() is None
+    return is_first and is_long and shutil.which("nvidia-smi") is None
 
 
 def _make(
