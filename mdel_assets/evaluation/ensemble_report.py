@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.findings import verdict
-from mdel_assets.evaluation.glance import POSTERIOR, RANDOM_SPLIT, glance, glance_figure
+from mdel_assets.evaluation.glance import (
+    POSTERIOR,
+    RANDOM_SPLIT,
+    ROUTED,
+    glance,
+    glance_figure,
+)
 from mdel_assets.evaluation.matrix import (
     AverageRow,
     Estimate,
@@ -135,14 +141,14 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
         if rival.name in _RIVALS and rival.name != single.name
     ]
     share = 100 * posterior.change.value / single.macro.value
-    control = [
-        f"`{s.name}`: {verdict(s.change, than=f'`{single.name}`')}."
+    others = [
+        f"`{s.name}`: {verdict(s.change, than=f'`{single.name}`')}; {_runs(s.num_experts_run)}"
         for s in usable
-        if s.name == RANDOM_SPLIT
+        if s.name in (ROUTED, RANDOM_SPLIT)
     ]
     return [
         f"`{POSTERIOR}`: {against}; that is {share:+.1f} %.",
-        *control,
+        *others,
         *rest,
         f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte.",
         f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
