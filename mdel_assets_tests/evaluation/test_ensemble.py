@@ -309,6 +309,10 @@ def test_the_report_judges_against_the_best_single_model(ensembles, scores):
     assert posterior.change.low <= posterior.change.value <= posterior.change.high
     said = ensemble_findings(ranked)
     assert f"against `{best.model}`, the best single model" in said[0]
-    assert "model" in said[2]
+    assert "; that is " in said[0]
+    assert said[1].startswith("`ensemble-linear-top1`: ")
+    assert said[1].endswith("; one model runs per token.")
+    assert "Cheapest to serve" in said[-1]
+    assert "per token" in said[-1]
     markdown = ensemble_markdown(matrix, num_experts=3)
     assert all(f"| {name} |" in markdown for name in cells)
