@@ -88,6 +88,8 @@ class Source(Section):
     ``columns`` in the ``domain_field`` that you name, ``folders`` in the name of the folder that
     the file lies in (``train`` then lists folders). Fields are dotted paths. Where ``licenses``
     (patterns, any case) is given, documents of any other licence are left out and counted.
+    ``other_labels`` says what becomes of documents whose label no domain claims: they are rejected,
+    or left out and counted.
     """
 
     layout: Literal["pile", "dolma", "columns", "folders"] = "pile"
@@ -98,10 +100,26 @@ class Source(Section):
     domain_field: str | None = None
     license_field: str = "metadata.license"
     licenses: tuple[str, ...] | None = None
+    other_labels: Literal["reject", "leave_out"] = "reject"
     max_reject_rate: Fraction = 1.0e-4
     lone_surrogates: Literal["repair", "reject"] = "repair"
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     sha256: dict[str, str] = {}
+
+    def reading(self, *, is_labelled: bool) -> dict[str, Any]:
+        """Return the settings that decide what a shard's records become.
+
+        A setting that came later is among them only where it is used, so that what was made before
+        stays what it is.
+        """
+        fields = {"layout", "text_field", "max_reject_rate", "lone_surrogates"}
+        if is_labelled:
+            fields.add("domain_field")
+        if is_labelled and self.other_labels != "reject":
+            fields.add("other_labels")
+        if self.licenses is not None:
+            fields |= {"licenses", "license_field"}
+        return self.model_dump(mode="json", include=fields)
 
     @model_validator(mode="before")
     @classmethod

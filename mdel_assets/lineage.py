@@ -198,12 +198,7 @@ class Lineage(Line):
     def _reading(self) -> dict[str, Any]:
         """Return how a shard's records are read."""
         source = self.experiment.source
-        fields = {"layout", "text_field", "max_reject_rate", "lone_surrogates"}
-        if not self.experiment.clusters:
-            fields.add("domain_field")
-        if source.licenses is not None:
-            fields |= {"licenses", "license_field"}
-        return source.model_dump(mode="json", include=fields)
+        return source.reading(is_labelled=not self.experiment.clusters)
 
     def _domain_dataset(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         shards = self.experiment.shards()

@@ -8,7 +8,7 @@ over (`_BUFFER_BYTES`) and the few row groups under way. Files do not depend on 
 import contextlib
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, KeysView, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,17 +63,16 @@ class DocumentWriter:
         self._buffered = 0
         self._rejects = _Rejects()
         self.reasons: Counter[str] = Counter()
-        self.unknown_labels: Counter[str] = Counter()
 
-    def claims(self, labels: Iterable[str]) -> bool:
-        """Whether every one of ``labels`` is some domain's."""
-        return self._bucket_of.keys() >= set(labels)
+    @property
+    def labels(self) -> KeysView[str]:
+        """All labels that domains claim."""
+        return self._bucket_of.keys()
 
     def add(self, text: bytes, label: str, line_number: int) -> bool:
         """Take a document's UTF-8 text; return False where no domain claims ``label``."""
         bucket = self._bucket_of.get(label)
         if bucket is None:
-            self.unknown_labels[label[:80]] += 1
             return False
         bucket.texts.append(text)
         bucket.ids.append(xxhash.xxh3_128_digest(text))

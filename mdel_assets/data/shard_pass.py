@@ -3,11 +3,11 @@
 Threads share the work: one decompresses (`line_blocks`), one decodes and routes (here), two write
 (`document_writer`). Memory is bounded whatever the shard's size. A shard is a file, or with the
 layout ``folders`` a folder per domain. A record is a JSON line, a Parquet row, or a text file.
-Lines in = documents + rejects + documents of another licence + blank lines, always.
+Lines in = documents + rejects + documents of another licence + documents of a label that is left
+out + blank lines, always.
 """
 
 import contextlib
-import dataclasses
 import fnmatch
 import logging
 import time
@@ -19,8 +19,9 @@ from typing import Any
 from mdel_assets.data.document_writer import DocumentWriter
 from mdel_assets.data.json_lines import Fields, LineReader, RejectReason
 from mdel_assets.data.line_blocks import Block, read_blocks
+from mdel_assets.data.other_labels import OtherLabels, labels_in_words
 from mdel_assets.data.parquet_rows import read_rows
-from mdel_assets.errors import ShardError
+from mdel_assets.data.shard_counts import DomainCount, ShardCounts, judge
 from mdel_assets.experiment_fields import Domain, Source
 
 _log = logging.getLogger(__name__)
@@ -29,31 +30,6 @@ _NUM_LINES_TO_GIVE_UP = 1000
 _LINES_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _NO_LICENSE = "(none)"
 UNLABELLED = Domain(key="unlabelled", name="")
-
-
-@dataclasses.dataclass(frozen=True)
-class DomainCount:
-    """Documents of one domain and their text's UTF-8 bytes."""
-
-    num_documents: int
-    num_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardCounts:
-    """What a pass found. ``unknown_labels`` counts the labels that no domain claims."""
-
-    num_lines: int
-    num_blank_lines: int
-    num_documents: int
-    num_bytes: int
-    num_rejects: int
-    num_repaired: int
-    num_filtered: int
-    rejects: dict[str, int]
-    unknown_labels: dict[str, int]
-    filtered_licenses: dict[str, int]
-    domains: dict[str, DomainCount]
 
 
 def route_documents(
@@ -84,7 +60,7 @@ def route_documents(
             routing.read(file, label=label)
     counts = routing.counts()
     routing.progress.finish(counts)
-    _judge(counts, name=shard.name, max_reject_rate=source.max_reject_rate)
+    judge(counts, name=shard.name, source=source)
     return counts
 
 
@@ -116,7 +92,10 @@ class _Pass:
         )
         patterns = [pattern.lower() for pattern in source.licenses or ()]
         self.allows = _LicenseFilter(patterns) if source.licenses is not None else None
+        self.others = OtherLabels(writer.labels)
+        self.leaves_out = source.other_labels == "leave_out"
         self.progress = _Progress(name, writer)
+        self.num_unclaimed = 0
         self.num_lines = self.num_blank_lines = self.num_repaired = 0
         self.file = ""
         self.lines_before = 0
@@ -147,7 +126,9 @@ class _Pass:
             num_repaired=self.num_repaired,
             num_filtered=filtered.total(),
             rejects=dict(sorted(writer.reasons.items())),
-            unknown_labels=dict(writer.unknown_labels.most_common(20)),
+            num_unclaimed=self.num_unclaimed,
+            unknown_labels=self.others.most_common(),
+            similar_labels=self.others.similar(),
             filtered_licenses=dict(filtered.most_common(20)),
             domains={k: DomainCount(n, num_bytes[k]) for k, n in sorted(num_documents.items())},
         )
@@ -155,7 +136,7 @@ class _Pass:
     def _read_lines(self, file: Path, reader: LineReader) -> None:
         for block in read_blocks(file):
             records = reader.read_block(block.data, block.size)
-            if records and self.writer.claims(map(reader.get_label, records)):
+            if records and self._rejects_none(set(map(reader.get_label, records))):
                 self._take(records, reader)
             else:
                 self._read_each(block, reader)
@@ -166,7 +147,9 @@ class _Pass:
         get_text, get_label, add = reader.get_text, reader.get_label, self.writer.add
         for number, record in enumerate(records, self.num_lines + 1):
             if self.allows is None or self.allows(reader.get_license(record)):
-                add(get_text(record).encode(), get_label(record), number)
+                label = get_label(record)
+                if not add(get_text(record).encode(), label, number):
+                    self._leave_out(label)
         self.num_lines += len(records)
 
     def _read_each(self, block: Block, reader: LineReader) -> None:
@@ -193,7 +176,7 @@ class _Pass:
             if self.allows and not self.allows(granted):
                 continue
             if not self.writer.add(text, label, self.num_lines):
-                self._reject(RejectReason.UNKNOWN_DOMAIN, line, self.num_lines)
+                self._take_no_domains(label, line)
 
     def _read_parquet(self, file: Path, label: str) -> None:
         for rows, share_read in read_rows(file, self.fields, label=label):
@@ -204,11 +187,14 @@ class _Pass:
                 elif self.allows and not self.allows(row.license):
                     continue
                 elif not self.writer.add(row.text, row.label, self.num_lines):
-                    self._reject(RejectReason.UNKNOWN_DOMAIN, row.text, self.num_lines)
+                    self._take_no_domains(row.label, row.text)
             self._after_block(share_read)
 
     def _read_text(self, file: Path, label: str) -> None:
         self.num_lines += 1
+        if self._is_left_out(label):
+            self._leave_out(label)
+            return
         text = file.read_bytes()
         try:
             text.decode("utf-8")
@@ -216,7 +202,27 @@ class _Pass:
             self._reject(RejectReason.INVALID_UTF8, text, self.num_lines)
             return
         if not self.writer.add(text, label, self.num_lines):
-            self._reject(RejectReason.UNKNOWN_DOMAIN, text, self.num_lines)
+            self._take_no_domains(label, text)
+
+    def _rejects_none(self, labels: set[str]) -> bool:
+        """Whether every one of ``labels`` is some domain's, or left out."""
+        return all(label in self.writer.labels or self._is_left_out(label) for label in labels)
+
+    def _is_left_out(self, label: str) -> bool:
+        is_other = label not in self.writer.labels and not self.others.is_another_spelling(label)
+        return self.leaves_out and is_other
+
+    def _take_no_domains(self, label: str, line: bytes) -> None:
+        """Leave out, or reject, the record just read, whose label no domain claims."""
+        if self._is_left_out(label):
+            self._leave_out(label)
+        else:
+            self.others.count(label)
+            self._reject(RejectReason.UNKNOWN_DOMAIN, line, self.num_lines)
+
+    def _leave_out(self, label: str) -> None:
+        self.others.count(label)
+        self.num_unclaimed += 1
 
     def _reject(self, reason: RejectReason, line: bytes, number: int) -> None:
         place = number - self.lines_before
@@ -225,7 +231,8 @@ class _Pass:
     def _after_block(self, share_read: float) -> None:
         self.progress.show(share_read)
         rejects = self.writer.reasons.total()
-        is_hopeless = rejects >= _NUM_LINES_TO_GIVE_UP and not self.writer.num_documents()
+        is_readable = self.writer.num_documents() or self.num_unclaimed
+        is_hopeless = rejects >= _NUM_LINES_TO_GIVE_UP and not is_readable
         if is_hopeless and self.source.max_reject_rate < 0.5:
             raise _HopelessError
 
@@ -285,34 +292,8 @@ class _Progress:
             elapsed,
             counts.num_bytes / 1e6 / max(elapsed, 1e-9),
         )
-
-
-def _judge(counts: ShardCounts, *, name: str, max_reject_rate: float) -> None:
-    if not counts.num_documents:
-        raise ShardError(
-            f"{name} holds no readable document in {counts.num_lines} lines: rejects "
-            f"{counts.rejects or 'none'}{_labels(counts)}{_licenses(counts)}. Check "
-            f"source.text_field and source.domain_field, and that 'domains' names the corpus's "
-            f"labels."
-        )
-    rate = counts.num_rejects / counts.num_lines
-    if rate > max_reject_rate:
-        raise ShardError(
-            f"{name}: {counts.num_rejects} of {counts.num_lines} lines were rejected "
-            f"({counts.rejects}{_labels(counts)}), a share of {rate:.2g} where at most "
-            f"{max_reject_rate:.2g} is allowed. Mend the shard, or raise source.max_reject_rate."
-        )
-
-
-def _labels(counts: ShardCounts) -> str:
-    if not counts.unknown_labels:
-        return ""
-    shown = ", ".join(f"'{label}'" for label in list(counts.unknown_labels)[:5])
-    return f"; labels that no domain claims: {shown}"
-
-
-def _licenses(counts: ShardCounts) -> str:
-    if not counts.num_filtered:
-        return ""
-    shown = ", ".join(f"'{name}'" for name in list(counts.filtered_licenses)[:5])
-    return f"; {counts.num_filtered} documents of licences outside source.licenses: {shown}"
+        if counts.num_unclaimed:
+            level = logging.WARNING if counts.similar_labels else logging.INFO
+            message = "%s: %d documents were left out, whose labels no domain claims: %s"
+            labels = labels_in_words(counts.unknown_labels, counts.similar_labels)
+            _log.log(level, message, self._name, counts.num_unclaimed, labels)

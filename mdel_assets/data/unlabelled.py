@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from mdel_assets.data.clusters import READ_CHARACTERS, ClusterFit, Clusters, fit_clusters
 from mdel_assets.data.document_index import read_ids, salted_hash
 from mdel_assets.data.document_writer import open_writer
-from mdel_assets.data.shard_pass import UNLABELLED, DomainCount, ShardCounts, route_documents
+from mdel_assets.data.shard_counts import DomainCount, ShardCounts
+from mdel_assets.data.shard_pass import UNLABELLED, route_documents
 from mdel_assets.experiment_fields import ClusteredDomains, Domain, Source
 
 _log = logging.getLogger(__name__)

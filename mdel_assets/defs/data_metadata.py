@@ -33,9 +33,11 @@ def shard_metadata(record: Record) -> dict[str, Any]:
         "num_rejects": counts["num_rejects"],
         "num_repaired": counts["num_repaired"],
         "num_filtered": counts["num_filtered"],
+        "num_unclaimed": counts.get("num_unclaimed", 0),
         "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
         "filtered_licenses": dg.MetadataValue.json(counts["filtered_licenses"]),
         "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
+        "similar_labels": dg.MetadataValue.json(counts.get("similar_labels", {})),
         "text_by_domain": chart(
             bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
         ),

@@ -1,0 +1,75 @@
+"""Labels that no domain claims: counted, and compared with the labels that domains have.
+
+A label that differs from a domain's only in case, spaces, hyphens or underscores is *another
+spelling* of it, and is never left out: ``GitHub`` is no other domain than ``Github``. A label that
+is merely *similar* (``Githubb``, or ``Wikipedia`` beside ``Wikipedia (en)``) may be another domain
+or a mistake: it is left out, and named.
+"""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+_NUM_COUNTED = 10_000
+_NUM_SHOWN = 20
+_NUM_NAMED = 5
+_LABEL_CHARACTERS = 80
+_SIMILARITY = 0.8
+_UNTOLD = re.compile(r"[\s_-]+")
+
+
+class OtherLabels:
+    """Counts labels that are none of ``known``; remembers ten thousand of them at most."""
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._known = {_simplified(name): name for name in known}
+        self._counts: Counter[str] = Counter()
+        self._similar: dict[str, str] = {}
+
+    def is_another_spelling(self, label: str) -> bool:
+        """Whether ``label`` is a known one but for case, spaces, hyphens and underscores."""
+        return _simplified(label) in self._known
+
+    def count(self, label: str) -> None:
+        """Count a document with this label."""
+        label = label[:_LABEL_CHARACTERS]
+        if label not in self._counts:
+            if len(self._counts) >= _NUM_COUNTED:
+                return
+            self._compare(label)
+        self._counts[label] += 1
+
+    def most_common(self) -> dict[str, int]:
+        """Return the documents of the most frequent labels, and of all in `similar`."""
+        shown = {*dict(self._counts.most_common(_NUM_SHOWN)), *self.similar()}
+        return {label: n for label, n in self._counts.most_common() if label in shown}
+
+    def similar(self) -> dict[str, str]:
+        """Return labels that resemble a known one, most frequent first, with that one."""
+        frequent = sorted(self._similar, key=lambda label: -self._counts[label])
+        return {label: self._similar[label] for label in frequent[:_NUM_SHOWN]}
+
+    def _compare(self, label: str) -> None:
+        simplified = _simplified(label)
+        nearest = difflib.get_close_matches(simplified, self._known, n=1, cutoff=_SIMILARITY)
+        if nearest:
+            self._similar[label] = self._known[nearest[0]]
+
+
+def labels_in_words(counts: Mapping[str, int], similar: Mapping[str, str]) -> str:
+    """Return labels with their counts, and what a similar one may stand for.
+
+    Similar ones come first, however rare: they are what may be a mistake.
+    """
+    names = [*similar, *(label for label in counts if label not in similar)]
+    shown = [f"'{name}' ({counts[name]}{_hint(similar.get(name))})" for name in names[:_NUM_NAMED]]
+    return ", ".join(shown) + (", ..." if len(names) > _NUM_NAMED else "")
+
+
+def _hint(nearest: str | None) -> str:
+    return f", like '{nearest}'" if nearest else ""
+
+
+def _simplified(label: str) -> str:
+    return _UNTOLD.sub("", label.casefold())

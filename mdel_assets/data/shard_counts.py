@@ -1,0 +1,100 @@
+"""What a pass over a shard found, and whether that is good enough to go on with."""
+
+import dataclasses
+
+from mdel_assets.data.json_lines import RejectReason
+from mdel_assets.data.other_labels import labels_in_words
+from mdel_assets.errors import ShardError
+from mdel_assets.experiment_fields import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainCount:
+    """Documents of one domain and their text's UTF-8 bytes."""
+
+    num_documents: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardCounts:
+    """What a pass found.
+
+    ``num_filtered`` documents were left out for their licence, ``num_unclaimed`` for their label.
+    ``unknown_labels`` counts the labels that no domain claims, rejected or left out;
+    ``similar_labels`` says which of them resemble a domain's.
+    """
+
+    num_lines: int
+    num_blank_lines: int
+    num_documents: int
+    num_bytes: int
+    num_rejects: int
+    num_repaired: int
+    num_filtered: int
+    num_unclaimed: int
+    rejects: dict[str, int]
+    unknown_labels: dict[str, int]
+    similar_labels: dict[str, str]
+    filtered_licenses: dict[str, int]
+    domains: dict[str, DomainCount]
+
+
+def judge(counts: ShardCounts, *, name: str, source: Source) -> None:
+    """Refuse a shard without a document, or with too many rejects.
+
+    Raises:
+        ShardError: the message says what became of the lines, which labels no domain claims, and
+            what to do.
+
+    """
+    if not counts.num_documents:
+        raise ShardError(
+            f"{name} holds no readable document in {counts.num_lines} lines: rejects "
+            f"{counts.rejects or 'none'}{_labels(counts)}{_licenses(counts)}. Check "
+            f"source.text_field and source.domain_field, and that 'domains' names the corpus's "
+            f"labels{_where_all_are_left_out(counts)}."
+        )
+    rate = counts.num_rejects / counts.num_lines
+    if rate > source.max_reject_rate:
+        raise ShardError(
+            f"{name}: {counts.num_rejects} of {counts.num_lines} lines were rejected "
+            f"({counts.rejects}{_labels(counts)}), a share of {rate:.2g} where at most "
+            f"{source.max_reject_rate:.2g} is allowed. {_remedy(counts, source)}"
+        )
+
+
+def _remedy(counts: ShardCounts, source: Source) -> str:
+    last = "Mend the shard, or raise source.max_reject_rate."
+    num_unknown = counts.rejects.get(RejectReason.UNKNOWN_DOMAIN.value, 0)
+    if not num_unknown:
+        return last
+    if source.other_labels == "leave_out":
+        first = "A label that is a domain's in another spelling is not left out: add it to that"
+        return f"{first} domain's 'aliases'. Else {last[0].lower()}{last[1:]}"
+    likely = "If a label is a misspelt one, add it to its domain's 'aliases'. "
+    return (
+        f"To read only some of the corpus's domains, set source.other_labels: leave_out, which "
+        f"leaves out and counts documents of labels that no domain claims. "
+        f"{likely if counts.similar_labels else ''}Else {last[0].lower()}{last[1:]}"
+    )
+
+
+def _labels(counts: ShardCounts) -> str:
+    if not counts.unknown_labels:
+        return ""
+    shown = labels_in_words(counts.unknown_labels, counts.similar_labels)
+    return f"; labels that no domain claims: {shown}"
+
+
+def _licenses(counts: ShardCounts) -> str:
+    if not counts.num_filtered:
+        return ""
+    shown = ", ".join(f"'{name}'" for name in list(counts.filtered_licenses)[:5])
+    return f"; {counts.num_filtered} documents of licences outside source.licenses: {shown}"
+
+
+def _where_all_are_left_out(counts: ShardCounts) -> str:
+    if not counts.num_unclaimed:
+        return ""
+    return "; or take a shard that has none of the wanted domains out of the list"
