@@ -5,6 +5,7 @@ Padding is on the right, where a causal model cannot see it, so no attention mas
 output layer and the log-sum-exp run over tiles of the vocabulary: all logits never exist at once.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.shared_trunk import SharedTrunk
 from mdel_assets.evaluation.windows import Window, rolling_windows
+from mdel_assets.shared_cores import sharing_cores
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +103,7 @@ class Scorer:
         device = self._heads[0].device
         self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH[device.type]
         self._failed: dict[int, ScoringError] = {}
+        self._cores = contextlib.ExitStack()
 
     @property
     def num_shared_layers(self) -> int:
@@ -108,9 +111,11 @@ class Scorer:
         return self._trunk.num_layers
 
     def __enter__(self) -> Self:
+        self._cores.enter_context(sharing_cores())
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._cores.close()
         self._trunk.unwire()
 
     def score(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.shared_cores import sharing_cores
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet
@@ -88,7 +89,7 @@ def optimize(
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
-    with noticing_termination() as termination:
+    with noticing_termination() as termination, sharing_cores():
         watch = Watch(settings, termination=termination, max_seconds=conditions.max_seconds)
         live = [LogToRun(conditions.run)] if conditions.run else []
         trainer = LayerTrainer(
