@@ -3,12 +3,12 @@
 import logging
 import re
 
-# What it says of each artifact, the commands that make many say themselves.
-_SAID_ELSEWHERE = "mdel_assets.artifacts"
+# What they say of each artifact, that it is made or needs no making, commands say themselves.
+_SAID_ELSEWHERE = ("mdel_assets.artifacts", "mdel_assets.steps")
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    return record.name != _SAID_ELSEWHERE or record.levelno > logging.INFO
+    return record.name not in _SAID_ELSEWHERE or record.levelno > logging.INFO
 
 
 class _Lines(logging.Formatter):
