@@ -103,6 +103,10 @@ def shown_merges(lineage: Lineage) -> dict[str, str]:
         members = [model for model in recipe.model_names if model != recipe.base]
         if len(members) != 1 or members[0] not in whose:
             continue
-        how = "averaged" if recipe.merge_method == "linear" else f"merged by {recipe.merge_method}"
+        how = f"merged by {recipe.merge_method.replace('_', ' ')}"
+        if recipe.merge_method == "linear":
+            how = "averaged"
+        elif recipe.mdel.search:
+            how = "merged by a search for weights"
         found[f"merged-{name}"] = f"{whose[members[0]]} {how}"
     return found

@@ -82,7 +82,7 @@ def glance_figure(bars: Sequence[Bar], *, split: str) -> Any:
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(bars)), [f"{bar.label}\n({_price(bar)})" for bar in bars])
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.2)
     axes.set_title("Bits per byte better than the seed (longer is better)")
     axes.set_xlabel(f"mean of domains on {split}, with 95 % intervals", fontsize=9)
     axes.grid(alpha=0.3, axis="x")
