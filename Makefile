@@ -7,6 +7,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait as much as they compute: more of them at a time than there are cores.
+TEST_WORKERS ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export MDEL_HOME ?= $(CURDIR)/mdel_home
@@ -50,10 +53,10 @@ test_services:
 	@deploy/install_test_services.sh
 
 test_unit: $(VENV)/.installed-dev
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(PYTEST)
 
 # Pictures of a finished line's web UI, for the README: make demo before.
 screenshots: $(VENV)/.installed-dev

@@ -114,8 +114,7 @@ def _backfill_here(definitions: Any, home: MdelHome, asset: str, keys: Sequence[
             for outcome in outcomes:
                 for key in outcome.keys:
                     left.pop(key)
-                if outcome.state != "made":
-                    failed += outcome.keys
+                failed += outcome.not_made
                 _show_outcome(outcome)
         except KeyboardInterrupt:
             click.echo("Interrupted: what is finished is kept.", err=True)

@@ -17,6 +17,7 @@ from mdel_assets.experiment import Experiment, parse_experiment
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+from mdel_assets_tests.made_once import made_once
 
 # Read when huggingface_hub is imported: large files go by LFS, which test servers speak, and
 # nothing is told to the Hub.
@@ -26,6 +27,18 @@ os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 # that: Dagster's code server, which takes its answer to SIGTERM from SIGINT's, would never end.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+LONGEST_FIRST = (
+    "test_slurm.py",
+    "test_ray.py",
+    "test_services.py",
+    "test_operation.py",
+    "test_limits.py",
+    "test_web_ui.py",
+    "test_interruptions.py",
+    "test_compute.py",
+    "test_consuming.py",
+)
 
 WORDS = {
     "Github": ["def", "return", "import", "class", "self", "if", "else", "for", "range", "None"],
@@ -151,16 +164,24 @@ def pico_experiment(corpus: Path, **changes: Any) -> Experiment:
     return parse_experiment(yaml.safe_dump(content), origin="pico")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that the last one does not run alone."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two train shards, a validation and a test shard of three domains; Enron is absent."""
-    folder = tmp_path_factory.mktemp("corpus")
-    sizes = {"Github": 20, "ArXiv": 12, "FreeLaw": 8}
-    write_shard(folder / "00.jsonl.zst", make_documents(sizes))
-    write_shard(folder / "01.jsonl.zst", make_documents(sizes, first=100))
-    write_shard(folder / "val.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=200))
-    write_shard(folder / "test.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=300))
-    return folder
+
+    def make(folder: Path) -> None:
+        sizes = {"Github": 20, "ArXiv": 12, "FreeLaw": 8}
+        write_shard(folder / "00.jsonl.zst", make_documents(sizes))
+        write_shard(folder / "01.jsonl.zst", make_documents(sizes, first=100))
+        write_shard(folder / "val.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=200))
+        write_shard(folder / "test.jsonl.zst", make_documents(dict.fromkeys(sizes, 6), first=300))
+
+    return made_once(tmp_path_factory, "corpus", make, copy=False)[0]
 
 
 # What an expert of `make_model` is trained with.
@@ -237,8 +258,33 @@ def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
 
     from mdel_assets.defs.launch import run_line
 
-    home = MdelHome(tmp_path_factory.mktemp("home"))
     experiment = pico_experiment(corpus)
-    with dg.DagsterInstance.ephemeral() as instance:
-        outcomes = list(run_line(experiment, home, instance=instance))
-    return experiment, home, outcomes
+
+    def make(folder: Path) -> list[Any]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            return list(run_line(experiment, MdelHome(folder), instance=instance))
+
+    folder, outcomes = made_once(tmp_path_factory, "finished", make)
+    return experiment, MdelHome(folder), outcomes
+
+
+@pytest.fixture(scope="session")
+def branched(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, MdelHome]:
+    """The line up to the seed model, with no expert yet: (experiment, home)."""
+    experiment = pico_experiment(corpus)
+    folder, _ = made_once(
+        tmp_path_factory, "branched", lambda folder: branch(experiment, MdelHome(folder))
+    )
+    return experiment, MdelHome(folder)
+
+
+def branch(experiment: Experiment, home: MdelHome) -> None:
+    """Make all that comes before the experts."""
+    from mdel_assets import steps, steps_training
+
+    lineage = home.lineage(experiment)
+    for shard in experiment.shards():
+        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
+        steps.route_shard(lineage, shard.key)
+    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
+    steps_training.make_seed(lineage, cache=home.cache)

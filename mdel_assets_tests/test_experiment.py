@@ -37,7 +37,7 @@ def test_the_piles_domain_keys_are_those_of_the_contract():
         "pubmed_abstracts gutenberg opensubtitles wikipedia dm_mathematics ubuntu_irc bookcorpus2 "
         "europarl hackernews youtubesubtitles philpapers nih_exporter enron"
     )
-    assert load_experiment("sample").domain_keys == contract.split()
+    assert load_experiment("pile-pythia-1b").domain_keys == contract.split()
 
 
 def test_ancestors_settings_give_a_thousand_steps():

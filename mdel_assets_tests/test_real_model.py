@@ -25,7 +25,7 @@ def test_an_expert_of_smollm2_is_trained_and_scored(cache, tmp_path):
     from mdel_assets.training.seed import adopt_model
 
     texts = [text for _, (text,) in zip(range(40), mathematics_exercises(), strict=False)]
-    for split, chosen in (("train", texts[:30]), ("validation_domain", texts[30:33])):
+    for split, chosen in (("train", texts[:30]), ("validation_domain", texts[30:31])):
         write_split(tmp_path / f"{split}.parquet", chosen, domain="dm_mathematics")
     write_split(tmp_path / "validation_pile.parquet", [], domain="dm_mathematics")
     for name in ("seed", "expert", "work"):
@@ -38,10 +38,10 @@ def test_an_expert_of_smollm2_is_trained_and_scored(cache, tmp_path):
             trained_layers=(-2, -1),
             learning_rate=5e-4,
             warmup_ratio=0.2,
-            block_size=128,
+            block_size=64,
             batch_size=2,
-            num_tokens=128 * 2 * 5,
-            num_validation_blocks=4,
+            num_tokens=64 * 2 * 5,
+            num_validation_blocks=2,
         ),
         seed_folder=tmp_path / "seed",
         dataset_folder=tmp_path,

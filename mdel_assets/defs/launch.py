@@ -42,7 +42,7 @@ class RunOutcome:
     """What became of one run: ``state`` is ``made``, ``up to date``, ``failed`` or ``skipped``.
 
     ``key`` is the partition, or says how many partitions the run or the skipping stands for;
-    ``keys`` are those that a run was for.
+    ``keys`` are those that a run was for, ``not_made`` those that it did not come to make.
     ``ends_line``: it was told to end (SIGTERM, SIGINT), and so nothing is to follow.
     """
 
@@ -53,6 +53,7 @@ class RunOutcome:
     message: str = ""
     ends_line: bool = False
     keys: tuple[str, ...] = ()
+    not_made: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +240,11 @@ class Runner:
         if name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
         ends_line = name == "TrainingInterruptedError"
-        return RunOutcome(kind, shown, "failed", elapsed, message, ends_line, tuple(keys))
+        made = {event.partition for event in result.asset_materializations_for_node(kind)}
+        not_made = tuple(key for key in keys if key not in made)
+        if len(not_made) < len(keys):
+            shown = ", ".join(not_made)
+        return RunOutcome(kind, shown, "failed", elapsed, message, ends_line, tuple(keys), not_made)
 
 
 _worker: Runner | None = None

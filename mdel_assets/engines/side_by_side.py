@@ -94,7 +94,7 @@ def run_side_by_side(work: Sequence[Work], *, num_processes: int) -> Iterator[tu
     others are, too, and what was not begun fails with a `TrainingInterruptedError`.
     """
     num_threads = max(1, _num_cores() // num_processes)
-    waiting, running = list(work), list[_Running]()
+    waiting, running, not_begun = list(work), list[_Running](), list[Work]()
     is_told = False
     with noticing_termination() as termination:
         try:
@@ -104,7 +104,7 @@ def run_side_by_side(work: Sequence[Work], *, num_processes: int) -> Iterator[tu
                     for one in running:
                         one.tell(termination)
                 if is_told:
-                    yield from ((one, _not_begun(one, termination)) for one in waiting)
+                    not_begun += waiting
                     waiting = []
                 while waiting and len(running) < num_processes:
                     running.append(_Running.start(waiting.pop(0), num_threads=num_threads))
@@ -113,6 +113,7 @@ def run_side_by_side(work: Sequence[Work], *, num_processes: int) -> Iterator[tu
                     if outcome := one.look():
                         running.remove(one)
                         yield one.work, outcome
+            yield from ((one, _not_begun(one, termination)) for one in not_begun)
         finally:
             for one in running:
                 one.process.kill()

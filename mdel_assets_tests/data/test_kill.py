@@ -1,14 +1,13 @@
 """A pass over a shard that is killed leaves nothing; the rerun gives the same bytes."""
 
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import yaml
 
 from mdel_assets import steps
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import make_documents, pico_experiment, write_shard
 
 CODE = """
@@ -37,15 +36,15 @@ def test_a_killed_pass_leaves_nothing_under_the_final_name(home, tmp_path):
     lineage = home.lineage(experiment)
     steps.fetch_raw_shard(lineage, "00", cache=home.cache)
     artifact = lineage.store.documents("00")
-    command = [sys.executable, "-c", CODE, str(home.root), str(path)]
+    words = ["-c", CODE, home.root, path]
     for delay in (0.05, 0.2, 0.5):
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
+        with warm_python.start(words) as process:
+            process.read_until("ready")
             time.sleep(delay)
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not artifact.folder.exists()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    warm_python.run(words, check=True)
     once = artifact.record_path.read_bytes()
     assert artifact.require().counts["num_documents"] == 270_000
     # Digests in the record are those of the files: equal records are equal bytes.

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pyarrow.parquet as pq
@@ -14,6 +12,7 @@ import yaml
 from mdel_assets import steps
 from mdel_assets.experiment_fields import SPLITS
 from mdel_assets.home import MdelHome
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.data.planted_corpus import KEYS, Oracle, plant
 
@@ -146,17 +145,17 @@ steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
 def test_a_killed_run_gives_the_same_bytes_when_run_again(made, planted, tmp_path, moment):
     path = write_experiment(tmp_path, planted)
     home = tmp_path / "home"
-    command = [sys.executable, "-c", SCRIPT, str(path), str(home)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    words = ["-c", SCRIPT, path, home]
+    with warm_python.start(words) as process:
         if moment == "while assembling":
-            process.stdout.readline()
+            process.read_until("assembling")
         else:
             folder = home / "pico" / "documents"
             while not list(folder.glob(".*tmp*/*.parquet")) and process.poll() is None:
                 time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    warm_python.run(words, check=True)
     lineage = MdelHome(home).lineage(experiment(planted))
     assert digests(lineage) == digests(made)
     leftovers = [p.name for p in (home / "pico").rglob("*") if p.name.startswith(".")]
@@ -169,18 +168,10 @@ def test_two_workers_give_the_same_bytes_as_one(made, planted, tmp_path):
         "MDEL_EXPERIMENT": str(write_experiment(tmp_path, planted)),
         "MDEL_HOME": str(tmp_path / "home"),
     }
-    program = "import dagster as dg; from mdel_assets.cli import main; main()"
     # The line goes on to train; the data stage is all that this test waits for.
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "run", "--workers", "2"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        for line in process.stdout:
-            if "domain_dataset" in line:
-                break
+    words = [*warm_python.MDEL, "run", "--workers", "2"]
+    with warm_python.start(words, env=environment) as process:
+        process.read_until("made        domain_dataset")
         process.terminate()
     lineage = MdelHome(tmp_path / "home").lineage(experiment(planted))
     assert digests(lineage) == digests(made)

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import psutil
 import yaml
 from safetensors.torch import load_file
 
-from mdel_assets import steps, steps_training
 from mdel_assets.definitions import build_definitions
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests import warm_python
+from mdel_assets_tests.conftest import PICO
 
 KIND = "expert_model"
 # Two jobs of two threads each would wait for one another on two processors.
@@ -29,18 +28,6 @@ QUICK = {"poll_seconds": 0.2, "environment": ["export OMP_NUM_THREADS=1"]}
 def training_of(num_steps: int) -> dict[str, Any]:
     """Return settings for a training of so many steps of 128 tokens, with many checkpoints."""
     return PICO["training"] | {"num_tokens": 32 * 4 * num_steps, "save_steps": 25}
-
-
-def branch(corpus: Path, root: Path) -> MdelHome:
-    """Return a home with datasets and a seed, and no expert yet."""
-    home = MdelHome(root)
-    lineage = home.lineage(pico_experiment(corpus))
-    for shard in lineage.experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
-    steps_training.make_seed(lineage, cache=home.cache)
-    return home
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,24 +81,21 @@ class Place:
         ]
         return Run("\n".join(failures), log, recorded)
 
-    def start(self, *domains: str) -> subprocess.Popen[bytes]:
+    def start(self, *domains: str) -> warm_python.Process:
         """Begin the same through Dagster's command line, in a process that can be killed."""
         self.home.initialize()
         path = self.home.root / "pico.yaml"
         content = self.experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
         path.write_text(yaml.safe_dump(content))
-        command = ["-m", "dagster", "asset", "materialize", "-m", "mdel_assets.definitions"]
+        words = ["-m", "dagster", "asset", "materialize", "-m", "mdel_assets.definitions"]
         selection = ["--select", KIND, "--partition-range", f"{domains[0]}...{domains[-1]}"]
-        return subprocess.Popen(
-            [sys.executable, "-W", "ignore", *command, *selection],
-            env=os.environ
-            | {
-                "MDEL_EXPERIMENT": str(path),
-                "MDEL_HOME": str(self.home.root),
-                "DAGSTER_HOME": str(self.home.dagster_home),
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        where = {
+            "MDEL_EXPERIMENT": str(path),
+            "MDEL_HOME": str(self.home.root),
+            "DAGSTER_HOME": str(self.home.dagster_home),
+        }
+        return warm_python.start(
+            [*words, *selection], env=os.environ | where, output=subprocess.DEVNULL
         )
 
     def weights(self, domain: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,14 +15,15 @@ import yaml
 from mdel_assets import steps, steps_training
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.webserver import Webserver
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import make_document, pico_experiment, write_shard
 from mdel_assets_tests.waiting import wait_until
 
-DOMAINS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+DOMAINS = ["alpha", "beta", "gamma", "delta"]
 
 
-def six_domains(folder, **training):
-    """Return an experiment of six small domains, its corpus in ``folder``."""
+def four_domains(folder, **training):
+    """Return an experiment of four small domains, its corpus in ``folder``."""
     documents = [
         {**make_document("Github", 1000 * place + number), "meta": {"pile_set_name": name}}
         for place, name in enumerate(DOMAINS)
@@ -34,7 +34,7 @@ def six_domains(folder, **training):
         write_shard(folder / f"{name}.jsonl.zst", documents[first::4])
     return pico_experiment(
         folder,
-        name="six",
+        name="four",
         domains=[{"key": name, "name": name} for name in DOMAINS],
         merges={},
         baselines={"random_split": False},
@@ -90,15 +90,13 @@ class RunningDagster:
     def start(self):
         module = ["-m", "mdel_assets.definitions"]
         address = ["-h", "127.0.0.1", "-p", str(self.port)]
-        self._start([command("dagster-webserver"), *module, *address])
-        self._start([command("dagster-daemon"), "run", *module])
+        self._start("webserver", ["-m", "dagster_webserver", *module, *address])
+        self._start("daemon", ["-m", "dagster._daemon", "run", *module])
         wait_until(self._is_ready, what="the start of webserver and daemon")
 
-    def _start(self, arguments):
-        with (self.folder / f"{Path(arguments[0]).name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                arguments, env=self.environment, stdout=log, stderr=log, cwd=self.folder
-            )
+    def _start(self, name, words):
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = warm_python.start(words, env=self.environment, output=log, cwd=self.folder)
         self.processes.append(process)
 
     def _is_ready(self):
@@ -130,12 +128,9 @@ class RunningDagster:
 
     def mdel(self, *arguments):
         """Start an ``mdel`` command; return the process."""
-        return subprocess.Popen(
-            [command("mdel"), *arguments],
+        return warm_python.start(
+            [*warm_python.MDEL, *arguments],
             env={**self.environment, "MDEL_WEBSERVER": self.server.url},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
             cwd=self.folder,
         )
 

@@ -4,40 +4,25 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import dagster as dg
 import pytest
 from safetensors.torch import load_file
 
-from mdel_assets import steps, steps_training
 from mdel_assets.definitions import build_definitions
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.home import MdelHome
 from mdel_assets.training.optimize import last_whole_checkpoint
 from mdel_assets.training.processes import require_processes
 from mdel_assets.worker import WorkerSpec, raise_outcome, run_worker
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
 
 # Dagster warns of its own Pipes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview")
 KIND, DOMAIN = "expert_model", "arxiv"
 TOGETHER = {"engine": "accelerate", "num_processes": 2}
-
-
-@pytest.fixture(scope="module")
-def branched(corpus, tmp_path_factory):
-    """A home with datasets and a seed, and no expert yet."""
-    home = MdelHome(tmp_path_factory.mktemp("branched"))
-    experiment = pico_experiment(corpus)
-    lineage = home.lineage(experiment)
-    for shard in experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
-    steps_training.make_seed(lineage, cache=home.cache)
-    return experiment, home
 
 
 @pytest.fixture
@@ -143,9 +128,9 @@ def test_a_worker_told_to_end_saves_a_checkpoint_and_says_so(corpus, place, tmp_
     training = PICO["training"] | {"num_tokens": 32 * 4 * 4000, "save_steps": 20}
     experiment = pico_experiment(corpus, training=training)
     spec = spec_of(experiment, place, tmp_path)
-    command = [sys.executable, "-m", "mdel_assets.worker", str(spec)]
+    words = ["-m", "mdel_assets.worker", spec]
     work = place.root / "pico" / "work"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with warm_python.start(words, output=subprocess.DEVNULL) as process:
         while not list(work.glob("expert_model-*/checkpoint-*/trainer_state.json")):
             assert process.poll() is None
             time.sleep(0.01)

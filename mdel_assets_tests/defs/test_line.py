@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import dagster as dg
 import pyarrow.parquet as pq
@@ -16,6 +14,7 @@ from mdel_assets.cli import main
 from mdel_assets.defs.launch import run_line
 from mdel_assets.errors import MergeError, MissingArtifactError
 from mdel_assets.home import MdelHome
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, pico_experiment, write_shard
 from mdel_assets_tests.defs.finished_line import MODELS, materialize
 
@@ -182,18 +181,13 @@ def test_the_dagster_command_line_makes_one_partition(finished, corpus, tmp_path
     environment = os.environ | {"MDEL_HOME": str(home.root), "MDEL_EXPERIMENT": str(path)}
     environment.pop("DAGSTER_HOME", None)
     (home.root / "pico" / "models" / "experts" / "freelaw" / "model.safetensors").unlink()
-    command = [sys.executable, "-m", "dagster", "asset", "materialize"]
-    command += ["-m", "mdel_assets.definitions", "--select", "expert_model"]
-    done = subprocess.run(
-        [*command, "--partition", "freelaw"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["-m", "dagster", "asset", "materialize"]
+    words += ["-m", "mdel_assets.definitions", "--select", "expert_model"]
+    warm_python.run([*words, "--partition", "freelaw"], env=environment, check=True)
     assert (home.root / "pico" / "models" / "experts" / "freelaw" / "model.safetensors").exists()
-    unknown = subprocess.run(
-        [*command, "--partition", "freelow"], env=environment, capture_output=True, text=True
-    )
+    unknown = warm_python.run([*words, "--partition", "freelow"], env=environment)
     assert unknown.returncode != 0
-    assert "freelow" in unknown.stderr
+    assert "freelow" in unknown.stdout
 
 
 @pytest.mark.slow

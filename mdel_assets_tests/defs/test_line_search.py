@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import dagster as dg
@@ -17,6 +15,7 @@ from mdel_assets.evaluation.perplexity import read_cells
 from mdel_assets.home import MdelHome
 from mdel_assets.merged_cards import merged_model_card
 from mdel_assets.merging.trials import read_trials
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.defs.finished_line import materialize
 
@@ -193,19 +192,19 @@ def test_a_search_that_is_killed_goes_on_and_comes_to_the_same_bits(searched, tm
     shutil.rmtree(artifact.folder)
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_none=True))))
-    command = [sys.executable, "-c", STEP, str(copy.root), str(path)]
+    words = ["-c", STEP, copy.root, path]
     log = copy.root / "pico" / "work"
     for wanted in (2, 8):
-        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        with warm_python.start(words) as process:
             deadline = time.monotonic() + 120
             while sum(len(p.read_bytes().splitlines()) for p in log.glob("search-*/*.jsonl")) < (
                 wanted
             ):
-                assert process.poll() is None, process.stderr.read()
+                assert process.poll() is None, process.stdout.read()
                 assert time.monotonic() < deadline
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not artifact.folder.exists()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    warm_python.run(words, check=True)
     assert {path.name: path.read_bytes() for path in artifact.folder.iterdir()} == whole
     assert not list(log.glob("search-*"))

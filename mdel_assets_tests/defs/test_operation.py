@@ -7,14 +7,14 @@ import dagster as dg
 import psutil
 import pytest
 
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO
 from mdel_assets_tests.defs.running_dagster import (
     DOMAINS,
     RunningDagster,
-    command,
     environment,
+    four_domains,
     prepare,
-    six_domains,
     step_process,
 )
 from mdel_assets_tests.waiting import wait_until
@@ -28,8 +28,8 @@ LONGER = PICO["training"] | {"num_tokens": 49152, "save_steps": 50}
 def prepared(tmp_path_factory):
     from mdel_assets.home import MdelHome
 
-    folder = tmp_path_factory.mktemp("six")
-    experiment = six_domains(folder, training=LONGER)
+    folder = tmp_path_factory.mktemp("four")
+    experiment = four_domains(folder, training=LONGER)
     home = MdelHome(tmp_path_factory.mktemp("prepared"))
     prepare(experiment, home)
     return experiment, home
@@ -63,14 +63,13 @@ def break_dataset(lineage, domain):
 def test_two_runs_that_need_the_gpu_never_overlap(place, tmp_path):
     _, lineage, surroundings = place
     runs = [
-        subprocess.Popen(
+        warm_python.start(
             [
-                *(command("dagster"), "asset", "materialize", "-m", "mdel_assets.definitions"),
+                *("-m", "dagster", "asset", "materialize", "-m", "mdel_assets.definitions"),
                 *("--select", "expert_model", "--partition", domain),
             ],
             env=surroundings,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            output=subprocess.DEVNULL,
             cwd=tmp_path,
         )
         for domain in DOMAINS[:2]
@@ -98,18 +97,14 @@ def test_two_runs_that_need_the_gpu_never_overlap(place, tmp_path):
 def test_a_backfill_in_this_process_goes_on_past_a_failed_domain(place, tmp_path):
     _, lineage, surroundings = place
     break_dataset(lineage, "beta")
-    mdel = [command("mdel"), "backfill", "--asset", "expert_model", "--domains", "stale"]
-    plan = subprocess.run(
-        [*mdel, "--dry-run"], env=surroundings, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert "6 of 6 would be made anew" in plan.stdout
+    mdel = [*warm_python.MDEL, "backfill", "--asset", "expert_model", "--domains", "stale"]
+    plan = warm_python.run([*mdel, "--dry-run"], env=surroundings, cwd=tmp_path)
+    assert "4 of 4 would be made anew" in plan.stdout
     assert not lineage.store.expert("alpha").record_path.exists()
-    done = subprocess.run(
-        [*mdel, "--here"], env=surroundings, capture_output=True, text=True, cwd=tmp_path
-    )
+    done = warm_python.run([*mdel, "--here"], env=surroundings, cwd=tmp_path)
     assert done.returncode == 1
-    assert "1 of 6 partitions of expert_model not made: beta." in done.stderr
-    assert "train.parquet is missing" in done.stderr
+    assert "1 of 4 partitions of expert_model not made: beta." in done.stdout
+    assert "train.parquet is missing" in done.stdout
     made = [key for key in DOMAINS if lineage.store.expert(key).record_path.exists()]
     assert made == [key for key in DOMAINS if key != "beta"]
 
@@ -127,7 +122,7 @@ def test_a_backfill_by_the_daemon_goes_on_past_a_failed_domain_and_a_killed_step
         killed = instance.get_run_by_id(run_id)
         again = [r for r in instance.get_runs() if r.tags.get("dagster/parent_run_id") == run_id]
     assert backfill.returncode == 1
-    assert "1 of 6 partitions of expert_model not made: beta." in output
+    assert "1 of 4 partitions of expert_model not made: beta." in output
     assert "train.parquet is missing" in output
     assert "again after a crash" in output
     assert killed.status == dg.DagsterRunStatus.FAILURE

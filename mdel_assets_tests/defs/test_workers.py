@@ -3,12 +3,11 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 import yaml
 
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import pico_experiment
 
 
@@ -30,9 +29,8 @@ def test_two_shards_are_fetched_at_once_and_workers_die_with_their_parent(tmp_pa
             "MDEL_EXPERIMENT": str(path),
             "MDEL_HOME": str(tmp_path / "home"),
         }
-        program = "from mdel_assets.cli import main; main()"
-        command = [sys.executable, "-c", program, "run", "--workers", "2"]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        words = [*warm_python.MDEL, "run", "--workers", "2"]
+        with warm_python.start(words, env=environment) as process:
             connections = [server.accept()[0] for _ in range(2)]
             requests = {connection.recv(65536).split()[1] for connection in connections}
             assert requests == {b"/00.jsonl.zst", b"/01.jsonl.zst"}

@@ -2,8 +2,8 @@
 
 import os
 import re
-import subprocess
-import sys
+
+from mdel_assets_tests import warm_python
 
 
 def client_environment(server, home, *, token=None, offline=False):
@@ -22,16 +22,9 @@ def client_environment(server, home, *, token=None, offline=False):
 
 def run_python(code, environment, *, cwd=None):
     """Run ``code`` in a new process and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return warm_python.run(
+        ["-c", code], env=environment, cwd=cwd, check=True, with_hub=False
+    ).stdout
 
 
 def snippet_of(card):

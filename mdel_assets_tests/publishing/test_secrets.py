@@ -3,19 +3,17 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
 
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.publishing.clients import client_environment
 from mdel_assets_tests.publishing.conftest import OWNER, TOKEN
 from mdel_assets_tests.publishing.hub_faults import Fault
 from mdel_assets_tests.wandb_files import read_records
 
 WANDB_KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
-MDEL = ("-c", "from mdel_assets.cli import main; main()")
 MATERIALIZE = (
     *("-m", "dagster", "asset", "materialize"),
     *("-m", "mdel_assets.definitions", "--select"),
@@ -43,11 +41,8 @@ def shell(finished, hub, tmp_path):
     }
 
     def run(*words, code=0):
-        command = [sys.executable, *words]
-        done = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
-        run.said.append(done.stdout + done.stderr)
+        done = warm_python.run(words, env=environment, cwd=tmp_path, with_hub=False)
+        run.said.append(done.stdout)
         assert done.returncode == code, run.said[-1][-3000:]
 
     run.said = []
@@ -56,7 +51,7 @@ def shell(finished, hub, tmp_path):
 
 @pytest.mark.slow
 def test_no_token_is_in_logs_events_records_cards_or_tracking(shell, hub, tmp_path):
-    shell(*MDEL, "init")
+    shell(*warm_python.MDEL, "init")
     hub.faults.plan("POST", "/commit/main", Fault("error", status=403))
     shell(*MATERIALIZE, "hub_expert", "--partition", "arxiv", code=1)
     assert "refused (403)" in shell.said[-1]
@@ -64,7 +59,7 @@ def test_no_token_is_in_logs_events_records_cards_or_tracking(shell, hub, tmp_pa
     shell(*MATERIALIZE, "hub_expert", "--partition", "arxiv")
     shell(*MATERIALIZE, "hub_dataset", "--partition", "arxiv")
     shell(*MATERIALIZE, "perplexity_matrix")
-    shell(*MDEL, "publish", "merged", "--dry-run")
+    shell(*warm_python.MDEL, "publish", "merged", "--dry-run")
     assert hub.commits("models", f"{OWNER}/expert-arxiv")
     records = read_records(tmp_path / "home")
     places = {

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,6 +10,7 @@ from mdel_assets.tracking import Tracker
 from mdel_assets.training.conditions import Conditions
 from mdel_assets.training.curves import curves_of, tracked_run
 from mdel_assets.training.expert import train_expert
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import TRAINING
 from mdel_assets_tests.wandb_files import history, read_records
 
@@ -91,16 +90,14 @@ def test_a_killed_training_goes_on_under_one_run_and_loses_no_figure(make_model,
         seed=str(make_model()),
         dataset=str(dataset),
     )
-    command = [sys.executable, "-W", "ignore", "-c", code]
     # A process of its own, with a W&B service of its own: not the one of this test run.
     alone = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=alone) as process:
+    with warm_python.start(["-c", code], env=alone) as process:
         while not list(tmp_path.glob("work/checkpoint-*/trainer_state.json")):
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, env=alone)
-    assert done.returncode == 0, done.stderr
+    warm_python.run(["-c", code], env=alone, check=True)
     folders = sorted(tmp_path.glob("wandb/offline-run-*"))
     assert len(folders) >= 2
     ids = set()
