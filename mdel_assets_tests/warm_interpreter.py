@@ -18,6 +18,7 @@ import sys
 import threading
 import types
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import mdel_assets
@@ -47,8 +48,9 @@ def serve(address: str, *, with_hub: bool) -> None:
     # Those who wait for the new processes are waited for by nobody.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(address)
+        listener.bind(f"{address}-unready")
         listener.listen()
+        Path(f"{address}-unready").rename(address)
         while select.select([listener, sys.stdin], [], [])[0] == [listener]:
             connection, _ = listener.accept()
             if os.fork() == 0:

@@ -240,7 +240,10 @@ class Runner:
         if name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
         ends_line = name == "TrainingInterruptedError"
-        made = {event.partition for event in result.asset_materializations_for_node(kind)}
+        # What a failed step has made is in the event log alone.
+        kinds = dg.DagsterEventType.ASSET_MATERIALIZATION
+        entries = self.instance.all_logs(result.run_id, of_type=kinds)
+        made = {entry.dagster_event.partition for entry in entries if entry.dagster_event}
         not_made = tuple(key for key in keys if key not in made)
         if len(not_made) < len(keys):
             shown = ", ".join(not_made)

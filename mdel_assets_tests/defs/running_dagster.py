@@ -92,7 +92,7 @@ class RunningDagster:
         address = ["-h", "127.0.0.1", "-p", str(self.port)]
         self._start("webserver", ["-m", "dagster_webserver", *module, *address])
         self._start("daemon", ["-m", "dagster._daemon", "run", *module])
-        wait_until(self._is_ready, what="the start of webserver and daemon")
+        wait_until(self._is_ready, every=1.0, what="the start of webserver and daemon")
 
     def _start(self, name, words):
         with (self.folder / f"{name}.log").open("ab") as log:

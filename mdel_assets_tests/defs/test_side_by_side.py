@@ -55,6 +55,7 @@ def test_one_that_fails_does_not_stop_the_one_beside_it(finished, tmp_path):
         outcomes = list(run_line(experiment, copy, instance=instance))
     failed = {o.kind: o for o in outcomes if o.state == "failed"}
     assert "arxiv" in failed["expert_model"].message
+    assert (failed["expert_model"].key, failed["expert_model"].not_made) == ("arxiv", ("arxiv",))
     assert store.expert("github").read_record() is not None
     assert store.expert("freelaw").read_record() is not None
     assert store.expert("arxiv").read_record() is None

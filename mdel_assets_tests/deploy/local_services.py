@@ -104,7 +104,7 @@ class LocalServices:
             said = self.log(name).read_text("utf-8")[-3000:]
             assert self.processes[name].poll() is None, f"{name} ended:\n{said}"
             assert time.monotonic() < deadline, f"{name} is unhealthy:\n{done.stderr!r}\n{said}"
-            time.sleep(0.2)
+            time.sleep(1.0)
 
     def stop(self, name: str) -> int:
         """Stop a service as ``docker compose stop`` does, and return its exit status."""

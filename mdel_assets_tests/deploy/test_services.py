@@ -32,6 +32,8 @@ from mdel_assets_tests.wandb_files import read_records
 
 DOMAINS = ("arxiv", "github")
 SAVE_STEPS = 2000
+# Each look is a query that takes a processor of the machine's few.
+_LOOK_SECONDS = 1.0
 SECRETS = {
     "POSTGRES_PASSWORD": "c0ffee-planted-database-password",
     "HF_TOKEN": "hf_PlantedForTheCodeServerAlone",
@@ -147,18 +149,21 @@ def _work(told: Story) -> None:
             or state()["status"].startswith(("COMPLETED", "FAIL"))
         ),
         seconds=300,
+        every=_LOOK_SECONDS,
         what=state,
     )
     cancelled = web.launch("variant_expert", "long")
     wait_until(
         lambda: list(work.glob("variant_expert-*/checkpoint-*/trainer_state.json")),
         seconds=120,
+        every=_LOOK_SECONDS,
         what=lambda: web.messages(cancelled),
     )
     web.terminate(cancelled)
     wait_until(
         lambda: web.run_status(cancelled) == "CANCELED",
         seconds=60,
+        every=_LOOK_SECONDS,
         what=lambda: web.messages(cancelled),
     )
     told.cancelled = web.messages(cancelled)
@@ -168,9 +173,12 @@ def _work(told: Story) -> None:
     wait_until(
         lambda: "going on from" in "".join(web.messages(told.long_run)),
         seconds=120,
+        every=_LOOK_SECONDS,
         what=lambda: web.messages(told.long_run),
     )
-    wait_until(lambda: state()["status"] != "REQUESTED", seconds=120, what=state)
+    wait_until(
+        lambda: state()["status"] != "REQUESTED", seconds=120, every=_LOOK_SECONDS, what=state
+    )
     told.backfill = state()
     for run in told.backfill["runs"]:
         web.messages(run["runId"])
