@@ -24,8 +24,8 @@ def changes_figure(matrix: "Matrix", split: str) -> Any:
     """Return the changes from the seed on ``split`` as a matplotlib figure."""
     datasets = [d for d in matrix.datasets if ("seed", d, split) in matrix.bits]
     models = [model for model in matrix.models if model != "seed" and not is_reference(model)]
-    num_columns = max(1, min(_PANELS_PER_ROW, len(datasets)))
-    num_rows = max(1, -(-len(datasets) // num_columns))
+    num_rows = max(1, -(-len(datasets) // _PANELS_PER_ROW))
+    num_columns = max(1, -(-len(datasets) // num_rows))
     drawn = figure(
         width=1.8 + 2.3 * num_columns, height=0.9 + num_rows * (0.6 + 0.19 * max(1, len(models)))
     )
