@@ -12,11 +12,10 @@ import dagster as dg
 import psutil
 import yaml
 
-from mdel_assets import steps, steps_training
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.webserver import Webserver
 from mdel_assets_tests import warm_python
-from mdel_assets_tests.conftest import make_document, pico_experiment, write_shard
+from mdel_assets_tests.conftest import branch, make_document, pico_experiment, write_shard
 from mdel_assets_tests.waiting import wait_until
 
 DOMAINS = ["alpha", "beta", "gamma", "delta"]
@@ -45,13 +44,8 @@ def four_domains(folder, **training):
 def prepare(experiment, home):
     """Make everything up to the seed model, and set the Dagster home up."""
     open_instance(home).dispose()
-    lineage = home.lineage(experiment)
-    for shard in experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
-    steps_training.make_seed(lineage, cache=home.cache)
-    return lineage
+    branch(experiment, home)
+    return home.lineage(experiment)
 
 
 def environment(experiment, home, folder):
