@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
-.PHONY: install setup_dev demo ui status test test_unit test_services screenshots check bench clean
+.PHONY: install setup_dev demo ui status test test_unit test_services screenshots check bench bench_gpu clean
 
 install: $(VENV)/.installed
 
@@ -65,6 +65,10 @@ screenshots: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python -m benchmarks
+
+# Training and scoring on this machine's GPU: five minutes; without one, a small form on the processor.
+bench_gpu: $(VENV)/.installed-dev
+	@$(BIN)/python -W ignore -m benchmarks bench_gpu
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -5,5 +5,5 @@ import json
 
 def show(name: str, value: float, unit: str, *, peer: str | None = None) -> None:
     """Print a figure; ``peer`` names what it is a ratio to."""
-    line = {"name": name, "value": round(value, 4), "unit": unit, "peer": peer}
+    line = {"name": name, "value": float(f"{value:.5g}"), "unit": unit, "peer": peer}
     print(json.dumps(line), flush=True)  # noqa: T201

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 _VOCABULARY_PER_TILE = 4096
 _LOGITS_PER_SLICE = 16 << 20
+_LOGITS_ON_GPU = 256 << 20
 _PROGRESS_SECONDS = 15.0
 _HEAD_TOLERANCE = 1e-4
 _TRUNK_TOLERANCE = 1e-6
@@ -102,6 +103,7 @@ class Scorer:
         self._trunk = _checked_trunk(self._heads, make_trunk)
         device = self._heads[0].device
         self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH[device.type]
+        self._is_cast = device.type == "cuda" and dtype == "bfloat16"
         self._failed: dict[int, ScoringError] = {}
         self._cores = contextlib.ExitStack()
 
@@ -143,7 +145,8 @@ class Scorer:
         work.sort(key=lambda item: len(item[1].inputs), reverse=True)
         results = [[np.empty(len(tokens), np.float32) for tokens in documents] for _ in self._heads]
         progress = progress or Progress(sum(map(len, documents)) * len(self._heads))
-        with torch.inference_mode():
+        cast = torch.autocast("cuda", torch.bfloat16, enabled=self._is_cast)
+        with torch.inference_mode(), cast:
             for batch in _batches(work, self._tokens_per_batch):
                 inputs = _Inputs([window for _, window in batch], self._heads[0].device)
                 self._trunk.run(inputs.ids_BT)
@@ -283,6 +286,8 @@ class _Head:
         """Return the (S,) fp32 log-probabilities of ``targets_S`` after `hidden`'s vectors."""
         import torch
 
+        if self.is_tiled and hidden_SD.is_cuda:
+            return self._by_rows(hidden_SD, targets_S)
         if self.is_tiled:
             return self._by_tiles(hidden_SD, targets_S)
         step = max(1, _LOGITS_PER_SLICE // self.vocab_size)
@@ -292,6 +297,28 @@ class _Head:
             logits_SV = (self.output(part_SD) if self.is_split else part_SD).float()
             chosen_S = logits_SV.gather(1, targets_S[first : first + step, None])[:, 0]
             parts.append(chosen_S - logits_SV.logsumexp(dim=1))
+        return torch.cat(parts)
+
+    def _by_rows(self, hidden_SD: "torch.Tensor", targets_S: "torch.Tensor") -> "torch.Tensor":
+        """Run some thousand rows through the whole output layer: large products fill a GPU.
+
+        The library's softmax reads its memory least often. The likeliest word's probability is
+        1 / sum(exp(logit - highest)), which gives the others' logarithms without another pass.
+        """
+        import torch
+
+        assert self.tiled_VD is not None
+        bias_V = None if self.output.bias is None else self.output.bias.to(self.dtype)
+        step = max(1, _LOGITS_ON_GPU // self.vocab_size)
+        parts = []
+        for first in range(0, len(hidden_SD), step):
+            rows_RD = hidden_SD[first : first + step].to(self.dtype)
+            logits_RV = torch.nn.functional.linear(rows_RD, self.tiled_VD, bias_V)
+            highest_R1, likeliest_R1 = logits_RV.max(dim=1, keepdim=True)
+            chosen_R1 = logits_RV.gather(1, targets_S[first : first + step, None])
+            shares_RV = torch.softmax(logits_RV, dim=1, dtype=torch.float32)
+            log_sums_R1 = -shares_RV.gather(1, likeliest_R1).log()
+            parts.append((chosen_R1.float() - highest_R1.float() - log_sums_R1)[:, 0])
         return torch.cat(parts)
 
     def _by_tiles(self, hidden_SD: "torch.Tensor", targets_S: "torch.Tensor") -> "torch.Tensor":

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from mdel_assets.training.prefix_cache import PrefixCache
 
 # Shapes in names: B blocks, T positions, D hidden width, S predicted tokens, R rows, V vocabulary.
-_LOGITS_PER_SLICE = 48 << 20
-# Numbers that become fp32 at a time: on a processor as many as its caches hold.
-_ROUNDED_AT_ONCE = collections.defaultdict(lambda: 64 << 20, cpu=3 << 20)
+# Logits that exist at once, and of these the numbers that become fp32 at a time: a GPU is filled by
+# much, on a processor these are as many as its caches hold.
+_LOGITS_PER_SLICE = collections.defaultdict(lambda: 256 << 20, cpu=48 << 20)
+_ROUNDED_AT_ONCE = collections.defaultdict(lambda: 128 << 20, cpu=3 << 20)
 _PROBE_TOLERANCE = 1e-4
 
 
@@ -77,7 +78,8 @@ class _FusedLoss(torch.autograd.Function):
         grad_SD = torch.empty_like(hidden_SD) if wants_hidden else None
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         grad_V = torch.zeros_like(weight_VD[:, 0], dtype=torch.float32) if wants_bias else None
-        step = min(count, max(1, _LOGITS_PER_SLICE // vocabulary))
+        slice_size = _LOGITS_PER_SLICE[hidden_SD.device.type]
+        step = min(count, max(1, slice_size // vocabulary))
         for first in range(0, count, step):
             rows_RD = hidden_SD[first : first + step].to(dtype)
             logits_RV = logits.of(len(rows_RD), vocabulary, like=rows_RD)
@@ -106,19 +108,38 @@ def _losses_to_errors(logits_RV: "Tensor", targets_R: "Tensor") -> "Tensor":
     """Return the summed loss of some rows; their logits become the loss's gradient in place."""
     total = torch.zeros((), dtype=torch.float64, device=logits_RV.device)
     size = _ROUNDED_AT_ONCE[logits_RV.device.type]
+    turn = _turned_in_cache if logits_RV.device.type == "cpu" else _turned_in_one_kernel
     step = max(1, size // logits_RV.shape[1])
     for first in range(0, len(logits_RV), step):
-        rows_RV = logits_RV[first : first + step]
-        targets_R1 = targets_R[first : first + step, None]
-        errors_RV = rows_RV.float()
-        highest_R1 = errors_RV.amax(dim=1, keepdim=True)
-        chosen_R1 = errors_RV.gather(1, targets_R1) - highest_R1
-        sums_R1 = errors_RV.sub_(highest_R1).exp_().sum(dim=1, keepdim=True)
-        total += (sums_R1.log() - chosen_R1).double().sum()
-        errors_RV.div_(sums_R1)
-        errors_RV.scatter_add_(1, targets_R1, torch.full_like(sums_R1, -1.0))
-        rows_RV.copy_(errors_RV)
+        losses_R1 = turn(logits_RV[first : first + step], targets_R[first : first + step, None])
+        total += losses_R1.double().sum()
     return total
+
+
+def _turned_in_cache(logits_RV: "Tensor", targets_R1: "Tensor") -> "Tensor":
+    """Return each row's loss and turn its logits into errors, in a copy that is used in place."""
+    errors_RV = logits_RV.float()
+    highest_R1 = errors_RV.amax(dim=1, keepdim=True)
+    chosen_R1 = errors_RV.gather(1, targets_R1) - highest_R1
+    sums_R1 = errors_RV.sub_(highest_R1).exp_().sum(dim=1, keepdim=True)
+    errors_RV.div_(sums_R1)
+    errors_RV.scatter_add_(1, targets_R1, torch.full_like(sums_R1, -1.0))
+    logits_RV.copy_(errors_RV)
+    return sums_R1.log() - chosen_R1
+
+
+def _turned_in_one_kernel(logits_RV: "Tensor", targets_R1: "Tensor") -> "Tensor":
+    """Return the same through the library's softmax, which reads a GPU's memory least often.
+
+    The likeliest word's probability is 1 / sum(exp(logit - highest)).
+    """
+    highest_R1, likeliest_R1 = logits_RV.max(dim=1, keepdim=True)
+    chosen_R1 = logits_RV.gather(1, targets_R1).float() - highest_R1.float()
+    errors_RV = torch.softmax(logits_RV, dim=1, dtype=torch.float32)
+    losses_R1 = -errors_RV.gather(1, likeliest_R1).log() - chosen_R1
+    errors_RV.scatter_add_(1, targets_R1, torch.full_like(losses_R1, -1.0))
+    logits_RV.copy_(errors_RV)
+    return losses_R1
 
 
 class Buffer:

@@ -64,7 +64,7 @@ def training_arguments(
         save_total_limit=settings.save_total_limit,
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=has_gpu,
         remove_unused_columns=False,
     )
 

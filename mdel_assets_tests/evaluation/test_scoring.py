@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mdel_assets.errors import MdelError, ScoringError
+from mdel_assets.evaluation import log_probabilities
 from mdel_assets.evaluation.half_precision import halve_linear_layers
-from mdel_assets.evaluation.log_probabilities import Scorer, token_log_probabilities
+from mdel_assets.evaluation.log_probabilities import Scorer, _Head, token_log_probabilities
 from mdel_assets.evaluation.perplexity import (
     bootstrap_bits_per_byte,
     interval,
@@ -108,7 +109,13 @@ def oracle(model, tokens, prefix):
 
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
 @pytest.mark.parametrize("tokens_per_batch", [1, 40, 8192])
-def test_log_probabilities_agree_with_a_plain_loop(make_model, family, tokens_per_batch):
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+def test_log_probabilities_agree_with_a_plain_loop(
+    make_model, family, tokens_per_batch, as_on_a_gpu, monkeypatch
+):
+    if as_on_a_gpu:
+        monkeypatch.setattr(log_probabilities, "_LOGITS_ON_GPU", 9 * 320)
+        monkeypatch.setattr(_Head, "_by_tiles", _Head._by_rows)
     names = {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64} if family == "gpt2" else {}
     model = load_model(make_model(family, **names))
     draw = np.random.default_rng(0)
@@ -163,6 +170,21 @@ def test_half_precision_rounds_products_and_keeps_certain_tokens(make_model, fam
     with Scorer([model], dtype="bfloat16") as scorer:
         ((sharp,),) = scorer.score([certain[1:]], prefix=0, max_length=MAX_LENGTH)
     assert sharp.tolist() == [0.0] * MAX_LENGTH
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
+def test_a_halved_model_can_be_scored_under_autocast_as_on_a_gpu(make_model, family, monkeypatch):
+    monkeypatch.setattr(_Head, "_by_tiles", _Head._by_rows)
+    draw = np.random.default_rng(0)
+    tokens = [draw.integers(1, 320, n).tolist() for n in (40, 3, 25)]
+    model = load_model(make_model(family))
+    exact = token_log_probabilities(model, tokens, prefix=0, max_length=MAX_LENGTH)
+    halve_linear_layers(model)
+    with Scorer([model], dtype="bfloat16") as scorer, torch.autocast("cpu", torch.bfloat16):
+        (rounded,) = scorer.score(tokens, prefix=0, max_length=MAX_LENGTH)
+    exact_S, rounded_S = np.concatenate(exact), np.concatenate(rounded)
+    assert 0 < np.abs(rounded_S - exact_S).mean() < 0.02
+    assert rounded_S.sum() == pytest.approx(exact_S.sum(), rel=1e-3)
 
 
 def test_a_model_that_scales_its_logits_is_scored_by_its_own_logits(make_model):

@@ -19,8 +19,11 @@ def gradients(model):
 
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
 @pytest.mark.parametrize("rows", [1, 7, 1000])
-def test_loss_and_gradients_are_the_models_own(make_model, family, rows, monkeypatch):
-    monkeypatch.setattr(fused_loss, "_LOGITS_PER_SLICE", rows * 320)
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+def test_loss_and_gradients_are_the_models_own(make_model, family, rows, as_on_a_gpu, monkeypatch):
+    monkeypatch.setattr(fused_loss, "_LOGITS_PER_SLICE", {"cpu": rows * 320})
+    if as_on_a_gpu:
+        monkeypatch.setattr(fused_loss, "_turned_in_cache", fused_loss._turned_in_one_kernel)
     model = load_model(make_model(family))
     own = model(input_ids=IDS, labels=IDS).loss
     own.backward()
