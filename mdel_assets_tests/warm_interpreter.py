@@ -5,6 +5,8 @@ answer is its pid at once, and how it ended once it has.
 """
 
 import atexit
+import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -24,6 +26,8 @@ from typing import Any, NoReturn
 import mdel_assets
 
 MAX_REQUEST_BYTES = 1 << 20
+_MAX_STREAMS = 250
+_ABOVE_STREAMS = 600
 _LIBRARIES = [
     "dagster._cli",
     "matplotlib.figure",
@@ -44,6 +48,7 @@ _NOT_LOADED = {"mdel_assets.definitions"}
 
 def serve(address: str, *, with_hub: bool) -> None:
     """Load the libraries, then fork a process for every request until standard input is closed."""
+    _stand_in_for_python(address)
     _load(with_hub=with_hub)
     # Those who wait for the new processes are waited for by nobody.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -58,6 +63,16 @@ def serve(address: str, *, with_hub: bool) -> None:
                 _answer(connection)
                 os._exit(0)
             connection.close()
+
+
+def _stand_in_for_python(address: str) -> None:
+    """Let what new processes take for their Python ask this interpreter for others."""
+    program = Path(f"{address}-python")
+    client = Path(__file__).with_name("warm_client.py")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {client} {address} "$@"\n')
+    program.chmod(0o755)
+    # Before anything reads it as it is loaded.
+    sys.executable = str(program)
 
 
 def _load(*, with_hub: bool) -> None:
@@ -77,27 +92,44 @@ def _load(*, with_hub: bool) -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Fork the process that a request asks for, send its pid and, when it has ended, its status."""
-    content, streams, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
-    if not content:
+    """Fork the process that a request asks for, send its pid and, when it has ended, its status.
+
+    Who asked and is gone wants it no longer.
+    """
+    place, streams, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, _MAX_STREAMS)
+    if not place:
         return
+    request = json.loads(Path(place.decode()).read_text())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         connection.close()
-        _become(json.loads(content), streams)
+        _become(request, streams)
     for stream in streams:
         os.close(stream)
+    # Where `warm_python.family` finds it.
+    Path(place.decode()).write_text(str(pid))
     connection.send(json.dumps({"pid": pid}).encode())
+    ended = os.pidfd_open(pid)
+    if ended not in select.select([connection, ended], [], [])[0]:
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    connection.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> NoReturn:
     """Run what is asked for in this process, and end it as a new interpreter would."""
-    for number, stream in enumerate(streams):
+    # First out of the way: a stream may have come as the number that another one is to have.
+    above = [fcntl.fcntl(stream, fcntl.F_DUPFD, _ABOVE_STREAMS) for stream in streams]
+    for stream in streams:
+        os.close(stream)
+    for number, stream in zip(request["numbers"], above, strict=True):
         os.dup2(stream, number)
         os.close(stream)
+    if request["is_unbuffered"]:
+        for text in (sys.stdout, sys.stderr):
+            text.reconfigure(write_through=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
     os.environ.clear()

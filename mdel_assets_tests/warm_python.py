@@ -3,7 +3,8 @@
 `start` and `run` stand in for `subprocess.Popen` and `subprocess.run` of this Python: what they
 return is a process of its own, with its own pid, environment, streams and folder, that can be
 killed. It is forked from an interpreter that has loaded the libraries, one for each process of
-tests, instead of loading them itself. Where a test is about the start itself, use `subprocess`.
+tests, instead of loading them itself; and so is what it starts by its own `sys.executable`
+(`warm_client`). Where a test is about the start itself, use `subprocess`.
 """
 
 import atexit
@@ -11,19 +12,24 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
+import psutil
+
 from mdel_assets_tests.waiting import wait_until
 from mdel_assets_tests.warm_interpreter import MAX_REQUEST_BYTES
 
+_addresses: list[str] = []
 MDEL = ("-c", "from mdel_assets.cli import main; main(prog_name='mdel')")
 
 
@@ -122,11 +128,16 @@ def start(
             "words": list(map(str, words)),
             "environment": dict(os.environ if env is None else env),
             "folder": str(cwd or Path.cwd()),
+            "numbers": [0, 1, 2],
+            "is_unbuffered": False,
         }
+        address = _interpreter(with_hub=with_hub)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.connect(_interpreter(with_hub=with_hub))
+        connection.connect(address)
         streams = [nothing.fileno(), writing.fileno(), writing.fileno()]
-        socket.send_fds(connection, [json.dumps(request).encode()], streams)
+        place = Path(f"{address}-{uuid.uuid4()}")
+        place.write_text(json.dumps(request))
+        socket.send_fds(connection, [str(place).encode()], streams)
         return Process(connection, reading)
 
 
@@ -139,6 +150,21 @@ def run(
     done = subprocess.CompletedProcess(list(words), process.wait(), printed)
     assert not check or done.returncode == 0, printed[-5000:]
     return done
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return a process, all that it began and all that these began, as far as they live."""
+    found: list[psutil.Process] = []
+    left = [pid]
+    while left:
+        pid = left.pop()
+        # What such a process stands in for is nobody's child.
+        stood_for = [Path(f"{address}-{pid}") for address in _addresses]
+        left += [int(path.read_text()) for path in stood_for if path.exists()]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+            left += [child.pid for child in found[-1].children()]
+    return found
 
 
 @functools.cache
@@ -161,10 +187,10 @@ def _interpreter(*, with_hub: bool) -> str:
     def end() -> None:
         process.kill()
         process.wait()
-        Path(address).unlink(missing_ok=True)
-        Path(folder).rmdir()
+        shutil.rmtree(folder)
 
     atexit.register(end)
     wait_until(lambda: process.poll() is not None or Path(address).exists(), every=0.02)
     assert process.poll() is None
+    _addresses.append(address)
     return address

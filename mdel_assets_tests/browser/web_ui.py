@@ -11,15 +11,16 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import psutil
+
 from mdel_assets.home import MdelHome
+from mdel_assets_tests import warm_python
 
 CHROMIUM = shutil.which("chromium")
 GROUPS = ("data", "training", "merging", "evaluation", "publishing")
@@ -35,7 +36,7 @@ def serve(
     home.initialize()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dagster", "dev", "--module-name", "mdel_assets.definitions"]
+    command = ["-m", "dagster", "dev", "--module-name", "mdel_assets.definitions"]
     settings = {
         "MDEL_HOME": str(home.root),
         "DAGSTER_HOME": str(home.dagster_home),
@@ -43,15 +44,11 @@ def serve(
     }
     log = home.root / "web_ui.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(
+        process = warm_python.start(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
             env=os.environ | settings | (environment or {}),
             cwd=home.root,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # A shell that put this process in the background left SIGINT ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            output=output,
         )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -64,7 +61,7 @@ def serve(
         _stop(process)
 
 
-def _wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
+def _wait_for(address: str, process: warm_python.Process) -> None:
     """Return once the webserver answers."""
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None:
@@ -76,13 +73,15 @@ def _wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError(f"the web UI ended with {process.returncode}")
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def _stop(process: warm_python.Process) -> None:
     """End the web UI as Ctrl-C does, and whatever of it is then still there."""
+    family = warm_python.family(process.pid)
     process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    with contextlib.suppress(TimeoutError):
         process.wait(_STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     process.wait()
 
 

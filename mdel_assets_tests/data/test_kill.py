@@ -1,7 +1,7 @@
 """A pass over a shard that is killed leaves nothing; the rerun gives the same bytes."""
 
+import contextlib
 import signal
-import time
 
 import pytest
 import yaml
@@ -22,6 +22,15 @@ steps.route_shard(lineage, "00")
 """
 
 
+def num_bytes_in(folder):
+    """Return the bytes of all files below ``folder``, which come and go."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found += path.stat().st_size if path.is_file() else 0
+    return found
+
+
 @pytest.mark.slow
 def test_a_killed_pass_leaves_nothing_under_the_final_name(home, tmp_path):
     corpus = tmp_path / "corpus"
@@ -37,10 +46,12 @@ def test_a_killed_pass_leaves_nothing_under_the_final_name(home, tmp_path):
     steps.fetch_raw_shard(lineage, "00", cache=home.cache)
     artifact = lineage.store.documents("00")
     words = ["-c", CODE, home.root, path]
-    for delay in (0.05, 0.2, 0.5):
+    # How far it is, by the bytes that it has written.
+    for written in (0, 1, 10_000):
         with warm_python.start(words) as process:
             process.read_until("ready")
-            time.sleep(delay)
+            while num_bytes_in(artifact.folder.parent) < written:
+                assert process.poll() is None
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not artifact.folder.exists()

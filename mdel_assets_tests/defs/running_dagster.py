@@ -18,6 +18,13 @@ from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import branch, make_document, pico_experiment, write_shard
 from mdel_assets_tests.waiting import wait_until
 
+# Looks at backfills every few seconds instead of twice a minute.
+DAEMON = """
+from dagster._daemon import controller
+from dagster._daemon.cli import main
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 3
+main()
+"""
 DOMAINS = ["alpha", "beta", "gamma", "delta"]
 
 
@@ -85,7 +92,7 @@ class RunningDagster:
         module = ["-m", "mdel_assets.definitions"]
         address = ["-h", "127.0.0.1", "-p", str(self.port)]
         self._start("webserver", ["-m", "dagster_webserver", *module, *address])
-        self._start("daemon", ["-m", "dagster._daemon", "run", *module])
+        self._start("daemon", ["-c", DAEMON, "run", *module])
         wait_until(self._is_ready, every=1.0, what="the start of webserver and daemon")
 
     def _start(self, name, words):
@@ -104,11 +111,7 @@ class RunningDagster:
 
     def kill(self):
         """Kill everything, children first noted, so that none is left behind."""
-        family = []
-        for process in self.processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                known = psutil.Process(process.pid)
-                family += [known, *known.children(recursive=True)]
+        family = [one for process in self.processes for one in warm_python.family(process.pid)]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
