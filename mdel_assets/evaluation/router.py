@@ -62,8 +62,15 @@ class Router:
 
     def log_weights(self, texts: Sequence[str], router: str) -> Array:
         """Return (N, E) log-weights of the domains for each of N texts."""
+        return self.weigh(self.features(texts), router)
+
+    def features(self, texts: Sequence[str]) -> Any:
+        """Return the sparse (N, F) features that all routers read."""
+        return tfidf(hashed_words(texts), self._arrays["idf"])
+
+    def weigh(self, features_NF: Any, router: str) -> Array:
+        """Return (N, E) log-weights of the domains for what `features` gave."""
         arrays = self._arrays
-        features_NF = tfidf(hashed_words(texts), arrays["idf"])
         if router == "tfidf":
             directions_NK = unit_rows(np.asarray(features_NF @ arrays["directions"].T))
             away_NEK = directions_NK[:, None] - arrays["centroids"][None]
@@ -143,17 +150,20 @@ def _confusions(
         )
         for domain, path in datasets.items()
     }
-    found = []
-    for name in ROUTERS:
-        for size in _BEGINNINGS:
-            counts = [[0] * len(datasets) for _ in datasets]
-            for label, texts in enumerate(held_out.values()):
-                if texts:
-                    judged = router.log_weights([text[:size] for text in texts], name)
-                    for choice in judged.argmax(axis=1):
-                        counts[label][int(choice)] += 1
-            found.append(Confusion(name, size, counts))
-    return found
+    counts = {
+        (name, size): [[0] * len(datasets) for _ in datasets]
+        for name in ROUTERS
+        for size in _BEGINNINGS
+    }
+    for size in _BEGINNINGS:
+        for label, texts in enumerate(held_out.values()):
+            if not texts:
+                continue
+            features_NF = router.features([text[:size] for text in texts])
+            for name in ROUTERS:
+                for choice in router.weigh(features_NF, name).argmax(axis=1):
+                    counts[name, size][label][int(choice)] += 1
+    return [Confusion(name, size, rows) for (name, size), rows in counts.items()]
 
 
 def confusion_figure(confusions: Sequence[Confusion], domains: Sequence[str]) -> Any:
