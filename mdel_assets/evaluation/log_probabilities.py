@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.batches import Inputs, Scores, batches_of, spread
 from mdel_assets.evaluation.shared_trunk import SharedTrunk
-from mdel_assets.evaluation.windows import Window, rolling_windows
+from mdel_assets.evaluation.windows import rolling_windows
 from mdel_assets.shared_cores import sharing_cores
+from mdel_assets.training.compiled_layers import compiled, layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +89,8 @@ class Scorer:
     """Models ready to score documents; first layers that all of them have in common run once.
 
     ``dtype`` is that of the output layer's matrix products, ``float32`` or ``bfloat16``; the models
-    bring their own for the rest (`half_precision.halve_linear_layers`). ``make_trunk`` wires the
+    bring their own for the rest (`half_precision.halve_linear_layers`). ``num_tokens`` is how many
+    there will be to score in all, as far as that is known. ``make_trunk`` wires the
     models together. A context manager: on leaving, every model is as it was.
     """
 
@@ -97,15 +100,19 @@ class Scorer:
         *,
         dtype: str = "float32",
         tokens_per_batch: int | None = None,
+        num_tokens: int = 0,
         make_trunk: Callable[[Sequence[Any]], SharedTrunk] = SharedTrunk,
     ) -> None:
         self._heads = [_Head(model, dtype) for model in models]
+        self._layers = {id(layer): layer for model in models for layer in layers_of(model)}
+        num_parameters = sum(p.numel() for p in models[0].parameters())
+        self._num_operations = 2.0 * num_parameters * num_tokens * len(models)
         self._trunk = _checked_trunk(self._heads, make_trunk)
         device = self._heads[0].device
         self._tokens_per_batch = tokens_per_batch or _TOKENS_PER_BATCH[device.type]
         self._is_cast = device.type == "cuda" and dtype == "bfloat16"
         self._failed: dict[int, ScoringError] = {}
-        self._cores = contextlib.ExitStack()
+        self._entered = contextlib.ExitStack()
 
     @property
     def num_shared_layers(self) -> int:
@@ -113,11 +120,15 @@ class Scorer:
         return self._trunk.num_layers
 
     def __enter__(self) -> Self:
-        self._cores.enter_context(sharing_cores())
+        self._entered.enter_context(sharing_cores())
+        layers = list(self._layers.values())
+        self._entered.enter_context(
+            compiled(layers, num_operations=self._num_operations, varies=True)
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cores.close()
+        self._entered.close()
         self._trunk.unwire()
 
     def score(
@@ -146,33 +157,31 @@ class Scorer:
         results = [[np.empty(len(tokens), np.float32) for tokens in documents] for _ in self._heads]
         progress = progress or Progress(sum(map(len, documents)) * len(self._heads))
         cast = torch.autocast("cuda", torch.bfloat16, enabled=self._is_cast)
+        before: list[Scores] = []
         with torch.inference_mode(), cast:
-            for batch in _batches(work, self._tokens_per_batch):
-                inputs = _Inputs([window for _, window in batch], self._heads[0].device)
+            for batch in batches_of(work, self._tokens_per_batch):
+                windows = [window for _, window in batch]
+                inputs = Inputs(windows, self._heads[0].device, max_length=max_length)
                 self._trunk.run(inputs.ids_BT)
-                for index, head in enumerate(self._heads):
-                    if index in self._failed:
-                        continue
-                    values_S = _score(head, inputs)
-                    if np.isfinite(values_S).all():
-                        _spread(values_S, batch, results[index])
-                    else:
-                        self._failed[index] = _not_finite()
+                under_way = [
+                    Scores(index, batch, _score(head, inputs))
+                    for index, head in enumerate(self._heads)
+                    if index not in self._failed
+                ]
+                # A GPU computes these while those before are looked at.
+                self._take(before, results)
+                before = under_way
                 progress.add(len(inputs.targets_S) * len(self._heads))
+            self._take(before, results)
         return [self._failed.get(index, result) for index, result in enumerate(results)]
 
-
-def _spread(
-    values_S: NDArray[np.float32],
-    batch: list[tuple[int, Window]],
-    scores: list[NDArray[np.float32]],
-) -> None:
-    """Put a batch's values, one window after the other, into their documents' places."""
-    done = 0
-    for number, window in batch:
-        count = len(window.targets)
-        scores[number][window.start : window.start + count] = values_S[done : done + count]
-        done += count
+    def _take(self, scores: list["Scores"], results: list[list[NDArray[np.float32]]]) -> None:
+        for each in scores:
+            values_S = each.values()
+            if np.isfinite(values_S).all():
+                spread(values_S, each.batch, results[each.index])
+            else:
+                self._failed[each.index] = _not_finite()
 
 
 def _not_finite() -> ScoringError:
@@ -198,43 +207,10 @@ def _checked_trunk(
     return trunk
 
 
-def _batches(
-    work: list[tuple[int, Window]], tokens_per_batch: int
-) -> list[list[tuple[int, Window]]]:
-    """Cut ``work``, sorted by falling length, into batches of at most that many padded tokens."""
-    batches: list[list[tuple[int, Window]]] = []
-    for item in work:
-        longest = len(batches[-1][0][1].inputs) if batches else 0
-        if not batches or longest * (len(batches[-1]) + 1) > tokens_per_batch:
-            batches.append([])
-        batches[-1].append(item)
-    return batches
-
-
-class _Inputs:
-    """A batch of windows as tensors on a device: what every model reads alike."""
-
-    def __init__(self, windows: list[Window], device: "torch.device") -> None:
-        import torch
-
-        longest = max(len(window.inputs) for window in windows)
-        ids_BT = torch.zeros((len(windows), longest), dtype=torch.int64)
-        rows: list[NDArray[np.int64]] = []
-        for row, window in enumerate(windows):
-            length = len(window.inputs)
-            ids_BT[row, :length] = torch.as_tensor(window.inputs)
-            rows.append(row * longest + np.arange(length - len(window.targets), length))
-        targets = np.concatenate([np.asarray(window.targets, np.int64) for window in windows])
-        self.ids_BT = ids_BT.to(device)
-        self.rows_S = torch.from_numpy(np.concatenate(rows)).to(device)
-        self.targets_S = torch.from_numpy(targets).to(device)
-
-
-def _score(head: "_Head", inputs: _Inputs) -> NDArray[np.float32]:
+def _score(head: "_Head", inputs: Inputs) -> "torch.Tensor":
     """Return the log-probabilities of all targets of a batch, one window after the other."""
     hidden_SD = head.hidden(inputs.ids_BT).flatten(0, 1)[inputs.rows_S]
-    values: NDArray[np.float32] = head.log_probabilities(hidden_SD, inputs.targets_S).cpu().numpy()
-    return values
+    return head.log_probabilities(hidden_SD, inputs.targets_S)
 
 
 class _Head:

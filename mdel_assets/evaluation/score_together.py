@@ -200,8 +200,9 @@ def _scored_pack(
     evaluation: Evaluation,
 ) -> Iterator[_Done]:
     failed: dict[int, MdelError] = {}
-    progress = Progress(sum(map(len, tokens.values())) * len(pack))
-    with Scorer(models, dtype=evaluation.dtype) as scorer:
+    num_tokens = sum(map(len, tokens.values()))
+    progress = Progress(num_tokens * len(pack))
+    with Scorer(models, dtype=evaluation.dtype, num_tokens=num_tokens) as scorer:
         num_layers = scorer.num_shared_layers
         _log.info(
             "scoring %d documents under %s, which share %d layers",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.experiment_fields import Optimization
 from mdel_assets.shared_cores import sharing_cores
+from mdel_assets.training.compiled_layers import compiled, layers_of
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet
@@ -89,7 +90,11 @@ def optimize(
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
-    with noticing_termination() as termination, sharing_cores():
+    with (
+        noticing_termination() as termination,
+        sharing_cores(),
+        compiled(_compiled_layers(model), num_operations=_num_operations(model, settings)),
+    ):
         watch = Watch(settings, termination=termination, max_seconds=conditions.max_seconds)
         live = [LogToRun(conditions.run)] if conditions.run else []
         trainer = LayerTrainer(
@@ -161,6 +166,18 @@ def halve_frozen_layers(model: Any) -> None:
         if isinstance(module, torch.nn.Linear) and not any(p.requires_grad for p in own):
             for parameter in own:
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _compiled_layers(model: Any) -> list[Any]:
+    """Return the layers that may be compiled: those of a model that one process trains."""
+    return layers_of(model) if num_processes() == 1 else []
+
+
+def _num_operations(model: Any, settings: Optimization) -> float:
+    """Return about how many operations a training takes: forward for all, back for some."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    per_token: float = sum(6.0 * size if is_trained else 2.0 * size for size, is_trained in sizes)
+    return per_token * settings.num_tokens_read
 
 
 def _layer_class(model: Any, conditions: Conditions) -> str | None:
