@@ -66,7 +66,7 @@ bench: $(VENV)/.installed-dev
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python -m benchmarks
 
-# Training and scoring on this machine's GPU: five minutes; without one, a small form on the processor.
+# Training and scoring on this machine's GPU: six minutes; without one, a small form on the processor.
 bench_gpu: $(VENV)/.installed-dev
 	@$(BIN)/python -W ignore -m benchmarks bench_gpu
 

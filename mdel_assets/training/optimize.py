@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +91,7 @@ def optimize(
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
         loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
-    with (
-        noticing_termination() as termination,
-        sharing_cores(),
-        compiled(_compiled_layers(model), num_operations=_num_operations(model, settings)),
-    ):
+    with noticing_termination() as termination, sharing_cores(), _compiled(model, settings):
         watch = Watch(settings, termination=termination, max_seconds=conditions.max_seconds)
         live = [LogToRun(conditions.run)] if conditions.run else []
         trainer = LayerTrainer(
@@ -168,16 +165,13 @@ def halve_frozen_layers(model: Any) -> None:
                 parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def _compiled_layers(model: Any) -> list[Any]:
-    """Return the layers that may be compiled: those of a model that one process trains."""
-    return layers_of(model) if num_processes() == 1 else []
-
-
-def _num_operations(model: Any, settings: Optimization) -> float:
-    """Return about how many operations a training takes: forward for all, back for some."""
+def _compiled(model: Any, settings: Optimization) -> AbstractContextManager[None]:
+    """Compile the layers of a model that one process trains for long: see `compiled`."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    per_token: float = sum(6.0 * size if is_trained else 2.0 * size for size, is_trained in sizes)
-    return per_token * settings.num_tokens_read
+    # Forward for all, and backward, to inputs and weights, for what is trained.
+    per_token = sum(6.0 * size if is_trained else 2.0 * size for size, is_trained in sizes)
+    layers = layers_of(model) if num_processes() == 1 else []
+    return compiled(layers, num_operations=per_token * settings.num_tokens_read)
 
 
 def _layer_class(model: Any, conditions: Conditions) -> str | None:
@@ -189,9 +183,12 @@ def _layer_class(model: Any, conditions: Conditions) -> str | None:
 
 
 def _prefix_cache(model: Any, first_trained: int, shape: tuple[int, ...], folder: Path) -> Any:
+    import torch
+
     from mdel_assets.training.prefix_cache import PrefixCache, has_dropout
 
-    if not is_one_machine():
+    # A GPU computes the states in less time than it takes to bring them from the disk.
+    if not is_one_machine() or torch.cuda.is_available():
         return None
     if has_dropout(model):
         _log.info("the model has dropout: states below layer %d are not kept", first_trained)
