@@ -1,7 +1,8 @@
 """How models are trained: in the step's process, by workers here, or by jobs on a cluster.
 
 Settings come from run configuration, else from the YAML file that ``MDEL_COMPUTE`` names, else from
-``compute.yaml`` in ``MDEL_HOME``. Nothing of them enters a fingerprint.
+``compute.yaml`` in ``MDEL_HOME``. What becomes a command comes from the file alone: whoever may
+start a run could run any command otherwise. Nothing of them enters a fingerprint.
 """
 
 import dataclasses
@@ -9,12 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import yaml
 from dagster._core.errors import DagsterPipesExecutionError
-from pydantic import create_model
+from pydantic import TypeAdapter, create_model
 
 from mdel_assets import steps, steps_training
 from mdel_assets.artifacts import Record
@@ -51,6 +52,9 @@ _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
 # For each parameter in training: weights, gradients and two moments in fp32, and some activations.
 _TRAINING_BYTES = 20
+# Settings that become a command, or say whose machines run it.
+_LAUNCHER = "launcher"
+_COMMANDS = ("python", "environment", "modules", "options", "address")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +90,18 @@ class Compute(dg.ConfigurableResource):
     ``num_processes`` workers that train together (torchrun on this machine where it is left out);
     ``sharded`` splits parameters over them (FSDP) rather than copying them to each (DDP). With
     ``slurm`` and ``ray`` each model is a job that does so
-    elsewhere; the settings of that name say how.
+    elsewhere; the settings of that name say how. ``launcher`` and, of those settings, ``python``,
+    ``environment``, ``modules``, ``options`` and ``address`` are the file's (`load_compute`).
     """
+
+    # No field, so no run configuration has it: {"launcher": [...], "slurm": {...}, "ray": {...}}.
+    of_file: ClassVar[Mapping[str, Any]] = {}
 
     engine: str = "local"
     models_at_once: int | None = None
     max_seconds: float | None = None
     num_processes: int = 1
     sharded: bool = False
-    launcher: list[str] = []
     slurm: dict[str, Any] = {}
     ray: dict[str, Any] = {}
 
@@ -171,21 +178,29 @@ class Compute(dg.ConfigurableResource):
         """
         if self.engine not in _ENGINES:
             raise ExperimentError(unknown_name_message("compute.engine", self.engine, _ENGINES))
-        together = self.num_processes > 1 or self.sharded or self.launcher
+        for name in _QUEUES:
+            if found := sorted(set(getattr(self, name)) & set(_COMMANDS)):
+                raise ExperimentError(
+                    f"compute.{name}.{found[0]} cannot be set in run configuration: it becomes a "
+                    f"command, and whoever may start a run could run any. Set it in compute.yaml."
+                )
+        together = self.num_processes > 1 or self.sharded or self.of_file.get(_LAUNCHER)
         if self.engine == "local" and together:
             raise ExperimentError(
                 "compute.num_processes, sharded and launcher are for workers: set compute.engine "
                 "to accelerate."
             )
         if self.engine == "slurm":
-            return read_settings(SlurmSettings, self.slurm, origin="compute.slurm")
+            given = {**self.of_file.get("slurm", {}), **self.slurm}
+            return read_settings(SlurmSettings, given, origin="compute.slurm")
         if self.engine == "ray":
-            return read_settings(RaySettings, self.ray, origin="compute.ray")
+            given = {**self.of_file.get("ray", {}), **self.ray}
+            return read_settings(RaySettings, given, origin="compute.ray")
         return None
 
     def command(self, python: str) -> list[str]:
         """Return what starts a worker, but for the path of its specification."""
-        launcher = self.launcher
+        launcher: Sequence[str] = self.of_file.get(_LAUNCHER, [])
         if not launcher and self.num_processes == 1:
             launcher = [python]
         elif not launcher:
@@ -347,14 +362,30 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
         raise ExperimentError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ExperimentError(f"{path} must hold a mapping of keys, such as 'engine: slurm'.")
-    refuse_unknown_keys(content, list(Compute.__annotations__), origin=str(path))
+    known = [name for name in Compute.__annotations__ if name != "of_file"]
+    refuse_unknown_keys(content, [*known, _LAUNCHER], origin=str(path))
+    of_file, fields = _apart(content)
     try:
-        Compute(**content)
+        TypeAdapter(list[str]).validate_python(of_file.get(_LAUNCHER, []))
+        Compute(**fields)
         # Run configuration stands in for an instance's values all at once: only where the file's
         # are the class's own defaults does it change single ones of them.
-        fields: Any = {name: (Compute.__annotations__[name], content[name]) for name in content}
-        compute: Compute = create_model("Compute", __base__=Compute, **fields)()
+        defaults: Any = {name: (Compute.__annotations__[name], fields[name]) for name in fields}
+        made = create_model("Compute", __base__=Compute, **defaults)
+        made.of_file = of_file
+        compute: Compute = made()
     except ValueError as error:
         raise ExperimentError(f"{path}: {error}") from error
     compute.checked()
     return compute
+
+
+def _apart(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what of a file's content run configuration cannot change, and what it can."""
+    of_file = {name: value for name, value in content.items() if name == _LAUNCHER}
+    fields = {name: value for name, value in content.items() if name != _LAUNCHER}
+    for name in _QUEUES:
+        if isinstance(settings := fields.get(name), dict):
+            of_file[name] = {key: settings[key] for key in settings if key in _COMMANDS}
+            fields[name] = {key: settings[key] for key in settings if key not in _COMMANDS}
+    return of_file, fields

@@ -144,10 +144,19 @@ def test_a_worker_told_to_end_saves_a_checkpoint_and_says_so(corpus, place, tmp_
     assert last_whole_checkpoint(folder) is not None
 
 
+def test_run_configuration_offers_no_launcher(branched, place, tmp_path):
+    command = ["touch", str(tmp_path / "ran")]
+    with pytest.raises(dg.DagsterInvalidConfigError, match='unexpected config entry "launcher"'):
+        train(branched[0], place, engine="accelerate", launcher=command)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.slow
 def test_a_launcher_that_is_killed_says_to_run_again(branched, place):
     command = ["/bin/sh", "-c", "kill -9 $$"]
-    result, _ = train(branched[0], place, engine="accelerate", launcher=command)
+    content = {"engine": "accelerate", "launcher": command}
+    (place.root / "compute.yaml").write_text(json.dumps(content))
+    result, _ = train(branched[0], place)
     assert "was killed, or could not start" in failure(result)
     assert "goes on from its last checkpoint" in failure(result)
 
@@ -157,6 +166,17 @@ def test_a_launcher_that_is_killed_says_to_run_again(branched, place):
     [
         ({"engine": "acelerate"}, "Did you mean 'accelerate'?"),
         ({"num_processes": 2}, "set compute.engine to accelerate"),
+        *(
+            ({"engine": engine, engine: {key: value}}, f"compute.{engine}.{key} cannot be set")
+            for engine in ("slurm", "ray")
+            for key, value in {
+                "python": "touch",
+                "environment": ["touch FILE"],
+                "modules": ["x"],
+                "options": ["--wrap=touch FILE"],
+                "address": "http://elsewhere.example",
+            }.items()
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_anything_runs(
