@@ -39,8 +39,7 @@ status: install
 	@$(BIN)/mdel status
 
 ui: install
-	@$(BIN)/mdel init
-	@exec $(BIN)/dagster dev --module-name mdel_assets.definitions --host 127.0.0.1 --port 3000
+	@exec $(BIN)/mdel ui
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,11 +1,11 @@
 """``mdel``: what the Dagster command line cannot do.
 
 ``mdel run`` makes whatever is missing or stale, in order. ``mdel status`` says what that would be
-and why. ``mdel backfill`` makes several partitions of one asset, ``mdel doctor`` finds and repairs
-what crashes leave behind. ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity``
-measures any model on any dataset. ``mdel merge`` merges models outside the graph, ``mdel publish``
-publishes, ``mdel forget`` takes a domain back. Single assets and partitions are made with
-``dagster asset materialize``.
+and why. ``mdel ui`` starts the web UI. ``mdel backfill`` makes several partitions of one asset,
+``mdel doctor`` finds and repairs what crashes leave behind. ``mdel matrix`` prints the perplexity
+matrix. ``mdel perplexity`` measures any model on any dataset. ``mdel merge`` merges models outside
+the graph, ``mdel publish`` publishes, ``mdel forget`` takes a domain back. Single assets and
+partitions are made with ``dagster asset materialize``.
 """
 
 import json
@@ -23,6 +23,7 @@ from mdel_assets.cli_backfill import backfill
 from mdel_assets.cli_doctor import doctor
 from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
+from mdel_assets.cli_ui import ui
 from mdel_assets.console import show_log_lines
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment import load_experiment
@@ -181,7 +182,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, doctor, merge, publish, forget):
+for _command in (backfill, doctor, merge, publish, forget, ui):
     main.add_command(_command)
 
 

@@ -1,9 +1,14 @@
 """What a person sees and does in the web UI, in headless Chromium against the real webserver."""
 
+import functools
 import json
 import shutil
 import socketserver
 import threading
+import urllib.error
+import urllib.request
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote
 
 import dagster as dg
 import pytest
@@ -223,3 +228,71 @@ def test_no_page_asks_another_machine_for_anything(ui):
     ):
         ui.open(path, wait_for=text)
     assert ui.foreign_requests() == []
+
+
+ATTACK = """
+<img src="{address}/graphql?query={image}">
+<form method="post" enctype="text/plain" action="{address}/graphql" target="frame">
+<input name='{{"query": "{form}", "x": "' value='"}}'></form><iframe name="frame"></iframe>
+<script>
+const query = {fetch};
+const plain = {{method: "POST", mode: "no-cors", body: JSON.stringify({{query}})}};
+const typed = {{...plain, mode: "cors", headers: {{"content-type": "application/json"}}}};
+const socket = new WebSocket("{address}/graphql".replace("http", "ws"), "graphql-ws");
+const closed = new Promise(done => socket.onclose = done);
+document.forms[0].submit();
+Promise.allSettled([fetch("{address}/graphql", plain), fetch("{address}/graphql", typed), closed])
+  .then(() => setTimeout(() => document.title = "over", 1000));
+</script>
+"""
+
+
+def limits_set(address):
+    """Return the keys of all concurrency limits that the instance has."""
+    found = post(address, "{instance {concurrencyLimits {concurrencyKey}}}")
+    return {limit["concurrencyKey"] for limit in found["data"]["instance"]["concurrencyLimits"]}
+
+
+def post(address, query, **headers):
+    request = urllib.request.Request(
+        f"{address}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"content-type": "application/json"} | headers,
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def limiting(key):
+    return f'mutation {{setConcurrencyLimit(concurrencyKey: "{key}", limit: 7)}}'
+
+
+def test_a_page_of_another_origin_changes_nothing(address, line, tmp_path):
+    log = line[0].root / "web_ui.log"
+    attack = ATTACK.format(
+        address=address,
+        image=quote(limiting("evil-image")),
+        form=json.dumps(limiting("evil-form"))[1:-1],
+        fetch=json.dumps(limiting("evil-fetch")),
+    )
+    (tmp_path / "index.html").write_text(attack)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for host in ("127.0.0.1", "localhost"):
+            with open_browser(address) as hostile:
+                hostile.page.goto(f"http://{host}:{server.server_address[1]}/index.html")
+                hostile.page.wait_for_function("document.title == 'over'")
+                assert sum(url.startswith(f"{address}/graphql") for url in hostile.requests) >= 4
+    finally:
+        server.shutdown()
+        server.server_close()
+    # As DNS rebinding has it: the page's own name points to this machine.
+    for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            post(address, limiting("evil-name"), **headers)
+    assert post(address, limiting("honest"))["data"]
+    assert {key for key in limits_set(address) if "evil" in key} == set()
+    assert "honest" in limits_set(address)
+    assert log.read_text().count("refused ") >= 10

@@ -36,7 +36,6 @@ def serve(
     home.initialize()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = ["-m", "dagster", "dev", "--module-name", "mdel_assets.definitions"]
     settings = {
         "MDEL_HOME": str(home.root),
         "DAGSTER_HOME": str(home.dagster_home),
@@ -45,7 +44,7 @@ def serve(
     log = home.root / "web_ui.log"
     with log.open("wb") as output:
         process = warm_python.start(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            [*warm_python.MDEL, "ui", "--port", str(port)],
             env=os.environ | settings | (environment or {}),
             cwd=home.root,
             output=output,

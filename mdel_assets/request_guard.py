@@ -1,0 +1,119 @@
+"""Who may ask the web UI for something: a guard in front of Dagster's own webserver.
+
+The open-source webserver asks nobody who they are and where they come from. Any page that a
+person's browser shows could have it start runs: by a GET request, which needs nobody's leave, by a
+form, or under a name of its own that it lets point to this machine (DNS rebinding). The guard
+refuses what comes from another origin, what asks for a name that is not this server's, and
+mutations by GET. It does not ask for a password: whoever reaches the port by an honest way may do
+everything, as before.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+_log = logging.getLogger(__name__)
+NAMES_VARIABLE = "MDEL_UI_NAMES"
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class RequestGuard:
+    """An ASGI application that passes on to ``app`` what may be asked.
+
+    ``names`` are those under which a proxy, or another machine, reaches this server; addresses in
+    digits and ``localhost`` go without saying.
+    """
+
+    def __init__(self, app: App, *, names: Collection[str] = ()) -> None:
+        self.app = app
+        self.names = {name.lower() for name in names}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the application do so."""
+        reason = self.refusal(scope) if scope["type"] in {"http", "websocket"} else ""
+        if not reason:
+            await self.app(scope, receive, send)
+            return
+        _log.warning("refused %s %s: %s", scope.get("method", "websocket"), scope["path"], reason)
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": reason[:100]})
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 403, "headers": headers})
+        await send({"type": "http.response.body", "body": f"Refused: {reason}\n".encode()})
+
+    def refusal(self, scope: Message) -> str:
+        """Return why a request is refused, in one sentence, or nothing."""
+        headers = _headers(scope)
+        hosts = headers.get("host", [])
+        if len(hosts) != 1 or not self._is_ours(_host_name(hosts[0])):
+            named = ", ".join(hosts) or "no name"
+            return (
+                f"it asks for {named}, which is not this server's name. Where a proxy or another "
+                f"machine reaches it under that name, put it into {NAMES_VARIABLE}."
+            )
+        for origin in headers.get("origin", []):
+            name = (urlsplit(origin).hostname or "").lower()
+            if urlsplit(origin).netloc.lower() != hosts[0].lower() and name not in self.names:
+                return (
+                    f"it comes from another origin, {origin}. Where that is a proxy's name, put it "
+                    f"into {NAMES_VARIABLE}."
+                )
+        sites, modes = headers.get("sec-fetch-site", []), headers.get("sec-fetch-mode", [])
+        if {"cross-site", "same-site"} & set(sites) and modes != ["navigate"]:
+            return "a page of another origin asks for it."
+        if scope.get("method") in {"GET", "HEAD"} and _changes_something(scope):
+            return "a mutation has to be sent by POST."
+        return ""
+
+    def _is_ours(self, name: str) -> bool:
+        if name == "localhost" or name in self.names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def names_from(environment: Mapping[str, str]) -> list[str]:
+    """Return the names that ``MDEL_UI_NAMES`` holds, with commas between them."""
+    found = environment.get(NAMES_VARIABLE, "").split(",")
+    return [name.strip() for name in found if name.strip()]
+
+
+def _headers(scope: Message) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key, value in scope["headers"]:
+        found.setdefault(key.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return found
+
+
+def _host_name(host: str) -> str:
+    """Return the name of ``name:port``, without the brackets of an IPv6 address."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _changes_something(scope: Message) -> bool:
+    """Whether a GraphQL document in the address holds anything else than queries."""
+    from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+
+    for text in parse_qs(scope.get("query_string", b"").decode("latin-1")).get("query", []):
+        try:
+            definitions = parse(text).definitions
+        except GraphQLError:
+            # Nothing that could be run.
+            continue
+        operations = [d for d in definitions if isinstance(d, OperationDefinitionNode)]
+        if any(operation.operation != OperationType.QUERY for operation in operations):
+            return True
+    return False
