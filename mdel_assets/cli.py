@@ -8,11 +8,13 @@ the graph, ``mdel publish`` publishes, ``mdel forget`` takes a domain back. Sing
 partitions are made with ``dagster asset materialize``.
 """
 
+import contextlib
 import json
 import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -83,7 +85,7 @@ def run(workers: int) -> None:
 
     failed: list[str] = []
     num_made = 0
-    with open_instance(home) as instance:
+    with open_instance(home) as instance, _saying_how_to_go_on():
         for outcome in run_line(
             experiment,
             home,
@@ -102,6 +104,17 @@ def run(workers: int) -> None:
     done = f"{num_made} runs in {elapsed:.0f} s" if num_made else "Nothing to do: all is up to date"
     click.echo(f"{done}.\n")
     _print_matrix(home)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """Answer Ctrl-C with one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            "Stopped. What is finished stays: run the same command again to go on."
+        ) from None
 
 
 @main.command()

@@ -52,9 +52,7 @@ def examine_runs(instance: dg.DagsterInstance) -> Iterator[Finding]:
     records = instance.get_run_records(dg.RunsFilter(statuses=_RUNNING))
     for record in records:
         run = record.dagster_run
-        if _runs_elsewhere(run):
-            continue
-        why = _death(instance, record)
+        why = why_dead(instance, record)
         if not why:
             continue
 
@@ -71,11 +69,13 @@ def examine_runs(instance: dg.DagsterInstance) -> Iterator[Finding]:
         )
 
 
-def _death(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
+def why_dead(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
     """Return how it is known that the process of a run is gone; empty where it is not."""
     import psutil
 
     run = record.dagster_run
+    if _runs_elsewhere(run):
+        return ""
     found = [
         (entry.dagster_event.pid, entry.timestamp)
         for entry in instance.all_logs(run.run_id, of_type=_OF_RUN_PROCESS)

@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import dagster as dg
+from dagster._core.events import RunFailureReason
 
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.partitions import range_tags
@@ -237,7 +238,7 @@ class Runner:
         if result.success:
             return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
         name, message = _first_failure(result)
-        if name == "DagsterExecutionInterruptedError":
+        if name == "DagsterExecutionInterruptedError" or _was_interrupted(result):
             raise KeyboardInterrupt
         ends_line = name == "TrainingInterruptedError"
         # What a failed step has made is in the event log alone.
@@ -251,6 +252,16 @@ class Runner:
 
 
 _worker: Runner | None = None
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal ended the run outside of its steps, as while one waited for its pool."""
+    failures = [
+        event.job_failure_data
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.RUN_FAILURE
+    ]
+    return any(f.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION for f in failures)
 
 
 def _first_failure(result: dg.ExecuteInProcessResult) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from dagster._core.executor.init import InitExecutorContext
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from mdel_assets.definitions import build_definitions
+from mdel_assets.defs import pools
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.defs.launch import Runner
 from mdel_assets.defs.pools import claim_free_slot, keep_limits_of_pools
@@ -80,8 +81,11 @@ def home(request, tmp_path: Path) -> MdelHome:
 
 @pytest.fixture
 def own_way_of_dagster(monkeypatch):
-    """Claim slots as Dagster does, until the test says otherwise."""
+    """Claim slots as Dagster does, until the test says otherwise; its runs are but names."""
     monkeypatch.setattr(SqlEventLogStorage, "_claim_concurrency_slot", DAGSTERS_OWN)
+    monkeypatch.setattr(SqlEventLogStorage, "claim_concurrency_slot", pools._claim)
+    monkeypatch.setattr(pools, "_free_where_dead", lambda *_: False)
+    monkeypatch.setattr(pools, "_LOOK_SECONDS", 0.0)
 
 
 def before_first_claim(then: Callable[[], None]) -> Callable[[], None]:

@@ -1,0 +1,53 @@
+"""Runs that wait for a pool: behind one that lives until they are told to end, and a dead one."""
+
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from mdel_assets.defs.instance import open_instance
+from mdel_assets.home import MdelHome
+from mdel_assets_tests import warm_python
+from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.defs.running_dagster import environment
+from mdel_assets_tests.waiting import wait_until
+
+EXPERT = ("-m", "dagster", "asset", "materialize", "-m", "mdel_assets.definitions")
+LONGER = PICO["training"] | {"num_tokens": 32 * 4 * 50_000, "save_steps": 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_run_waits_aloud_ends_when_told_and_passes_the_dead(branched, corpus, tmp_path, number):
+    shutil.copytree(branched[1].root, tmp_path / "home")
+    home = MdelHome(tmp_path / "home")
+    open_instance(home).dispose()
+    experiment = pico_experiment(corpus, training=LONGER)
+    options = {"env": environment(experiment, home, tmp_path), "cwd": tmp_path}
+
+    def train(domain):
+        selection = ["--select", "expert_model", "--partition", domain]
+        return warm_python.start([*EXPERT, *selection], **options)
+
+    def newest_checkpoint():
+        found = (home.root / "pico" / "work").glob("expert_model-github-*/checkpoint-*")
+        return max((int(path.name.rpartition("-")[2]) for path in found), default=0)
+
+    with train("github") as holding:
+        wait_until(newest_checkpoint, every=0.02)
+        with train("arxiv") as waiting:
+            waiting.read_until("waiting for the pool 'gpu', which run ")
+            worked = sum(psutil.Process(waiting.pid).cpu_times()[:2])
+            time.sleep(2)
+            assert sum(psutil.Process(waiting.pid).cpu_times()[:2]) - worked < 1
+            assert holding.poll() is None
+            waiting.send_signal(signal.Signals[number])
+            assert waiting.wait(timeout=20) != 0
+        holding.kill()
+    left = newest_checkpoint()
+    with train("github") as again:
+        again.read_until("is marked as failed and holds no pool any more: its process")
+        wait_until(lambda: newest_checkpoint() > left)
+        again.kill()
