@@ -238,7 +238,7 @@ class Runner:
         if result.success:
             return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
         name, message = _first_failure(result)
-        if name == "DagsterExecutionInterruptedError" or _was_interrupted(result):
+        if name == "DagsterExecutionInterruptedError" or (not name and _was_interrupted(result)):
             raise KeyboardInterrupt
         ends_line = name == "TrainingInterruptedError"
         # What a failed step has made is in the event log alone.
