@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import show
+from benchmarks.models import gpt_neox
 
 _MODELS = {"A": (96, 3), "B": (256, 4)}
 _WORK = ("training", "scoring")
@@ -114,21 +115,14 @@ def _turns(tell: Callable[[float], None]) -> Iterator[None]:
 
 def run(work: str, name: str, tell: Callable[[float], None]) -> None:
     """Train or score until standard input ends, in the turns that it asks for."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
     width, num_layers = _MODELS[name]
-    config = AutoConfig.for_model(
-        "gpt_neox",
+    model = gpt_neox(
+        width=width,
+        num_layers=num_layers,
+        num_heads=width // 32,
         vocab_size=_VOCABULARY,
-        hidden_size=width,
-        num_hidden_layers=num_layers,
-        num_attention_heads=width // 32,
-        intermediate_size=4 * width,
-        max_position_embeddings=256,
+        max_positions=256,
     )
-    model = AutoModelForCausalLM.from_config(config)
     turns: Any = _turns(tell)
     next(turns)
     (_train if work == "training" else _score)(model, turns)

@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.figures import show
 from benchmarks.gpu_checks import check_agreement, check_resume
+from benchmarks.models import gpt_neox
 from mdel_assets.training import compiled_layers
 
 # Dense bfloat16 operations per second, as the vendor gives them, by a part of the device's name.
@@ -41,20 +42,14 @@ class Shape:
     def model(self) -> Any:
         """Return the model with random weights in fp32, on the GPU where there is one."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
 
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(
-            "gpt_neox",
-            vocab_size=self.vocab_size,
-            hidden_size=self.width,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=self.num_heads,
-            intermediate_size=4 * self.width,
-            max_position_embeddings=2048,
-        )
         with torch.device(device_name()):
-            return AutoModelForCausalLM.from_config(config)
+            return gpt_neox(
+                width=self.width,
+                num_layers=self.num_layers,
+                num_heads=self.num_heads,
+                vocab_size=self.vocab_size,
+            )
 
     def training_operations(self, block_size: int) -> float:
         """Return the needed operations for a token of training, attention causal.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import show
+from benchmarks.models import gpt_neox
 from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import Scorer
 from mdel_assets.evaluation.windows import rolling_windows
@@ -51,20 +52,7 @@ def main() -> None:
 
 def run(way: str) -> tuple[float, float]:
     """Score in one way; return seconds and the sum of negative log-likelihoods in nats."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_neox",
-        vocab_size=50304,
-        hidden_size=512,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        intermediate_size=2048,
-        max_position_embeddings=2048,
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
+    model = gpt_neox(width=512, num_layers=6, num_heads=8, vocab_size=50304).eval()
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(6.2, 1.0, _NUM_DOCUMENTS), 1, 8000).astype(int)
     documents = [draw.integers(1, 50277, length).tolist() for length in lengths]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import show
+from benchmarks.models import gpt_neox
 from mdel_assets.evaluation.log_probabilities import (
     log_probabilities_together,
     token_log_probabilities,
@@ -54,19 +55,10 @@ def main() -> None:
 
 def _experts() -> list[Any]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_neox",
-        vocab_size=_VOCABULARY,
-        hidden_size=_WIDTH,
-        num_hidden_layers=_NUM_LAYERS,
-        num_attention_heads=8,
-        intermediate_size=4 * _WIDTH,
-        max_position_embeddings=2048,
-    )
-    seed = AutoModelForCausalLM.from_config(config).eval()
+    seed = gpt_neox(
+        width=_WIDTH, num_layers=_NUM_LAYERS, num_heads=8, vocab_size=_VOCABULARY
+    ).eval()
     experts = []
     for _ in range(_NUM_EXPERTS):
         expert = copy.deepcopy(seed)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import show
+from benchmarks.models import gpt_neox
 
 _LAYERS = (7, 8, 9, 10)
 _NUM_LAYERS, _WIDTH, _VOCABULARY = 12, 768, 50304
@@ -48,20 +49,7 @@ def main() -> None:
 
 def run(way: str) -> tuple[float, float]:
     """Train in one way; return the seconds of `_NUM_STEPS` steps and the last step's loss."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_neox",
-        vocab_size=_VOCABULARY,
-        hidden_size=_WIDTH,
-        num_hidden_layers=_NUM_LAYERS,
-        num_attention_heads=12,
-        intermediate_size=4 * _WIDTH,
-        max_position_embeddings=2048,
-    )
-    model = AutoModelForCausalLM.from_config(config)
+    model = gpt_neox(width=_WIDTH, num_layers=_NUM_LAYERS, num_heads=12, vocab_size=_VOCABULARY)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(f".layers.{layer}." in name for layer in _LAYERS))
     draw = np.random.default_rng(0)

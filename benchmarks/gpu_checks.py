@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import show
+from benchmarks.models import gpt_neox
 
 _VOCABULARY, _WIDTH, _NUM_LAYERS, _FIRST_TRAINED = 4096, 256, 4, 2
 _BLOCK_SIZE, _BATCH_SIZE, _NUM_STEPS = 256, 8, 20
@@ -59,20 +60,8 @@ def _words(draw: Any, shape: Any) -> Any:
 
 
 def _model(weights: Any, device: str) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "gpt_neox",
-        vocab_size=_VOCABULARY,
-        hidden_size=_WIDTH,
-        num_hidden_layers=_NUM_LAYERS,
-        num_attention_heads=4,
-        intermediate_size=4 * _WIDTH,
-        max_position_embeddings=2048,
-    )
-    model = AutoModelForCausalLM.from_config(config)
+    model = gpt_neox(width=_WIDTH, num_layers=_NUM_LAYERS, num_heads=4, vocab_size=_VOCABULARY)
     if weights is not None:
         model.load_state_dict(weights)
     for name, parameter in model.named_parameters():

@@ -59,8 +59,8 @@ class RequestGuard:
                 f"machine reaches it under that name, put it into {NAMES_VARIABLE}."
             )
         for origin in headers.get("origin", []):
-            name = (urlsplit(origin).hostname or "").lower()
-            if urlsplit(origin).netloc.lower() != hosts[0].lower() and name not in self.names:
+            place = origin.rpartition("://")[2].lower()
+            if place != hosts[0].lower() and _host_name(place) not in self.names:
                 return (
                     f"it comes from another origin, {origin}. Where that is a proxy's name, put it "
                     f"into {NAMES_VARIABLE}."

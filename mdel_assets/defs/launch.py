@@ -7,19 +7,17 @@ process, one after the other; those of single shards, where there are several, i
 
 import dataclasses
 import multiprocessing
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 import dagster as dg
 from dagster._core.events import RunFailureReason
 
+from mdel_assets.child_processes import end_with_parent
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.defs.pools import keep_limits_of_pools
@@ -181,19 +179,11 @@ def _start_worker(experiment: Experiment, home: MdelHome) -> None:
     from mdel_assets.console import show_log_lines
 
     global _worker
-    parent = multiprocessing.parent_process()
-    if parent:
-        # A worker whose parent was killed would wait for work for ever.
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     warnings.simplefilter("ignore")
     show_log_lines()
     instance = dg.DagsterInstance.from_config(str(home.dagster_home))
     _worker = Runner(build_definitions(experiment, home), instance)
-
-
-def _die_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _run_in_worker(kind: str, key: str) -> RunOutcome:

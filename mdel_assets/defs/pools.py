@@ -8,9 +8,12 @@ runs hold one slot. Here one statement takes a slot, if it is still free.
 A run that was killed keeps its slots, and Dagster's steps wait for them for ever, without a word,
 with a processor in use and deaf to signals. Here a step that has to wait frees the slots of runs
 that have ended or whose process is gone, says whom it waits for, sleeps, and ends when it is told.
+Each run that asks for a slot gets a tag with its machine's name, for of another machine's processes
+nothing is known here.
 """
 
 import logging
+import socket
 import time
 
 import dagster as dg
@@ -26,6 +29,7 @@ _log = logging.getLogger(__name__)
 _claim = SqlEventLogStorage.claim_concurrency_slot
 _LOOK_SECONDS = 1.0
 _TELL_SECONDS = 15.0
+_MACHINE_TAG = "mdel/machine"
 _told: dict[tuple[str, str], float] = {}
 
 
@@ -67,6 +71,8 @@ def claim_past_the_dead(
         DagsterExecutionInterruptedError: a signal came while the slot was waited for.
 
     """
+    if storage.has_instance:
+        _tag_with_machine(storage._instance, run_id)
     status = _claim(storage, concurrency_key, run_id, step_key, priority)
     if status.is_claimed or not storage.has_instance:
         return status
@@ -82,6 +88,13 @@ def claim_past_the_dead(
     return again
 
 
+def _tag_with_machine(instance: dg.DagsterInstance, run_id: str) -> None:
+    run = instance.get_run_by_id(run_id)
+    # A run that is started once more has the tags of the first.
+    if run is not None and run.tags.get(_MACHINE_TAG) != socket.gethostname():
+        instance.add_run_tags(run_id, {_MACHINE_TAG: socket.gethostname()})
+
+
 def _holders(storage: SqlEventLogStorage, pool: str) -> set[str]:
     """Return the ids of runs that hold a slot, or to which one is promised."""
     info = storage.get_concurrency_info(pool)
@@ -94,7 +107,8 @@ def _free_where_dead(storage: SqlEventLogStorage, run_id: str) -> bool:
     instance = storage._instance
     record = instance.get_run_record_by_id(run_id)
     if record is not None and not record.dagster_run.is_finished:
-        why = why_dead(instance, record)
+        is_here = record.dagster_run.tags.get(_MACHINE_TAG) == socket.gethostname()
+        why = why_dead(instance, record) if is_here else ""
         if not why:
             return False
         _log.warning("run %s is marked as failed and holds no pool any more: %s", run_id[:8], why)

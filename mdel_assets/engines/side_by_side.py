@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
@@ -22,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mdel_assets import errors
+from mdel_assets.child_processes import end_with_parent
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.training.termination import Termination, noticing_termination
 
@@ -214,9 +214,7 @@ def _not_begun(work: Work, termination: Termination) -> Outcome:
 
 def _run(work: Work, connection: Connection, num_threads: int) -> None:
     """Make the call in this new process, and send what it logs and how it ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_once)
     logger = logging.getLogger(_PACKAGE)
@@ -254,11 +252,6 @@ def _end_once(number: int, _: Any) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _die_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 class _ToConnection(logging.Handler):

@@ -43,9 +43,9 @@ def compiled(
 
     _log.info("compiling %d layers for the GPU", len(layers))
     with torch._dynamo.config.patch(suppress_errors=True):
-        for layer in layers:
-            layer.compile(dynamic=True if varies else None)
         try:
+            for layer in layers:
+                layer.compile(dynamic=True if varies else None)
             yield
         finally:
             for layer in layers:
