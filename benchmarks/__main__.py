@@ -8,5 +8,8 @@ import benchmarks
 
 wanted = sys.argv[1:]
 for module in pkgutil.iter_modules(benchmarks.__path__):
-    if module.name.startswith("bench_") and (not wanted or module.name in wanted):
-        importlib.import_module(f"benchmarks.{module.name}").main()
+    if not module.name.startswith("bench_") or (wanted and module.name not in wanted):
+        continue
+    benchmark = importlib.import_module(f"benchmarks.{module.name}")
+    if wanted or not getattr(benchmark, "RUNS_ONLY_WHEN_NAMED", False):
+        benchmark.main()

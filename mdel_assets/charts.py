@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
 MAX_INLINE_BYTES = 50_000
 _DPI = (110, 90, 72, 56, 44)
 
@@ -77,12 +79,12 @@ def bar_chart(values: Mapping[str, float], *, x_label: str, title: str) -> Any:
     return drawn
 
 
-def histogram(values: Sequence[float], *, x_label: str, y_label: str, title: str) -> Any:
+def histogram(values: NDArray[Any], *, x_label: str, y_label: str, title: str) -> Any:
     """Return a figure of how many ``values`` fall between one power of two and the next."""
     drawn = figure(width=6.0, height=2.6)
     axes = drawn.add_subplot()
-    highest = max((math.ceil(math.log2(value + 1)) for value in values), default=1)
-    lowest = min((math.floor(math.log2(value + 1)) for value in values), default=0)
+    highest = math.ceil(math.log2(int(values.max()) + 1)) if len(values) else 1
+    lowest = math.floor(math.log2(int(values.min()) + 1)) if len(values) else 0
     axes.hist(values, bins=[2.0**n for n in range(lowest, max(highest, lowest + 1) + 1)])
     axes.set_xscale("log", base=2)
     axes.set(xlabel=x_label, ylabel=y_label, title=title)

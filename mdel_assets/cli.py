@@ -27,7 +27,7 @@ from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
 from mdel_assets.cli_ui import ui
 from mdel_assets.console import show_log_lines
-from mdel_assets.errors import MdelError
+from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment import load_experiment
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.home import MdelHome, experiment_name
@@ -73,11 +73,15 @@ def init() -> None:
     show_default="the number of cores",
     help="Processes that fetch shards and route their documents at the same time.",
 )
-def run(workers: int) -> None:
+@click.option("--until", metavar="ASSET", help="Stop after this asset, such as domain_dataset.")
+def run(workers: int, until: str | None) -> None:
     """Make everything that is missing or stale, from the shards to the perplexity matrix."""
     started = time.monotonic()
     experiment = load_experiment(experiment_name())
     home = MdelHome.from_environment()
+    kinds = home.lineage(experiment).kinds()
+    if until is not None and until not in kinds:
+        raise click.UsageError(unknown_name_message("asset", until, kinds))
     click.echo(f"Experiment '{experiment.name}' in {home.root}")
     warnings.simplefilter("ignore")
     from mdel_assets.defs.instance import open_instance
@@ -93,6 +97,7 @@ def run(workers: int) -> None:
             on_start=_show_start,
             on_stage=_show_stage,
             num_workers=workers,
+            until=until,
         ):
             _show(outcome)
             num_made += outcome.state == "made"
@@ -103,7 +108,8 @@ def run(workers: int) -> None:
         raise click.ClickException(f"{len(failed)} not made: {', '.join(failed)}")
     done = f"{num_made} runs in {elapsed:.0f} s" if num_made else "Nothing to do: all is up to date"
     click.echo(f"{done}.\n")
-    _print_matrix(home)
+    if until is None:
+        _print_matrix(home)
 
 
 @contextlib.contextmanager

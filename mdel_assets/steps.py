@@ -6,10 +6,11 @@ Dagster side and the command line tell what was made.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ from mdel_assets.experiment_fields import EVALUATION_SPLITS
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _log = logging.getLogger(__name__)
+_CONTAMINATION_BYTES = 1 << 30
 
 
 def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
@@ -121,30 +123,32 @@ def _keep_rejects(lineage: Lineage, shard_key: str, stage: Path) -> str:
 
 def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:
     """Make the datasets of ``domains`` in one pass over all documents."""
-    from mdel_assets.data.assemble import select_documents, shared_documents, write_datasets
+    from mdel_assets.data.assemble import write_datasets
+    from mdel_assets.data.document_index import count_copies
+    from mdel_assets.data.selection import select_documents
 
     records = {d: r for d in domains if (r := current_record(lineage, "domain_dataset", d))}
     wanted = [domain for domain in domains if domain not in records]
     if not wanted:
         return records
     identities = {domain: lineage.identity("domain_dataset", domain) for domain in wanted}
-    index = _build_index(lineage)
-    selections = {
-        domain: select_documents(index, domain, mixture=lineage.experiment.mixture)
-        for domain in wanted
-    }
     with ExitStack() as stack:
         stages = {
             domain: stack.enter_context(lineage.store.dataset(domain).staging())
             for domain in wanted
         }
-        counts = write_datasets(index, selections, stages)
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            overlaps = dict(zip(wanted, threads.map(_contamination, stages.values()), strict=True))
-        corpus_bytes = int(index.num_bytes.sum())
+        work = lineage.store.work_folder()
+        with _open_index(lineage, work) as index:
+            mixture = lineage.experiment.mixture
+            selections = select_documents(index, wanted, mixture=mixture)
+            counts = write_datasets(index, selections, stages)
+            corpus_bytes, duplicates = index.num_bytes, index.duplicates
+        with ThreadPoolExecutor(_num_compared_at_once(counts)) as threads:
+            measure = functools.partial(_contamination, work_folder=work)
+            overlaps = dict(zip(wanted, threads.map(measure, stages.values()), strict=True))
         for domain in wanted:
             splits = {split: dataclasses.asdict(c) for split, c in counts[domain].items()}
-            shared = shared_documents(sorted(stages[domain].glob("*.parquet")))
+            shared = count_copies(sorted(stages[domain].glob("*.parquet")), work_folder=work)
             records[domain] = lineage.store.dataset(domain).publish(
                 stages[domain],
                 identities[domain],
@@ -154,17 +158,27 @@ def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[s
                     "contamination": overlaps[domain],
                     "corpus_bytes": corpus_bytes,
                 },
-                details={"removed_from_corpus": dataclasses.asdict(index.duplicates)},
+                details={"removed_from_corpus": dataclasses.asdict(duplicates)},
             )
     return {domain: records[domain] for domain in domains}
 
 
-def _contamination(folder: Path) -> dict[str, dict[str, int]]:
+def _contamination(folder: Path, *, work_folder: Path) -> dict[str, dict[str, int]]:
     from mdel_assets.data.contamination import measure_contamination
 
     evaluation = {split: folder / f"{split}.parquet" for split in EVALUATION_SPLITS}
-    found = measure_contamination(folder / "train.parquet", evaluation)
+    found = measure_contamination(folder / "train.parquet", evaluation, work_folder=work_folder)
     return {split: dataclasses.asdict(overlap) for split, overlap in found.items()}
+
+
+def _num_compared_at_once(counts: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return for how many datasets contamination is measured at a time: as memory allows."""
+    from mdel_assets.data.contamination import memory_wanted
+
+    largest = max(
+        sum(splits[split].num_bytes for split in EVALUATION_SPLITS) for splits in counts.values()
+    )
+    return max(1, min(os.cpu_count() or 1, _CONTAMINATION_BYTES // memory_wanted(largest)))
 
 
 def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:
@@ -175,8 +189,8 @@ def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:
     return record
 
 
-def _build_index(lineage: Lineage) -> Any:
-    from mdel_assets.data.document_index import DocumentFile, build_index
+def _open_index(lineage: Lineage, work_folder: Path) -> Any:
+    from mdel_assets.data.document_index import DocumentFile, DocumentIndex
 
     files = []
     shards = lineage.experiment.shards()
@@ -189,9 +203,10 @@ def _build_index(lineage: Lineage) -> Any:
             for key in lineage.experiment.domain_keys
             if key in found
         ]
-    return build_index(
+    return DocumentIndex(
         files,
         holdout_fraction=lineage.experiment.source.holdout_fraction,
         shard_roles=roles,
+        work_folder=work_folder,
         keep_copies=lineage.experiment.mixture.compatible_with_mdel,
     )

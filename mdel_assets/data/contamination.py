@@ -6,23 +6,31 @@ of its shingles occurs in a training document. Exact copies never get this far (
 them); what is found here are near copies, quotations and boilerplate. After Brown et al. 2020,
 appendix C, which uses 13-grams likewise.
 
-Shingles are compared by 64-bit hashes. Those of the evaluation splits are kept exactly, sorted;
-training text streams by, and a bit table lets nearly all of its shingles go without a search.
+Shingles are compared by 64-bit hashes. Those of the evaluation splits lie sorted in a file;
+training text streams by, and a bit table lets nearly all of its shingles go without a search in it.
+Whatever the amount of text, memory holds that table, and one bucket of hashes at a time while they
+are sorted.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.temporary_columns import TemporaryColumn, first_bits
+
 SHINGLE_WORDS = 13
 _PIECE_BYTES = 1 << 20
-_BITS_PER_SHINGLE = 32
-_BATCH_ROWS = 256
+_BITS_PER_SHINGLE, _MAX_BITS = 32, 1 << 30
+# Shingles that are sorted at a time, and the text that so many are of at most, as a rule.
+_SHINGLES_PER_BUCKET, _BYTES_PER_SHINGLE = 1 << 22, 4
+_MAX_BUCKETS = 64
 _WORD_BASE, _SHINGLE_BASE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
@@ -39,48 +47,142 @@ class Contamination:
     num_shared_shingles: int
 
 
-def measure_contamination(train: Path, evaluation: Mapping[str, Path]) -> dict[str, Contamination]:
+def measure_contamination(
+    train: Path, evaluation: Mapping[str, Path], *, work_folder: Path
+) -> dict[str, Contamination]:
     """Compare each evaluation split (a Parquet file with ``text``) with ``train``.
 
-    ``num_shingles`` counts a split's different shingles. Text is read in a stream; memory holds
-    the evaluation splits' hashes, about 8 bytes a word. A text above 1 MiB is cut into pieces; the
-    few shingles across a cut are left out.
+    ``num_shingles`` counts a split's different shingles. All text is read in a stream; files in
+    ``work_folder``, gone afterwards, take some 20 bytes a word of evaluation text. A text above
+    1 MiB is cut into pieces; the few shingles across a cut are left out.
     """
-    splits = {name: _shingles_of(path) for name, path in evaluation.items()}
-    wanted = np.unique(np.concatenate([_EMPTY, *(found for found, _, _ in splits.values())]))
+    with ExitStack() as stack:
+        splits = {
+            name: stack.enter_context(_Shingles(path, work_folder))
+            for name, path in evaluation.items()
+        }
+        num_buckets = max((split.num_buckets for split in splits.values()), default=1)
+        wanted_file = stack.enter_context(TemporaryColumn(work_folder, np.uint64))
+        for bucket in range(num_buckets):
+            own = [split.sorted_bucket(bucket, num_buckets) for split in splits.values()]
+            wanted_file.append(_sorted_unique(np.concatenate([_EMPTY, *own])))
+        shared = _shared(train, wanted_file)
+        return {name: _contamination(split, shared) for name, split in splits.items()}
+
+
+def _shared(train: Path, wanted_file: TemporaryColumn) -> _Words:
+    """Return, sorted, the shingles of ``wanted_file`` that occur in the training text."""
+    wanted = wanted_file.mapped()
+    if not len(wanted):
+        return _EMPTY
     is_shared = np.zeros(len(wanted), np.bool_)
-    if len(wanted):
-        table = _BitTable(wanted)
-        for shingles, _ in _stream(train):
-            maybe = shingles[table.may_hold(shingles)]
-            places = np.searchsorted(wanted, maybe)
-            places[places == len(wanted)] = 0
-            is_shared[places[wanted[places] == maybe]] = True
-    shared = wanted[is_shared]
-    found: dict[str, Contamination] = {}
-    for name, (shingles, documents, num_documents) in splits.items():
-        hits = np.isin(shingles, shared)
-        found[name] = Contamination(
-            num_documents=num_documents,
-            num_contaminated_documents=len(np.unique(documents[hits])),
-            num_shingles=len(np.unique(shingles)),
-            num_shared_shingles=len(np.unique(shingles[hits])),
-        )
-    return found
+    table = _BitTable(wanted)
+    for shingles, _ in _stream(train):
+        maybe = shingles[table.may_hold(shingles)]
+        is_shared[_places(maybe, wanted)] = True
+    return wanted[is_shared]
+
+
+def _contamination(split: "_Shingles", shared: _Words) -> Contamination:
+    """Count what of a split's shingles, and how many of its documents, is ``shared``."""
+    is_contaminated = np.zeros(split.num_documents, np.bool_)
+    if len(shared):
+        for shingles, documents in _stream(split.path):
+            is_contaminated[documents[_is_in(shingles, shared)]] = True
+    return Contamination(
+        num_documents=split.num_documents,
+        num_contaminated_documents=int(is_contaminated.sum()),
+        num_shingles=split.num_different,
+        num_shared_shingles=len(_places(shared, split.different.mapped())),
+    )
 
 
 _EMPTY: _Words = np.empty(0, np.uint64)
 
 
+def _sorted_unique(hashes: _Words) -> _Words:
+    """Return each of ``hashes`` once, ascending; numpy's own takes a hundred times as long."""
+    ordered = np.sort(hashes)
+    is_first = np.ones(len(ordered), np.bool_)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_first]
+
+
+def _is_in(hashes: _Words, known: _Words) -> NDArray[np.bool_]:
+    """Return which of ``hashes`` are among ``known``, which are sorted and at least one."""
+    places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    found: NDArray[np.bool_] = known[places] == hashes
+    return found
+
+
+def _places(hashes: _Words, known: _Words) -> NDArray[np.int64]:
+    """Return the places in ``known``, sorted, of those of ``hashes`` that are there."""
+    if not len(known):
+        return np.empty(0, np.int64)
+    places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    found: NDArray[np.int64] = places[known[places] == hashes]
+    return found
+
+
+class _Shingles:
+    """The shingles of an evaluation split: by their first bits in buckets, then sorted."""
+
+    def __init__(self, path: Path, work_folder: Path) -> None:
+        self.path = path
+        metadata = pq.read_metadata(path)
+        self.num_documents = metadata.num_rows
+        size = sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups))
+        expected = size // _BYTES_PER_SHINGLE // _SHINGLES_PER_BUCKET
+        self.num_buckets = min(_MAX_BUCKETS, 1 << int(expected).bit_length())
+        self.num_different = 0
+        self._stack = ExitStack()
+        self.different = self._stack.enter_context(TemporaryColumn(work_folder, np.uint64))
+        self._buckets = [
+            self._stack.enter_context(TemporaryColumn(work_folder, np.uint64))
+            for _ in range(self.num_buckets)
+        ]
+
+    def __enter__(self) -> Self:
+        for shingles, _ in _stream(self.path):
+            bucket_of = first_bits(shingles, self.num_buckets)
+            for number, bucket in enumerate(self._buckets):
+                bucket.append(shingles[bucket_of == number])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def sorted_bucket(self, number: int, num_buckets: int) -> _Words:
+        """Return the different shingles of one of ``num_buckets``, asked for in their order."""
+        per_own = num_buckets // self.num_buckets
+        whole = self._buckets[number // per_own].mapped()
+        own = _sorted_unique(whole[first_bits(whole, num_buckets) == number])
+        self.different.append(own)
+        self.num_different += len(own)
+        return own
+
+
+def memory_wanted(num_bytes: int) -> int:
+    """Return about how much memory is wanted where evaluation splits hold ``num_bytes`` of text.
+
+    A byte for every shingle, the bit table, one bucket while it is sorted, and the pieces at work.
+    """
+    num_shingles = num_bytes // _BYTES_PER_SHINGLE
+    table = min(num_shingles * _BITS_PER_SHINGLE, _MAX_BITS) // 8
+    return num_shingles + table + 32 * min(num_shingles, _SHINGLES_PER_BUCKET) + (64 << 20)
+
+
 class _BitTable:
-    """A set of hashes that may err towards yes, one time in 32."""
+    """A set of hashes that may err towards yes: one time in 32, more often where they are many."""
 
     def __init__(self, hashes: _Words) -> None:
         num_bits = max(6, int(len(hashes) * _BITS_PER_SHINGLE - 1).bit_length())
+        num_bits = min(num_bits, _MAX_BITS.bit_length() - 1)
         self._shift = np.uint64(64 - num_bits)
         self._bits = np.zeros(1 << (num_bits - 3), np.uint8)
-        places = hashes >> self._shift
-        np.bitwise_or.at(self._bits, places >> np.uint64(3), _bit(places))
+        for first in range(0, len(hashes), _SHINGLES_PER_BUCKET):
+            places = hashes[first : first + _SHINGLES_PER_BUCKET] >> self._shift
+            np.bitwise_or.at(self._bits, places >> np.uint64(3), _bit(places))
 
     def may_hold(self, hashes: _Words) -> NDArray[np.bool_]:
         places = hashes >> self._shift
@@ -92,29 +194,19 @@ def _bit(places: _Words) -> NDArray[np.uint8]:
     return np.left_shift(np.uint8(1), (places & np.uint64(7)).astype(np.uint8))
 
 
-def _shingles_of(path: Path) -> tuple[_Words, NDArray[np.int64], int]:
-    """Return a split's shingles, the document of each, and the number of documents."""
-    parts = list(_stream(path))
-    num_documents = pq.read_metadata(path).num_rows
-    if not parts:
-        return _EMPTY, np.empty(0, np.int64), num_documents
-    shingles, documents = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return shingles, documents, num_documents
-
-
 def _stream(path: Path) -> Iterator[tuple[_Words, NDArray[np.int64]]]:
     """Yield shingles and the document of each, piece by piece."""
     first = 0
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["text"]):
-            text = batch.column(0)
-            ends = np.frombuffer(text.buffers()[1], np.int32)
-            offsets = ends[text.offset : text.offset + len(text) + 1].astype(np.int64)
-            data = np.frombuffer(text.buffers()[2] or b"", np.uint8)
-            for start, stop, documents in _pieces(offsets):
-                shingles, place = _hash_shingles(data[start:stop], documents[0] - start)
-                yield shingles, documents[1][place] + first
-            first += len(text)
+        for group in range(file.num_row_groups):
+            for text in file.read_row_group(group, columns=["text"]).column(0).chunks:
+                ends = np.frombuffer(text.buffers()[1], np.int32)
+                offsets = ends[text.offset : text.offset + len(text) + 1].astype(np.int64)
+                data = np.frombuffer(text.buffers()[2] or b"", np.uint8)
+                for start, stop, documents in _pieces(offsets):
+                    shingles, place = _hash_shingles(data[start:stop], documents[0] - start)
+                    yield shingles, documents[1][place] + first
+                first += len(text)
 
 
 def _pieces(

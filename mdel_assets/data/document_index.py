@@ -1,23 +1,30 @@
-"""The index of all documents of all shards: id, place, split role; duplicates are found here.
+"""The index of all documents of all shards: id, size, split role; duplicates are found here.
 
-An index row is a document on disk: (file, row). Documents are equal when their ids are; of equal
-documents one survives, in the order test, validation, train, then by shard, domain and row. So no
-document is in two splits, and training never sees an evaluation document.
+An index row is a document on disk: (file, row), numbered through all files. Documents are equal
+when their ids are; of equal documents one survives, in the order test, validation, train, then by
+shard, domain and row. So no document is in two splits, and training never sees an evaluation
+document. Ids and sizes lie in files while the index is open; memory holds one byte a document.
 """
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from mdel_assets.data.temporary_columns import TemporaryColumn, first_bits
+
 Role = Literal["test", "validation", "train"]
 ROLES: tuple[Role, ...] = ("test", "validation", "train")
 _ID_DIGITS = 32
+# Documents that are looked at, and that are compared with each other, at a time.
+_ROWS_PER_CHUNK, _ROWS_PER_BUCKET, _MAX_BUCKETS = 1 << 18, 1 << 21, 256
 _TRAIN = ROLES.index("train")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (
@@ -46,68 +53,142 @@ class DuplicateCounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class DocumentIndex:
-    """All surviving documents, in the order of ``files`` and rows.
+class Documents:
+    """Documents that follow one another in ``file``, the index's from number ``first`` on.
 
-    Arrays of N rows: ``ids`` (N, 2) uint64; ``file`` int32 and ``row`` int64, where the document
-    lies; ``num_bytes`` int64 of its UTF-8 text; ``line_number`` int64 in its shard; ``role`` and
-    ``domain``, int8 and int16 positions in `ROLES` and ``domain_keys``.
+    Arrays of N rows: ``ids`` (N, 2) uint64; ``num_bytes`` int64 of the UTF-8 texts; ``role`` int8
+    positions in `ROLES`; ``survives``, whether it is no copy of another.
     """
 
-    files: tuple[DocumentFile, ...]
-    domain_keys: tuple[str, ...]
+    file: DocumentFile
+    first: int
     ids: NDArray[np.uint64]
-    file: NDArray[np.int32]
-    row: NDArray[np.int64]
     num_bytes: NDArray[np.int64]
-    line_number: NDArray[np.int64]
     role: NDArray[np.int8]
-    domain: NDArray[np.int16]
-    duplicates: DuplicateCounts
+    survives: NDArray[np.bool_]
 
 
-def build_index(
-    files: Sequence[DocumentFile],
-    *,
-    holdout_fraction: float,
-    shard_roles: Collection[Role],
-    keep_copies: bool = False,
-) -> DocumentIndex:
-    """Read the ids of ``files``, assign roles, and drop duplicates unless ``keep_copies``.
+class DocumentIndex:
+    """All documents, in the order of ``files`` and rows, and which of them survive.
 
-    Where ``shard_roles`` lacks validation (or test), that share of the training documents is split
-    off by a salted hash of the id, so copies never straddle.
+    ``holdout_fraction`` of the training documents is split off by a salted hash of the id for
+    validation (or test), where ``shard_roles`` lacks that role, so copies never straddle. Copies
+    stay where ``keep_copies`` says so. A context manager: files in ``work_folder`` take 24 bytes a
+    document, 48 while copies are found.
     """
-    domain_keys = tuple(dict.fromkeys(place.domain for place in files))
-    parts: list[tuple[NDArray[Any], ...]] = []
-    for position, place in enumerate(files):
-        found, sizes, numbers = _read_columns(place.path)
-        parts.append(
-            (
-                found,
-                np.full(len(found), position, np.int32),
-                np.arange(len(found), dtype=np.int64),
-                sizes,
-                numbers,
-                _roles(found, place.role, shard_roles, holdout_fraction),
-                np.full(len(found), domain_keys.index(place.domain), np.int16),
-            )
-        )
-    if parts:
-        arrays = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-        parts.clear()
-    else:
-        kinds = (np.int32, np.int64, np.int64, np.int64, np.int8, np.int16)
-        arrays = [np.empty((0, 2), np.uint64), *(np.empty(0, kind) for kind in kinds)]
-    duplicates = DuplicateCounts(0, 0, 0)
-    if not keep_copies:
-        keep, duplicates = _first_of_equals(arrays[0], arrays[5])
-        for position, array in enumerate(arrays):
-            arrays[position] = array[keep]
-    ids, file, row, num_bytes, line_number, role, domain = arrays
-    return DocumentIndex(
-        tuple(files), domain_keys, ids, file, row, num_bytes, line_number, role, domain, duplicates
-    )
+
+    def __init__(
+        self,
+        files: Sequence[DocumentFile],
+        *,
+        holdout_fraction: float,
+        shard_roles: Collection[Role],
+        work_folder: Path,
+        keep_copies: bool = False,
+    ) -> None:
+        self.files = tuple(files)
+        self._holdout_fraction = holdout_fraction
+        self._shard_roles = frozenset(shard_roles)
+        self._work_folder = work_folder
+        self._stack = ExitStack()
+        self._ids = self._stack.enter_context(TemporaryColumn(work_folder, np.uint64, width=2))
+        self._sizes = self._stack.enter_context(TemporaryColumn(work_folder, np.int64))
+        counts = [pq.read_metadata(file.path).num_rows for file in self.files]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self.survives = np.ones(int(self._starts[-1]), np.bool_)
+        self.duplicates = DuplicateCounts(0, 0, 0)
+        try:
+            self._read(finds_copies=not keep_copies)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of all surviving documents."""
+        return sum(int(part.num_bytes[part.survives].sum()) for part in self.documents())
+
+    def documents(self) -> Iterator[Documents]:
+        """Yield all documents, some at a time, copies among them."""
+        for number, file in enumerate(self.files):
+            start, stop = int(self._starts[number]), int(self._starts[number + 1])
+            for first in range(start, stop, _ROWS_PER_CHUNK):
+                last = min(first + _ROWS_PER_CHUNK, stop)
+                ids = self._ids.read(first, last)
+                yield Documents(
+                    file=file,
+                    first=first,
+                    ids=ids,
+                    num_bytes=self._sizes.read(first, last),
+                    role=self.roles(ids, file),
+                    survives=self.survives[first:last],
+                )
+
+    def roles(self, ids: NDArray[np.uint64], file: DocumentFile) -> NDArray[np.int8]:
+        """Return the roles, positions in `ROLES`, of documents of ``file``."""
+        return _roles(ids, file.role, self._shard_roles, self._holdout_fraction)
+
+    def _read(self, *, finds_copies: bool) -> None:
+        """Bring ids and sizes into the columns, and find the copies.
+
+        Equal ids come into the same bucket, and a bucket is small enough to be sorted.
+        """
+        total = int(self._starts[-1])
+        num_buckets = min(_MAX_BUCKETS, 1 << (total // _ROWS_PER_BUCKET).bit_length())
+        with ExitStack() as stack:
+            buckets = [
+                stack.enter_context(TemporaryColumn(self._work_folder, np.uint64, width=3))
+                for _ in range(num_buckets if finds_copies else 0)
+            ]
+            first = 0
+            for file in self.files:
+                for ids, sizes in _read_columns(file.path):
+                    self._ids.append(ids)
+                    self._sizes.append(sizes)
+                    numbers = np.arange(first, first + len(ids), dtype=np.uint64)
+                    _deal(np.column_stack([ids, numbers]), buckets)
+                    first += len(ids)
+            found = [self._mark_copies(bucket) for bucket in buckets]
+        if found:
+            columns = zip(*map(dataclasses.astuple, found), strict=True)
+            self.duplicates = DuplicateCounts(*map(sum, columns))
+
+    def _mark_copies(self, bucket: TemporaryColumn) -> DuplicateCounts:
+        """Mark what of a bucket, rows of (id, number), does not survive; count it by cause."""
+        rows = bucket.read(0, len(bucket))
+        order = np.argsort(rows[:, 0], kind="stable")
+        halves = rows[order, 0]
+        follows = np.zeros(len(rows) + 1, np.bool_)
+        follows[1:-1] = halves[1:] == halves[:-1]
+        # Nearly all are alone; those that may not be stay in the index's order.
+        alike = rows[np.sort(order[follows[:-1] | follows[1:]])]
+        numbers = alike[:, 2].astype(np.int64)
+        file_of = np.searchsorted(self._starts, numbers, side="right") - 1
+        role = np.zeros(len(alike), np.int8)
+        for file in set(file_of.tolist()):
+            role[file_of == file] = self.roles(alike[file_of == file, :2], self.files[file])
+        keep, counts = _first_of_equals(alike[:, :2], role)
+        self.survives[numbers[~keep]] = False
+        return counts
+
+
+def _deal(rows: NDArray[np.uint64], buckets: Sequence[TemporaryColumn]) -> None:
+    """Append each row to the bucket that its first number belongs to."""
+    if len(buckets) < 2:
+        for bucket in buckets:
+            bucket.append(rows)
+        return
+    bucket_of = first_bits(rows[:, 0], len(buckets))
+    order = np.argsort(bucket_of, kind="stable")
+    ends = np.cumsum(np.bincount(bucket_of, minlength=len(buckets)))
+    for bucket, part in zip(buckets, np.split(rows[order], ends[:-1]), strict=True):
+        bucket.append(part)
 
 
 def salted_hash(ids: NDArray[np.uint64], *, salt: str) -> NDArray[np.uint64]:
@@ -121,28 +202,49 @@ def salted_hash(ids: NDArray[np.uint64], *, salt: str) -> NDArray[np.uint64]:
         return mixed
 
 
-def _read_columns(
-    path: Path,
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the (N, 2) ids, the texts' sizes in bytes and the line numbers of a documents file."""
-    table = pq.read_table(path, columns=["num_bytes", "line_number"])
-    return (
-        read_ids(path),
-        table.column("num_bytes").to_numpy(),
-        table.column("line_number").to_numpy(),
-    )
+def _read_columns(path: Path) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield the (N, 2) ids and the texts' sizes in bytes of a documents file, some at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_PER_CHUNK, columns=["document_id", "num_bytes"]):
+            yield ids_of(batch.column("document_id")), batch.column("num_bytes").to_numpy()
 
 
 def read_ids(path: Path) -> NDArray[np.uint64]:
     """Return the (N, 2) ids of the documents in a documents file."""
-    ids = pq.read_table(path, columns=["document_id"]).column(0)
-    digits = b"".join(
-        chunk.buffers()[2][chunk.offset * _ID_DIGITS :][: len(chunk) * _ID_DIGITS].to_pybytes()
-        for chunk in ids.chunks
-        if len(chunk)
-    )
-    numbers = np.frombuffer(bytes.fromhex(digits.decode("ascii")), ">u8")
+    column = pq.read_table(path, columns=["document_id"]).column(0)
+    return np.concatenate([np.empty((0, 2), np.uint64), *map(ids_of, column.chunks)])
+
+
+def ids_of(column: pa.StringArray) -> NDArray[np.uint64]:
+    """Return the (N, 2) numbers of document ids."""
+    if not len(column):
+        return np.empty((0, 2), np.uint64)
+    digits: Any = column.buffers()[2]
+    start = column.offset * _ID_DIGITS
+    own = digits.slice(start, len(column) * _ID_DIGITS).to_pybytes()
+    numbers = np.frombuffer(bytes.fromhex(own.decode("ascii")), ">u8")
     return numbers.reshape(-1, 2).astype(np.uint64)
+
+
+def count_copies(splits: Sequence[Path], *, work_folder: Path) -> int:
+    """Return how many documents of the given split files have an id that occurred before."""
+    total = sum(pq.read_metadata(path).num_rows for path in splits)
+    num_buckets = min(_MAX_BUCKETS, 1 << (total // _ROWS_PER_BUCKET).bit_length())
+    num_copies = 0
+    with ExitStack() as stack:
+        buckets = [
+            stack.enter_context(TemporaryColumn(work_folder, np.uint64, width=2))
+            for _ in range(num_buckets)
+        ]
+        for path in splits:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_ROWS_PER_CHUNK, columns=["document_id"]):
+                    _deal(ids_of(batch.column(0)), buckets)
+        for bucket in buckets:
+            rows = bucket.read(0, len(bucket))
+            ordered = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+            num_copies += int((ordered[1:] == ordered[:-1]).all(axis=1).sum())
+    return num_copies
 
 
 def _roles(

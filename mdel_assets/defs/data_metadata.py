@@ -10,7 +10,8 @@ from mdel_assets.defs.metadata import chart, preview, table
 from mdel_assets.experiment_fields import SPLITS
 
 _NUM_SAMPLE_ROWS = 5
-_NUM_TOKENIZED_ROWS = 200
+_NUM_TOKENIZED_CHARACTERS = 1 << 16
+_ROWS_PER_BATCH = 1 << 16
 _SPLIT_COLUMNS = (
     "num_documents",
     "num_domain_documents",
@@ -87,18 +88,23 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
 
 
 def tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
-    """Measure on the first training documents of the domain itself; nothing without tokenizer."""
-    import pyarrow.parquet as pq
+    """Measure on some of the domain's own training text, drawn at random.
+
+    Nothing without tokenizer.
+    """
+    from mdel_assets.data.split_documents import SplitDocuments
+    from mdel_assets.training.packing import shuffled
 
     if tokenizer is None:
         return {}
+    documents = SplitDocuments.of(path, domain=domain)
     texts: list[str] = []
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_NUM_TOKENIZED_ROWS):
-            texts += [row["text"] for row in batch.to_pylist() if row["domain"] == domain]
-            if len(texts) >= _NUM_TOKENIZED_ROWS:
-                break
-    texts = texts[:_NUM_TOKENIZED_ROWS]
+    left = _NUM_TOKENIZED_CHARACTERS
+    for text in documents.texts(shuffled(documents, seed=0), num_characters=left):
+        texts.append(text[:left])
+        left -= len(texts[-1])
+        if not left:
+            break
     num_tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
     num_bytes = sum(len(text.encode()) for text in texts)
     return {"tokens_per_byte": round(num_tokens / max(1, num_bytes), 4)}
@@ -106,17 +112,23 @@ def tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
 
 def _length_chart(path: Path, domain: str) -> dg.MetadataValue:
     """Draw how long the domain's own training documents are, in powers of two."""
+    import numpy as np
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from mdel_assets.charts import histogram
 
-    sizes: list[int] = []
+    sizes = []
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["num_bytes", "domain"]):
+        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=["num_bytes", "domain"]):
             own = batch.filter(pc.equal(batch.column("domain"), domain))
-            sizes += own.column("num_bytes").to_pylist()
-    drawn = histogram(sizes, x_label="bytes of text", y_label="documents", title="Document lengths")
+            sizes.append(own.column("num_bytes").to_numpy().astype(np.uint32))
+    drawn = histogram(
+        np.concatenate(sizes),
+        x_label="bytes of text",
+        y_label="documents",
+        title="Document lengths",
+    )
     return chart(drawn, "document lengths")
 
 

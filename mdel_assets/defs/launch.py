@@ -77,15 +77,19 @@ def run_line(
     on_start: Callable[[str, str], None] | None = None,
     on_stage: Callable[[Stage], None] | None = None,
     num_workers: int = 1,
+    until: str | None = None,
 ) -> Iterator[RunOutcome]:
     """Materialize everything that is stale, from shards to matrix, yielding what became of each.
 
-    ``on_stage`` is told of each kind that has something to make, ``on_start`` (kind, key) before
-    each run. Up to ``num_workers`` shards are fetched, or routed, at the same time.
+    ``until`` is the last kind to make, the line's last where it is left out. ``on_stage`` is told
+    of each kind that has something to make, ``on_start`` (kind, key) before each run. Up to
+    ``num_workers`` shards are fetched, or routed, at the same time.
     """
     lineage = home.lineage(experiment)
     runner = Runner(build_definitions(experiment, home), instance)
     kinds = lineage.kinds()
+    if until is not None:
+        kinds = kinds[: kinds.index(until) + 1]
     time_left = TimeLeft(lineage)
     if _will_train_side_by_side(lineage):
         prepare()

@@ -4,38 +4,41 @@
 experts together must beat. `dense-one` reads as many as one expert: much of what a single expert,
 or an average of experts, gains over the seed is plain further training. `random-<n>` are as many
 experts as there are domains, each of which reads its share of the same datasets' documents, dealt
-at random: what experts of domains must beat (the control of c-BTM, arXiv 2303.14177).
+at random: what experts of domains must beat (the control of c-BTM, arXiv 2303.14177). Together they
+read what the experts of domains read: each dataset's documents, in their expert's order, are dealt
+to them in turn.
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-import xxhash
 from numpy.typing import NDArray
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import ExpertResult, train_layers, validation_blocks
 from mdel_assets.training.model_files import load_tokenizer
-from mdel_assets.training.packing import read_texts, tokenized_documents
+from mdel_assets.training.packing import shuffled, tokenized_documents
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One of ``count`` parts that documents are dealt into by a hash of their id."""
+    """One of ``count`` parts that each dataset's shuffled documents are dealt to in turn."""
 
     index: int
     count: int
 
-    def holds(self, document_id: str) -> bool:
-        """Whether the document is of this part."""
-        digest = xxhash.xxh3_64_intdigest(f"random-split:{document_id}".encode())
-        return digest % self.count == self.index
+    def of(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the part's share of documents that are given in their order."""
+        return order[self.index :: self.count]
 
 
 def train_baseline(
@@ -54,7 +57,7 @@ def train_baseline(
     ``part`` limits it to its documents. Everything else is as `expert.train_expert` has it.
 
     Raises:
-        TrainingError: a dataset has no document for the part; else as `train_expert`.
+        TrainingError: no dataset has a document for the part; else as `train_expert`.
 
     """
     tokenizer = load_tokenizer(seed_folder)
@@ -62,11 +65,9 @@ def train_baseline(
     settings = training.model_copy(
         update={"max_steps": len(blocks) // training.batch_size, "num_epochs": None}
     )
-    held_out = [
-        text
-        for dataset in dataset_folders.values()
-        for text in read_texts(dataset / "validation_domain.parquet")
-    ]
+    held_out = SplitDocuments.together(
+        [SplitDocuments.of(path / "validation_domain.parquet") for path in dataset_folders.values()]
+    )
     validation = validation_blocks({"validation_domain": held_out}, tokenizer, training)
     return train_layers(
         settings,
@@ -90,15 +91,23 @@ def mixed_blocks(
     """Return (B, block_size) token ids of all ``datasets``, those of ``num_experts`` experts.
 
     Each dataset gives the same share of what its own expert would read of it, from its documents
-    in the order in which that expert reads them; where they are fewer, they are read again.
+    in the order in which that expert reads them; where they are fewer, they are read again. A
+    dataset with fewer documents than parts has none for some: the others then give its share.
+
+    Raises:
+        TrainingError: no dataset has a document for the part.
+
     """
     own = {name: _Documents(path, tokenizer, training, part) for name, path in datasets.items()}
-    for name, documents in own.items():
-        if not documents.texts:
-            raise TrainingError(
-                f"Of {name}'s training documents none is dealt to part {part}. Leave the random "
-                f"split out (baselines.random_split: false), or give the domain more text."
-            )
+    lacking = [name for name, documents in own.items() if not len(documents)]
+    if lacking and len(lacking) < len(own):
+        _log.warning("no document of %s is dealt to %s; the others give more", lacking, part)
+    own = {name: documents for name, documents in own.items() if len(documents)}
+    if not own:
+        raise TrainingError(
+            f"None of {len(datasets)} datasets has a training document for {part}. Leave the "
+            f"random split out (baselines.random_split: false), or give the corpus more text."
+        )
     step_tokens = training.batch_size * training.block_size
     if training.num_epochs is None:
         wanted = np.full(len(own), training.num_tokens_read / len(own))
@@ -119,32 +128,29 @@ class _Documents:
     def __init__(
         self, folder: Path, tokenizer: Any, training: ExpertTraining, part: Part | None
     ) -> None:
-        self.texts = _texts(folder / "train.parquet", part)
-        self._whole = folder / "train.parquet"
-        self._tokenizer, self._training = tokenizer, training
+        self._documents = SplitDocuments.of(folder / "train.parquet")
+        self._whole = shuffled(self._documents, seed=training.seed)[: training.max_train_documents]
+        self._own = self._whole if part is None else part.of(self._whole)
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self._own)
 
     def count_all(self) -> int:
         """Return how many tokens the whole dataset has, whatever the part."""
-        return sum(map(len, self._tokens(_texts(self._whole, None))))
+        return sum(map(len, self._tokens(self._whole)))
 
     def first(self, count: int) -> NDArray[np.int32]:
         """Return ``count`` tokens, the documents repeated where they hold fewer."""
         have, kept = 0, []
-        for tokens in self._tokens(self.texts):
+        for tokens in self._tokens(self._own, num_tokens=count):
             kept.append(tokens[: count - have])
             have += len(kept[-1])
             if have == count:
                 break
         return np.resize(np.concatenate(kept), count)
 
-    def _tokens(self, texts: list[str]) -> Iterator[NDArray[np.int32]]:
-        training = self._training
-        return tokenized_documents(
-            texts, self._tokenizer, seed=training.seed, limit=training.max_train_documents
-        )
-
-
-def _texts(path: Path, part: Part | None) -> list[str]:
-    table = pq.read_table(path, columns=["document_id", "text"])
-    ids, texts = (table.column(name).to_pylist() for name in ("document_id", "text"))
-    return [t for key, t in zip(ids, texts, strict=True) if part is None or part.holds(key)]
+    def _tokens(
+        self, order: NDArray[np.int64], *, num_tokens: int | None = None
+    ) -> Iterator[NDArray[np.int32]]:
+        return tokenized_documents(self._documents, order, self._tokenizer, num_tokens=num_tokens)

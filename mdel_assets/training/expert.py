@@ -7,13 +7,14 @@ checks on the saved files.
 import dataclasses
 import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.tensor_files import TensorFolder
@@ -31,7 +32,7 @@ from mdel_assets.training.model_files import (
     load_tokenizer,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
-from mdel_assets.training.packing import pack, read_texts
+from mdel_assets.training.packing import pack
 from mdel_assets.training.trained_model import save_trained, stored_names
 
 _log = logging.getLogger(__name__)
@@ -84,9 +85,11 @@ def train_expert(
     num_layers = text_config(load_config(seed_folder)).num_hidden_layers
     resolve_layers(training.trained_layers, num_layers=num_layers)
     tokenizer = load_tokenizer(seed_folder)
-    held_out = {name: read_texts(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS}
-    texts = read_texts(dataset_folder / "train.parquet", domain=only_domain)
-    blocks, settings = _blocks(texts, tokenizer, training)
+    held_out = {
+        name: SplitDocuments.of(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS
+    }
+    documents = SplitDocuments.of(dataset_folder / "train.parquet", domain=only_domain)
+    blocks, settings = _blocks(documents, tokenizer, training)
     return train_layers(
         settings,
         blocks,
@@ -198,12 +201,12 @@ def _same_bits(torch: Any, first: Any, second: Any) -> bool:
 
 
 def _blocks(
-    texts: Sequence[str], tokenizer: Any, training: ExpertTraining
+    documents: SplitDocuments, tokenizer: Any, training: ExpertTraining
 ) -> tuple[NDArray[np.int32], ExpertTraining]:
     """Return the blocks to train on, and the settings with their length in steps."""
     whole = training.num_epochs is not None
     blocks = pack(
-        texts,
+        documents,
         tokenizer,
         block_size=training.block_size,
         num_blocks=None if whole else training.num_steps * training.batch_size,
@@ -214,16 +217,16 @@ def _blocks(
 
 
 def validation_blocks(
-    texts_of: Mapping[str, Sequence[str]], tokenizer: Any, training: ExpertTraining
+    held_out: Mapping[str, SplitDocuments], tokenizer: Any, training: ExpertTraining
 ) -> dict[str, NDArray[np.int32]]:
-    """Return packed blocks of the texts of each split, where they fill at least one."""
+    """Return packed blocks of the documents of each split, where they fill at least one."""
     found = {}
-    for split, texts in texts_of.items():
-        if not texts:
+    for split, documents in held_out.items():
+        if not len(documents):
             continue
         try:
             found[split] = pack(
-                texts,
+                documents,
                 tokenizer,
                 block_size=training.block_size,
                 num_blocks=training.num_validation_blocks,

@@ -1,33 +1,26 @@
 """Packing: documents become blocks of exactly ``block_size`` tokens.
 
 Documents are shuffled by a seed, tokenized without special tokens, and joined with the end-of-text
-token after each. The last, incomplete block is left out.
+token after each. The last, incomplete block is left out. Documents are read and tokenized a few at
+a time, and no more of them than fill the blocks.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 
-_log = logging.getLogger(__name__)
-_DOCUMENTS_PER_CALL = 256
-
-
-def read_texts(path: Path, *, domain: str | None = None) -> list[str]:
-    """Return the texts of a split, of one half only where ``domain`` names it."""
-    filters = [("domain", "=", domain)] if domain else None
-    texts: list[str] = pq.read_table(path, columns=["text"], filters=filters).column(0).to_pylist()
-    return texts
+# What a tokenizer gets at a time: it takes some sixty bytes for each, and hears no signal.
+_MAX_CHARACTERS, _MIN_CHARACTERS = 1 << 20, 1 << 14
+_CHARACTERS_PER_TOKEN = 4
 
 
 def pack(
-    texts: Sequence[str],
+    documents: SplitDocuments,
     tokenizer: Any,
     *,
     block_size: int,
@@ -35,25 +28,27 @@ def pack(
     seed: int,
     max_documents: int | None = None,
 ) -> NDArray[np.int32]:
-    """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``texts``.
+    """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``documents``.
 
-    Of the shuffled texts only the first ``max_documents`` are taken.
+    Of the shuffled documents only the first ``max_documents`` are taken.
 
     Raises:
-        TrainingError: the texts hold fewer tokens than one block, or the tokenizer has no
+        TrainingError: the documents hold fewer tokens than one block, or the tokenizer has no
             end-of-text token.
 
     """
     pieces: list[NDArray[np.int32]] = []
     have = 0
-    for tokens in tokenized_documents(texts, tokenizer, seed=seed, limit=max_documents):
+    wanted = None if num_blocks is None else num_blocks * block_size
+    order = shuffled(documents, seed=seed)[:max_documents]
+    for tokens in tokenized_documents(documents, order, tokenizer, num_tokens=wanted):
         pieces.append(tokens)
         have += len(tokens)
-        if num_blocks is not None and have >= num_blocks * block_size:
+        if wanted is not None and have >= wanted:
             break
     if have < block_size:
         raise TrainingError(
-            f"{len(texts)} documents hold {have} tokens, fewer than one block of {block_size}. "
+            f"{len(documents)} documents hold {have} tokens, fewer than one block of {block_size}. "
             f"Lower training.block_size, or give the domain more text."
         )
     packed = np.concatenate(pieces)
@@ -74,12 +69,21 @@ def schedule(num_blocks: int, *, num_samples: int, seed: int) -> NDArray[np.int6
     return np.concatenate(epochs)[:num_samples]
 
 
-def tokenized_documents(
-    texts: Sequence[str], tokenizer: Any, *, seed: int, limit: int | None = None
-) -> Iterator[NDArray[np.int32]]:
-    """Yield the token ids of each of ``texts``, in a seeded order, with end-of-text behind them.
+def shuffled(documents: SplitDocuments, *, seed: int) -> NDArray[np.int64]:
+    """Return the documents' numbers in the seeded order in which trainings read them."""
+    return np.random.default_rng(seed).permutation(len(documents))
 
-    At most ``limit`` of them.
+
+def tokenized_documents(
+    documents: SplitDocuments,
+    order: NDArray[np.int64],
+    tokenizer: Any,
+    *,
+    num_tokens: int | None = None,
+) -> Iterator[NDArray[np.int32]]:
+    """Yield the token ids of the documents numbered ``order``, with end-of-text behind each.
+
+    About ``num_tokens`` of them will be taken, if that is known: little more is read for them.
 
     Raises:
         TrainingError: the tokenizer has no end-of-text token.
@@ -88,8 +92,20 @@ def tokenized_documents(
     end_of_text = tokenizer.eos_token_id
     if end_of_text is None:
         raise TrainingError("The seed model's tokenizer has no eos_token to put between documents.")
-    order = np.random.default_rng(seed).permutation(len(texts))[:limit]
-    for start in range(0, len(order), _DOCUMENTS_PER_CALL):
-        batch = [texts[i] for i in order[start : start + _DOCUMENTS_PER_CALL]]
+    expected = None if num_tokens is None else _CHARACTERS_PER_TOKEN * num_tokens
+    left = expected
+    batch: list[str] = []
+    held = 0
+    for place, text in enumerate(documents.texts(order, num_characters=expected), 1):
+        batch.append(text)
+        held += len(text)
+        enough = min(
+            _MAX_CHARACTERS, max(_MIN_CHARACTERS, _MAX_CHARACTERS if left is None else left)
+        )
+        if held < enough and place < len(order):
+            continue
         for tokens in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
             yield np.asarray([*tokens, end_of_text], np.int32)
+            if left is not None:
+                left -= _CHARACTERS_PER_TOKEN * (len(tokens) + 1)
+        batch, held = [], 0

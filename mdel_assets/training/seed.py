@@ -6,10 +6,11 @@ branches from.
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ModelSource, Pretraining
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
@@ -22,7 +23,7 @@ from mdel_assets.training.model_files import (
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.package_models import package_licence, resolve_model
-from mdel_assets.training.packing import pack, read_texts
+from mdel_assets.training.packing import pack
 from mdel_assets.training.stated_licences import stated_licence
 from mdel_assets.training.trained_model import put_tensors
 
@@ -84,21 +85,22 @@ def pretrain_seed(
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
-    texts = [
-        text
-        for domain, path in datasets.items()
-        for text in _limited(
-            read_texts(path / "train.parquet", domain=domain)[: pretraining.max_train_documents],
-            limit=_characters_wanted(pretraining, len(datasets)),
-        )
-    ]
-    tokenizer = train_tokenizer(texts, vocab_size=pretraining.vocab_size)
+    documents = SplitDocuments.together(
+        [
+            SplitDocuments.of(path / "train.parquet", domain=domain).first(
+                max_documents=pretraining.max_train_documents,
+                max_characters=_characters_wanted(pretraining, len(datasets)),
+            )
+            for domain, path in datasets.items()
+        ]
+    )
+    tokenizer = train_tokenizer(documents.texts(), vocab_size=pretraining.vocab_size)
     set_seed(pretraining.seed)
     with torch.device("cpu"):
         model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
     whole = pretraining.num_epochs is not None
     blocks = pack(
-        texts,
+        documents,
         tokenizer,
         block_size=pretraining.block_size,
         num_blocks=None if whole else pretraining.num_steps * pretraining.batch_size,
@@ -120,12 +122,13 @@ def _held_out_loss(
     model: Any, tokenizer: Any, pretraining: Pretraining, *, datasets: Mapping[str, Path]
 ) -> float | None:
     """Return the loss over held-out text of all domains, or None where there is none."""
-    held_out = [
-        text
-        for domain, path in datasets.items()
-        for text in read_texts(path / "validation_domain.parquet", domain=domain)
-    ]
-    if not held_out:
+    held_out = SplitDocuments.together(
+        [
+            SplitDocuments.of(path / "validation_domain.parquet", domain=domain)
+            for domain, path in datasets.items()
+        ]
+    )
+    if not len(held_out):
         return None
     blocks = pack(
         held_out,
@@ -137,7 +140,7 @@ def _held_out_loss(
     return validation_loss(model, blocks, batch_size=pretraining.batch_size)
 
 
-def train_tokenizer(texts: Sequence[str], *, vocab_size: int) -> Any:
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Any:
     """Return a byte-level BPE tokenizer trained on ``texts``; its end-of-text token has id 0."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -193,16 +196,3 @@ def _characters_wanted(pretraining: Pretraining, num_domains: int) -> int | None
     if pretraining.num_epochs is not None:
         return None
     return 8 * pretraining.num_tokens_read // num_domains
-
-
-def _limited(texts: list[str], *, limit: int | None) -> list[str]:
-    """Return the first texts whose characters together reach ``limit``."""
-    if limit is None:
-        return texts
-    kept, size = [], 0
-    for text in texts:
-        if size >= limit:
-            break
-        kept.append(text)
-        size += len(text)
-    return kept

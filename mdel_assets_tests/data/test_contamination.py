@@ -26,13 +26,17 @@ def write(path, texts):
 def measure(tmp_path):
     def run(train, evaluation):
         paths = {"validation_domain": write(tmp_path / "validation_domain.parquet", evaluation)}
-        found = measure_contamination(write(tmp_path / "train.parquet", train), paths)
+        found = measure_contamination(
+            write(tmp_path / "train.parquet", train), paths, work_folder=tmp_path
+        )
         return found["validation_domain"]
 
     return run
 
 
-def test_counts_are_those_of_sets_of_word_tuples(measure):
+@pytest.mark.parametrize("per_bucket", [1 << 22, 500, 40])
+def test_counts_are_those_of_sets_of_word_tuples(measure, monkeypatch, per_bucket):
+    monkeypatch.setattr("mdel_assets.data.contamination._SHINGLES_PER_BUCKET", per_bucket)
     draw = random.Random(0)
     words = ["one", "Two", "three,", "vier", "πέντε", "6", "(seven)", "\n"]
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets import steps
-from mdel_assets.data.document_index import DocumentFile, build_index, salted_hash
+from mdel_assets.data.document_index import DocumentFile, DocumentIndex, salted_hash
 from mdel_assets.experiment_fields import SPLITS
 from mdel_assets_tests.conftest import (
     KEY_OF,
@@ -184,10 +184,14 @@ def test_without_evaluation_shards_splits_are_held_out_by_hash(tmp_path):
         source=Source(train=(str(shard),)),
     )
     file = DocumentFile(tmp_path / "arxiv.parquet", "arxiv", "train")
-    index = build_index([file], holdout_fraction=0.1, shard_roles={"train"})
-    assert len(index.ids) == 2000
-    assert index.duplicates.num_duplicates == 500
-    shares = [(index.role == role).mean() for role in range(3)]
+    with DocumentIndex(
+        [file], holdout_fraction=0.1, shard_roles={"train"}, work_folder=tmp_path
+    ) as index:
+        assert index.survives.sum() == 2000
+        assert index.duplicates.num_duplicates == 500
+        (documents,) = index.documents()
+    roles = documents.role[documents.survives]
+    shares = [(roles == role).mean() for role in range(3)]
     # Three standard deviations of a binomial share of 0.1 among 2000.
     assert shares[0] == pytest.approx(0.1, abs=0.02)
     assert shares[1] == pytest.approx(0.1, abs=0.02)

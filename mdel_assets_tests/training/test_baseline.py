@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.training.baseline import Part, mixed_blocks, train_baseline
 from mdel_assets.training.model_files import load_tokenizer
@@ -32,7 +33,7 @@ def test_dense_reads_what_the_experts_read(make_model, datasets):
     blocks = mixed_blocks(datasets, tokenizer, TRAINING, num_experts=2, part=None)
     experts = [
         pack(
-            pq.read_table(folder / "train.parquet").column("text").to_pylist(),
+            SplitDocuments.of(folder / "train.parquet"),
             tokenizer,
             block_size=32,
             num_blocks=64,
@@ -106,11 +107,38 @@ def test_a_baseline_learns_all_domains_and_leaves_frozen_tensors_alone(
     assert change < -0.5
 
 
-def test_a_part_without_documents_is_refused(make_model, datasets, tmp_path):
+def test_parts_read_together_what_the_experts_read(make_model, datasets):
+    """Each part takes every other document of each dataset's order, and its share of the tokens."""
+    tokenizer = load_tokenizer(make_model())
+    parts = [
+        mixed_blocks(datasets, tokenizer, TRAINING, num_experts=1, part=Part(i, 2))
+        for i in range(2)
+    ]
+    experts = mixed_blocks(datasets, tokenizer, TRAINING, num_experts=2, part=None)
+    whole = [documents_in(blocks, tokenizer) for blocks in (*parts, experts)]
+    assert len(whole[0] & whole[1]) <= 2
+    assert len((whole[0] | whole[1]) & whole[2]) > 0.8 * len(whole[2])
+
+
+def test_a_dataset_without_a_document_for_a_part_is_left_out_of_it(
+    make_model, datasets, tmp_path, caplog
+):
+    write_split(tmp_path / "train.parquet", [make_document("FreeLaw", 0)["text"]], domain="FreeLaw")
+    tokenizer = load_tokenizer(make_model())
+    for index, count in ((0, 1), (1, 0)):
+        caplog.clear()
+        blocks = mixed_blocks(
+            {**datasets, "tiny": tmp_path}, tokenizer, TRAINING, num_experts=1, part=Part(index, 2)
+        )
+        assert blocks.shape == (64, 32)
+        # The tiny dataset gives a third of the tokens, its one document over and over.
+        text = tokenizer.decode(blocks.ravel())
+        assert (text.count("plaintiff") > 20) == bool(count)
+        assert ("no document of ['tiny']" in caplog.text) != bool(count)
+
+
+def test_a_part_without_documents_is_refused(make_model, tmp_path):
     write_split(tmp_path / "train.parquet", [make_document("ArXiv", 0)["text"]], domain="ArXiv")
     tokenizer = load_tokenizer(make_model())
-    parts = [Part(index, 2) for index in range(2)]
-    (key,) = pq.read_table(tmp_path / "train.parquet").column("document_id").to_pylist()
-    (empty,) = [part for part in parts if not part.holds(key)]
     with pytest.raises(TrainingError, match="random_split: false"):
-        mixed_blocks({"tiny": tmp_path}, tokenizer, TRAINING, num_experts=1, part=empty)
+        mixed_blocks({"tiny": tmp_path}, tokenizer, TRAINING, num_experts=1, part=Part(1, 2))

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.training.layers import freeze_all_but, resolve_layers, resolve_parts
 from mdel_assets.training.model_files import load_model, load_tokenizer
 from mdel_assets.training.packing import pack, schedule
+from mdel_assets_tests.conftest import write_split
 
 
 @pytest.mark.parametrize(
@@ -103,10 +105,23 @@ def test_half_of_a_tied_tensor_cannot_be_trained(make_model, entry):
     assert resolve_parts(model, [1]).layers == [1]
 
 
-def test_packing_puts_end_of_text_after_each_document_and_loses_only_the_tail(make_model):
+@pytest.fixture
+def documents_of(tmp_path):
+    """Return a function that writes texts into a split file and gives its documents."""
+
+    def write(texts):
+        write_split(tmp_path / "train.parquet", texts, domain="github")
+        return SplitDocuments.of(tmp_path / "train.parquet")
+
+    return write
+
+
+def test_packing_puts_end_of_text_after_each_document_and_loses_only_the_tail(
+    make_model, documents_of
+):
     tokenizer = load_tokenizer(make_model())
     texts = ["def return import", "class self if", "theorem proof"]
-    blocks = pack(texts, tokenizer, block_size=4, num_blocks=100, seed=0)
+    blocks = pack(documents_of(texts), tokenizer, block_size=4, num_blocks=100, seed=0)
     packed = blocks.reshape(-1).tolist()
     documents = [[*tokenizer(t)["input_ids"], tokenizer.eos_token_id] for t in texts]
     num_tokens = sum(map(len, documents))
@@ -121,19 +136,33 @@ def test_packing_puts_end_of_text_after_each_document_and_loses_only_the_tail(ma
     assert tokenizer.eos_token_id not in rest
 
 
-def test_packing_is_seeded_and_stops_at_the_blocks_wanted(make_model):
+def test_packing_is_seeded_and_stops_at_the_blocks_wanted(make_model, documents_of):
     tokenizer = load_tokenizer(make_model())
-    texts = [f"theorem {i} proof lemma" for i in range(50)]
+    texts = documents_of([f"theorem {i} proof lemma" for i in range(50)])
     first = pack(texts, tokenizer, block_size=8, num_blocks=5, seed=1)
     assert first.shape == (5, 8)
     assert np.array_equal(first, pack(texts, tokenizer, block_size=8, num_blocks=5, seed=1))
     assert not np.array_equal(first, pack(texts, tokenizer, block_size=8, num_blocks=5, seed=2))
 
 
-def test_less_text_than_a_block_is_refused(make_model):
+def test_packing_takes_whole_texts_in_the_generators_order(make_model, documents_of, monkeypatch):
+    """Reading and tokenizing a few at a time gives the blocks that all texts at once would."""
     tokenizer = load_tokenizer(make_model())
-    with pytest.raises(TrainingError, match="fewer than one block of 512"):
-        pack(["short"], tokenizer, block_size=512, num_blocks=1, seed=0)
+    texts = [" ".join(["lemma", "theorem"][i % 2] for _ in range(40 * i)) for i in range(1, 300)]
+    monkeypatch.setattr("mdel_assets.training.packing._MIN_CHARACTERS", 100)
+    order = np.random.default_rng(5).permutation(len(texts))
+    tokens = tokenizer([texts[i] for i in order], add_special_tokens=False)["input_ids"]
+    joined = [token for own in tokens for token in [*own, tokenizer.eos_token_id]]
+    for num_blocks in (3, None):
+        blocks = pack(documents_of(texts), tokenizer, block_size=64, num_blocks=num_blocks, seed=5)
+        assert len(blocks) == (num_blocks or len(joined) // 64)
+        assert blocks.ravel().tolist() == joined[: blocks.size]
+
+
+def test_less_text_than_a_block_is_refused(make_model, documents_of):
+    tokenizer = load_tokenizer(make_model())
+    with pytest.raises(TrainingError, match=r"1 documents hold .* fewer than one block of 512"):
+        pack(documents_of(["short"]), tokenizer, block_size=512, num_blocks=1, seed=0)
 
 
 def test_every_epoch_reads_every_block_once():

