@@ -150,6 +150,13 @@ class Artifact:
             return None
         return record if record.fingerprint == fingerprint else None
 
+    def digests_by_file(self) -> dict[tuple[int, int], str]:
+        """Return the recorded digest of every file, by device and number of the file."""
+        record = self.require()
+        return {
+            _file_number(self.folder / name): file["xxh3"] for name, file in record.files.items()
+        }
+
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
         """Give a hidden empty folder beside the final place; it is removed if not published.
@@ -178,9 +185,14 @@ class Artifact:
         *,
         counts: Mapping[str, Any] | None = None,
         details: Mapping[str, Any] | None = None,
+        links_from: "Artifact | None" = None,
     ) -> Record:
-        """Write the record, sync everything in ``stage`` and move it into the final place."""
+        """Write the record, sync everything in ``stage`` and move it into the final place.
+
+        Files that are links to those of ``links_from`` have the digests that its record gives.
+        """
         files = sorted(path for path in stage.rglob("*") if path.is_file())
+        known = links_from.digests_by_file() if links_from else {}
         record = Record(
             kind=self.kind,
             key=self.key,
@@ -194,7 +206,7 @@ class Artifact:
             files={
                 str(path.relative_to(stage)): {
                     "size_bytes": path.stat().st_size,
-                    "xxh3": file_digest(path),
+                    "xxh3": known.get(_file_number(path)) or file_digest(path),
                 }
                 for path in files
             },
@@ -372,6 +384,12 @@ class ArtifactStore:
         folder = self.root.joinpath("work", *parts)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _file_number(path: Path) -> tuple[int, int]:
+    """Return what two links to the same file have in common."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _remedy(kind: str, key: str) -> str:

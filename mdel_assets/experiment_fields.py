@@ -163,8 +163,8 @@ class Optimization(Section):
     ``num_epochs`` (of the dataset's blocks). ``cache_prefix``: blocks that are read more than once
     go through the layers below the first trained one once only; that takes ``4 * hidden_size``
     bytes of disk for each of their tokens. ``eval_steps`` measures the validation losses every so
-    many steps besides before and after; ``save_steps`` is how many lie between two checkpoints, an
-    eighth of the run where it is left out.
+    many steps besides before and after; ``save_steps`` is how many lie between two checkpoints,
+    some minutes' worth where it is left out.
     """
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4

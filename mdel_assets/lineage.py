@@ -28,7 +28,7 @@ CODE_VERSIONS = {
     "expert_model": "3",
     "dense_baseline": "3",
     "dense_one_baseline": "3",
-    "random_split_expert": "3",
+    "random_split_expert": "4",
     "variant_expert": "1",
     "reference_model": "1",
     "merged_model": "2",

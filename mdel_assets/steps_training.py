@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.artifacts import Record
+from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.experiment_fields import ExpertTraining, ModelSource
 from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
@@ -179,7 +179,9 @@ def _make(
                     with going_on_without("keep the outcome"):
                         run.summary.update(_summary(details))
                     details["tracked_at"] = None if run.offline else run.url
-                record = artifact.publish(stage, identity, details=details)
+                record = artifact.publish(
+                    stage, identity, details=details, links_from=_linked(lineage, kind)
+                )
                 if run is not None:
                     log_model(
                         run,
@@ -190,6 +192,11 @@ def _make(
                     )
             shutil.rmtree(work)
     return artifact.require()
+
+
+def _linked(lineage: Lineage, kind: str) -> Artifact | None:
+    """Return the artifact that a model's folder may have links to."""
+    return None if kind == "seed_model" else lineage.store.seed_model()
 
 
 def _summary(details: dict[str, Any]) -> dict[str, float]:

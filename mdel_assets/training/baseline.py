@@ -73,6 +73,7 @@ def train_baseline(
         settings,
         blocks,
         validation,
+        tokenizer=tokenizer,
         seed_folder=seed_folder,
         folder=folder,
         work_folder=work_folder,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
-from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.tensor_files import StoredTensor, TensorFolder
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import (
     freeze_all_but,
@@ -33,7 +33,12 @@ from mdel_assets.training.model_files import (
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.packing import pack
-from mdel_assets.training.trained_model import save_trained, stored_names
+from mdel_assets.training.trained_model import (
+    put_tensors,
+    rounded_as_stored,
+    save_trained,
+    stored_names,
+)
 
 _log = logging.getLogger(__name__)
 VALIDATION_SPLITS = ("validation_domain", "validation_pile")
@@ -94,6 +99,7 @@ def train_expert(
         settings,
         blocks,
         validation_blocks(held_out, tokenizer, training),
+        tokenizer=tokenizer,
         seed_folder=seed_folder,
         folder=folder,
         work_folder=work_folder,
@@ -106,6 +112,7 @@ def train_layers(
     blocks_NT: NDArray[np.int32],
     validation: Mapping[str, NDArray[np.int32]],
     *,
+    tokenizer: Any,
     seed_folder: Path,
     folder: Path | None,
     work_folder: Path,
@@ -113,8 +120,9 @@ def train_layers(
 ) -> ExpertResult | None:
     """Train the seed's chosen layers on packed blocks and save the model into ``folder``.
 
-    ``blocks_NT`` and each of ``validation``, by split, are (num_blocks, block_size) token ids.
-    Losses before and after are those of the models as they are stored.
+    ``blocks_NT`` and each of ``validation``, by split, are (num_blocks, block_size) token ids of
+    ``tokenizer``. Losses before and after are those of the models as they are stored, computed in
+    the precision of the training.
 
     Raises:
         TrainingError: a layer that does not exist, a tokenizer that does not fit, or divergence.
@@ -123,7 +131,7 @@ def train_layers(
     import torch
 
     model = load_model(seed_folder, dtype="float32")
-    check_tokenizer_fits(model, load_tokenizer(seed_folder))
+    check_tokenizer_fits(model, tokenizer)
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
     if training.store == "delta":
@@ -140,11 +148,18 @@ def train_layers(
         validation=validation,
         conditions=conditions,
     )
-    del model
     if folder is None:
         return None
-    gc.collect()
     save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
+    rounded = rounded_as_stored(trained.tensors, folder)
+    if conditions.is_sharded or len(rounded) < len(trained.tensors):
+        model = None
+        gc.collect()
+        model = load_model(folder, dtype="float32")
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        put_tensors(model, rounded)
+        gc.collect()
     return ExpertResult(
         trained_layers=parts.layers,
         trained_prefixes=parts.prefixes,
@@ -152,19 +167,9 @@ def train_layers(
         num_frozen_parameters=num_frozen,
         history=trained.history,
         losses_before=before,
-        losses_after=_stored_losses(folder, validation, training),
+        losses_after=_losses(model, validation, training),
         changed_though_frozen=differing_tensors(folder, seed_folder, except_under=parts.prefixes),
     )
-
-
-def _stored_losses(
-    folder: Path, validation: Mapping[str, NDArray[np.int32]], training: ExpertTraining
-) -> dict[str, float]:
-    import torch
-
-    model = load_model(folder, dtype="float32")
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _losses(model, validation, training)
 
 
 def differing_tensors(
@@ -187,9 +192,15 @@ def differing_tensors(
             or name not in seeds.shapes
             or (
                 not name.startswith(allowed or ("\0",))
+                and not _is_same_place(ours.stored[name], seeds.stored[name])
                 and not _same_bits(torch, ours.read(name), seeds.read(name))
             )
         )
+
+
+def _is_same_place(first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether both are the same bytes of the same file: a linked one."""
+    return first.start == second.start and first.path.samefile(second.path)
 
 
 def _same_bits(torch: Any, first: Any, second: Any) -> bool:
@@ -240,8 +251,12 @@ def validation_blocks(
 def _losses(
     model: Any, validation: Mapping[str, NDArray[np.int32]], training: ExpertTraining
 ) -> dict[str, float]:
+    import torch
+
     batch = training.micro_batch_size or training.batch_size
-    return {
-        split: validation_loss(model, blocks, batch_size=batch)
-        for split, blocks in validation.items()
-    }
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=training.dtype == "bfloat16"):
+        return {
+            split: validation_loss(model, blocks, batch_size=batch)
+            for split, blocks in validation.items()
+        }

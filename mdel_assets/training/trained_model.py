@@ -1,9 +1,10 @@
 """A trained model on disk: the seed's files with the trained tensors in their place.
 
-``full``: a model folder like any other. ``delta``: the seed's own weight files, linked, and one
-more file that holds the trained tensors; the index says which tensor lies where. Both are loaded
-by ``from_pretrained`` and read by merging and scoring alike, to the same bits. A linked file takes
-no room, and stays whole when the seed model is made anew.
+``full``: a copy of the seed's files with the trained tensors written over its own. ``delta``: the
+seed's own weight files, linked, and one more file that holds the trained tensors; the index says
+which tensor lies where. Both are loaded by ``from_pretrained`` and read by merging and scoring
+alike, to the same bits. A linked file takes no room, and stays whole when the seed model is made
+anew.
 """
 
 import gc
@@ -36,12 +37,52 @@ def save_trained(
     if store == "delta":
         _save_delta(tensors, folder, seed_folder=seed_folder)
         return
+    names = _names_in_files(tensors, seed_folder=seed_folder)
+    if len(names) == len(tensors):
+        _save_copy({names[name]: tensor for name, tensor in tensors.items()}, folder, seed_folder)
+        return
+    # The files hold tensors in another form than the model does: the library knows how.
     model = load_model(seed_folder, dtype="auto")
     put_tensors(model, tensors)
     model.save_pretrained(folder)
     load_tokenizer(seed_folder).save_pretrained(folder)
     del model
     gc.collect()
+
+
+def _save_copy(tensors: "Mapping[str, torch.Tensor]", folder: Path, seed_folder: Path) -> None:
+    """Copy the seed's files, and write ``tensors``, by their names there, over its own."""
+    with TensorFolder(seed_folder) as seed:
+        stored, dtypes = dict(seed.stored), dict(seed.dtypes)
+    for part in weight_files(seed_folder):
+        shutil.copyfile(part, folder / part.name)
+    if (seed_folder / INDEX_NAME).is_file():
+        shutil.copyfile(seed_folder / INDEX_NAME, folder / INDEX_NAME)
+    for name, values in tensors.items():
+        place = stored[name]
+        with (folder / place.path.name).open("r+b") as file:
+            file.seek(place.start)
+            file.write(_bytes(values.to(torch_dtype(dtypes[name]))))
+    carry_over(seed_folder, folder, dtype=None)
+
+
+def _bytes(tensor: "torch.Tensor") -> memoryview:
+    import torch
+
+    data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(data)
+
+
+def rounded_as_stored(
+    tensors: "Mapping[str, torch.Tensor]", folder: Path
+) -> "dict[str, torch.Tensor]":
+    """Return ``tensors``, by name, with the values that the model in ``folder`` stores for them.
+
+    In fp32. Those that its files hold in another form are left out.
+    """
+    names = _names_in_files(tensors, seed_folder=folder)
+    with TensorFolder(folder) as files:
+        return {name: files.read(stored).float() for name, stored in names.items()}
 
 
 def put_tensors(model: Any, tensors: "Mapping[str, torch.Tensor]") -> None:
@@ -58,16 +99,22 @@ def stored_names(names: Iterable[str], *, seed_folder: Path) -> dict[str, str]:
         TrainingError: the files hold a parameter in another form than the model does in memory.
 
     """
-    with TensorFolder(seed_folder) as seed:
-        common = common_names(seed.shapes)
-    wanted = {name: common.get(_common_name(name)) for name in names}
-    found = {name: stored for name, stored in wanted.items() if stored is not None}
-    if missing := sorted(wanted.keys() - found.keys()):
+    wanted = list(names)
+    found = _names_in_files(wanted, seed_folder=seed_folder)
+    if missing := sorted(set(wanted) - found.keys()):
         raise TrainingError(
             f"training.store is delta, but the seed's files have no tensor '{missing[0]}': this "
             f"family is stored in another form than it is computed in. Use store: full."
         )
     return found
+
+
+def _names_in_files(names: Iterable[str], *, seed_folder: Path) -> dict[str, str]:
+    """Map parameters' names to those that the seed's files have for them, where they have one."""
+    with TensorFolder(seed_folder) as seed:
+        common = common_names(seed.shapes)
+    wanted = {name: common.get(_common_name(name)) for name in names}
+    return {name: stored for name, stored in wanted.items() if stored is not None}
 
 
 def _common_name(name: str) -> str:

@@ -22,6 +22,10 @@ from mdel_assets.training.termination import Termination
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0
+# A kill costs at most so much work, and saving at most this share of the time.
+_CHECKPOINT_SECONDS, _MAX_SHARE_OF_SAVING = 300.0, 0.02
+# At the end a checkpoint pays where training again would take longer than saving it.
+_WORTH_A_LAST_CHECKPOINT_SECONDS = 60.0
 _WEIGHTS_NAME = "trained.safetensors"
 # What `LanguageModelLoss` puts before the names of its model's parameters.
 _LOSS_PREFIX = "model."
@@ -89,12 +93,14 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         """Save a checkpoint whole, or leave nothing of it."""
         folder = Path(str(self.args.output_dir))
         step = self.state.global_step
+        started = time.monotonic()
         try:
             with explaining_full_disk(f"the checkpoint of step {step}", folder):
                 super()._save_checkpoint(model, trial)
         except DiskFullError:
             shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
             raise
+        self.watch.note_saving(time.monotonic() - started)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Parts of sharded tensors come from all processes; one of them writes.
@@ -144,7 +150,9 @@ def _placed_as(tensor: Any, values: Tensor) -> Tensor:
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Stops a run at a non-finite loss; saves and stops it when told to or after ``max_seconds``.
 
-    Logs a line of progress every so often. ``stopped_for`` says why a run was stopped early.
+    Saves a checkpoint every five minutes, less often where that takes long, unless the settings say
+    after how many steps. Logs a line of progress every so often. ``stopped_for`` says why a run was
+    stopped early.
     """
 
     def __init__(
@@ -155,12 +163,17 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.max_seconds = max_seconds
         self.stopped_for = ""
         self.first_step = self.asked_step = 0
-        self.started = self.reported = self.asked = time.monotonic()
+        self.started = self.reported = self.asked = self.saved = time.monotonic()
+        self.saving_seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where the run begins."""
         self.first_step = self.asked_step = state.global_step
-        self.started = self.reported = self.asked = time.monotonic()
+        self.started = self.reported = self.asked = self.saved = time.monotonic()
+
+    def note_saving(self, seconds: float) -> None:
+        """Note that a checkpoint was saved just now, in so many seconds."""
+        self.saved, self.saving_seconds = time.monotonic(), seconds
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
@@ -188,9 +201,17 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 self.stopped_for = f"its {self.max_seconds:g} seconds are over"
             if self.stopped_for:
                 control.should_save = control.should_training_stop = True
+        if self.settings.save_steps is None and any_process(says=self._is_saving_due(state, now)):
+            control.should_save = True
         if now - self.reported >= _PROGRESS_SECONDS:
             self.reported = now
             self._log_progress(state.global_step)
+
+    def _is_saving_due(self, state: Any, now: float) -> bool:
+        least = self.saving_seconds / _MAX_SHARE_OF_SAVING
+        if state.global_step >= self.settings.num_steps:
+            return now - self.saved > max(_WORTH_A_LAST_CHECKPOINT_SECONDS, 2 * self.saving_seconds)
+        return now - self.saved > max(_CHECKPOINT_SECONDS, least)
 
     def tokens_per_second(self, step: int) -> float:
         """Return the pace up to ``step``, since this process began."""

@@ -9,7 +9,6 @@ from mdel_assets.experiment_fields import Optimization
 from mdel_assets.training.processes import num_processes
 
 _NUM_LOG_POINTS = 50
-_NUM_CHECKPOINTS = 8
 
 
 def training_arguments(
@@ -59,8 +58,9 @@ def training_arguments(
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates and settings.eval_steps else "no",
         eval_steps=settings.eval_steps,
-        save_strategy="steps",
-        save_steps=settings.save_steps or max(1, math.ceil(steps / _NUM_CHECKPOINTS)),
+        # Where no number of steps is given, `Watch` asks for a checkpoint by the clock.
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or steps,
         save_total_limit=settings.save_total_limit,
         report_to="none",
         disable_tqdm=True,

@@ -83,7 +83,7 @@ with tracked_run(tracker, "expert-arxiv", tags=["arxiv"], config={{}}, work_fold
 @pytest.mark.slow
 def test_a_killed_training_goes_on_under_one_run_and_loses_no_figure(make_model, dataset, tmp_path):
     (tmp_path / "out").mkdir()
-    long = WATCHED.model_copy(update={"num_tokens": 32 * 4 * 160})
+    long = WATCHED.model_copy(update={"num_tokens": 32 * 4 * 160, "save_steps": 20})
     code = CODE.format(
         folder=str(tmp_path),
         settings=long.model_dump_json(exclude_unset=True),

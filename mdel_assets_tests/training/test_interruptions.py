@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.training.conditions import Conditions
@@ -18,7 +19,7 @@ from mdel_assets.training.optimize import last_whole_checkpoint, optimize
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import TRAINING
 
-LONG = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 240})
+LONG = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 240, "save_steps": 30})
 
 
 class Run:
@@ -194,7 +195,7 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_last_one_whole(seed, t
         limit=limit,
         seed=str(seed),
         blocks=str(tmp_path / "blocks.npy"),
-        settings=TRAINING.model_dump_json(exclude_unset=True),
+        settings=TRAINING.model_copy(update={"save_steps": 2}).model_dump_json(exclude_unset=True),
         work=str(tmp_path / "work"),
     )
     done = warm_python.run(["-c", code])
@@ -208,3 +209,42 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_last_one_whole(seed, t
             parameter.requires_grad_(".layers.2." in name)
         ended.append(optimize(model, blocks, TRAINING, work_folder=tmp_path / work).tensors)
     assert all(tensor.equal(ended[1][name]) for name, tensor in ended[0].items())
+
+
+def test_checkpoints_come_by_the_clock(seed, tmp_path, monkeypatch):
+    """None of a short run; of a long one, one whenever it is time, and one at the end."""
+    blocks = np.random.default_rng(0).integers(0, 320, (32, 32)).astype(np.int32)
+    saved = []
+
+    class Notes(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            saved.append(state.global_step)
+
+    def train(name):
+        model = load_model(seed)
+        for parameter_name, parameter in model.named_parameters():
+            parameter.requires_grad_(".layers.2." in parameter_name)
+        optimize(model, blocks, TRAINING, work_folder=tmp_path / name, callbacks=[Notes()])
+
+    train("short")
+    assert saved == []
+    for constant in ("_CHECKPOINT_SECONDS", "_WORTH_A_LAST_CHECKPOINT_SECONDS"):
+        monkeypatch.setattr(f"mdel_assets.training.trainer.{constant}", 0.0)
+    monkeypatch.setattr("mdel_assets.training.trainer._MAX_SHARE_OF_SAVING", 1e9)
+    monkeypatch.setattr("mdel_assets.training.trainer.Watch.note_saving", _note_no_duration)
+    train("long")
+    assert saved == list(range(1, TRAINING.num_steps + 1))
+    # Where saving takes a second, none is due before fifty have passed.
+    saved.clear()
+    monkeypatch.setattr("mdel_assets.training.trainer._MAX_SHARE_OF_SAVING", 0.02)
+    monkeypatch.setattr("mdel_assets.training.trainer.Watch.note_saving", _note_one_second)
+    train("slow to save")
+    assert saved == [1]
+
+
+def _note_no_duration(watch, seconds):
+    watch.saved, watch.saving_seconds = time.monotonic(), 0.0
+
+
+def _note_one_second(watch, seconds):
+    watch.saved, watch.saving_seconds = time.monotonic(), 1.0
