@@ -21,7 +21,7 @@ import psutil
 from benchmarks.figures import show
 from benchmarks.models import gpt_neox
 from benchmarks.pile_like import write_corpus
-from mdel_assets.artifacts import ArtifactStore
+from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.data.package_files import PackageFile, fetch_package
 
 RUNS_ONLY_WHEN_NAMED = True

@@ -1,4 +1,4 @@
-"""ArtifactStore: the only builder of paths, and the only writer of finished artifacts.
+"""Artifacts: whole or not there, each with its record; the only writer of finished ones.
 
 An artifact is written into a hidden sibling, synced, and renamed into place, so it exists whole or
 not at all. Beside it lies ``record.json``: what it is, the config and inputs that made it, counts,
@@ -15,6 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Seen:
+    """By the record's path: records, and what is wrong with their files, as they were found."""
+
+    records: dict[Path, Record | None] = dataclasses.field(default_factory=dict)
+    damages: dict[Path, str | None] = dataclasses.field(default_factory=dict)
+
+
+_seen: ContextVar[_Seen | None] = ContextVar("_seen", default=None)
+
+
+@contextlib.contextmanager
+def looking_once() -> Iterator[None]:
+    """Look at every record and its files at most once in this block, in which nothing is made."""
+    token = _seen.set(_seen.get() or _Seen())
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifact:
     """A place for one artifact: a folder, or named files in a folder that others share."""
 
@@ -92,6 +114,14 @@ class Artifact:
 
     def read_record(self) -> Record | None:
         """Return the record, or None where the artifact was never made."""
+        seen = _seen.get()
+        if seen is None:
+            return self._read_record()
+        if self.record_path not in seen.records:
+            seen.records[self.record_path] = self._read_record()
+        return seen.records[self.record_path]
+
+    def _read_record(self) -> Record | None:
         try:
             content = json.loads(self.record_path.read_text("utf-8"))
             return Record(**content)
@@ -122,9 +152,17 @@ class Artifact:
                 f"'{record.experiment}', expected {self.label} of experiment '{self.experiment}'. "
                 f"Move it away, then {self.remedy}."
             )
-        if problem := self.damage(record):
+        if problem := self._damage_seen(record):
             raise DamagedArtifactError(f"{self.label}: {problem}. Delete it, then {self.remedy}.")
         return record
+
+    def _damage_seen(self, record: Record) -> str | None:
+        seen = _seen.get()
+        if seen is None:
+            return self.damage(record)
+        if self.record_path not in seen.damages:
+            seen.damages[self.record_path] = self.damage(record)
+        return seen.damages[self.record_path]
 
     def damage(self, record: Record, *, read_files: bool = False) -> str | None:
         """Say which file is missing or differs from the record; None if all is well.
@@ -229,175 +267,10 @@ class Artifact:
         return record
 
 
-class ArtifactStore:
-    """Builds the place of every artifact of one experiment under ``root``."""
-
-    def __init__(self, root: Path, *, experiment: str) -> None:
-        self.root = root
-        self.experiment = experiment
-
-    def _folder(self, kind: str, key: str, *parts: str) -> Artifact:
-        folder = self.root.joinpath(*parts)
-        return Artifact(
-            kind=kind,
-            key=key,
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / RECORD_NAME,
-            remedy=_remedy(kind, key),
-        )
-
-    def shard(self, key: str) -> Artifact:
-        """The raw shard file."""
-        return self._folder("raw_pile_shard", key, "shards", key)
-
-    def clusters(self) -> Artifact:
-        """What deals the documents of a corpus without labels to domains."""
-        return self._folder("corpus_clusters", "", "clusters")
-
-    def documents(self, shard: str) -> Artifact:
-        """One Parquet file per domain."""
-        return self._folder("shard_documents", shard, "documents", shard)
-
-    def dataset(self, domain: str) -> Artifact:
-        """One Parquet file per split."""
-        return self._folder("domain_dataset", domain, "datasets", domain)
-
-    def seed_model(self) -> Artifact:
-        """The model that every expert branches from."""
-        return self._folder("seed_model", "", "models", "seed")
-
-    def expert(self, domain: str) -> Artifact:
-        """The expert of one domain."""
-        return self._folder("expert_model", domain, "models", "experts", domain)
-
-    def merged(self, recipe: str) -> Artifact:
-        """The model that one recipe makes."""
-        return self._folder("merged_model", recipe, "models", "merged", recipe)
-
-    def search(self, recipe: str) -> Artifact:
-        """The weights that were searched for one recipe, and all trials."""
-        return self._folder("searched_merge", recipe, "searches", recipe)
-
-    def differences(self, domain: str) -> Artifact:
-        """How far the expert of one domain moved, layer by layer."""
-        return self._folder("layer_differences", domain, "differences", domain)
-
-    def dense(self) -> Artifact:
-        """The baseline with as many tokens as all experts together."""
-        return self._folder("dense_baseline", "", "models", "dense")
-
-    def dense_one(self) -> Artifact:
-        """The baseline with as many tokens as one expert."""
-        return self._folder("dense_one_baseline", "", "models", "dense-one")
-
-    def random_expert(self, number: str) -> Artifact:
-        """One expert of the random split."""
-        return self._folder("random_split_expert", number, "models", "random", number)
-
-    def variant(self, name: str) -> Artifact:
-        """One expert of a sweep."""
-        return self._folder("variant_expert", name, "models", "variants", name)
-
-    def reference(self, name: str) -> Artifact:
-        """A model from elsewhere, to compare with."""
-        return self._folder("reference_model", name, "models", "references", name)
-
-    def model(self, model_key: str) -> Artifact:
-        """The model called ``model_key``, one of `Experiment.model_keys`."""
-        only_one = {
-            "seed": self.seed_model,
-            "dense": self.dense,
-            "dense-one": self.dense_one,
-        }
-        if model_key in only_one:
-            return only_one[model_key]()
-        family, _, name = model_key.partition("-")
-        one_of_many = {
-            "expert": self.expert,
-            "random": self.random_expert,
-            "merged": self.merged,
-            "reference": self.reference,
-            "variant": self.variant,
-        }
-        return one_of_many[family](name)
-
-    def scores(self, model_key: str) -> Artifact:
-        """Per-token log-probabilities of one model."""
-        return self._folder("token_scores", model_key, "scores", model_key)
-
-    def report(self, model_key: str) -> Artifact:
-        """One model's perplexity table."""
-        folder = self.root / "reports" / "perplexity"
-        return Artifact(
-            kind="perplexity_report",
-            key=model_key,
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / f"{model_key}.record.json",
-            remedy=_remedy("perplexity_report", model_key),
-        )
-
-    def matrix(self) -> Artifact:
-        """Models by domains by splits."""
-        return self._folder("perplexity_matrix", "", "reports")
-
-    def router(self) -> Artifact:
-        """What tells a text's domain from its beginning."""
-        return self._folder("domain_router", "", "router")
-
-    def ensemble(self) -> Artifact:
-        """Ensembles of experts beside single models."""
-        folder = self.root / "reports"
-        return Artifact(
-            kind="ensemble_report",
-            key="",
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / "ensemble.record.json",
-            remedy=_remedy("ensemble_report", ""),
-        )
-
-    def publication(self, kind: str, key: str) -> Artifact:
-        """What was last published of ``kind``: its card, and where it went."""
-        return self._folder(kind, key, "publications", kind.removeprefix("hub_"), key)
-
-    @property
-    def forgotten(self) -> Path:
-        """The list of artifacts that are not to be published any more."""
-        return self.root / "forgotten.json"
-
-    def sweep(self) -> Artifact:
-        """Variants of experts beside the experts."""
-        folder = self.root / "reports"
-        return Artifact(
-            kind="sweep_report",
-            key="",
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / "sweep.record.json",
-            remedy=_remedy("sweep_report", ""),
-        )
-
-    def work_folder(self, *parts: str) -> Path:
-        """A folder for resumable work in progress, outside every artifact."""
-        folder = self.root.joinpath("work", *parts)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-
 def _file_number(path: Path) -> tuple[int, int]:
     """Return what two links to the same file have in common."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _remedy(kind: str, key: str) -> str:
-    partition = f" --partition {key}" if key else ""
-    return (
-        f"run 'dagster asset materialize -m mdel_assets.definitions --select {kind}{partition}', "
-        f"or 'mdel run' for everything that is missing"
-    )
 
 
 def _shown(counts: Mapping[str, Any]) -> str:

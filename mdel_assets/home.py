@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from mdel_assets.artifacts import ArtifactStore
+from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import Lineage

@@ -6,7 +6,7 @@ there are, the records of their datasets say.
 
 from collections.abc import Iterator
 
-from mdel_assets.artifacts import ArtifactStore
+from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.experiment import Experiment
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from mdel_assets.artifacts import looking_once
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment_fields import Optimization
 from mdel_assets.lineage import Lineage
@@ -32,6 +33,7 @@ class TimeLeft:
             self.operations += operations
             self.seconds += seconds
 
+    @looking_once()
     def of(self, kinds: Sequence[str]) -> float | None:
         """Return the seconds that the models of ``kinds`` will take, or None where unknown."""
         if not self.operations:

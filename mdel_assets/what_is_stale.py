@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mdel_assets.artifacts import looking_once
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.lineage import Lineage
 from mdel_assets.staleness import Stale
@@ -19,6 +20,7 @@ class StaleLine:
     is_cut_off: bool = False
 
 
+@looking_once()
 def what_is_stale(lineage: Lineage, *, until: str | None = None) -> StaleLine:
     """Return what is missing or stale; of the assets before ``until`` where that is given."""
     found: list[Stale] = []
@@ -41,6 +43,7 @@ def could_be_made(lineage: Lineage, kind: str, key: str = "") -> bool:
     return lineage.artifact(kind, key).holds(identity.fingerprint) is None
 
 
+@looking_once()
 def stale_experts(lineage: Lineage) -> dict[str, str]:
     """Return the domains whose expert a run would make anew, each with the reason.
 
@@ -78,6 +81,7 @@ def report_kinds(lineage: Lineage) -> list[str]:
     return kinds
 
 
+@looking_once()
 def stale_reports(lineage: Lineage) -> list[Stale]:
     """Return what of the report would be made anew, of the models that are there."""
     of_models = ("token_scores", "perplexity_report")

@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from mdel_assets.artifacts import ArtifactStore, Identity
+from mdel_assets.artifact_store import ArtifactStore
+from mdel_assets.artifacts import Identity
 from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import (
     DamagedArtifactError,

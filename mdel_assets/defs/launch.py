@@ -17,6 +17,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.events import RunFailureReason
 
+from mdel_assets.artifacts import looking_once
 from mdel_assets.child_processes import end_with_parent
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.partitions import range_tags
@@ -99,7 +100,8 @@ def run_line(
         except MissingArtifactError as error:
             yield RunOutcome("everything after that", "", "skipped", message=str(error))
             return
-        stale = [key for key in keys if lineage.stale(kind, key)]
+        with looking_once():
+            stale = [key for key in keys if lineage.stale(kind, key)]
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
         if not stale:

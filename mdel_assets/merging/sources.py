@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import filecmp
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,11 +107,10 @@ def refuse_differences(
     ``tokenizer_folder``.
     """
     first = sources[0]
-    vocabulary = _vocabulary(tokenizer_folder)
     found = [
         f"{source.entry.name} has another tokenizer vocabulary than {tokenizer_folder.name}"
         for source in sources
-        if _vocabulary(source.entry.folder) != vocabulary
+        if not _have_same_vocabulary(source.entry.folder, tokenizer_folder)
     ]
     for source in sources[1:]:
         for name in sorted({*first.own_names, *source.own_names}):
@@ -145,8 +145,15 @@ def _differences(
         )
 
 
-def _vocabulary(folder: Path) -> object:
-    path = folder / "tokenizer.json"
+def _have_same_vocabulary(first: Path, second: Path) -> bool:
+    """Whether two models' tokenizers have the same words; the same file has, unread."""
+    ours, theirs = first / "tokenizer.json", second / "tokenizer.json"
+    if ours.is_file() and theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False):
+        return True
+    return _vocabulary(ours) == _vocabulary(theirs)
+
+
+def _vocabulary(path: Path) -> object:
     if not path.is_file():
         return None
     content = json.loads(path.read_text("utf-8"))
