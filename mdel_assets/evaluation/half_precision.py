@@ -18,6 +18,8 @@ def halve_linear_layers(model: Any) -> None:
     import torch
     from torch.nn import functional
 
+    from mdel_assets.training.stored_precision import WideningLinear
+
     class HalfLinear(torch.nn.Linear):
         """A linear layer that multiplies in bfloat16 and answers in fp32, or as autocast has it."""
 
@@ -28,6 +30,6 @@ def halve_linear_layers(model: Any) -> None:
 
     output = model.get_output_embeddings()
     for module in model.modules():
-        if type(module) is torch.nn.Linear and module is not output:
+        if type(module) in (torch.nn.Linear, WideningLinear) and module is not output:
             module.__class__ = HalfLinear
             module.to(torch.bfloat16)

@@ -103,7 +103,8 @@ class Scorer:
         num_tokens: int = 0,
         make_trunk: Callable[[Sequence[Any]], SharedTrunk] = SharedTrunk,
     ) -> None:
-        self._heads = [_Head(model, dtype) for model in models]
+        rounded: dict[int, torch.Tensor] = {}
+        self._heads = [_Head(model, dtype, rounded) for model in models]
         self._layers = {id(layer): layer for model in models for layer in layers_of(model)}
         num_parameters = sum(p.numel() for p in models[0].parameters())
         self._num_operations = 2.0 * num_parameters * num_tokens * len(models)
@@ -218,10 +219,13 @@ class _Head:
 
     Some models scale or cap their logits after the output layer. A probe tells: where output layer
     of hidden states differs from the model's own logits, the model's own are used, unsplit.
+    ``rounded`` keeps output layers in ``dtype``, by the number of the weight, for all models alike.
     """
 
-    def __init__(self, model: Any, dtype: str) -> None:
+    def __init__(self, model: Any, dtype: str, rounded: "dict[int, torch.Tensor]") -> None:
         import torch
+
+        from mdel_assets.training.stored_precision import WideningLinear
 
         self.model = model
         self.dtype = getattr(torch, dtype)
@@ -241,8 +245,12 @@ class _Head:
                     ((split - own).float().abs().max() <= _HEAD_TOLERANCE * scale).item()
                 )
         self.vocab_size = own.shape[-1]
-        self.is_tiled = self.is_split and type(self.output) is torch.nn.Linear
-        self.tiled_VD = self.output.weight.to(self.dtype) if self.is_tiled else None
+        self.is_tiled = self.is_split and type(self.output) in (torch.nn.Linear, WideningLinear)
+        self.tiled_VD = self.output.weight if self.is_tiled else None
+        if self.tiled_VD is not None and (self.tiled_VD.is_cuda or dtype != "float32"):
+            # Models that share their output layer share it rounded, too.
+            key = id(self.tiled_VD)
+            self.tiled_VD = rounded.setdefault(key, self.tiled_VD.to(self.dtype))
 
     def probe_changed(self) -> bool:
         """Whether the model's logits of the probe are others than they were at first."""
@@ -315,7 +323,7 @@ class _Head:
         for first in range(0, self.vocab_size, _VOCABULARY_PER_TILE):
             last = min(first + _VOCABULARY_PER_TILE, self.vocab_size)
             bias = None if bias_V is None else bias_V[first:last]
-            tile_VD = self.tiled_VD[first:last]
+            tile_VD = self.tiled_VD[first:last].to(self.dtype)
             logits_SV = torch.nn.functional.linear(rounded_SD, tile_VD, bias).float()
             inside_S = ((targets_S >= first) & (targets_S < last)).nonzero()[:, 0]
             places = (inside_S, targets_S[inside_S] - first)

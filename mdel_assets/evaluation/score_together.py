@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.durable_files import sync
 from mdel_assets.errors import MdelError
+from mdel_assets.evaluation.beside import load_beside
 from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import Progress, Scorer
 from mdel_assets.evaluation.shared_trunk import share_equal_tensors
@@ -239,12 +240,17 @@ def _load_pack(
         largest = max((_weight_bytes(model) for model in models), default=0)
         if models and held + largest > room:
             break
-        try:
-            model = load_for_scoring(opened.task.model, evaluation)
-        except MdelError as error:
-            unloaded.append(_Done(opened, error))
-            continue
-        held += share_equal_tensors(model, models[0]) if models else _weight_bytes(model)
+        beside = load_beside(models[0], pack[0].task.model, opened.task.model) if models else None
+        if beside is not None:
+            model, own_bytes = beside
+        else:
+            try:
+                model = load_for_scoring(opened.task.model, evaluation)
+            except MdelError as error:
+                unloaded.append(_Done(opened, error))
+                continue
+            own_bytes = share_equal_tensors(model, models[0]) if models else _weight_bytes(model)
+        held += own_bytes
         models.append(model)
         pack.append(opened)
     return models, pack, unloaded
@@ -254,10 +260,10 @@ def load_for_scoring(model: str | Path, evaluation: Evaluation) -> Any:
     """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``."""
     import torch
 
-    from mdel_assets.training.model_files import load_model
+    from mdel_assets.training.stored_precision import load_to_compute_in_fp32
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(model, dtype="float32")
+    loaded = load_to_compute_in_fp32(model)
     refuse_short_context(loaded, evaluation.max_length)
     if evaluation.dtype == "bfloat16":
         halve_linear_layers(loaded)

@@ -28,17 +28,11 @@ from mdel_assets.training.layers import (
 from mdel_assets.training.model_files import (
     check_tokenizer_fits,
     load_config,
-    load_model,
     load_tokenizer,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.packing import pack
-from mdel_assets.training.trained_model import (
-    put_tensors,
-    rounded_as_stored,
-    save_trained,
-    stored_names,
-)
+from mdel_assets.training.trained_model import save_trained, stored_names, take_stored_values
 
 _log = logging.getLogger(__name__)
 VALIDATION_SPLITS = ("validation_domain", "validation_pile")
@@ -128,16 +122,21 @@ def train_layers(
         TrainingError: a layer that does not exist, a tokenizer that does not fit, or divergence.
 
     """
-    import torch
+    from mdel_assets.training.stored_precision import (
+        load_in_fp32,
+        load_to_compute_in_fp32,
+        widen_trained,
+    )
 
-    model = load_model(seed_folder, dtype="float32")
+    load = load_in_fp32 if conditions.is_sharded else load_to_compute_in_fp32
+    model = _on_device(load(seed_folder))
     check_tokenizer_fits(model, tokenizer)
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
+    widen_trained(model)
     if training.store == "delta":
         moving = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
         stored_names(moving, seed_folder=seed_folder)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
     before = _losses(model, validation, training) if folder else {}
     trained = optimize(
         model,
@@ -151,15 +150,11 @@ def train_layers(
     if folder is None:
         return None
     save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
-    rounded = rounded_as_stored(trained.tensors, folder)
-    if conditions.is_sharded or len(rounded) < len(trained.tensors):
+    if conditions.is_sharded or not take_stored_values(model, trained.tensors, folder):
         model = None
         gc.collect()
-        model = load_model(folder, dtype="float32")
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
-    else:
-        put_tensors(model, rounded)
-        gc.collect()
+        model = _on_device(load_in_fp32(folder))
+    gc.collect()
     return ExpertResult(
         trained_layers=parts.layers,
         trained_prefixes=parts.prefixes,
@@ -170,6 +165,12 @@ def train_layers(
         losses_after=_losses(model, validation, training),
         changed_though_frozen=differing_tensors(folder, seed_folder, except_under=parts.prefixes),
     )
+
+
+def _on_device(model: Any) -> Any:
+    import torch
+
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def differing_tensors(

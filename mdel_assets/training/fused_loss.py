@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mdel_assets.training.stored_precision import WideningLinear
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -171,7 +173,7 @@ def _product_dtype() -> torch.dtype:
 def _is_split(model: Any) -> bool:
     """Whether the output layer of the hidden states gives the model's own logits, by a probe."""
     output = model.get_output_embeddings()
-    if type(output) is not nn.Linear or model.base_model is model:
+    if type(output) not in (nn.Linear, WideningLinear) or model.base_model is model:
         return False
     ids_BT = torch.arange(16, device=output.weight.device)[None] % output.weight.shape[0]
     was_training = model.training

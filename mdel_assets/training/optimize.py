@@ -146,7 +146,7 @@ def _prepared(model: Any, settings: Optimization, *, conditions: Conditions) -> 
     if settings.dtype == "bfloat16" and not conditions.is_sharded:
         halve_frozen_layers(model)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return loss
 
 

@@ -11,7 +11,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,16 +73,19 @@ def _bytes(tensor: "torch.Tensor") -> memoryview:
     return memoryview(data)
 
 
-def rounded_as_stored(
-    tensors: "Mapping[str, torch.Tensor]", folder: Path
-) -> "dict[str, torch.Tensor]":
-    """Return ``tensors``, by name, with the values that the model in ``folder`` stores for them.
+def take_stored_values(model: Any, names: Collection[str], folder: Path) -> bool:
+    """Give the parameters called ``names`` the values that the model in ``folder`` stores for them.
 
-    In fp32. Those that its files hold in another form are left out.
+    Return False, and do nothing, where its files hold one of them in another form.
     """
-    names = _names_in_files(tensors, seed_folder=folder)
+    stored = _names_in_files(names, seed_folder=folder)
+    if len(stored) < len(names):
+        return False
+    own = dict(model.named_parameters())
     with TensorFolder(folder) as files:
-        return {name: files.read(stored).float() for name, stored in names.items()}
+        for name, place in stored.items():
+            own[name].data.copy_(files.read(place))
+    return True
 
 
 def put_tensors(model: Any, tensors: "Mapping[str, torch.Tensor]") -> None:

@@ -1,0 +1,98 @@
+"""Weights kept in the half precision in which they are stored, widened where they are used.
+
+Products, sums and everything else are fp32's, to the bit, for a half-precision number is an fp32
+number; the weights take half the memory. What is trained is widened for good.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mdel_assets.errors import MdelError
+from mdel_assets.tensor_files import TensorFolder, is_float
+from mdel_assets.training.model_files import load_model
+
+_HALVES = {"F16": "float16", "BF16": "bfloat16"}
+
+
+class WideningLinear(nn.Linear):
+    """A linear layer that multiplies in fp32, or as autocast has it."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  (torch's name)
+        """Return the products of (..., D) inputs."""
+        if torch.is_autocast_enabled(input.device.type):
+            return functional.linear(input, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.float()
+        return functional.linear(input, self.weight.float(), bias)
+
+
+class WideningEmbedding(nn.Embedding):
+    """An embedding that answers in fp32."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  (torch's name)
+        """Return the vectors of ids."""
+        return super().forward(input).float()
+
+
+_OWN_WAY: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: WideningLinear,
+    nn.Embedding: WideningEmbedding,
+}
+
+
+def load_in_fp32(source: str | Path) -> Any:
+    """Return the causal LM at ``source`` with all of its weights in fp32."""
+    return load_model(source, dtype="float32")
+
+
+def load_to_compute_in_fp32(source: str | Path) -> Any:
+    """Return the causal LM at ``source``, which computes in fp32, in as little memory as it can.
+
+    On a processor only, and where all of its files hold numbers of one half precision; else, and
+    for models that keep half-precision numbers besides their weights, every weight is fp32.
+
+    Raises:
+        TrainingError: as `load_model`.
+
+    """
+    half = None if torch.cuda.is_available() else _stored_half(Path(source))
+    if half is None:
+        return load_in_fp32(source)
+    model = load_model(source, dtype=half)
+    if any(buffer.dtype == getattr(torch, half) for buffer in model.buffers()):
+        del model
+        return load_in_fp32(source)
+    widen_where_used(model)
+    return model
+
+
+def widen_where_used(model: Any) -> None:
+    """Let linear layers and embeddings widen their weights at use; widen all other weights."""
+    kept = set()
+    for module in model.modules():
+        if type(module) in _OWN_WAY:
+            module.__class__ = _OWN_WAY[type(module)]
+            kept |= {id(parameter) for parameter in module.parameters(recurse=False)}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.float()
+
+
+def widen_trained(model: Any) -> None:
+    """Widen, for good, the weights that require a gradient."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _stored_half(folder: Path) -> str | None:
+    """Return torch's name of the half precision that all numbers of a folder's files have."""
+    try:
+        dtypes = set(TensorFolder(folder).dtypes.values())
+    except (MdelError, OSError):
+        return None
+    stored = {dtype for dtype in dtypes if is_float(dtype)}
+    return _HALVES.get(stored.pop()) if len(stored) == 1 else None
