@@ -135,8 +135,7 @@ def train_layers(
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
     widen_trained(model)
     if training.store == "delta":
-        moving = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
-        stored_names(moving, seed_folder=seed_folder)
+        stored_names([n for n, p in model.named_parameters() if p.requires_grad], seed_folder)
     before = _losses(model, validation, training) if folder else {}
     trained = optimize(
         model,
@@ -152,9 +151,8 @@ def train_layers(
     save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
     if conditions.is_sharded or not take_stored_values(model, trained.tensors, folder):
         model = None
-        gc.collect()
-        model = _on_device(load_in_fp32(folder))
     gc.collect()
+    model = model or _on_device(load_in_fp32(folder))
     return ExpertResult(
         trained_layers=parts.layers,
         trained_prefixes=parts.prefixes,

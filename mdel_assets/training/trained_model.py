@@ -95,7 +95,7 @@ def put_tensors(model: Any, tensors: "Mapping[str, torch.Tensor]") -> None:
         own[name].data.copy_(values)
 
 
-def stored_names(names: Iterable[str], *, seed_folder: Path) -> dict[str, str]:
+def stored_names(names: Iterable[str], seed_folder: Path) -> dict[str, str]:
     """Map parameters' names to those that the seed's files have for them.
 
     Raises:
@@ -127,7 +127,7 @@ def _common_name(name: str) -> str:
 def _save_delta(tensors: "Mapping[str, torch.Tensor]", folder: Path, *, seed_folder: Path) -> None:
     from safetensors.torch import save_file
 
-    names = stored_names(tensors, seed_folder=seed_folder)
+    names = stored_names(tensors, seed_folder)
     parts = weight_files(seed_folder)
     count = len(parts) + 1
     # Where files hold a tensor twice, libraries that read them in order keep the last one.

@@ -96,13 +96,13 @@ def test_an_output_layer_stored_under_its_other_name_is_found(make_model, tmp_pa
     tensors = load_file(path)
     stored = {n.replace("lm_head.", "embed_out."): t for n, t in tensors.items()}
     save_file(stored, path, metadata={"format": "pt"})
-    names = stored_names(["lm_head.weight"], seed_folder=tmp_path / "seed")
+    names = stored_names(["lm_head.weight"], tmp_path / "seed")
     assert names == {"lm_head.weight": "embed_out.weight"}
 
 
 def test_a_parameter_that_files_hold_in_another_form_is_refused(make_model):
     with pytest.raises(TrainingError, match=r"another form than it is computed in.*store: full"):
-        stored_names(["layers.0.mlp.experts.gate_up_proj"], seed_folder=make_model())
+        stored_names(["layers.0.mlp.experts.gate_up_proj"], make_model())
 
 
 def test_an_index_that_names_a_tensor_its_file_lacks_is_refused(make_model, dataset, tmp_path):
