@@ -7,7 +7,9 @@ memory is that of all its processes together, shared pages counted once.
 
 import argparse
 import dataclasses
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,6 @@ import psutil
 from benchmarks.figures import show
 from benchmarks.models import gpt_neox
 from benchmarks.pile_like import write_corpus
-from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.data.package_files import PackageFile, fetch_package
 
 RUNS_ONLY_WHEN_NAMED = True
@@ -35,6 +36,7 @@ _END_OF_TEXT = "<|endoftext|>"
 _VOCABULARY = 50304
 _LOOK_SECONDS = 0.1
 _NAME = "line"
+_LOSSES = re.compile(r"losses of \d+ held-out blocks in ([\d.]+) s")
 _STAGES = (
     "raw_pile_shard",
     "shard_documents",
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             show(f"line/{stage}/processor", spent.processor_seconds, "s")
             show(f"line/{stage}/peak_memory", spent.peak_bytes / 2**20, "MiB")
             show(f"line/{stage}/written", spent.written_bytes / 2**20, "MiB")
-            _show_training(folder / "home" / _NAME, stage)
+            _show_work(folder, stage)
 
 
 def _prepare(folder: Path, options: argparse.Namespace) -> dict[str, str]:
@@ -160,9 +162,8 @@ def write_seed(
     tokenizer.save_pretrained(folder)
 
 
-def _show_training(root: Path, stage: str) -> None:
-    """Print how long a stage's trainings took from first step to last, all together."""
-    store = ArtifactStore(root, experiment=_NAME)
+def _show_work(folder: Path, stage: str) -> None:
+    """Print how long a stage's trainings took from first step to last, and their losses."""
     folders = {
         "expert_model": "models/experts",
         "random_split_expert": "models/random",
@@ -170,13 +171,13 @@ def _show_training(root: Path, stage: str) -> None:
     }
     if stage not in folders:
         return
-    seconds = 0.0
-    for path in (store.root / folders[stage]).rglob("record.json"):
-        import json
-
-        history = json.loads(path.read_text())["details"]["history"]
-        seconds += history["num_tokens"] / history["tokens_per_second"]
-    show(f"line/{stage}/training", seconds, "s")
+    training = 0.0
+    for path in (folder / "home" / _NAME / folders[stage]).rglob("record.json"):
+        history = json.loads(path.read_text("utf-8"))["details"]["history"]
+        training += history["num_tokens"] / history["tokens_per_second"]
+    log = (folder / f"{stage}.log").read_text("utf-8")
+    show(f"line/{stage}/training", training, "s")
+    show(f"line/{stage}/losses", sum(map(float, _LOSSES.findall(log))), "s")
 
 
 def measured(command: Sequence[str], environment: dict[str, str], *, log: Path) -> Spent:

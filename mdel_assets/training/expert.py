@@ -7,6 +7,7 @@ checks on the saved files.
 import dataclasses
 import gc
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,7 @@ def train_layers(
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
     widen_trained(model)
-    if training.store == "delta":
-        stored_names([n for n, p in model.named_parameters() if p.requires_grad], seed_folder)
+    _refuse_what_no_delta_holds(model, training, seed_folder)
     before = _losses(model, validation, training) if folder else {}
     trained = optimize(
         model,
@@ -163,6 +163,12 @@ def train_layers(
         losses_after=_losses(model, validation, training),
         changed_though_frozen=differing_tensors(folder, seed_folder, except_under=parts.prefixes),
     )
+
+
+def _refuse_what_no_delta_holds(model: Any, training: ExpertTraining, seed_folder: Path) -> None:
+    if training.store == "delta":
+        moving = [name for name, tensor in model.named_parameters() if tensor.requires_grad]
+        stored_names(moving, seed_folder)
 
 
 def _on_device(model: Any) -> Any:
@@ -252,10 +258,19 @@ def _losses(
 ) -> dict[str, float]:
     import torch
 
+    from mdel_assets.training.fused_loss import LanguageModelLoss
+
+    if not validation:
+        return {}
+    started = time.monotonic()
     batch = training.micro_batch_size or training.batch_size
     device = next(model.parameters()).device.type
     with torch.autocast(device, torch.bfloat16, enabled=training.dtype == "bfloat16"):
-        return {
-            split: validation_loss(model, blocks, batch_size=batch)
+        loss = LanguageModelLoss(model)
+        found = {
+            split: validation_loss(loss, blocks, batch_size=batch)
             for split, blocks in validation.items()
         }
+    num_blocks = sum(map(len, validation.values()))
+    _log.info("losses of %d held-out blocks in %.1f s", num_blocks, time.monotonic() - started)
+    return found

@@ -244,22 +244,21 @@ class _Blocks:
         return ids if self.order is None else ids | {"block": torch.tensor(block)}
 
 
-def validation_loss(model: Any, blocks_NT: NDArray[np.int32], *, batch_size: int) -> float:
-    """Return the mean loss in nats per predicted token over packed ``blocks_NT``."""
+def validation_loss(
+    loss: "LanguageModelLoss", blocks_NT: NDArray[np.int32], *, batch_size: int
+) -> float:
+    """Return a model's mean loss in nats per predicted token over packed ``blocks_NT``."""
     import torch
 
-    from mdel_assets.training.fused_loss import LanguageModelLoss
-
-    device = next(model.parameters()).device
+    device = next(loss.parameters()).device
     total = 0.0
-    was_training = model.training
-    model.eval()
-    loss = LanguageModelLoss(model)
+    was_training = loss.model.training
+    loss.model.eval()
     with torch.inference_mode():
         for start in range(0, len(blocks_NT), batch_size):
             ids = torch.from_numpy(blocks_NT[start : start + batch_size].astype(np.int64)).to(
                 device
             )
             total += loss(ids)["loss"].double().item() * len(ids)
-    model.train(was_training)
+    loss.model.train(was_training)
     return total / len(blocks_NT)

@@ -122,6 +122,8 @@ def _held_out_loss(
     model: Any, tokenizer: Any, pretraining: Pretraining, *, datasets: Mapping[str, Path]
 ) -> float | None:
     """Return the loss over held-out text of all domains, or None where there is none."""
+    from mdel_assets.training.fused_loss import LanguageModelLoss
+
     held_out = SplitDocuments.together(
         [
             SplitDocuments.of(path / "validation_domain.parquet", domain=domain)
@@ -137,7 +139,7 @@ def _held_out_loss(
         num_blocks=pretraining.num_validation_blocks,
         seed=pretraining.seed,
     )
-    return validation_loss(model, blocks, batch_size=pretraining.batch_size)
+    return validation_loss(LanguageModelLoss(model), blocks, batch_size=pretraining.batch_size)
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Any:
