@@ -123,18 +123,15 @@ def train_layers(
         TrainingError: a layer that does not exist, a tokenizer that does not fit, or divergence.
 
     """
-    from mdel_assets.training.stored_precision import (
-        load_in_fp32,
-        load_to_compute_in_fp32,
-        widen_trained,
-    )
+    from mdel_assets.training import stored_precision as precision
 
-    load = load_in_fp32 if conditions.is_sharded else load_to_compute_in_fp32
+    is_sharded = conditions.is_sharded
+    load = precision.load_in_fp32 if is_sharded else precision.load_to_compute_in_fp32
     model = _on_device(load(seed_folder))
     check_tokenizer_fits(model, tokenizer)
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
-    widen_trained(model)
+    precision.widen_trained(model)
     _refuse_what_no_delta_holds(model, training, seed_folder)
     before = _losses(model, validation, training) if folder else {}
     trained = optimize(
@@ -149,10 +146,10 @@ def train_layers(
     if folder is None:
         return None
     save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
-    if conditions.is_sharded or not take_stored_values(model, trained.tensors, folder):
+    if is_sharded or not take_stored_values(model, trained.tensors, folder):
         model = None
     gc.collect()
-    model = model or _on_device(load_in_fp32(folder))
+    model = model or _on_device(precision.load_in_fp32(folder))
     return ExpertResult(
         trained_layers=parts.layers,
         trained_prefixes=parts.prefixes,
