@@ -24,15 +24,14 @@ from mdel_assets.experiment_fields import (
     Domains,
     Evaluation,
     ExpertTraining,
-    Hub,
     Mixture,
     Section,
     SeedModel,
     Source,
-    Tracking,
     Variant,
 )
 from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
+from mdel_assets.publishing_fields import Hub, Tracking
 
 _SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")

@@ -13,7 +13,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,6 +21,8 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
 SPLITS = ("train", *EVALUATION_SPLITS)
+# Of an evaluation's budget: about the bytes of a token, and how many documents share it at least.
+_BYTES_PER_TOKEN, _MIN_DOCUMENTS = 4, 16
 
 
 class Section(BaseModel):
@@ -324,6 +325,10 @@ class Evaluation(Section):
     ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
     later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
     ``dtype`` is that of the matrix products. ``references`` are models to compare with, by name.
+
+    Of each split ``max_documents`` are drawn, and where ``max_tokens`` is given no more than hold
+    so many tokens, four bytes of text counted as one. A document then makes up a sixteenth at most:
+    of a longer one its beginning is scored.
     """
 
     max_length: Annotated[int, Field(ge=2)] = 1024
@@ -333,12 +338,23 @@ class Evaluation(Section):
         Field(min_length=1),
     ] = ("validation_domain", "validation_pile")
     max_documents: PositiveInt = 10_000
+    max_tokens: Annotated[int, Field(ge=1024)] | None = None
     prefix_token: Literal["eos", "bos"] = "eos"
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_bootstrap_samples: PositiveInt = 1000
     ensemble: Ensemble = Ensemble()
     references: dict[str, ModelSource] = {}
     seed: int = 0
+
+    @property
+    def max_bytes(self) -> int | None:
+        """UTF-8 bytes of text that a model is scored on in each split, about; None for all."""
+        return None if self.max_tokens is None else _BYTES_PER_TOKEN * self.max_tokens
+
+    @property
+    def max_document_bytes(self) -> int | None:
+        """UTF-8 bytes of a document that are scored at most; None for all."""
+        return None if self.max_bytes is None else self.max_bytes // _MIN_DOCUMENTS
 
     @model_validator(mode="after")
     def _strides_leave_no_gap(self) -> "Evaluation":
@@ -348,45 +364,3 @@ class Evaluation(Section):
                 f"two windows would not be scored"
             )
         return self
-
-
-class Hub(Section):
-    """Where publishing puts what it publishes, and under which names.
-
-    ``endpoint`` is the Hub's address (``HF_ENDPOINT`` where it is left out), or ``file:FOLDER``
-    for a local folder. ``namespace`` is a user or an organisation, by default the token's user.
-    ``allow_restricted`` lets text be published that is known to be under copyright.
-    """
-
-    namespace: str | None = None
-    private: bool = True
-    endpoint: str | None = None
-    dataset_name: str = "{domain}"
-    expert_name: str = "expert-{domain}"
-    merged_name: str = "{recipe}"
-    allow_restricted: bool = False
-
-    @field_validator("dataset_name", "expert_name", "merged_name")
-    @classmethod
-    def _is_a_template(cls, template: str, info: ValidationInfo) -> str:
-        field = "recipe" if info.field_name == "merged_name" else "domain"
-        if not re.fullmatch(rf"[\w.-]*\{{{field}\}}[\w.-]*", template):
-            raise ValueError(
-                f"a repository's name is made of letters, digits, . _ - and {{{field}}}, as in "
-                f"'mdel-{{{field}}}'"
-            )
-        return template
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_an_address(cls, endpoint: str | None) -> str | None:
-        if endpoint and not endpoint.startswith(("https://", "http://", "file:")):
-            raise ValueError("an endpoint begins with https://, http:// or file:")
-        return endpoint
-
-
-class Tracking(Section):
-    """Where training is tracked."""
-
-    wandb_project: str | None = None
-    wandb_entity: str | None = None

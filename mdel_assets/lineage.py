@@ -251,7 +251,7 @@ class Lineage(Line):
     def _searched_merge(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         config, inputs = self._recipe(key, before=self.store.search(key))
         fields = {*WINDOW_SETTINGS, "splits", "max_documents", "num_bootstrap_samples", "seed"}
-        config["evaluation"] = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        config["evaluation"] = self._evaluation(fields)
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
         return config, [*inputs, *datasets]
 
@@ -272,10 +272,15 @@ class Lineage(Line):
         return {}, [self.store.seed_model(), *experts]
 
     def _token_scores(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        fields = {*WINDOW_SETTINGS, "splits", "max_documents", "seed"}
-        config = self.experiment.evaluation.model_dump(mode="json", include=fields)
+        config = self._evaluation({*WINDOW_SETTINGS, "splits", "max_documents", "seed"})
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
         return config, [self.store.model(key), *datasets]
+
+    def _evaluation(self, fields: set[str]) -> dict[str, Any]:
+        """Return settings of the evaluation; a budget is among them only where there is one."""
+        evaluation = self.experiment.evaluation
+        fields |= set() if evaluation.max_tokens is None else {"max_tokens"}
+        return evaluation.model_dump(mode="json", include=fields)
 
     def _perplexity_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         fields = {"num_bootstrap_samples", "seed"}

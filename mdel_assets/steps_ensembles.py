@@ -68,6 +68,7 @@ def read_ensembles(lineage: Lineage) -> Any:
         router=Router(store.router().folder, temperature=evaluation.ensemble.temperature),
         tokenizer=load_tokenizer(store.seed_model().folder),
         prior_decay=evaluation.ensemble.prior_decay,
+        max_bytes=evaluation.max_document_bytes,
     )
     if numbers := lineage.random_split_numbers():
         ensembles |= random_split_cells(

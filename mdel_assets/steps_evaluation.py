@@ -225,11 +225,12 @@ def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:
 
 
 def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:
-    """Whether scores of ``old`` are of the same model, cut into the same windows."""
+    """Whether scores of ``old`` are of the same model, texts and windows cut alike."""
     if old is None or old.code_version != identity.code_version:
         return False
     if lineage.store.scores(model_key).damage(old):
         return False
     label = lineage.store.model(model_key).label
-    same_settings = all(old.config.get(k) == identity.config[k] for k in WINDOW_SETTINGS)
+    settings = (*WINDOW_SETTINGS, "max_tokens")
+    same_settings = all(old.config.get(k) == identity.config.get(k) for k in settings)
     return same_settings and old.inputs.get(label) == identity.inputs[label]

@@ -81,7 +81,8 @@ def evaluation_bytes(lineage: Lineage) -> float:
         counts = lineage.store.dataset(domain).require().counts
         for split in evaluation.splits:
             size, documents = counts[split]["num_bytes"], counts[split]["num_documents"]
-            total += size * min(1.0, evaluation.max_documents / max(documents, 1))
+            size *= min(1.0, evaluation.max_documents / max(documents, 1))
+            total += size if evaluation.max_bytes is None else min(size, evaluation.max_bytes)
     return total
 
 

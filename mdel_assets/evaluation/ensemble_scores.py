@@ -6,7 +6,7 @@ judged by the prior of the other, so no document takes part in its own prior.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.ensemble import (
     Array,
@@ -26,11 +27,12 @@ from mdel_assets.evaluation.ensemble import (
     prefixes,
     spread_readings,
 )
+from mdel_assets.evaluation.evaluation_documents import beginning
 from mdel_assets.evaluation.perplexity import Cell, read_cells
 from mdel_assets.evaluation.router import ROUTERS, Router
 from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
 
-_DOCUMENTS_PER_BATCH = 256
+_DOCUMENTS_PER_BATCH, _CHARACTERS_PER_BATCH = 256, 1 << 20
 _PREFIX = "ensemble-"
 _RANDOM = "random-split-"
 _RANDOM_KEPT = ("ensemble-uniform", "ensemble-posterior-all")
@@ -53,11 +55,13 @@ def ensemble_cells(
     router: Router,
     tokenizer: Any,
     prior_decay: float,
+    max_bytes: int | None = None,
 ) -> dict[str, list[Cell]]:
     """Return each ensemble's cells, by its name.
 
     ``scores`` maps each expert's domain to its token-scores folder, in the router's order;
-    ``datasets`` maps domains to dataset folders. ``tokenizer`` is the experts' common one.
+    ``datasets`` maps domains to dataset folders. ``tokenizer`` is the experts' common one. Of a
+    text longer than ``max_bytes`` the beginning was scored.
 
     Raises:
         ScoringError: the experts were not scored on the same documents and tokens.
@@ -69,7 +73,7 @@ def ensemble_cells(
             f"{', '.join(scores)}. Make domain_router anew."
         )
     cells = read_cells(next(iter(scores.values())))
-    documents = _read_documents(cells, datasets, router, tokenizer)
+    documents = _read_documents(cells, datasets, router, tokenizer, max_bytes)
     return _weigh(scores, cells, documents, prior_decay=prior_decay)
 
 
@@ -193,26 +197,38 @@ def _priors(
 
 
 def _read_documents(
-    cells: list[Cell], datasets: Mapping[str, Path], router: Router, tokenizer: Any
+    cells: list[Cell],
+    datasets: Mapping[str, Path],
+    router: Router,
+    tokenizer: Any,
+    max_bytes: int | None,
 ) -> dict[str, _Document]:
     """Return, per document, its label and what the routers say of its beginnings."""
     found: dict[str, _Document] = {}
     for cell in cells:
         wanted = pa.array(sorted(set(cell.document_ids) - found.keys()), pa.string())
-        if not len(wanted):
-            continue
-        file = pq.ParquetFile(datasets[cell.dataset] / f"{cell.split}.parquet")
-        columns = ["document_id", "text", "domain"]
-        for batch in file.iter_batches(_DOCUMENTS_PER_BATCH, columns=columns):
-            chosen = batch.filter(pc.is_in(batch.column("document_id"), wanted))
-            if len(chosen):
-                found |= _route(chosen, router, tokenizer)
+        path = datasets[cell.dataset] / f"{cell.split}.parquet"
+        table = pq.read_table(path, columns=["document_id", "domain"])
+        rows = np.flatnonzero(pc.is_in(table.column("document_id"), wanted).to_numpy())
+        keys, labels = (
+            table.column(n).take(pa.array(rows)).to_pylist() for n in table.column_names
+        )
+        batch: list[tuple[str, str, str]] = []
+        for key, label, text in zip(keys, labels, SplitDocuments.of(path).texts(rows), strict=True):
+            batch.append((key, label, beginning(text, max_bytes)))
+            if sum(len(each) for _, _, each in batch) >= _CHARACTERS_PER_BATCH or key == keys[-1]:
+                found |= _route(batch, router, tokenizer)
+                batch = []
     return found
 
 
-def _route(batch: pa.RecordBatch, router: Router, tokenizer: Any) -> dict[str, _Document]:
-    keys, texts, labels = (batch.column(n).to_pylist() for n in ("document_id", "text", "domain"))
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+def _route(
+    batch: Sequence[tuple[str, str, str]], router: Router, tokenizer: Any
+) -> dict[str, _Document]:
+    keys, labels, texts = zip(*batch, strict=True)
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
     starts = [[first for first, _ in offsets] for offsets in encoded["offset_mapping"]]
     read = [prefixes(text, own) for text, own in zip(texts, starts, strict=True)]
     flat = [prefix for own in read for prefix in own]

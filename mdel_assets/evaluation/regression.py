@@ -75,16 +75,22 @@ def changes_since(
         own = before.filter(is_cell)
         old = dict(
             zip(
-                own.column("document_id").to_pylist(),
+                zip(
+                    own.column("document_id").to_pylist(),
+                    own.column("num_bytes").to_pylist(),
+                    strict=True,
+                ),
                 own.column("nll_nats").to_pylist(),
                 strict=True,
             )
         )
-        rows = [row for row, key in enumerate(cell.document_ids) if key in old]
+        # The same document may have been read to another length.
+        keys = list(zip(cell.document_ids, cell.num_bytes_D.tolist(), strict=True))
+        rows = [row for row, key in enumerate(keys) if key in old]
         sizes_D = cell.num_bytes_D[rows]
         if not sizes_D.sum():
             continue
-        old_D = np.array([old[cell.document_ids[row]] for row in rows])
+        old_D = np.array([old[keys[row]] for row in rows])
         draws = [
             bootstrap_bits_per_byte(
                 nll_D,

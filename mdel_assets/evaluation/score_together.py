@@ -13,24 +13,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mdel_assets.durable_files import sync
 from mdel_assets.errors import MdelError
 from mdel_assets.evaluation.beside import load_beside
+from mdel_assets.evaluation.evaluation_documents import (
+    EvaluationDocuments,
+    TokenizedDocuments,
+    evaluation_documents,
+)
 from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import Progress, Scorer
 from mdel_assets.evaluation.shared_trunk import share_equal_tensors
 from mdel_assets.evaluation.token_scores import (
     DOCUMENT_SCHEMA,
+    DOCUMENTS_NAME,
+    DocumentSize,
     documents_table,
-    evaluation_documents,
-    kept_documents,
     prefix_token_id,
     refuse_short_context,
     write_scores,
@@ -40,6 +43,7 @@ from mdel_assets.experiment_fields import Evaluation
 _log = logging.getLogger(__name__)
 _MODELS_PER_PACK = 8
 _TOKENIZED_PER_CALL = 256
+_ROWS_PER_BATCH = 256
 # What a kill may cost: some seconds of a GPU, a minute of a processor.
 _TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
 
@@ -70,11 +74,10 @@ class ScoringResult:
 
 @dataclasses.dataclass
 class _Open:
-    """A task under way: what it has, and what it lacks."""
+    """A task under way, and which documents it lacks."""
 
     name: str
     task: ScoringTask
-    kept: list[pa.Table]
     missing: list[str]
 
 
@@ -100,12 +103,12 @@ def score_models(
     """
     if not tasks:
         return
-    texts, cells = evaluation_documents(datasets, evaluation)
+    documents = evaluation_documents(datasets, evaluation)
     waiting: dict[tuple[str, ...], list[_Open]] = {}
     for name, task in tasks.items():
-        opened = _open(name, task, texts)
+        opened = _open(name, task, documents)
         if not opened.missing:
-            yield name, _finish(opened, cells, num_scored=0)
+            yield name, _finish(opened, documents.cells, num_scored=0)
             continue
         try:
             group = (_tokenizer_digest(task.model), *opened.missing)
@@ -114,16 +117,18 @@ def score_models(
             continue
         waiting.setdefault(group, []).append(opened)
     for (_, *missing), members in waiting.items():
-        for done in _scored(members, {key: texts[key] for key in missing}, evaluation):
-            if done.error is not None:
-                yield done.opened.name, done.error
-                continue
-            yield (
-                done.opened.name,
-                _finish(
-                    done.opened, cells, num_scored=len(missing), num_layers=done.num_shared_layers
-                ),
-            )
+        with TokenizedDocuments(members[0].task.work_folder) as tokenized:
+            for done in _scored(members, missing, documents, tokenized, evaluation):
+                if done.error is not None:
+                    yield done.opened.name, done.error
+                    continue
+                finished = _finish(
+                    done.opened,
+                    documents.cells,
+                    num_scored=len(missing),
+                    num_layers=done.num_shared_layers,
+                )
+                yield done.opened.name, finished
 
 
 def score_documents(
@@ -142,38 +147,55 @@ def score_documents(
         )
     if isinstance(scores, MdelError):
         raise scores
-    return documents_table(documents, scores)
+    return documents_table([DocumentSize.of(key, text) for key, text in documents], scores)
 
 
-def _open(name: str, task: ScoringTask, texts: Mapping[str, str]) -> _Open:
-    kept = [kept_documents(task.previous, wanted=texts.keys())]
-    missing = texts.keys() - kept[0].column("document_id").to_pylist()
-    for path in sorted(task.work_folder.glob("*.parquet")):
-        # Another process may have scored some of them too.
-        chunk = pq.read_table(path)
-        is_new = pc.is_in(chunk.column("document_id"), pa.array(sorted(missing), pa.string()))
-        kept.append(chunk.filter(is_new))
-        missing -= set(kept[-1].column("document_id").to_pylist())
-    return _Open(name, task, kept, sorted(missing))
+def _open(name: str, task: ScoringTask, documents: EvaluationDocuments) -> _Open:
+    missing = set(documents.place_of)
+    for path in _sources(task):
+        missing -= set(pq.read_table(path, columns=["document_id"]).column(0).to_pylist())
+    return _Open(name, task, sorted(missing))
+
+
+def _sources(task: ScoringTask) -> list[Path]:
+    """Return the files of `DOCUMENT_SCHEMA` that hold what is scored already."""
+    previous = [task.previous / DOCUMENTS_NAME] if task.previous else []
+    return [*previous, *sorted(task.work_folder.glob("*.parquet"))]
 
 
 def _finish(
     opened: _Open, cells: pa.Table, *, num_scored: int, num_layers: int = 0
 ) -> ScoringResult:
-    documents = pa.concat_tables([DOCUMENT_SCHEMA.empty_table(), *opened.kept])
-    write_scores(opened.task.folder, documents, cells)
+    task = opened.task
+    wanted = pc.unique(cells.column("document_id"))
+    num_documents, num_tokens = write_scores(
+        task.folder, _scored_already(task, wanted), cells, work_folder=task.work_folder
+    )
     return ScoringResult(
-        num_documents=len(documents),
-        num_tokens=pc.sum(documents.column("num_tokens")).as_py() or 0,
+        num_documents=num_documents,
+        num_tokens=num_tokens,
         num_documents_scored_now=num_scored,
         num_shared_layers=num_layers,
     )
 
 
+def _scored_already(task: ScoringTask, wanted: pa.Array) -> Iterator[pa.Table]:
+    """Yield what lies on disk of the documents called ``wanted``, some at a time."""
+    for path in _sources(task):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS_PER_BATCH):
+                table = pa.Table.from_batches([batch]).cast(DOCUMENT_SCHEMA)
+                yield table.filter(pc.is_in(table.column("document_id"), wanted))
+
+
 def _scored(
-    members: Sequence[_Open], texts: Mapping[str, str], evaluation: Evaluation
+    members: Sequence[_Open],
+    missing: Sequence[str],
+    documents: EvaluationDocuments,
+    tokenized: TokenizedDocuments,
+    evaluation: Evaluation,
 ) -> Iterator[_Done]:
-    """Score ``texts``, which all ``members`` lack, pack by pack."""
+    """Score the documents called ``missing``, which all ``members`` lack, pack by pack."""
     from mdel_assets.training.model_files import load_tokenizer
 
     tokenizer = load_tokenizer(members[0].task.model)
@@ -182,38 +204,39 @@ def _scored(
     except MdelError as error:
         yield from (_Done(opened, error) for opened in members)
         return
-    tokens = dict(zip(texts, tokenize(tokenizer, list(texts.values())), strict=True))
+    tokenized.add(documents.texts(missing), tokenizer)
     left = list(members)
     while left:
         models, pack, unloaded = _load_pack(left, evaluation)
         yield from unloaded
         left = left[len(pack) + len(unloaded) :]
         if pack:
-            yield from _scored_pack(models, pack, texts, tokens, prefix, evaluation)
+            yield from _scored_pack(models, pack, missing, tokenized, prefix, evaluation)
 
 
 def _scored_pack(
     models: list[Any],
     pack: list[_Open],
-    texts: Mapping[str, str],
-    tokens: Mapping[str, list[int]],
+    missing: Sequence[str],
+    tokenized: TokenizedDocuments,
     prefix: int,
     evaluation: Evaluation,
 ) -> Iterator[_Done]:
     failed: dict[int, MdelError] = {}
-    num_tokens = sum(map(len, tokens.values()))
+    num_tokens = sum(tokenized.num_tokens.values())
     progress = Progress(num_tokens * len(pack))
     with Scorer(models, dtype=evaluation.dtype, num_tokens=num_tokens) as scorer:
         num_layers = scorer.num_shared_layers
         _log.info(
             "scoring %d documents under %s, which share %d layers",
-            len(texts),
+            len(missing),
             ", ".join(opened.name for opened in pack),
             num_layers,
         )
-        for keys in _chunks(tokens, _TOKENS_PER_CHUNK[models[0].device.type]):
+        size = _TOKENS_PER_CHUNK[models[0].device.type]
+        for keys in _chunks(missing, tokenized.num_tokens, size):
             found = scorer.score(
-                [tokens[key] for key in keys],
+                [tokenized.tokens(key) for key in keys],
                 prefix=prefix,
                 max_length=evaluation.max_length,
                 stride=evaluation.stride,
@@ -223,7 +246,8 @@ def _scored_pack(
                 if isinstance(scores, MdelError):
                     failed[index] = scores
                 else:
-                    _keep(pack[index], [(key, texts[key]) for key in keys], scores)
+                    table = documents_table([tokenized.sizes[key] for key in keys], scores)
+                    _keep(pack[index].task, table)
     for index, opened in enumerate(pack):
         yield _Done(opened, failed.get(index), num_layers)
 
@@ -304,13 +328,13 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return tokens
 
 
-def _chunks(tokens: Mapping[str, list[int]], size: int) -> Iterator[list[str]]:
+def _chunks(keys: Sequence[str], num_tokens: Mapping[str, int], size: int) -> Iterator[list[str]]:
     """Yield ids from the longest document to the shortest, about ``size`` tokens at a time."""
     chunk: list[str] = []
     held = 0
-    for key in sorted(tokens, key=lambda key: len(tokens[key]), reverse=True):
+    for key in sorted(keys, key=num_tokens.__getitem__, reverse=True):
         chunk.append(key)
-        held += len(tokens[key])
+        held += num_tokens[key]
         if held >= size:
             yield chunk
             chunk, held = [], 0
@@ -318,13 +342,9 @@ def _chunks(tokens: Mapping[str, list[int]], size: int) -> Iterator[list[str]]:
         yield chunk
 
 
-def _keep(
-    opened: _Open, documents: Sequence[tuple[str, str]], scores: Sequence[NDArray[np.float32]]
-) -> None:
+def _keep(task: ScoringTask, table: pa.Table) -> None:
     """Put a chunk into the task's work folder, whole or not at all."""
-    table = documents_table(documents, scores)
-    opened.kept.append(table)
-    folder = opened.task.work_folder
+    folder = task.work_folder
     final = folder / f"{len(list(folder.glob('*.parquet'))):06d}.parquet"
     partial = final.with_suffix(".partial")
     pq.write_table(table, partial, compression="zstd", use_dictionary=False)

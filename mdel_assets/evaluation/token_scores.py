@@ -1,12 +1,13 @@
-"""Token scores on disk: what they hold, and which documents they are of.
+"""Token scores on disk: what they hold, and how they are written.
 
 `documents.parquet` holds every document once, however many datasets share it: ``num_tokens``,
 ``num_bytes``, ``num_words``, ``nll_nats`` (a float64 sum) and the tokens' ``log_probabilities``
 (fp32, natural logarithm). `cells.parquet` says which documents make up which (dataset, split).
 """
 
+import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mdel_assets.data.document_index import salted_hash
+from mdel_assets.data.temporary_columns import TemporaryColumn
 from mdel_assets.errors import ScoringError
-from mdel_assets.experiment_fields import Evaluation
 
 DOCUMENTS_NAME = "documents.parquet"
 CELLS_NAME = "cells.parquet"
+_ROWS_PER_GROUP = 4096
 DOCUMENT_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),
@@ -42,72 +43,86 @@ def count_words(text: str) -> int:
     return len(re.split(r"\s+", text))
 
 
-def evaluation_documents(
-    datasets: Mapping[str, Path], evaluation: Evaluation
-) -> tuple[dict[str, str], pa.Table]:
-    """Return texts by document id, and the table of cells, each in the order of ids."""
-    texts: dict[str, str] = {}
-    cells = []
-    for dataset, folder in datasets.items():
-        for split in evaluation.splits:
-            table = pq.read_table(folder / f"{split}.parquet", columns=["document_id", "text"])
-            ids = table.column("document_id").to_pylist()
-            chosen = sorted(_sample(ids, evaluation))
-            rows = {key: row for row, key in enumerate(ids)}
-            texts |= {key: table.column("text")[rows[key]].as_py() for key in chosen}
-            columns = [[dataset] * len(chosen), [split] * len(chosen), chosen]
-            arrays = [pa.array(column, pa.string()) for column in columns]
-            cells.append(pa.Table.from_arrays(arrays, schema=CELL_SCHEMA))
-    return texts, pa.concat_tables(cells) if cells else CELL_SCHEMA.empty_table()
+@dataclasses.dataclass(frozen=True)
+class DocumentSize:
+    """A document's size, in what figures are given per."""
+
+    document_id: str
+    num_bytes: int
+    num_words: int
+
+    @classmethod
+    def of(cls, document_id: str, text: str) -> "DocumentSize":
+        """Return the size of ``text``."""
+        return cls(document_id, len(text.encode()), count_words(text))
 
 
-def _sample(ids: list[str], evaluation: Evaluation) -> list[str]:
-    """Return ``max_documents`` of ``ids``, those with the lowest seeded hash."""
-    if len(ids) <= evaluation.max_documents:
-        return ids
-    numbers = np.array([[int(key[:16], 16), int(key[16:], 16)] for key in ids], np.uint64)
-    ranks = salted_hash(numbers, salt=f"evaluation:{evaluation.seed}")
-    return [ids[i] for i in np.argsort(ranks, kind="stable")[: evaluation.max_documents]]
+def write_scores(
+    folder: Path, tables: Iterable[pa.Table], cells: pa.Table, *, work_folder: Path
+) -> tuple[int, int]:
+    """Write the two files that make up a model's token scores; return documents and tokens.
 
-
-def kept_documents(previous: Path | None, *, wanted: Collection[str]) -> pa.Table:
-    """Return the documents of an earlier run that are among ``wanted``."""
-    if previous is None:
-        return DOCUMENT_SCHEMA.empty_table()
-    table = pq.read_table(previous / DOCUMENTS_NAME, schema=DOCUMENT_SCHEMA)
-    return table.filter(
-        pc.is_in(table.column("document_id"), pa.array(sorted(wanted), pa.string()))
-    )
-
-
-def write_scores(folder: Path, documents: pa.Table, cells: pa.Table) -> None:
-    """Write the two files that make up a model's token scores."""
-    pq.write_table(
-        documents.sort_by("document_id"),
-        folder / DOCUMENTS_NAME,
-        compression="zstd",
-        row_group_size=4096,
-        use_dictionary=False,
-    )
+    ``tables`` are of `DOCUMENT_SCHEMA`, in any order; what they hold waits in ``work_folder`` until
+    it can be written in the order of ids. Of a document that comes twice the first counts.
+    """
+    figures = []
+    start_of: dict[str, int] = {}
+    with TemporaryColumn(work_folder, np.float32) as values:
+        for table in tables:
+            for batch in table.to_batches():
+                keys = batch.column("document_id").to_pylist()
+                is_new = pa.array([key not in start_of for key in keys], pa.bool_())
+                new = batch.filter(is_new)
+                offsets = new.column("log_probabilities").offsets.to_numpy()
+                own = new.column("log_probabilities").values.to_numpy()
+                for key, offset in zip(new.column(0).to_pylist(), offsets, strict=False):
+                    start_of[key] = len(values) + int(offset - offsets[0])
+                values.append(own[offsets[0] : offsets[-1]])
+                figures.append(new.drop_columns("log_probabilities"))
+        schema = pa.schema(list(DOCUMENT_SCHEMA)[:-1])
+        documents = pa.Table.from_batches(figures, schema).sort_by("document_id")
+        with pq.ParquetWriter(
+            folder / DOCUMENTS_NAME, DOCUMENT_SCHEMA, compression="zstd", use_dictionary=False
+        ) as writer:
+            for first in range(0, max(1, len(documents)), _ROWS_PER_GROUP):
+                part = documents.slice(first, _ROWS_PER_GROUP)
+                writer.write_table(_with_values(part, start_of, values))
     pq.write_table(cells, folder / CELLS_NAME, compression="zstd")
+    return len(documents), int(pc.sum(documents.column("num_tokens")).as_py() or 0)
+
+
+def _with_values(
+    documents: pa.Table, start_of: Mapping[str, int], values: TemporaryColumn
+) -> pa.Table:
+    """Return documents with their log-probabilities, which begin in ``values`` where it says."""
+    lengths = documents.column("num_tokens").to_pylist()
+    keys = documents.column("document_id").to_pylist()
+    parts = [
+        values.read(start_of[key], start_of[key] + length)
+        for key, length in zip(keys, lengths, strict=True)
+    ]
+    return documents.append_column(DOCUMENT_SCHEMA.field(5), _lists(parts)).cast(DOCUMENT_SCHEMA)
 
 
 def documents_table(
-    documents: Sequence[tuple[str, str]], scores: Sequence[NDArray[np.float32]]
+    sizes: Sequence[DocumentSize], scores: Sequence[NDArray[np.float32]]
 ) -> pa.Table:
-    """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs and their log-probabilities."""
+    """Return a table of `DOCUMENT_SCHEMA` for documents and their tokens' log-probabilities."""
     columns: list[Any] = [
-        [key for key, _ in documents],
+        [size.document_id for size in sizes],
         [len(score) for score in scores],
-        [len(text.encode()) for _, text in documents],
-        [count_words(text) for _, text in documents],
+        [size.num_bytes for size in sizes],
+        [size.num_words for size in sizes],
         [-float(score.sum(dtype=np.float64)) for score in scores],
     ]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, DOCUMENT_SCHEMA, strict=False)]
+    return pa.Table.from_arrays([*arrays, _lists(scores)], schema=DOCUMENT_SCHEMA)
+
+
+def _lists(scores: Sequence[NDArray[np.float32]]) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum([len(score) for score in scores])])
     values = pa.array(np.concatenate([np.empty(0, np.float32), *scores]), pa.float32())
-    arrays.append(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values))
-    return pa.Table.from_arrays(arrays, schema=DOCUMENT_SCHEMA)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
 def prefix_token_id(tokenizer: Any, name: str) -> int:

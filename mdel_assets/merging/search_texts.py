@@ -15,8 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mdel_assets.data.document_index import salted_hash
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import ScoringError
-from mdel_assets.evaluation.token_scores import evaluation_documents
+from mdel_assets.evaluation.evaluation_documents import (
+    EvaluationDocuments,
+    evaluation_documents,
+)
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.merging.recipe import Search
 from mdel_assets.merging.surrogate import Array
@@ -58,17 +62,18 @@ def validation_subsample(
         ScoringError: no domain has any.
 
     """
-    _, cells = evaluation_documents(datasets, evaluation)
-    evaluated = set(cells.column("document_id").to_pylist())
+    evaluated = evaluation_documents(datasets, evaluation)
     texts: list[str] = []
     domains: list[str] = []
     num_shared = 0
     for domain, folder in datasets.items():
-        table = pq.read_table(folder / f"{_SPLIT}.parquet", columns=["document_id", "text"])
-        ids = table.column("document_id").to_pylist()
-        for row in _chosen_rows(ids, evaluated, search):
-            if text := table.column("text")[row].as_py()[: search.max_characters]:
-                texts.append(text)
+        path = folder / f"{_SPLIT}.parquet"
+        ids = pq.read_table(path, columns=["document_id"]).column(0).to_pylist()
+        rows = _chosen_rows(ids, evaluated, search)
+        found = SplitDocuments.of(path).texts(np.array(rows, np.int64))
+        for row, text in zip(rows, found, strict=True):
+            if text[: search.max_characters]:
+                texts.append(text[: search.max_characters])
                 domains.append(domain)
                 num_shared += ids[row] in evaluated
     if not texts:
@@ -85,7 +90,7 @@ def validation_subsample(
     return Subsample(texts, domains, [len(text.encode()) for text in texts], num_shared)
 
 
-def _chosen_rows(ids: list[str], evaluated: set[str], search: Search) -> list[int]:
+def _chosen_rows(ids: list[str], evaluated: EvaluationDocuments, search: Search) -> list[int]:
     """Return the rows of the drawn documents, those that are not evaluated first to be drawn."""
     if not ids:
         return []

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from mdel_assets.evaluation.evaluation_documents import evaluation_documents
 from mdel_assets.evaluation.perplexity import Cell, cells_of
 from mdel_assets.evaluation.score_together import tokenize
 from mdel_assets.evaluation.token_scores import (
+    DocumentSize,
     documents_table,
-    evaluation_documents,
     prefix_token_id,
 )
 from mdel_assets.experiment_fields import Evaluation
@@ -129,8 +130,9 @@ def _verdicts(
     scope = evaluation.model_copy(
         update={"splits": _TEST_SPLITS, "max_documents": search.num_test_documents}
     )
-    texts, table = evaluation_documents(datasets, scope)
-    cut = {key: text[: search.max_test_characters] for key, text in texts.items()}
+    documents = evaluation_documents(datasets, scope)
+    cut = {key: text[: search.max_test_characters] for key, text in documents.texts()}
+    sizes = [DocumentSize.of(key, text) for key, text in cut.items()]
     tokens = tokenize(tokenizer, list(cut.values()))
     prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
     starts = starting_points(best_GM.shape[1], num_groups=best_GM.shape[0])
@@ -139,5 +141,5 @@ def _verdicts(
     for name, weights_GM in {SEARCHED: best_GM, **rivals}.items():
         # Each model runs in whole: the states of all test documents could fill a disk.
         scores = candidates.score(weights_GM, tokens, prefix=prefix, keep_states=False)
-        cells[name] = cells_of(documents_table(list(cut.items()), scores), table)
+        cells[name] = cells_of(documents_table(sizes, scores), documents.cells)
     return judge(cells, evaluation=scope, ours=SEARCHED)

@@ -7,8 +7,8 @@ import pytest
 
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.evaluation_documents import evaluation_documents
 from mdel_assets.evaluation.perplexity import Cell
-from mdel_assets.evaluation.token_scores import evaluation_documents
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.merging.recipe import Search
 from mdel_assets.merging.search_report import judge, sentence
@@ -36,7 +36,7 @@ def test_documents_of_the_matrix_are_taken_last(tmp_path):
         "none": dataset(tmp_path / "none", "none", 0),
     }
     drawn = subsample(datasets, num_documents=5)
-    evaluated, _ = evaluation_documents(datasets, EVALUATION)
+    evaluated = evaluation_documents(datasets, EVALUATION)
     ids = [document_id(text.encode()) for text in drawn.texts]
     shared = [d for d, key in zip(drawn.domain_of_D, ids, strict=True) if key in evaluated]
     assert drawn.domain_of_D == ["many"] * 5 + ["few"] * 5
