@@ -11,6 +11,7 @@ partitions are made with ``dagster asset materialize``.
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment import load_experiment
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.lineage import Lineage
 from mdel_assets.what_is_stale import what_is_stale
 
 if TYPE_CHECKING:
@@ -210,7 +212,8 @@ def _print_matrix(home: MdelHome) -> None:
     from mdel_assets.steps_evaluation import read_matrix
 
     lineage = home.lineage(load_experiment(experiment_name()))
-    click.echo(matrix_text(read_matrix(lineage)))
+    width = shutil.get_terminal_size((120, 24)).columns
+    click.echo(matrix_text(read_matrix(lineage), width=width))
     reports = lineage.store.matrix().folder
     if record := lineage.store.ensemble().read_record():
         click.echo("\nExperts together, against the best single model (no model was run)\n")
@@ -219,10 +222,17 @@ def _print_matrix(home: MdelHome) -> None:
         f"\nWhere to look next\n"
         f"  {reports}/perplexity.md   all splits, with perplexities\n"
         f"  {reports}/perplexity.png  the heatmap\n"
-        f"  {reports}/ensemble.md     experts weighed together, beside single models\n"
+        f"{_ensemble_hint(lineage)}"
         f"  {lineage.store.root}/models  the models, for AutoModelForCausalLM.from_pretrained\n"
         f"  make ui   the graph with every chart, on http://127.0.0.1:3000"
     )
+
+
+def _ensemble_hint(lineage: Lineage) -> str:
+    if not lineage.has_ensembles():
+        return ""
+    reports = lineage.store.matrix().folder
+    return f"  {reports}/ensemble.md     experts weighed together, beside single models\n"
 
 
 def _show_stage(stage: "Stage") -> None:

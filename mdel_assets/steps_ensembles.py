@@ -6,7 +6,7 @@ from typing import Any
 from mdel_assets.artifacts import Record
 from mdel_assets.lineage import Lineage
 from mdel_assets.steps import current_record
-from mdel_assets.steps_evaluation import report_rows
+from mdel_assets.steps_evaluation import read_reported_cells, report_rows
 
 
 def make_router(lineage: Lineage) -> Record:
@@ -55,7 +55,7 @@ def read_ensembles(lineage: Lineage) -> Any:
     """Return the matrix of single models and ensembles, computed from the token scores."""
     from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.matrix import build_matrix
-    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.perplexity import with_samples
     from mdel_assets.evaluation.router import Router
     from mdel_assets.training.model_files import load_tokenizer
 
@@ -76,7 +76,10 @@ def read_ensembles(lineage: Lineage) -> Any:
             prior_decay=evaluation.ensemble.prior_decay,
         )
     fingerprint = lineage.identity("ensemble_report").fingerprint
-    singles = {model: read_cells(store.scores(model).folder) for model in lineage.own_models()}
+    singles = {model: read_reported_cells(lineage, model) for model in lineage.own_models()}
+    # Drawn once, for the rows and for the differences.
+    sampling = {"num_samples": evaluation.num_bootstrap_samples, "seed": evaluation.seed}
+    ensembles = {name: with_samples(cells, **sampling) for name, cells in ensembles.items()}
     rows = {model: report_rows(lineage, model, cells) for model, cells in singles.items()}
     # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
     rows |= {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mdel_assets.artifacts import Identity, Record
+from mdel_assets.artifacts import Identity, Record, looking_once
 from mdel_assets.errors import MdelError
 from mdel_assets.lineage import WINDOW_SETTINGS, Lineage
 from mdel_assets.steps import current_record
@@ -100,20 +100,45 @@ def report(lineage: Lineage, model_key: str) -> Record:
     """Write one model's perplexity table from its token scores, and every document's sums."""
     import pyarrow.parquet as pq
 
-    from mdel_assets.evaluation.perplexity import read_cells
+    from mdel_assets.evaluation.perplexity import read_cells, samples_table, with_samples
     from mdel_assets.evaluation.regression import document_sums
 
     if current := current_record(lineage, "perplexity_report", model_key):
         return current
     identity = lineage.identity("perplexity_report", model_key)
-    cells = read_cells(lineage.store.scores(model_key).folder)
+    evaluation = lineage.experiment.evaluation
+    cells = with_samples(
+        read_cells(lineage.store.scores(model_key).folder),
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
     rows = report_rows(lineage, model_key, cells)
     artifact = lineage.store.report(model_key)
     with artifact.staging() as stage:
         pq.write_table(document_sums(cells), stage / f"{model_key}.documents.parquet")
+        pq.write_table(samples_table(cells), stage / _samples_name(model_key))
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
         return artifact.publish(stage, identity, details={"rows": rows})
+
+
+def read_reported_cells(lineage: Lineage, model_key: str) -> list[Any]:
+    """Return a model's cells, with what its report's bootstrap drew where that lies there."""
+    import pyarrow.parquet as pq
+
+    from mdel_assets.evaluation.perplexity import read_cells, samples_from
+
+    cells = read_cells(lineage.store.scores(model_key).folder)
+    report = lineage.store.report(model_key)
+    samples = report.folder / _samples_name(model_key)
+    # A report of other scores, or one that was made before these were kept, says nothing of them.
+    if not samples.exists() or lineage.current("perplexity_report", model_key) is None:
+        return cells
+    return samples_from(pq.read_table(samples), cells)
+
+
+def _samples_name(model_key: str) -> str:
+    return f"{model_key}.samples.parquet"
 
 
 def changes_since_last_report(lineage: Lineage, model_key: str) -> list[Any]:
@@ -177,16 +202,16 @@ def make_matrix(lineage: Lineage, matrix: Any) -> Record:
         return artifact.publish(stage, identity, counts=counts, details=details)
 
 
+@looking_once()
 def read_matrix(lineage: Lineage) -> Any:
     """Return the matrix that the present reports and scores make up."""
     from mdel_assets.evaluation.matrix import build_matrix
-    from mdel_assets.evaluation.perplexity import read_cells
 
     models = lineage.reported_models()
     evaluation = lineage.experiment.evaluation
     return build_matrix(
         {model: lineage.store.report(model).require().details["rows"] for model in models},
-        {model: read_cells(lineage.store.scores(model).folder) for model in models},
+        {model: read_reported_cells(lineage, model) for model in models},
         datasets=lineage.present_domains(),
         splits=evaluation.splits,
         num_samples=evaluation.num_bootstrap_samples,

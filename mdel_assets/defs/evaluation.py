@@ -276,14 +276,14 @@ def _stale_table(lineage: Lineage) -> dg.MetadataValue:
 
 
 def _matrix_metadata(matrix: Any) -> dict[str, Any]:
-    from mdel_assets.evaluation.changes import changes_figure
+    from mdel_assets.evaluation.changes import inline_changes_figure
     from mdel_assets.evaluation.findings import findings
-    from mdel_assets.evaluation.heatmap import heatmap_figure
+    from mdel_assets.evaluation.heatmap import inline_heatmap_figure
     from mdel_assets.evaluation.matrix_markdown import matrix_markdown
 
     return {
-        "heatmap": chart(heatmap_figure(matrix, num_panels=1), "perplexity matrix"),
-        "changes": chart(changes_figure(matrix, matrix.splits[0]), "change from the seed"),
+        "heatmap": chart(inline_heatmap_figure(matrix), "perplexity matrix"),
+        "changes": chart(inline_changes_figure(matrix), "change from the seed"),
         "findings": dg.MetadataValue.md("\n".join(f"- {line}" for line in findings(matrix))),
         "tables": dg.MetadataValue.md(matrix_markdown(matrix)),
         columns.ROW_COUNT: len(matrix.rows),

@@ -13,9 +13,10 @@ from mdel_assets.charts import figure
 from mdel_assets.evaluation.findings import is_reference
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.matrix import Matrix
+    from mdel_assets.evaluation.matrix import Estimate, Matrix
 
 _PANELS_PER_ROW = 5
+_MAX_INLINE_BARS = 200
 _COLOURS = {"expert": "tab:blue", "merged": "tab:green", "dense": "tab:orange", "random": "0.65"}
 _OTHER_COLOUR = "tab:purple"
 
@@ -31,19 +32,12 @@ def changes_figure(matrix: "Matrix", split: str) -> Any:
     )
     grid = drawn.subplots(num_rows, num_columns, sharey=True, squeeze=False)
     for axes, dataset in zip(grid.flat, datasets, strict=False):
-        for place, model in enumerate(models):
-            if (model, dataset, split) not in matrix.bits:
-                continue
-            change = matrix.difference([(model, dataset, split)], [("seed", dataset, split)])
-            whiskers = [[change.value - change.low], [change.high - change.value]]
-            axes.barh(
-                place,
-                change.value,
-                color=_colour(model),
-                alpha=1.0 if model == f"expert-{dataset}" or model.startswith("dense") else 0.5,
-                xerr=np.maximum(whiskers, 0.0),
-                error_kw={"elinewidth": 1.0, "capsize": 1.5},
-            )
+        shown = [n for n, model in enumerate(models) if (model, dataset, split) in matrix.bits]
+        changes = [
+            matrix.difference([(models[n], dataset, split)], [("seed", dataset, split)])
+            for n in shown
+        ]
+        _draw_bars(axes, shown, changes, [_colour(models[n], dataset) for n in shown])
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(models)), models, fontsize=7)
         axes.tick_params(axis="x", labelsize=7)
@@ -58,5 +52,48 @@ def changes_figure(matrix: "Matrix", split: str) -> Any:
     return drawn
 
 
-def _colour(model: str) -> str:
-    return _COLOURS.get(model.partition("-")[0], _OTHER_COLOUR)
+def averages_figure(matrix: "Matrix", split: str) -> Any:
+    """Return the changes on the average of all domains, one bar per model."""
+    rows = [
+        average
+        for average in matrix.averages
+        if average.split == split and average.model != "seed" and not is_reference(average.model)
+    ]
+    drawn = figure(width=7.0, height=1.2 + 0.19 * max(1, len(rows)))
+    axes = drawn.add_subplot()
+    colours = [_colour(average.model, "") for average in rows]
+    _draw_bars(axes, list(range(len(rows))), [average.change for average in rows], colours)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [average.model for average in rows], fontsize=7)
+    axes.grid(alpha=0.3, axis="x")
+    axes.invert_yaxis()
+    axes.set_xlabel("bits per byte against the seed (left: better), 95 % intervals", fontsize=9)
+    axes.set_title(f"{split}, mean of all domains", fontsize=10)
+    return drawn
+
+
+def inline_changes_figure(matrix: "Matrix") -> Any:
+    """Return the first split's changes for a page: their averages where there are too many."""
+    split = matrix.splits[0]
+    if len(matrix.models) * len(matrix.datasets) > _MAX_INLINE_BARS:
+        return averages_figure(matrix, split)
+    return changes_figure(matrix, split)
+
+
+def _draw_bars(axes: Any, places: list[int], changes: "list[Estimate]", colours: list[Any]) -> None:
+    whiskers = [[c.value - c.low for c in changes], [c.high - c.value for c in changes]]
+    axes.barh(
+        places,
+        [change.value for change in changes],
+        color=colours,
+        xerr=np.maximum(whiskers, 0.0),
+        error_kw={"elinewidth": 1.0, "capsize": 1.5},
+    )
+
+
+def _colour(model: str, dataset: str) -> Any:
+    """Return a model's colour, strong for baselines and for the expert of the dataset."""
+    from matplotlib.colors import to_rgba
+
+    is_strong = model == f"expert-{dataset}" or model.startswith("dense")
+    return to_rgba(_COLOURS.get(model.partition("-")[0], _OTHER_COLOUR), 1.0 if is_strong else 0.5)

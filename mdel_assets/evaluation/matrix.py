@@ -5,6 +5,7 @@ Differences to the seed are paired: both models are resampled on the same docume
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,11 @@ class Matrix:
     stale: Collection[Place] = ()
     legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+
+    @functools.cached_property
+    def row_of(self) -> Mapping[Place, Row]:
+        """Every row by its model, dataset and split."""
+        return {_place(row): row for row in self.rows}
 
     def places(self, model: str, split: str) -> list[Place]:
         """Return a model's cells with text on one split, in the order of datasets."""

@@ -60,12 +60,12 @@ def matrix_markdown(matrix: "Matrix") -> str:
     return "\n".join(parts)
 
 
-def matrix_text(matrix: "Matrix") -> str:
-    """Return the first split's table and the findings, for a terminal."""
+def matrix_text(matrix: "Matrix", *, width: int = 120) -> str:
+    """Return the first split's table and the findings, for a terminal of so many columns."""
     split = matrix.splits[0]
     header = f"Bits per byte on {split}, lower is better (± half the 95 % interval)"
-    table = _aligned(_bits_rows(matrix, split, mark=False))
-    change = _aligned(_change_rows(matrix, split, mark=False))
+    table = _folded(_bits_rows(matrix, split, mark=False), width)
+    change = _folded(_change_rows(matrix, split, mark=False), width)
     notes = [f"{dataset}: {about}" for dataset, about in matrix.legend.items()]
     notes += [*matrix.notes, *([_STALE_LEGEND] if matrix.stale else [])]
     return "\n".join(
@@ -81,7 +81,7 @@ def matrix_text(matrix: "Matrix") -> str:
             "",
             "Experts and merged models against seed and baselines, paired, with 95 % intervals",
             "",
-            _aligned(comparison_rows(matrix, split, mark=False)),
+            _folded(comparison_rows(matrix, split, mark=False), width),
             "",
             *findings(matrix),
         ]
@@ -165,8 +165,7 @@ def _signed(value: float, low: float, high: float, *, mark: bool) -> str:
 
 
 def _cell(matrix: "Matrix", model: str, dataset: str, split: str) -> "Row | None":
-    place = (model, dataset, split)
-    return next((r for r in matrix.rows if (r["model"], r["dataset"], r["split"]) == place), None)
+    return matrix.row_of.get((model, dataset, split))
 
 
 def _bits(matrix: "Matrix", model: str, dataset: str, split: str) -> float | None:
@@ -191,6 +190,23 @@ def as_markdown(rows: list[list[str]]) -> list[str]:
     header, *body = rows
     ruler = ["---", *("---:" for _ in header[1:])]
     return ["| " + " | ".join(row) + " |" for row in (header, ruler, *body)]
+
+
+def _folded(rows: list[list[str]], width: int) -> str:
+    """Return a table in parts of up to ``width`` columns, each with the first column before it."""
+    if len({len(row) for row in rows}) > 1:
+        return _aligned(rows)
+    columns = list(zip(*rows, strict=True))
+    sizes = [max(map(len, column)) for column in columns]
+    parts: list[list[int]] = [[0]]
+    held = sizes[0]
+    for number, size in enumerate(sizes[1:], 1):
+        if held + 2 + size > width and len(parts[-1]) > 1:
+            parts.append([0])
+            held = sizes[0]
+        parts[-1].append(number)
+        held += 2 + size
+    return "\n\n".join(_aligned([[row[i] for i in part] for row in rows]) for part in parts)
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -16,6 +16,7 @@ Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,18 @@ from numpy.typing import NDArray
 from mdel_assets.evaluation.token_scores import CELLS_NAME, DOCUMENTS_NAME
 
 _DRAWS_PER_STEP = 50
+SAMPLES_SCHEMA = pa.schema(
+    [("dataset", pa.string()), ("split", pa.string()), ("samples", pa.list_(pa.float64()))]
+)
 _DOCUMENT_COLUMNS = ["document_id", "num_tokens", "num_bytes", "num_words", "nll_nats"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One model on one split of one dataset: D documents, in the order of their ids."""
+    """One model on one split of one dataset: D documents, in the order of their ids.
+
+    ``drawn`` are the bootstrap's figures, where they were computed before.
+    """
 
     dataset: str
     split: str
@@ -41,9 +48,12 @@ class Cell:
     num_bytes_D: NDArray[np.int64]
     num_words_D: NDArray[np.int64]
     nll_nats_D: NDArray[np.float64]
+    drawn: NDArray[np.float64] | None = None
 
     def samples(self, *, num_samples: int, seed: int) -> NDArray[np.float64]:
         """Return ``bits_per_byte`` of ``num_samples`` bootstrap draws of this cell's documents."""
+        if self.drawn is not None:
+            return self.drawn
         return bootstrap_bits_per_byte(
             self.nll_nats_D,
             self.num_bytes_D,
@@ -77,6 +87,43 @@ def cells_of(documents: pa.Table, table: pa.Table) -> list[Cell]:
         rows = np.array([row_of[key] for key in ids], np.int64)
         cells.append(Cell(dataset, split, ids, *(array[rows] for array in arrays)))
     return cells
+
+
+def with_samples(cells: Sequence[Cell], *, num_samples: int, seed: int) -> list[Cell]:
+    """Return the cells with the figures of their bootstrap."""
+    return [
+        dataclasses.replace(cell, drawn=cell.samples(num_samples=num_samples, seed=seed))
+        if cell.num_bytes_D.sum()
+        else cell
+        for cell in cells
+    ]
+
+
+def samples_table(cells: Sequence[Cell]) -> pa.Table:
+    """Return the bootstrap's figures of cells that have some, for `samples_from`."""
+    kept = [cell for cell in cells if cell.drawn is not None]
+    columns = [
+        [cell.dataset for cell in kept],
+        [cell.split for cell in kept],
+        [cell.drawn for cell in kept],
+    ]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, SAMPLES_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=SAMPLES_SCHEMA)
+
+
+def samples_from(table: pa.Table, cells: Sequence[Cell]) -> list[Cell]:
+    """Return ``cells`` with the figures that `samples_table` kept of them."""
+    columns = (table.column(name) for name in SAMPLES_SCHEMA.names)
+    datasets, splits, drawn = columns
+    found = {
+        (dataset, split): samples.values.to_numpy()
+        for dataset, split, samples in zip(
+            datasets.to_pylist(), splits.to_pylist(), drawn, strict=True
+        )
+    }
+    return [
+        dataclasses.replace(cell, drawn=found.get((cell.dataset, cell.split))) for cell in cells
+    ]
 
 
 def perplexity_row(
