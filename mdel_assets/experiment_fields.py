@@ -23,6 +23,7 @@ EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "tes
 SPLITS = ("train", *EVALUATION_SPLITS)
 # Of an evaluation's budget: about the bytes of a token, and how many documents share it at least.
 _BYTES_PER_TOKEN, _MIN_DOCUMENTS = 4, 16
+_ROUTER_DOCUMENTS = 6000
 
 
 class Section(BaseModel):
@@ -310,13 +311,18 @@ class Ensemble(Section):
     """How experts are weighed together, token by token.
 
     ``prior_decay`` is the share of the prior that a validation document leaves in place.
-    ``temperature`` divides squared distances to centroids (c-BTM); ``router_documents`` bounds what
-    a router learns of each domain.
+    ``temperature`` divides squared distances to centroids (c-BTM). A router learns from up to
+    ``router_documents`` of each domain, and in all from no more than of six domains: that takes the
+    same time and memory however many domains there are.
     """
 
     prior_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     temperature: Annotated[float, Field(gt=0.0)] = 0.1
     router_documents: PositiveInt = 1000
+
+    def documents_per_domain(self, num_domains: int) -> int:
+        """Return how many documents of each of so many domains a router learns from, at most."""
+        return min(self.router_documents, max(100, _ROUTER_DOCUMENTS // max(1, num_domains)))
 
 
 class Evaluation(Section):

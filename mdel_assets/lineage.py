@@ -300,8 +300,10 @@ class Lineage(Line):
 
     def _domain_router(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         evaluation = self.experiment.evaluation
-        config = {"documents": evaluation.ensemble.router_documents, "seed": evaluation.seed}
-        return config, [self.store.dataset(domain) for domain in self.present_domains()]
+        domains = self.present_domains()
+        count = evaluation.ensemble.documents_per_domain(len(domains))
+        config = {"documents": count, "seed": evaluation.seed}
+        return config, [self.store.dataset(domain) for domain in domains]
 
     def _ensemble_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         fields = {"num_bootstrap_samples", "seed"}

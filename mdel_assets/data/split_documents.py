@@ -5,7 +5,9 @@ that hold those are read, and only so many documents are held at once as make up
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 _MAX_READ_BYTES, _MIN_READ_BYTES = 8 << 20, 1 << 16
 _NUMBERS_PER_STEP = 4096
+_MAX_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,14 @@ class _File:
         """Return the row group of each row."""
         found: NDArray[np.int64] = np.searchsorted(self.ends, rows, side="right")
         return found
+
+    def read(self, group: int, rows: NDArray[np.int64]) -> list[str]:
+        """Return the texts of ``rows``, which lie in one row group."""
+        start = int(self.ends[group - 1]) if group else 0
+        with pq.ParquetFile(self.path, metadata=self.metadata) as parquet:
+            column = parquet.read_row_group(group, columns=["text"], use_threads=False).column(0)
+        texts: list[str] = column.take(rows - start).to_pylist()
+        return texts
 
 
 class SplitDocuments:
@@ -130,17 +141,27 @@ class SplitDocuments:
 
     def _read(self, numbers: NDArray[np.int64]) -> list[str]:
         texts = [""] * len(numbers)
-        for file, positions, rows in self._places(numbers):
-            group_of = file.group_of(rows)
-            with pq.ParquetFile(file.path, metadata=file.metadata) as parquet:
-                for group in np.unique(group_of):
-                    own = np.flatnonzero(group_of == group)
-                    start = int(file.ends[group - 1]) if group else 0
-                    column = parquet.read_row_group(int(group), columns=["text"]).column(0)
-                    found = column.take(rows[own] - start).to_pylist()
-                    for position, text in zip(positions[own], found, strict=True):
-                        texts[position] = text
+        wanted = [
+            (file, int(group), positions[of_group], rows[of_group])
+            for file, positions, rows in self._places(numbers)
+            for group, of_group in _by_value(file.group_of(rows))
+        ]
+        # Decompressing takes most of the time, and a row group is some MiB.
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
+            found = threads.map(lambda each: each[0].read(each[1], each[3]), wanted)
+            for (_, _, positions, _), own in zip(wanted, found, strict=True):
+                for position, text in zip(positions, own, strict=True):
+                    texts[position] = text
         return texts
+
+
+def _by_value(values: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each different value with its positions."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=-1))
+    for own in np.split(order, starts[1:]):
+        if len(own):
+            yield int(values[own[0]]), own
 
 
 def _rows_of_domain(path: Path, domain: str) -> NDArray[np.int64]:

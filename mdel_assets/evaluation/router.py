@@ -7,13 +7,14 @@ is a handful of arrays in one safetensors file; it never sees labels or later te
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.data.text_features import (
     hashed_words,
     inverse_document_frequency,
@@ -101,22 +102,25 @@ def train_router(
             f"A router chooses between domains, but the corpus has {len(datasets)} with training "
             f"documents. Add shards that hold more domains."
         )
+    count = settings.documents_per_domain(len(datasets))
     texts: list[str] = []
     labels: list[int] = []
     for label, (domain, path) in enumerate(datasets.items()):
-        chosen = _sample_texts(path / "train.parquet", domain, settings.router_documents, seed)
+        chosen = _sample_texts(path / "train.parquet", domain, count, seed)
         texts += [text[:size] for text in chosen for size in _BEGINNINGS]
         labels += [label] * (len(chosen) * len(_BEGINNINGS))
     counts_NF = hashed_words(texts)
     idf = inverse_document_frequency(counts_NF)
     features_NF = tfidf(counts_NF, idf)
-    directions, reduced_NK = leading_directions(features_NF, seed=seed)
     labels_N = np.array(labels)
+    linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+    with ThreadPoolExecutor(1) as thread:
+        fitted = thread.submit(linear.fit, features_NF, labels_N)
+        directions, reduced_NK = leading_directions(features_NF, seed=seed)
+        fitted.result()
     centroids = np.stack(
         [reduced_NK[labels_N == label].mean(axis=0) for label in range(len(datasets))]
     )
-    linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
-    linear.fit(features_NF, labels_N)
     weights, bias = linear.coef_, linear.intercept_
     if len(datasets) == 2:
         # scikit-learn keeps one row for two classes: that of the second against the first.
@@ -130,24 +134,22 @@ def train_router(
     }
     stored = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     save_file(stored, folder / ROUTER_NAME, metadata={_DOMAINS_KEY: ",".join(datasets)})
-    return _confusions(Router(folder, temperature=settings.temperature), datasets, settings, seed)
+    router = Router(folder, temperature=settings.temperature)
+    return _confusions(router, datasets, count=count, seed=seed)
 
 
 def _sample_texts(path: Path, domain: str, count: int, seed: int) -> list[str]:
-    """Return up to ``count`` texts of the domain's own half of a split, drawn by ``seed``."""
-    table = pq.read_table(path, columns=["text"], filters=[("domain", "=", domain)])
-    rows = np.random.default_rng(seed).permutation(len(table))[:count]
-    texts: list[str] = table.column("text").take(np.sort(rows)).to_pylist()
-    return texts
+    """Return the beginnings of up to ``count`` texts of the domain's half, drawn by ``seed``."""
+    documents = SplitDocuments.of(path, domain=domain)
+    rows = np.random.default_rng(seed).permutation(len(documents))[:count]
+    return [text[: max(_BEGINNINGS)] for text in documents.texts(np.sort(rows))]
 
 
 def _confusions(
-    router: Router, datasets: Mapping[str, Path], settings: Ensemble, seed: int
+    router: Router, datasets: Mapping[str, Path], *, count: int, seed: int
 ) -> list[Confusion]:
     held_out = {
-        domain: _sample_texts(
-            path / "validation_domain.parquet", domain, settings.router_documents, seed
-        )
+        domain: _sample_texts(path / "validation_domain.parquet", domain, count, seed)
         for domain, path in datasets.items()
     }
     counts = {
