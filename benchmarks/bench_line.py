@@ -73,11 +73,15 @@ evaluation: {{max_length: 512, {budget}, splits: [validation_domain, validation_
 
 @dataclasses.dataclass(frozen=True)
 class Spent:
-    """What a command took, all its processes together; ``peak_bytes`` of them at one time."""
+    """What a command took, all its processes together; ``peak_bytes`` of them at one time.
+
+    ``read_bytes`` counts what came from the system's cache, too.
+    """
 
     elapsed_seconds: float
     processor_seconds: float
     peak_bytes: int
+    read_bytes: int
     written_bytes: int
 
 
@@ -102,6 +106,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             show(f"line/{stage}/wall", spent.elapsed_seconds, "s")
             show(f"line/{stage}/processor", spent.processor_seconds, "s")
             show(f"line/{stage}/peak_memory", spent.peak_bytes / 2**20, "MiB")
+            show(f"line/{stage}/read", spent.read_bytes / 2**20, "MiB")
             show(f"line/{stage}/written", spent.written_bytes / 2**20, "MiB")
             _show_work(folder, stage)
 
@@ -180,10 +185,10 @@ def _show_work(folder: Path, stage: str) -> None:
     show(f"line/{stage}/losses", sum(map(float, _LOSSES.findall(log))), "s")
 
 
-def measured(command: Sequence[str], environment: dict[str, str], *, log: Path) -> Spent:
+def measured(command: Sequence[str], environment: dict[str, str] | None, *, log: Path) -> Spent:
     """Run a command to its end, looking at its processes as it runs."""
     started = time.monotonic()
-    seen: dict[tuple[int, float], tuple[float, int]] = {}
+    seen: dict[tuple[int, float], tuple[float, int, int]] = {}
     peak = 0
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
@@ -198,8 +203,9 @@ def measured(command: Sequence[str], environment: dict[str, str], *, log: Path) 
                 try:
                     with each.oneshot():
                         key = (each.pid, each.create_time())
-                        times = each.cpu_times()
-                        seen[key] = (times.user + times.system, each.io_counters().write_bytes)
+                        times, moved = each.cpu_times(), each.io_counters()
+                        seconds = times.user + times.system
+                        seen[key] = seconds, moved.read_chars, moved.write_bytes
                     held += each.memory_full_info().pss
                 except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
                     continue
@@ -208,8 +214,8 @@ def measured(command: Sequence[str], environment: dict[str, str], *, log: Path) 
     elapsed = time.monotonic() - started
     if process.wait():
         raise RuntimeError(f"{' '.join(command)} failed: {log.read_text()[-2000:]}")
-    processor = sum(seconds for seconds, _ in seen.values())
-    return Spent(elapsed, processor, peak, sum(written for _, written in seen.values()))
+    processor, read, written = (sum(column) for column in zip(*seen.values(), strict=True))
+    return Spent(elapsed, processor, peak, int(read), int(written))
 
 
 if __name__ == "__main__":

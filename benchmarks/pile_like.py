@@ -20,7 +20,7 @@ from mdel_assets.data.pile_domains import PILE_DOMAINS
 from mdel_assets.data.sample_corpus import SHARD_NAMES, sample_shard
 
 # Per cent of the text, and kB of the mean document.
-_SHAPES = {
+SHAPES = {
     "pile_cc": (18.11, 4.33),
     "pubmed_central": (14.40, 30.55),
     "books3": (12.07, 538.36),
@@ -72,17 +72,24 @@ def write_corpus(folder: Path, *, num_bytes: int, num_shards: int, cache: Path) 
     return paths
 
 
+def texts(domain: str, *, count: int, length: int, cache: Path) -> list[str]:
+    """Return ``count`` texts of a domain, of ``length`` characters each."""
+    number = list(SHAPES).index(domain)
+    stream = _Words(cache).stream(number, np.random.default_rng(number))
+    return [stream.take(length) for _ in range(count)]
+
+
 def _lines(words: "_Words", num_bytes: float, seed: int) -> Iterator[bytes]:
     draw = np.random.default_rng(seed)
     lengths: list[NDArray[np.int64]] = []
-    for share, kilobytes in _SHAPES.values():
+    for share, kilobytes in SHAPES.values():
         count = max(_MIN_HELD_OUT, round(num_bytes * share / 100 / (kilobytes * 1000)))
         centre = math.log(kilobytes * 1000) - _SPREAD**2 / 2
         lengths.append(draw.lognormal(centre, _SPREAD, count).astype(np.int64) + 20)
     of_domain = np.repeat(np.arange(len(lengths)), [len(own) for own in lengths])
     length = np.concatenate(lengths)
     names = {domain.key: domain.name for domain in PILE_DOMAINS}
-    labels = [names[key] for key in _SHAPES]
+    labels = [names[key] for key in SHAPES]
     streams = [words.stream(number, draw) for number in range(len(labels))]
     for place in draw.permutation(len(length)):
         domain = int(of_domain[place])

@@ -51,6 +51,7 @@ def _examine(
 
         yield from examine_instance(home)
     yield from examination.examine_folders(home)
+    yield from examination.examine_work(home, experiment)
     yield from examination.examine_records(home, experiment, read_files=read_files)
     if home.root.exists():
         yield from examination.examine_disk(home, experiment)

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mdel_assets.artifacts import RECORD_NAME, Artifact, Record
+from mdel_assets.errors import MdelError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.hub_credentials import find_token
+from mdel_assets.lineage import Lineage
 from mdel_assets.tracking import tracking_mode
 
 _HALF_WRITTEN = re.compile(r"\..+\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
+_WORK_IN_PROGRESS = re.compile(r"(?P<name>.+)-(?P<fingerprint>[0-9a-f]{32})")
 # Another machine that shares the disk may be writing; it shows no process here.
 _ELSEWHERE_SECONDS = 24 * 3600.0
 _LOW_DISK_BYTES = 2 * 2**30
@@ -93,6 +96,36 @@ def examine_folders(home: MdelHome) -> Iterator[Finding]:
             f"{match['pid']} of {match['host']}, which is gone.",
             repair,
         )
+
+
+def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
+    """Look for work in progress that no run will go on with: of settings or inputs of before."""
+    lineage = home.lineage(experiment)
+    for folder in sorted((home.root / experiment.name / "work").glob("*-*")):
+        match = _WORK_IN_PROGRESS.fullmatch(folder.name)
+        if match is None or _is_wanted(lineage, match["name"], match["fingerprint"]):
+            continue
+
+        def repair(folder: Path = folder) -> str:
+            shutil.rmtree(folder)
+            return f"removed {folder}"
+
+        yield Finding(
+            f"{folder} ({_size_mib(folder):.0f} MiB) is work in progress on something that has "
+            f"other settings or inputs now: no run will go on with it.",
+            repair,
+        )
+
+
+def _is_wanted(lineage: Lineage, name: str, fingerprint: str) -> bool:
+    """Whether an artifact of that name is to have the fingerprint; yes where that is not known."""
+    kinds = {"scores": "token_scores", "search": "searched_merge"}
+    first, _, rest = name.partition("-")
+    kind, key = kinds.get(first, first), rest
+    try:
+        return bool(lineage.identity(kind, key).fingerprint == fingerprint)
+    except (MdelError, AttributeError, KeyError):
+        return True
 
 
 def _is_being_written(folder: Path, host: str, pid: int) -> bool:
