@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
-.PHONY: install setup_dev demo ui status test test_unit test_services screenshots check bench bench_gpu clean
+.PHONY: install setup_dev demo ui status test test_unit test_services screenshots check bench bench_gpu bench_line clean
 
 install: $(VENV)/.installed
 
@@ -68,6 +68,11 @@ bench: $(VENV)/.installed-dev
 # Training and scoring on this machine's GPU: six minutes; without one, a small form on the processor.
 bench_gpu: $(VENV)/.installed-dev
 	@$(BIN)/python -W ignore -m benchmarks bench_gpu
+
+# The whole line with 22 domains and 1 GB of text, 160 million weights: an hour on two cores, 30 GB of disk.
+bench_line: $(VENV)/.installed-dev
+	$(PIP) --constraint constraints.txt --editable '.[bench]'
+	@$(BIN)/python -W ignore -m benchmarks.bench_line
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -19,6 +19,7 @@ from mdel_assets.examination import (
     examine_home,
     examine_network,
     examine_records,
+    examine_work,
 )
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import pico_experiment
@@ -136,6 +137,26 @@ def test_a_home_below_a_hidden_folder_is_looked_at_all_the_same(lineage, tmp_pat
     assert "cannot be read" in finding.sentence
     # Nor does what cannot be read stop the next examination.
     assert list(examine_disk(home, lineage.experiment)) == []
+
+
+def test_work_on_what_has_other_settings_now_is_found_and_removed(routed, home):
+    lineage, documents = routed
+    key = documents.key
+    now = lineage.identity("shard_documents", key).fingerprint
+    wanted = lineage.store.work_folder(f"shard_documents-{key}-{now}")
+    old = lineage.store.work_folder(f"shard_documents-{key}-{'0' * 32}")
+    # What is made of datasets that are not there cannot be judged, and other folders are not work.
+    unknown = lineage.store.work_folder(f"expert_model-arxiv-{'0' * 32}")
+    rejects = lineage.store.work_folder(f"rejects-{key}")
+    (finding,) = examine_work(home, lineage.experiment)
+    assert str(old) in finding.sentence
+    assert "no run will go on with it" in finding.sentence
+    assert finding.repair() == f"removed {old}"
+    assert not old.exists()
+    assert wanted.exists()
+    assert unknown.exists()
+    assert rejects.exists()
+    assert not list(examine_work(home, lineage.experiment))
 
 
 def test_a_disk_too_small_for_the_largest_artifact_is_found(routed, home):

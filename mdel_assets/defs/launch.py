@@ -27,6 +27,7 @@ from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+from mdel_assets.memory import give_memory_back
 from mdel_assets.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -231,6 +232,7 @@ class Runner:
             **options,
         )
         elapsed = time.monotonic() - started
+        give_memory_back()
         if result.success:
             return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
         name, message = _first_failure(result)

@@ -7,11 +7,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets.evaluation.changes import changes_figure
+from mdel_assets.evaluation.changes import changes_figure, inline_changes_figure
 from mdel_assets.evaluation.findings import best_models, comparisons, findings
+from mdel_assets.evaluation.heatmap import inline_heatmap_figure
 from mdel_assets.evaluation.matrix import build_matrix, write_matrix
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown, matrix_text
-from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
+from mdel_assets.evaluation.perplexity import (
+    perplexity_row,
+    read_cells,
+    samples_from,
+    samples_table,
+    with_samples,
+)
 from mdel_assets.evaluation.ranking import ranking_rows
 from mdel_assets.evaluation.regression import changes_since, document_sums
 from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
@@ -73,11 +80,10 @@ def make_matrix(tmp_path, models, **options):
     return build_matrix(
         reports,
         cells,
-        datasets=["a", "b"],
         splits=["validation_domain"],
         num_samples=200,
         seed=0,
-        **options,
+        **{"datasets": list(models["seed"])} | options,
     )
 
 
@@ -262,3 +268,43 @@ def test_a_change_within_the_interval_is_no_regression(tmp_path):
     assert change.value == pytest.approx(0.1)
     assert change.low < 0 < change.high
     assert not change.is_worse
+
+
+def test_tables_are_folded_to_the_terminal(tmp_path):
+    domains = {f"domain_{number}": [1.0 + number, 2.0] for number in range(12)}
+    matrix = make_matrix(tmp_path, {"seed": domains, "dense": domains})
+    wide, narrow = (matrix_text(matrix, width=width) for width in (1000, 60))
+    assert max(map(len, wide.splitlines())) > 150
+    table = narrow.split("Change from the seed")[0]
+    assert max(map(len, table.splitlines()[2:])) <= 60
+    assert table.count("\nseed ") == table.count("\ndense ") > 3
+    for name in domains:
+        assert table.count(f" {name}") == 1
+
+
+def test_a_picture_on_a_page_has_numbers_only_where_they_can_be_read(tmp_path, matrix):
+    many = {f"d{number:02}": [1.0, 2.0] for number in range(22)}
+    models = {"seed": many} | {f"expert-{name}": many for name in many}
+    large = make_matrix(tmp_path / "large", models)
+    written = [
+        [text for axes in inline_heatmap_figure(one).axes[:1] for text in axes.texts]
+        for one in (matrix, large)
+    ]
+    assert len(written[0]) == len(matrix.models) * len(matrix.datasets)
+    assert written[1] == []
+    # Every expert's own domain is framed, and the seed parted from the experts.
+    axes = inline_heatmap_figure(large).axes[0]
+    assert len(axes.patches) == 22
+    assert len(axes.lines) == 1
+    bars = inline_changes_figure(large).axes[0]
+    assert len(bars.get_yticklabels()) == 22
+    assert "mean of all domains" in bars.get_title()
+
+
+def test_the_bootstrap_is_kept_as_it_was_drawn(tmp_path):
+    cells = read_cells(write_scores(tmp_path / "s", {"a": [1.0, 3.0, 2.0], "b": [4.0]}))
+    drawn = with_samples(cells, num_samples=50, seed=3)
+    kept = samples_from(samples_table(drawn), cells)
+    for cell, own in zip(cells, kept, strict=True):
+        expected = cell.samples(num_samples=50, seed=3)
+        assert np.array_equal(own.samples(num_samples=50, seed=3), expected)

@@ -9,6 +9,7 @@ import torch
 
 from mdel_assets.errors import MdelError, ScoringError
 from mdel_assets.evaluation import log_probabilities
+from mdel_assets.evaluation.evaluation_documents import evaluation_documents
 from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import Scorer, _Head, token_log_probabilities
 from mdel_assets.evaluation.perplexity import (
@@ -283,6 +284,30 @@ def test_a_sample_of_documents_is_seeded_and_of_the_size_asked_for(make_model, t
         chosen[seed] = set(read_cells(tmp_path / f"s{seed}")[0].document_ids)
     assert len(chosen[0]) == len(chosen[1]) == 10
     assert chosen[0] != chosen[1]
+
+
+def test_a_budget_of_tokens_is_shared_by_sixteen_documents_at_least(make_model, tmp_path):
+    """1024 tokens are 4096 bytes, and 256 of them of one document."""
+    long = [f"number {i} " + "lemma " * 200 for i in range(30)]
+    short = [f"short {i} proof" for i in range(400)]
+    evaluation = EVALUATION.model_copy(update={"max_tokens": 1024})
+    datasets = {
+        "long": write_dataset(tmp_path / "long", long),
+        "short": write_dataset(tmp_path / "short", short),
+        "few": write_dataset(tmp_path / "few", [*long[:3], "ä" * 200]),
+    }
+    score(make_model(), tmp_path, "s", datasets, evaluation=evaluation)
+    cells = {cell.dataset: cell for cell in read_cells(tmp_path / "s")}
+    assert cells["long"].num_bytes_D.tolist() == [256] * 16
+    sizes = cells["short"].num_bytes_D
+    assert sizes.sum() >= 4096 > sizes.sum() - sizes.max()
+    assert sorted(cells["few"].num_bytes_D) == [256, 256, 256, 256]
+    chosen = evaluation_documents(datasets, evaluation)
+    texts = dict(chosen.texts())
+    assert "ä" * 128 in texts.values()
+    assert {text for text in texts.values() if text.startswith("number")} <= {
+        text[:256] for text in long
+    }
 
 
 def test_a_context_longer_than_the_models_is_refused(make_model, tmp_path):
