@@ -6,6 +6,7 @@ as many matrix products as the plain way has, in a fraction of its memory.
 """
 
 import collections
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -170,17 +171,36 @@ def _product_dtype() -> torch.dtype:
     return torch.float32
 
 
+# What the probe found of models that are still there.
+_known_split: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+
+
 def _is_split(model: Any) -> bool:
     """Whether the output layer of the hidden states gives the model's own logits, by a probe."""
+    if model not in _known_split:
+        _known_split[model] = _probe(model)
+    return _known_split[model]
+
+
+def _probe(model: Any) -> bool:
     output = model.get_output_embeddings()
     if type(output) not in (nn.Linear, WideningLinear) or model.base_model is model:
         return False
     ids_BT = torch.arange(16, device=output.weight.device)[None] % output.weight.shape[0]
+    seen: list[Tensor] = []
+    handle = model.base_model.register_forward_hook(
+        lambda _module, _inputs, found: seen.append(found.last_hidden_state)
+    )
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        own = model(input_ids=ids_BT, use_cache=False).logits
-        split = output(model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state)
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            own = model(input_ids=ids_BT, use_cache=False).logits
+            if not seen:
+                return False
+            split = output(seen[0])
+    finally:
+        handle.remove()
+        model.train(was_training)
     scale = own.abs().max() + 1e-6
     return bool((split - own).abs().max() <= _PROBE_TOLERANCE * scale)
