@@ -212,7 +212,7 @@ def _print_matrix(home: MdelHome) -> None:
     from mdel_assets.steps_evaluation import read_matrix
 
     lineage = home.lineage(load_experiment(experiment_name()))
-    width = shutil.get_terminal_size((120, 24)).columns
+    width = shutil.get_terminal_size((160, 24)).columns
     click.echo(matrix_text(read_matrix(lineage), width=width))
     reports = lineage.store.matrix().folder
     if record := lineage.store.ensemble().read_record():
