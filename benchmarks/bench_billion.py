@@ -29,7 +29,6 @@ from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
 
 RUNS_ONLY_WHEN_NAMED = True
-_NUM_STEPS = 3
 _TRAINED = [9, 10, 11, 12, 13]
 _WORKS = [
     *(
@@ -47,12 +46,13 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_billion")
     parser.add_argument("--stored", default="float16", choices=["float16", "float32"])
     parser.add_argument("--micro-batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--only", choices=_WORKS)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args(arguments)
     if options.only:
         logging.basicConfig(level=logging.INFO)
-        _work(options.only, options.folder, options.micro_batch)
+        _work(options.only, options.folder, options.micro_batch, options.steps)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         for work in _WORKS:
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.bench_billion"]
             command += ["--only", work, "--folder", str(folder)]
-            command += ["--micro-batch", str(options.micro_batch)]
+            command += ["--micro-batch", str(options.micro_batch), "--steps", str(options.steps)]
             spent = measured(command, None, log=folder / f"{work}.log")
             show(f"billion/{options.stored}/{work}/wall", spent.elapsed_seconds, "s")
             show(f"billion/{options.stored}/{work}/processor", spent.processor_seconds, "s")
@@ -88,7 +88,7 @@ def _prepare(folder: Path, stored: str) -> None:
         pq.write_table(table, dataset / f"{split}.parquet")
 
 
-def _work(work: str, folder: Path, micro_batch: int) -> None:
+def _work(work: str, folder: Path, micro_batch: int, num_steps: int) -> None:
     """Do one piece of work; the last line that is printed says how long its core took."""
     if work == "merge":
         _merge(folder)
@@ -96,10 +96,10 @@ def _work(work: str, folder: Path, micro_batch: int) -> None:
         _score(folder)
     else:
         _, store, dtype = work.split("-")
-        _train(folder, store, dtype, micro_batch)
+        _train(folder, store, dtype, micro_batch, num_steps)
 
 
-def _train(folder: Path, store: Any, dtype: Any, micro_batch: int) -> None:
+def _train(folder: Path, store: Any, dtype: Any, micro_batch: int, num_steps: int) -> None:
     from mdel_assets.training.expert import train_expert
 
     training = ExpertTraining(
@@ -107,7 +107,7 @@ def _train(folder: Path, store: Any, dtype: Any, micro_batch: int) -> None:
         block_size=512,
         batch_size=8,
         micro_batch_size=micro_batch,
-        max_steps=_NUM_STEPS,
+        max_steps=num_steps,
         num_validation_blocks=2,
         dtype=dtype,
         store=store,

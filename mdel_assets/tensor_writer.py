@@ -34,16 +34,24 @@ class TensorLayout:
 
 
 class TensorWriter:
-    """Writes tensors into one file, or into shards of at most ``max_shard_bytes`` with an index."""
+    """Writes tensors into one file, or into shards of at most ``max_shard_bytes`` with an index.
+
+    One file is called ``weights_name``.
+    """
 
     def __init__(
-        self, folder: Path, tensors: Sequence[TensorLayout], *, max_shard_bytes: int | None = None
+        self,
+        folder: Path,
+        tensors: Sequence[TensorLayout],
+        *,
+        max_shard_bytes: int | None = None,
+        weights_name: str = WEIGHTS_NAME,
     ) -> None:
         # The library's own order: wide elements first, so that each tensor lies aligned.
         ordered = sorted(tensors, key=lambda t: (-dtype_bytes(t.dtype), t.name))
         shards = _shards(ordered, max_shard_bytes)
         names = [
-            WEIGHTS_NAME
+            weights_name
             if len(shards) == 1
             else f"model-{number:05}-of-{len(shards):05}.safetensors"
             for number in range(1, len(shards) + 1)

@@ -26,7 +26,33 @@ class WideningLinear(nn.Linear):
         if torch.is_autocast_enabled(input.device.type):
             return functional.linear(input, self.weight, self.bias)
         bias = None if self.bias is None else self.bias.float()
-        return functional.linear(input, self.weight.float(), bias)
+        if self.weight.dtype == torch.float32 or not input.requires_grad:
+            return functional.linear(input, self.weight.float(), bias)
+        return _WideningProduct.apply(input, self.weight, bias)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _WideningProduct(torch.autograd.Function):
+    """The products of a frozen layer, which widens its weights again for the gradient.
+
+    Autograd would keep the widened ones from the forward pass to the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        context.save_for_backward(weight)
+        return functional.linear(inputs, weight.float(), bias)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (weight,) = context.saved_tensors
+        (gradient,) = gradients
+        found = gradient.flatten(0, -2) @ weight.float()
+        return found.unflatten(0, gradient.shape[:-1]), None, None
 
 
 class WideningEmbedding(nn.Embedding):

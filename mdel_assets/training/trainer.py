@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import DiskFullError, TrainingError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.tensor_writer import TensorLayout, TensorWriter
 from mdel_assets.training.processes import any_process
 from mdel_assets.training.termination import Termination
 
@@ -109,7 +110,12 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / _WEIGHTS_NAME)
+        layouts = [TensorLayout(name, tuple(t.shape), "F32") for name, t in tensors.items()]
+        # The library would copy all of them in memory first.
+        with TensorWriter(folder, layouts, weights_name=_WEIGHTS_NAME) as writer:
+            for name, tensor in tensors.items():
+                content: Any = tensor.reshape(-1).numpy()
+                writer.write(name, memoryview(content).cast("B"), offset=0)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
