@@ -23,8 +23,8 @@ from mdel_assets.training.termination import Termination
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0
-# A kill costs at most so much work, and saving at most this share of the time.
-_CHECKPOINT_SECONDS, _MAX_SHARE_OF_SAVING = 300.0, 0.02
+# A kill costs at most so much work, or this share of a long run; saving this share of the time.
+_CHECKPOINT_SECONDS, _MAX_SHARE_LOST, _MAX_SHARE_OF_SAVING = 300.0, 0.02, 0.02
 # At the end a checkpoint pays where training again would take longer than saving it.
 _WORTH_A_LAST_CHECKPOINT_SECONDS = 60.0
 _WEIGHTS_NAME = "trained.safetensors"
@@ -156,9 +156,9 @@ def _placed_as(tensor: Any, values: Tensor) -> Tensor:
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Stops a run at a non-finite loss; saves and stops it when told to or after ``max_seconds``.
 
-    Saves a checkpoint every five minutes, less often where that takes long, unless the settings say
-    after how many steps. Logs a line of progress every so often. ``stopped_for`` says why a run was
-    stopped early.
+    Saves a checkpoint every five minutes, less often where that takes long or the run does, unless
+    the settings say after how many steps. Logs a line of progress every so often. ``stopped_for``
+    says why a run was stopped early.
     """
 
     def __init__(
@@ -214,10 +214,13 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
             self._log_progress(state.global_step)
 
     def _is_saving_due(self, state: Any, now: float) -> bool:
-        least = self.saving_seconds / _MAX_SHARE_OF_SAVING
+        done = max(1, state.global_step - self.first_step) / self.settings.num_steps
+        worth = _MAX_SHARE_LOST * (now - self.started) / done
+        slow = self.saving_seconds / _MAX_SHARE_OF_SAVING
+        least: float = max(_CHECKPOINT_SECONDS, worth, slow)
         if state.global_step >= self.settings.num_steps:
             return now - self.saved > max(_WORTH_A_LAST_CHECKPOINT_SECONDS, 2 * self.saving_seconds)
-        return now - self.saved > max(_CHECKPOINT_SECONDS, least)
+        return now - self.saved > least
 
     def tokens_per_second(self, step: int) -> float:
         """Return the pace up to ``step``, since this process began."""

@@ -228,7 +228,11 @@ def test_checkpoints_come_by_the_clock(seed, tmp_path, monkeypatch):
 
     train("short")
     assert saved == []
-    for constant in ("_CHECKPOINT_SECONDS", "_WORTH_A_LAST_CHECKPOINT_SECONDS"):
+    for constant in (
+        "_CHECKPOINT_SECONDS",
+        "_MAX_SHARE_LOST",
+        "_WORTH_A_LAST_CHECKPOINT_SECONDS",
+    ):
         monkeypatch.setattr(f"mdel_assets.training.trainer.{constant}", 0.0)
     monkeypatch.setattr("mdel_assets.training.trainer._MAX_SHARE_OF_SAVING", 1e9)
     monkeypatch.setattr("mdel_assets.training.trainer.Watch.note_saving", _note_no_duration)
