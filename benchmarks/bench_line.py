@@ -24,6 +24,8 @@ from benchmarks.figures import show
 from benchmarks.models import gpt_neox
 from benchmarks.pile_like import write_corpus
 from mdel_assets.data.package_files import PackageFile, fetch_package
+from mdel_assets.experiment import load_experiment
+from mdel_assets.home import MdelHome
 
 RUNS_ONLY_WHEN_NAMED = True
 TOKENIZER = PackageFile(
@@ -37,22 +39,6 @@ _VOCABULARY = 50304
 _LOOK_SECONDS = 0.1
 _NAME = "line"
 _LOSSES = re.compile(r"losses of \d+ held-out blocks in ([\d.]+) s")
-_STAGES = (
-    "raw_pile_shard",
-    "shard_documents",
-    "domain_dataset",
-    "seed_model",
-    "expert_model",
-    "dense_one_baseline",
-    "random_split_expert",
-    "layer_differences",
-    "merged_model",
-    "token_scores",
-    "perplexity_report",
-    "perplexity_matrix",
-    "domain_router",
-    "ensemble_report",
-)
 _EXPERIMENT = """
 name: {name}
 source:
@@ -92,15 +78,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--random-split", action="store_true", help="train a random split, too")
     parser.add_argument("--budget", default="max_documents: 2", help="evaluation's, as YAML")
-    parser.add_argument("--until", default=_STAGES[-1], choices=_STAGES)
+    parser.add_argument("--until", default="ensemble_report")
     parser.add_argument("--folder", type=Path, help="where all of it stays, to go on from")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         environment = _prepare(folder, options)
-        for stage in _STAGES[: _STAGES.index(options.until) + 1]:
-            if stage == "random_split_expert" and not options.random_split:
-                continue
+        experiment = load_experiment(environment["MDEL_EXPERIMENT"])
+        stages = MdelHome(folder / "home").lineage(experiment).kinds()
+        for stage in stages[: stages.index(options.until) + 1]:
             command = [str(Path(sys.executable).with_name("mdel")), "run", "--until", stage]
             spent = measured(command, environment, log=folder / f"{stage}.log")
             show(f"line/{stage}/wall", spent.elapsed_seconds, "s")

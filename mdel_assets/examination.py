@@ -99,11 +99,17 @@ def examine_folders(home: MdelHome) -> Iterator[Finding]:
 
 
 def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
-    """Look for work in progress that no run will go on with: of settings or inputs of before."""
+    """Look for work in progress that no run will go on with: of settings or inputs of before.
+
+    What was written to in the last day may be of a run that is under way.
+    """
     lineage = home.lineage(experiment)
     for folder in sorted((home.root / experiment.name / "work").glob("*-*")):
         match = _WORK_IN_PROGRESS.fullmatch(folder.name)
         if match is None or _is_wanted(lineage, match["name"], match["fingerprint"]):
+            continue
+        newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+        if time.time() - newest < _ELSEWHERE_SECONDS:
             continue
 
         def repair(folder: Path = folder) -> str:

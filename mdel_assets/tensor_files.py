@@ -106,6 +106,21 @@ class TensorFolder:
         self.read_into(name, memoryview(buffer), offset=first * size)
         return flat.view(torch_dtype(dtype))
 
+    def has_same(self, name: str, other: "TensorFolder") -> bool:
+        """Whether ``other`` holds the tensor called ``name`` too, equal to the bit."""
+        import torch
+
+        if name not in self.stored or name not in other.stored:
+            return False
+        ours, theirs = self.stored[name], other.stored[name]
+        if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+            return False
+        # Files that are links to one another are not read.
+        if ours.start == theirs.start and ours.path.samefile(theirs.path):
+            return True
+        pair = (files.read(name).reshape(-1).view(torch.uint8) for files in (self, other))
+        return torch.equal(*pair)
+
     def read_into(self, name: str, buffer: memoryview, *, offset: int) -> None:
         """Fill ``buffer`` with the tensor's bytes from ``offset`` on.
 
@@ -121,6 +136,14 @@ class TensorFolder:
             if count == 0:
                 raise MergeError(f"{tensor.path} ends inside of the tensor '{name}'.")
             done += count
+
+
+def bytes_of(tensor: "torch.Tensor") -> memoryview:
+    """Return the bytes of a tensor on the processor, in the order of its elements."""
+    import torch
+
+    data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(data)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,10 @@ def test_work_on_what_has_other_settings_now_is_found_and_removed(routed, home):
     # What is made of datasets that are not there cannot be judged, and other folders are not work.
     unknown = lineage.store.work_folder(f"expert_model-arxiv-{'0' * 32}")
     rejects = lineage.store.work_folder(f"rejects-{key}")
+    # A run that was started before may still be at it.
+    assert not list(examine_work(home, lineage.experiment))
+    for folder in (wanted, old, unknown, rejects):
+        os.utime(folder, (0, time.time() - 2 * 24 * 3600))
     (finding,) = examine_work(home, lineage.experiment)
     assert str(old) in finding.sentence
     assert "no run will go on with it" in finding.sentence

@@ -1,7 +1,6 @@
 """Columns of numbers that lie in a file while they are worked on, and are gone afterwards."""
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -40,11 +39,6 @@ class TemporaryColumn:
         found = np.frombuffer(self._file.read((last - first) * size), self._dtype)
         self._file.seek(0, 2)
         return found.reshape(-1, self._width) if self._width > 1 else found
-
-    def pieces(self, size: int) -> Iterator[NDArray[Any]]:
-        """Yield all rows, ``size`` at a time."""
-        for first in range(0, self._length, size):
-            yield self.read(first, min(first + size, self._length))
 
     def mapped(self) -> NDArray[Any]:
         """Return all rows where they lie: what of them is looked at takes memory."""

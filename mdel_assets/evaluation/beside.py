@@ -7,14 +7,11 @@ So experts of one seed cost the memory, and the time, of what was trained.
 import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mdel_assets.errors import MdelError
-from mdel_assets.merging.tensor_names import common_names
 from mdel_assets.tensor_files import TensorFolder
-
-if TYPE_CHECKING:
-    import torch
+from mdel_assets.training.trained_model import names_in_files
 
 # What configurations may differ in without being of other models.
 _NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
@@ -37,9 +34,8 @@ def load_beside(first: Any, first_folder: Path, folder: Path) -> tuple[Any, int]
         return None
     if files[0].shapes != files[1].shapes or files[0].dtypes != files[1].dtypes:
         return None
-    stored = common_names(files[0].shapes)
     wanted = [name for name, _ in first.named_parameters()]
-    names = {name: stored[_common(name)] for name in wanted if _common(name) in stored}
+    names = names_in_files(wanted, first_folder)
     if len(names) < len(wanted):
         return None
     # Weights and buffers are the first one's until they are replaced.
@@ -47,11 +43,11 @@ def load_beside(first: Any, first_folder: Path, folder: Path) -> tuple[Any, int]
     model = copy.deepcopy(first, own)
     replaced: dict[int, nn.Parameter] = {}
     with files[0] as ours, files[1] as theirs:
-        if not all(_same_bytes(ours, theirs, name) for name in ours.shapes.keys() - names.values()):
+        if not all(ours.has_same(name, theirs) for name in ours.shapes.keys() - names.values()):
             return None
         for name, parameter in first.named_parameters():
             place = names[name]
-            if not _same_bytes(ours, theirs, place):
+            if not ours.has_same(place, theirs):
                 values = theirs.read(place).to(parameter.dtype).to(parameter.device)
                 replaced[id(parameter)] = nn.Parameter(values, requires_grad=False)
     for module in model.modules():
@@ -67,23 +63,3 @@ def _configuration(folder: Path) -> object:
     except (OSError, ValueError):
         return object()
     return {name: value for name, value in content.items() if name not in _NO_MATTER}
-
-
-def _common(name: str) -> str:
-    return next(iter(common_names([name])), name)
-
-
-def _same_bytes(first: TensorFolder, second: TensorFolder, name: str) -> bool:
-    import torch
-
-    ours, theirs = first.stored[name], second.stored[name]
-    if ours.start == theirs.start and ours.path.samefile(theirs.path):
-        return True
-    a, b = (_bytes(files.read(name)) for files in (first, second))
-    return bool(torch.equal(a, b))
-
-
-def _bytes(tensor: "torch.Tensor") -> "torch.Tensor":
-    import torch
-
-    return tensor.reshape(-1).view(torch.uint8)

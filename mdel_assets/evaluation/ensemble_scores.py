@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
+from mdel_assets.data.text_batches import text_batches
 from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.ensemble import (
     Array,
@@ -32,7 +33,7 @@ from mdel_assets.evaluation.perplexity import Cell, read_cells
 from mdel_assets.evaluation.router import ROUTERS, Router
 from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
 
-_DOCUMENTS_PER_BATCH, _CHARACTERS_PER_BATCH = 256, 1 << 20
+_DOCUMENTS_PER_BATCH = 256
 _PREFIX = "ensemble-"
 _RANDOM = "random-split-"
 _RANDOM_KEPT = ("ensemble-uniform", "ensemble-posterior-all")
@@ -213,12 +214,10 @@ def _read_documents(
         keys, labels = (
             table.column(n).take(pa.array(rows)).to_pylist() for n in table.column_names
         )
-        batch: list[tuple[str, str, str]] = []
-        for key, label, text in zip(keys, labels, SplitDocuments.of(path).texts(rows), strict=True):
-            batch.append((key, label, beginning(text, max_bytes)))
-            if sum(len(each) for _, _, each in batch) >= _CHARACTERS_PER_BATCH or key == keys[-1]:
-                found |= _route(batch, router, tokenizer)
-                batch = []
+        texts = (beginning(text, max_bytes) for text in SplitDocuments.of(path).texts(rows))
+        documents = zip(keys, labels, texts, strict=True)
+        for batch in text_batches(documents, length_of=lambda document: len(document[2])):
+            found |= _route(batch, router, tokenizer)
     return found
 
 

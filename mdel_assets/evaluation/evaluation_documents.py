@@ -5,7 +5,7 @@ tokens lie in a file. Memory holds some numbers a document, whatever the amount 
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from mdel_assets.data.document_index import ids_of, salted_hash
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.data.temporary_columns import TemporaryColumn
+from mdel_assets.data.text_batches import text_batches
 from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DocumentSize
 from mdel_assets.experiment_fields import Evaluation
-
-# What a tokenizer gets at a time.
-_MAX_CHARACTERS, _MAX_TEXTS = 1 << 20, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +101,14 @@ def _sample(table: pa.Table, evaluation: Evaluation) -> NDArray[np.int64]:
     return rows[: int(np.searchsorted(np.cumsum(sizes), budget)) + 1]
 
 
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text, without special tokens."""
+    tokens: list[list[int]] = []
+    for batch in text_batches(texts, length_of=len):
+        tokens += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokens
+
+
 class TokenizedDocuments:
     """Documents as the tokens of one tokenizer, in a file in ``folder`` until it is left."""
 
@@ -120,9 +126,9 @@ class TokenizedDocuments:
 
     def add(self, documents: Iterable[tuple[str, str]], tokenizer: Any) -> None:
         """Tokenize (id, text) pairs, without special tokens, some MiB at a time."""
-        for batch in _batches(documents):
+        for batch in text_batches(documents, length_of=lambda document: len(document[1])):
             texts = [text for _, text in batch]
-            found = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            found = tokenize(tokenizer, texts)
             for (key, text), tokens in zip(batch, found, strict=True):
                 self._start_of[key] = len(self._column)
                 self._column.append(np.array(tokens, np.int32))
@@ -134,16 +140,3 @@ class TokenizedDocuments:
         start = self._start_of[key]
         found: list[int] = self._column.read(start, start + self.num_tokens[key]).tolist()
         return found
-
-
-def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    batch: list[tuple[str, str]] = []
-    held = 0
-    for document in documents:
-        batch.append(document)
-        held += len(document[1])
-        if held >= _MAX_CHARACTERS or len(batch) == _MAX_TEXTS:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch

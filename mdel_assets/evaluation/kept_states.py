@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import xxhash
 
 from mdel_assets.evaluation.shared_trunk import SharedTrunk
+from mdel_assets.tensor_files import bytes_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ class KeptStates:
             return None
         start, shape, dtype = place
         found = torch.empty(shape, dtype=dtype)
-        buffer = _bytes(found)
+        buffer = bytes_of(found)
         done = 0
         while done < len(buffer):
             done += os.preadv(self._file.fileno(), [buffer[done:]], start + done)
@@ -54,7 +55,7 @@ class KeptStates:
         """Keep the states of a batch."""
         stored = states_BTD.detach().contiguous().cpu()
         start = self._file.seek(0, os.SEEK_END)
-        buffer = _bytes(stored)
+        buffer = bytes_of(stored)
         done = 0
         while done < len(buffer):
             done += self._file.write(buffer[done:])
@@ -87,10 +88,3 @@ class KeptTrunk(SharedTrunk):
 def _key(ids_BT: "torch.Tensor") -> str:
     digest = xxhash.xxh3_128_hexdigest(ids_BT.cpu().numpy().tobytes())
     return f"{tuple(ids_BT.shape)} {digest}"
-
-
-def _bytes(tensor: "torch.Tensor") -> memoryview:
-    import torch
-
-    data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-    return memoryview(data)

@@ -25,6 +25,7 @@ from mdel_assets.evaluation.evaluation_documents import (
     EvaluationDocuments,
     TokenizedDocuments,
     evaluation_documents,
+    tokenize,
 )
 from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import Progress, Scorer
@@ -42,7 +43,6 @@ from mdel_assets.experiment_fields import Evaluation
 
 _log = logging.getLogger(__name__)
 _MODELS_PER_PACK = 8
-_TOKENIZED_PER_CALL = 256
 _ROWS_PER_BATCH = 256
 # What a kill may cost: some seconds of a GPU, a minute of a processor.
 _TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
@@ -317,15 +317,6 @@ def _tokenizer_digest(model: Path) -> str:
     content = backend.to_str() if backend is not None else str(model)
     named = f"{content} {tokenizer.eos_token_id} {tokenizer.bos_token_id}"
     return hashlib.sha256(named.encode()).hexdigest()
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each text, without special tokens."""
-    tokens: list[list[int]] = []
-    for start in range(0, len(texts), _TOKENIZED_PER_CALL):
-        batch = list(texts[start : start + _TOKENIZED_PER_CALL])
-        tokens += tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-    return tokens
 
 
 def _chunks(keys: Sequence[str], num_tokens: Mapping[str, int], size: int) -> Iterator[list[str]]:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mdel_assets.evaluation.evaluation_documents import evaluation_documents
+from mdel_assets.evaluation.evaluation_documents import evaluation_documents, tokenize
 from mdel_assets.evaluation.perplexity import Cell, cells_of
-from mdel_assets.evaluation.score_together import tokenize
 from mdel_assets.evaluation.token_scores import (
     DocumentSize,
     documents_table,

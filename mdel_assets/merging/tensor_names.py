@@ -26,6 +26,11 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
     return {_OTHER_NAMES.get(n, n): n for n in names if not _REBUILT.search(n)}
 
 
+def common_name(name: str) -> str:
+    """Return the common name of one tensor."""
+    return _OTHER_NAMES.get(name, name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """A model's list of layers, as its tensors' names show it: ``prefix`` and how many."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
-from mdel_assets.tensor_files import StoredTensor, TensorFolder
+from mdel_assets.tensor_files import TensorFolder
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import (
     freeze_all_but,
@@ -182,35 +182,15 @@ def differing_tensors(
     Tensors under a prefix in ``except_under`` may differ and are left out; tensors that only one
     of the two folders has are named always.
     """
-    import torch
-
-    allowed = tuple(except_under or ())
+    allowed = tuple(except_under or ("\0",))
     with TensorFolder(folder) as ours, TensorFolder(seed_folder) as seeds:
         names = {*ours.shapes, *seeds.shapes}
         return sorted(
             name
             for name in names
-            if name not in ours.shapes
-            or name not in seeds.shapes
-            or (
-                not name.startswith(allowed or ("\0",))
-                and not _is_same_place(ours.stored[name], seeds.stored[name])
-                and not _same_bits(torch, ours.read(name), seeds.read(name))
-            )
+            if not (name in ours.shapes and name in seeds.shapes and name.startswith(allowed))
+            and not ours.has_same(name, seeds)
         )
-
-
-def _is_same_place(first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether both are the same bytes of the same file: a linked one."""
-    return first.start == second.start and first.path.samefile(second.path)
-
-
-def _same_bits(torch: Any, first: Any, second: Any) -> bool:
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
-    return bool(
-        torch.equal(first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8))
-    )
 
 
 def _blocks(

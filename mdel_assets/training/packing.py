@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
+from mdel_assets.data.text_batches import MAX_CHARACTERS, text_batches
 from mdel_assets.errors import TrainingError
 
-# What a tokenizer gets at a time: it takes some sixty bytes for each, and hears no signal.
-_MAX_CHARACTERS, _MIN_CHARACTERS = 1 << 20, 1 << 14
+# Fewer characters than this are not worth a call of the tokenizer.
+_MIN_CHARACTERS = 1 << 14
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -94,18 +95,13 @@ def tokenized_documents(
         raise TrainingError("The seed model's tokenizer has no eos_token to put between documents.")
     expected = None if num_tokens is None else _CHARACTERS_PER_TOKEN * num_tokens
     left = expected
-    batch: list[str] = []
-    held = 0
-    for place, text in enumerate(documents.texts(order, num_characters=expected), 1):
-        batch.append(text)
-        held += len(text)
-        enough = min(
-            _MAX_CHARACTERS, max(_MIN_CHARACTERS, _MAX_CHARACTERS if left is None else left)
-        )
-        if held < enough and place < len(order):
-            continue
+
+    def enough() -> int:
+        return MAX_CHARACTERS if left is None else max(_MIN_CHARACTERS, left)
+
+    texts = documents.texts(order, num_characters=expected)
+    for batch in text_batches(texts, length_of=len, enough=enough):
         for tokens in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
             yield np.asarray([*tokens, end_of_text], np.int32)
             if left is not None:
                 left -= _CHARACTERS_PER_TOKEN * (len(tokens) + 1)
-        batch, held = [], 0

@@ -17,8 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.merging.carry_over import carry_over
-from mdel_assets.merging.tensor_names import common_names
-from mdel_assets.tensor_files import INDEX_NAME, TensorFolder, torch_dtype, weight_files
+from mdel_assets.merging.tensor_names import common_name, common_names
+from mdel_assets.tensor_files import (
+    INDEX_NAME,
+    TensorFolder,
+    bytes_of,
+    torch_dtype,
+    weight_files,
+)
 from mdel_assets.training.model_files import load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -37,7 +43,7 @@ def save_trained(
     if store == "delta":
         _save_delta(tensors, folder, seed_folder=seed_folder)
         return
-    names = _names_in_files(tensors, seed_folder=seed_folder)
+    names = names_in_files(tensors, seed_folder)
     if len(names) == len(tensors):
         _save_copy({names[name]: tensor for name, tensor in tensors.items()}, folder, seed_folder)
         return
@@ -62,15 +68,8 @@ def _save_copy(tensors: "Mapping[str, torch.Tensor]", folder: Path, seed_folder:
         place = stored[name]
         with (folder / place.path.name).open("r+b") as file:
             file.seek(place.start)
-            file.write(_bytes(values.to(torch_dtype(dtypes[name]))))
+            file.write(bytes_of(values.to(torch_dtype(dtypes[name]))))
     carry_over(seed_folder, folder, dtype=None)
-
-
-def _bytes(tensor: "torch.Tensor") -> memoryview:
-    import torch
-
-    data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(data)
 
 
 def take_stored_values(model: Any, names: Collection[str], folder: Path) -> bool:
@@ -78,7 +77,7 @@ def take_stored_values(model: Any, names: Collection[str], folder: Path) -> bool
 
     Return False, and do nothing, where its files hold one of them in another form.
     """
-    stored = _names_in_files(names, seed_folder=folder)
+    stored = names_in_files(names, folder)
     if len(stored) < len(names):
         return False
     own = dict(model.named_parameters())
@@ -103,7 +102,7 @@ def stored_names(names: Iterable[str], seed_folder: Path) -> dict[str, str]:
 
     """
     wanted = list(names)
-    found = _names_in_files(wanted, seed_folder=seed_folder)
+    found = names_in_files(wanted, seed_folder)
     if missing := sorted(set(wanted) - found.keys()):
         raise TrainingError(
             f"training.store is delta, but the seed's files have no tensor '{missing[0]}': this "
@@ -112,16 +111,11 @@ def stored_names(names: Iterable[str], seed_folder: Path) -> dict[str, str]:
     return found
 
 
-def _names_in_files(names: Iterable[str], *, seed_folder: Path) -> dict[str, str]:
-    """Map parameters' names to those that the seed's files have for them, where they have one."""
-    with TensorFolder(seed_folder) as seed:
-        common = common_names(seed.shapes)
-    wanted = {name: common.get(_common_name(name)) for name in names}
+def names_in_files(names: Iterable[str], folder: Path) -> dict[str, str]:
+    """Map parameters' names to those that a model's files have for them, where they have one."""
+    common = common_names(TensorFolder(folder).shapes)
+    wanted = {name: common.get(common_name(name)) for name in names}
     return {name: stored for name, stored in wanted.items() if stored is not None}
-
-
-def _common_name(name: str) -> str:
-    return next(iter(common_names([name])), name)
 
 
 def _save_delta(tensors: "Mapping[str, torch.Tensor]", folder: Path, *, seed_folder: Path) -> None:

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import DiskFullError, TrainingError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.tensor_files import bytes_of
 from mdel_assets.tensor_writer import TensorLayout, TensorWriter
 from mdel_assets.training.processes import any_process
 from mdel_assets.training.termination import Termination
@@ -114,8 +115,7 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         # The library would copy all of them in memory first.
         with TensorWriter(folder, layouts, weights_name=_WEIGHTS_NAME) as writer:
             for name, tensor in tensors.items():
-                content: Any = tensor.reshape(-1).numpy()
-                writer.write(name, memoryview(content).cast("B"), offset=0)
+                writer.write(name, bytes_of(tensor), offset=0)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
