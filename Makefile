@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export MDEL_HOME ?= $(CURDIR)/mdel_home
 export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
-.PHONY: install setup_dev demo ui status test test_unit test_services screenshots check bench bench_gpu bench_line clean
+.PHONY: install setup_dev demo ui status test test_unit test_in_use test_services screenshots check bench bench_gpu bench_line clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,10 @@ test_services:
 
 test_unit: $(VENV)/.installed-dev
 	$(PYTEST) -m 'not slow'
+
+# The faults that were found while the line was used, each by the command that showed it.
+test_in_use: $(VENV)/.installed-dev
+	$(PYTEST) -m in_use
 
 test: $(VENV)/.installed-dev
 	$(PYTEST)
