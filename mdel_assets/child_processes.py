@@ -1,9 +1,59 @@
-"""Processes that multiprocessing started, and the one that started them."""
+"""Processes that this one starts: deaf to Ctrl-C, which is this process's to answer.
 
+A terminal sends Ctrl-C to a process and to all that it started. A child that Ctrl-C meets while it
+still loads its libraries, or that has no answer to it, prints a traceback of its own.
+"""
+
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+
+_INTERRUPT = {signal.SIGINT}
+_REPEAT_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def children_deaf_to_interrupts() -> Iterator[None]:
+    """Let what is started inside not hear SIGINT; one that comes meanwhile is heard afterwards."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def workers_deaf_to_interrupts() -> Iterator[None]:
+    """The same for processes that are started by multiprocessing."""
+    # Before the first of them, multiprocessing starts one more process, and unblocks SIGINT there.
+    resource_tracker.ensure_running()
+    with children_deaf_to_interrupts():
+        yield
+
+
+def hear_interrupts() -> None:
+    """Let this process, started deaf to SIGINT, hear it again."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
+
+
+@contextlib.contextmanager
+def ending_children() -> Iterator[None]:
+    """End all that multiprocessing started for this process where an error comes out."""
+    try:
+        yield
+    except BaseException:
+        # One that is told in an unlucky moment, within a finalizer, does not hear it.
+        while children := multiprocessing.active_children():
+            for child in children:
+                child.terminate()
+            wait([child.sentinel for child in children], timeout=_REPEAT_SECONDS)
+        raise
 
 
 def end_with_parent() -> None:

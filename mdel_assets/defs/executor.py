@@ -9,9 +9,11 @@ import dagster as dg
 def in_process_executor(context: dg.InitExecutorContext) -> dg.Executor:
     """All steps in the run's own process, as Dagster has it, with pools that keep their limits."""
     # A process that only loads the definitions does without the database's library: 27 MiB.
+    from mdel_assets.defs.interrupts import answer_interrupts
     from mdel_assets.defs.pools import keep_limits_of_pools
 
     keep_limits_of_pools()
+    answer_interrupts()
     create = dg.in_process_executor.executor_creation_fn
     assert create is not None
     return create(context)

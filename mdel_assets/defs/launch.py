@@ -8,9 +8,10 @@ process, one after the other; those of single shards, where there are several, i
 import dataclasses
 import multiprocessing
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -18,8 +19,13 @@ import dagster as dg
 from dagster._core.events import RunFailureReason
 
 from mdel_assets.artifacts import looking_once
-from mdel_assets.child_processes import end_with_parent
+from mdel_assets.child_processes import (
+    end_with_parent,
+    ending_children,
+    workers_deaf_to_interrupts,
+)
 from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.interrupts import answer_interrupts
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.engines.side_by_side import prepare
@@ -158,15 +164,17 @@ def _run_in_workers(
     experiment: Experiment, home: MdelHome, kind: str, keys: Sequence[str], *, num_workers: int
 ) -> Iterator[RunOutcome]:
     """Run partitions in processes of their own, yielding each as it ends."""
-    with ProcessPoolExecutor(
-        min(num_workers, len(keys)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(experiment, home),
-    ) as pool:
-        key_of: dict[Future[RunOutcome], str] = {
-            pool.submit(_run_in_worker, kind, key): key for key in keys
-        }
+    with (
+        ProcessPoolExecutor(
+            min(num_workers, len(keys)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(experiment, home),
+        ) as pool,
+        ending_children(),
+    ):
+        with workers_deaf_to_interrupts():
+            key_of = {pool.submit(_run_in_worker, kind, key): key for key in keys}
         while key_of:
             for future in wait(key_of, return_when=FIRST_COMPLETED).done:
                 key = key_of.pop(future)
@@ -195,7 +203,11 @@ def _start_worker(experiment: Experiment, home: MdelHome) -> None:
 
 def _run_in_worker(kind: str, key: str) -> RunOutcome:
     assert _worker is not None
-    return _worker.run(kind, key)
+    try:
+        return _worker.run(kind, key)
+    finally:
+        # Dagster answers SIGTERM during a run; between runs it ends the process, without a word.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Runner:
@@ -203,6 +215,7 @@ class Runner:
 
     def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
         keep_limits_of_pools()
+        answer_interrupts()
         self.graph = definitions.resolve_asset_graph()
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.instance = instance

@@ -21,7 +21,11 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from mdel_assets import errors
-from mdel_assets.child_processes import end_with_parent
+from mdel_assets.child_processes import (
+    end_with_parent,
+    hear_interrupts,
+    workers_deaf_to_interrupts,
+)
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.training.termination import Termination, noticing_termination
 
@@ -84,7 +88,8 @@ def prepare() -> None:
     if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        with workers_deaf_to_interrupts():
+            forkserver.ensure_running()
 
 
 def run_side_by_side(work: Sequence[Work], *, num_processes: int) -> Iterator[tuple[Work, Outcome]]:
@@ -132,7 +137,8 @@ class _Running:
         context = _context()
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_run, args=(work, theirs, num_threads), name=work.name)  # type: ignore[attr-defined]
-        process.start()
+        with workers_deaf_to_interrupts():
+            process.start()
         theirs.close()
         return cls(work, process, ours)
 
@@ -217,6 +223,7 @@ def _run(work: Work, connection: Connection, num_threads: int) -> None:
     end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_once)
+    hear_interrupts()
     logger = logging.getLogger(_PACKAGE)
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToConnection(connection))
