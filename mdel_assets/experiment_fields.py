@@ -24,6 +24,8 @@ SPLITS = ("train", *EVALUATION_SPLITS)
 # Of an evaluation's budget: about the bytes of a token, and how many documents share it at least.
 _BYTES_PER_TOKEN, _MIN_DOCUMENTS = 4, 16
 _ROUTER_DOCUMENTS = 6000
+# Of a shard's record: far above any text, far below what a machine's memory holds.
+MAX_DOCUMENT_BYTES = 1 << 27
 
 
 class Section(BaseModel):
@@ -91,7 +93,9 @@ class Source(Section):
     the file lies in (``train`` then lists folders). Fields are dotted paths. Where ``licenses``
     (patterns, any case) is given, documents of any other licence are left out and counted.
     ``other_labels`` says what becomes of documents whose label no domain claims: they are rejected,
-    or left out and counted.
+    or left out and counted. A record (a line, a row's text, a file of text) of more than
+    ``max_document_bytes`` is rejected. In layout ``folders`` files of ``text_suffixes`` are read as
+    text besides those of the known suffixes; ``""`` stands for names without one.
     """
 
     layout: Literal["pile", "dolma", "columns", "folders"] = "pile"
@@ -104,6 +108,8 @@ class Source(Section):
     licenses: tuple[str, ...] | None = None
     other_labels: Literal["reject", "leave_out"] = "reject"
     max_reject_rate: Fraction = 1.0e-4
+    max_document_bytes: PositiveInt = MAX_DOCUMENT_BYTES
+    text_suffixes: tuple[Annotated[str, Field(pattern=r"^(\.[^./]+)?$")], ...] = ()
     lone_surrogates: Literal["repair", "reject"] = "repair"
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
     sha256: dict[str, str] = {}
@@ -121,6 +127,10 @@ class Source(Section):
             fields.add("other_labels")
         if self.licenses is not None:
             fields |= {"licenses", "license_field"}
+        if self.max_document_bytes != MAX_DOCUMENT_BYTES:
+            fields.add("max_document_bytes")
+        if self.layout == "folders":
+            fields.add("text_suffixes")
         return self.model_dump(mode="json", include=fields)
 
     @model_validator(mode="before")

@@ -1,14 +1,16 @@
-"""Decompression: the plain bytes of a zstd, gzip or plain file, or a refusal.
+"""Decompression: the plain bytes of a zstd, gzip, bzip2, xz or plain file, or a refusal.
 
 A file that ends too early, goes on too long or is corrupt is refused; concatenated frames and
 members are one stream, skippable frames and gzip's padding are passed over.
 """
 
+import bz2
 import contextlib
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import zstandard
 from isal import isal_zlib
@@ -21,6 +23,15 @@ _READ_BYTES = 4 << 20
 _MAX_WINDOW_BYTES = 2**31
 _GZIP_WRAPPER = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b"
+# xz -9 needs 65 MiB; a dictionary is as large as the file says, and is asked for at once.
+_MAX_XZ_BYTES = 1 << 29
+COMPRESSIONS = {".zst": "zstd", ".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
+MAGIC = {
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "gzip": _GZIP_MAGIC,
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\x00",
+}
 
 
 class PlainBytes(Protocol):
@@ -38,15 +49,10 @@ def plain_bytes(path: Path) -> Iterator[tuple[PlainBytes, BinaryIO]]:
         ShardError: also while reading: truncated, corrupt, followed by garbage, or empty.
 
     """
-    kind = {".zst": "zstd", ".gz": "gzip"}.get(path.suffix, "plain")
+    kind = COMPRESSIONS.get(path.suffix.lower(), "plain")
     try:
         with path.open("rb") as file:
-            if kind == "zstd":
-                yield _Zstd(file), file
-            elif kind == "gzip":
-                yield _Gzip(file), file
-            else:
-                yield _Plain(file), file
+            yield _OPENERS[kind](file), file
     except (zstandard.ZstdError, isal_zlib.error, FrameError) as error:  # type: ignore[misc]
         raise ShardError(
             f"{path.name} is not a whole {kind} file: {error}. It was truncated or corrupted: "
@@ -110,3 +116,57 @@ class _Gzip:
             if plain:
                 buffer[: len(plain)] = plain
                 return len(plain)
+
+
+class _Streams:
+    """Streams of bzip2 or xz one after the other; zero bytes after the last are padding."""
+
+    def __init__(self, file: BinaryIO, new: Callable[[], Any]) -> None:
+        self._file = file
+        self._new = new
+        self._stream: Any = None
+        self._waiting = b""
+        self._num_streams = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        while True:
+            data = b""
+            if self._stream is None or self._stream.needs_input:
+                data = self._waiting or self._file.read(_READ_BYTES)
+                self._waiting = b""
+                if not data:
+                    if self._stream is not None or not self._num_streams:
+                        raise FrameError("the file ends inside a stream")
+                    return 0
+            if self._stream is None:
+                if self._num_streams and not (data := data.lstrip(b"\0")):
+                    continue
+                self._stream = self._new()
+            try:
+                plain = self._stream.decompress(data, len(buffer))
+            except (OSError, lzma.LZMAError) as error:
+                raise FrameError(str(error)) from error
+            if self._stream.eof:
+                self._waiting = self._stream.unused_data
+                self._stream = None
+                self._num_streams += 1
+            if plain:
+                buffer[: len(plain)] = plain
+                return len(plain)
+
+
+def _bzip2(file: BinaryIO) -> PlainBytes:
+    return _Streams(file, bz2.BZ2Decompressor)
+
+
+def _xz(file: BinaryIO) -> PlainBytes:
+    return _Streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_XZ_BYTES))
+
+
+_OPENERS: dict[str, Callable[[BinaryIO], PlainBytes]] = {
+    "zstd": _Zstd,
+    "gzip": _Gzip,
+    "bzip2": _bzip2,
+    "xz": _xz,
+    "plain": _Plain,
+}

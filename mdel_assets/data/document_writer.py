@@ -48,6 +48,13 @@ def document_id(text: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(text)
 
 
+def is_blank(text: bytes) -> bool:
+    """Whether UTF-8 text has no character other than white space."""
+    rest = text.lstrip()
+    first = rest[:4].decode("utf-8", "ignore")[:1]
+    return not rest or (first.isspace() and rest.decode().isspace())
+
+
 class DocumentWriter:
     """Sends documents to their domain's file in ``folder``; counts all that it gets.
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mdel_assets.data.folder_files import folder_files
 from mdel_assets.errors import FetchError, that_may_pass
 from mdel_assets.hub_credentials import find_token
 
@@ -104,7 +105,8 @@ def source_signature(location: str) -> str | None:
     if path.is_file():
         status = path.stat()
         return f"{status.st_size}-{status.st_mtime_ns}"
-    marks = [f"{f.relative_to(path)} {source_signature(str(f))}" for f in _files(path)]
+    files = folder_files(path) if path.is_dir() else []
+    marks = [f"{f.relative_to(path)} {source_signature(str(f))}" for f in files]
     return hashlib.sha256("\n".join(marks).encode()).hexdigest() if marks else None
 
 
@@ -137,16 +139,15 @@ def _require_folder(location: str) -> Path:
 
 
 def _link_folder(source: Path, target: Path) -> None:
-    from mdel_assets.data.shard_pass import shard_files
-
-    for file in shard_files(source):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(file, place)
-    if not target.exists():
+    files = folder_files(source)
+    if all(file.parent == source for file in files):
         raise FetchError(
             f"'{source}' holds no file inside a folder: expected {source}/DOMAIN/FILE."
         )
+    for file in files:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(file, place)
 
 
 def _as_sha256(etag: str | None) -> str | None:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_INTEGER_DIGITS = 20
 _OPEN, _CLOSE, _NEWLINE, _RETURN = b"{}\n\r"
 
 
@@ -34,15 +35,23 @@ class RejectReason(StrEnum):
     LONE_SURROGATE = "lone_surrogate"
     MISSING_DOMAIN = "missing_domain"
     UNKNOWN_DOMAIN = "unknown_domain"
+    TOO_LONG = "too_long"
+    INVALID_ROW = "invalid_row"
+    NOT_TEXT = "not_text"
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Dotted paths of what is read from a record; a path that is None is not read."""
+    """Dotted paths of what is read from a record; a path that is None is not read.
+
+    Where ``of_other_types``, a list of strings is one text, integers and booleans are labels, and a
+    path may be the whole name of a field. Corpora of a fixed form, as the Pile, have none of these.
+    """
 
     text: str
     domain: str | None
     license: str | None = None
+    of_other_types: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +115,7 @@ class LineReader:
         if not line.strip(b" \t\r\n"):
             return Line(is_blank=True)
         try:
-            # Digits without end are a number like any other; only its type matters here.
-            content = json.loads(line.decode("utf-8"), parse_int=float)
+            content = json.loads(line.decode("utf-8"), parse_int=_number)
         except UnicodeDecodeError:
             return Line(reject=RejectReason.INVALID_UTF8)
         except RecursionError:
@@ -119,6 +127,9 @@ class LineReader:
         text = _dig(content, self.fields.text)
         label = _dig(content, self.fields.domain) if self.fields.domain else self.label
         granted = _dig(content, self.fields.license) if self.fields.license else None
+        if self.fields.of_other_types:
+            text = _as_text(content.get(self.fields.text) if text is None else text)
+            label = _as_label(content.get(self.fields.domain) if label is None else label)
         if text is None:
             return Line(reject=RejectReason.MISSING_TEXT)
         if not isinstance(text, str):
@@ -166,6 +177,23 @@ def _dig(content: dict[str, Any], path: str) -> Any:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _number(digits: str) -> int | float:
+    """Return a number; of digits without end only the type matters."""
+    return int(digits) if len(digits) < _INTEGER_DIGITS else float(digits)
+
+
+def _as_text(value: Any) -> Any:
+    """Return a list of strings as one text, its items on lines of their own; others as they are."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return "\n".join(value)
+    return value
+
+
+def _as_label(value: Any) -> Any:
+    """Return an integer or a boolean as JSON writes it; others as they are."""
+    return json.dumps(value) if isinstance(value, int) else value
 
 
 def _optional_getter(attribute: str) -> Callable[[Any], str | None]:

@@ -1,7 +1,8 @@
 """A compressed file as blocks of whole lines, decompressed ahead in a thread of its own.
 
 Blocks lie in a few buffers that are used again and again: a block is gone when the next is asked
-for. Large reads matter: each one waits for the interpreter's lock once.
+for. Large reads matter: each one waits for the interpreter's lock once. A line that is longer than
+it may be is passed over without being held, whatever it unpacks to.
 """
 
 import contextlib
@@ -11,28 +12,41 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdel_assets.data.decompress import PlainBytes, plain_bytes
+import numpy as np
+
+from mdel_assets.data.decompress import PlainBytes
+from mdel_assets.data.text_stream import text_bytes
 
 BLOCK_BYTES = 8 << 20
 _NUM_BUFFERS = 3
 _NEWLINE = b"\n"[0]
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+KEPT_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """``data[:size]`` holds whole lines; ``share_read`` is how much of the file is behind it."""
+    """``data[:size]`` holds whole lines; ``share_read`` is how much of the file is behind it.
+
+    ``too_long`` is the beginning of a line that follows these, and was passed over for its length.
+    """
 
     data: bytearray
     size: int
     share_read: float
+    too_long: bytes | None = None
+
+    def longest_line(self) -> int:
+        """Return the bytes of the longest line, without its newline."""
+        ends = np.flatnonzero(np.frombuffer(self.data, np.uint8, self.size) == _NEWLINE)
+        return int(np.diff(ends, prepend=-1).max(initial=1)) - 1
 
 
-def read_blocks(path: Path) -> Iterator[Block]:
-    """Yield the lines of a zstd, gzip or plain file in blocks of about 8 MiB.
+def read_blocks(path: Path, *, max_line_bytes: int, is_array: bool = False) -> Iterator[Block]:
+    """Yield the lines of a compressed or plain file in blocks of about 8 MiB.
 
-    Every block ends with a newline, the last one perhaps with one that the file lacks. A byte order
-    mark at the very beginning is left out.
+    Every block ends with a newline, the last one perhaps with one that the file lacks, or is empty
+    before a line that is ``too_long``. A line of more than ``max_line_bytes`` that fits into a
+    block's buffer may be among its lines, too. ``is_array`` is that of `text_bytes`.
 
     Raises:
         ShardError: the file is truncated or corrupt.
@@ -45,7 +59,7 @@ def read_blocks(path: Path) -> Iterator[Block]:
 
     def produce() -> None:
         try:
-            for block in _fill(path, free):
+            for block in _fill(path, free, max_line_bytes, is_array=is_array):
                 filled.put(block)
             filled.put(None)
         except BaseException as error:  # noqa: BLE001  (raised again by the consumer)
@@ -64,29 +78,33 @@ def read_blocks(path: Path) -> Iterator[Block]:
         thread.join()
 
 
-def _fill(path: Path, free: "queue.Queue[bytearray | None]") -> Iterator[Block]:
+def _fill(
+    path: Path, free: "queue.Queue[bytearray | None]", limit: int, *, is_array: bool
+) -> Iterator[Block]:
     total = max(1, path.stat().st_size)
-    rest, is_first, at_end = b"", True, False
-    with plain_bytes(path) as (stream, raw), contextlib.suppress(_StoppedError):
+    rest, at_end = b"", False
+    opened = text_bytes(path, is_array=is_array)
+    with opened as (stream, raw), contextlib.suppress(_StoppedError):
         while not at_end:
-            data = _with_room(_next_free(free), len(rest))
+            data = _with_room(_next_free(free), len(rest), limit)
             data[: len(rest)] = rest
-            size, at_end = _read_lines(stream, data, len(rest))
-            if is_first and data.startswith(_BYTE_ORDER_MARK):
-                del data[: len(_BYTE_ORDER_MARK)]
-                size -= len(_BYTE_ORDER_MARK)
-            is_first = False
+            size, at_end = _read_lines(stream, data, len(rest), limit)
             if at_end and size and data[size - 1] != _NEWLINE:
                 data[size : size + 1] = b"\n"
                 size += 1
             end = data.rfind(b"\n", 0, size) + 1
-            rest = bytes(memoryview(data)[end:size])
-            if end:
-                yield Block(data, end, raw.tell() / total)
+            if end or not size:
+                rest = bytes(memoryview(data)[end:size])
+                if end:
+                    yield Block(data, end, raw.tell() / total)
+            else:
+                beginning = bytes(memoryview(data)[:KEPT_BYTES])
+                rest, at_end = _pass_over_line(stream, data)
+                yield Block(data, 0, raw.tell() / total, beginning)
 
 
-def _read_lines(stream: PlainBytes, data: bytearray, size: int) -> tuple[int, bool]:
-    """Fill ``data`` from ``size`` on, and let it grow until it holds a whole line.
+def _read_lines(stream: PlainBytes, data: bytearray, size: int, limit: int) -> tuple[int, bool]:
+    """Fill ``data`` from ``size`` on, and let it grow until it holds a whole line, or ``limit``.
 
     Return the new size, and whether the stream ended.
     """
@@ -97,14 +115,28 @@ def _read_lines(stream: PlainBytes, data: bytearray, size: int) -> tuple[int, bo
         if not num_read:
             return size, True
         if size == len(data):
-            if data.rfind(b"\n", 0, size) >= 0:
+            if size > limit or data.rfind(b"\n", 0, size) >= 0:
                 return size, False
-            data.extend(bytes(len(data)))
+            data.extend(bytes(min(len(data), limit + BLOCK_BYTES - len(data))))
 
 
-def _with_room(data: bytearray, num_bytes: int) -> bytearray:
-    """Return a buffer of a block's size, or one that holds twice ``num_bytes`` if that is more."""
-    wanted = max(BLOCK_BYTES, 2 * num_bytes)
+def _pass_over_line(stream: PlainBytes, data: bytearray) -> tuple[bytes, bool]:
+    """Read on to behind the next newline; return what was read beyond, and if the stream ended."""
+    while True:
+        with memoryview(data) as view:
+            size = stream.readinto(view[:BLOCK_BYTES])
+        if not size:
+            return b"", True
+        if end := data.find(b"\n", 0, size) + 1:
+            return bytes(memoryview(data)[end:size]), False
+
+
+def _with_room(data: bytearray, num_bytes: int, limit: int) -> bytearray:
+    """Return a buffer of a block's size, or one that holds twice ``num_bytes`` if that is more.
+
+    More than ``limit`` and a block's length is never needed.
+    """
+    wanted = max(BLOCK_BYTES, min(2 * num_bytes, limit + BLOCK_BYTES))
     return data if len(data) == wanted else bytearray(wanted)
 
 

@@ -1,13 +1,15 @@
 """Labels that no domain claims: counted, and compared with the labels that domains have.
 
-A label that differs from a domain's only in case, spaces, hyphens or underscores is *another
-spelling* of it, and is never left out: ``GitHub`` is no other domain than ``Github``. A label that
+A label that differs from a domain's only in case, spaces, hyphens, underscores or the form of its
+accents (one character, or a letter and a mark, as in folders of a Mac) is *another spelling* of it,
+and is never left out: ``GitHub`` is no other domain than ``Github``. A label that
 is merely *similar* (``Githubb``, or ``Wikipedia`` beside ``Wikipedia (en)``) may be another domain
 or a mistake: it is left out, and named.
 """
 
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -28,7 +30,7 @@ class OtherLabels:
         self._similar: dict[str, str] = {}
 
     def is_another_spelling(self, label: str) -> bool:
-        """Whether ``label`` is a known one but for case, spaces, hyphens and underscores."""
+        """Whether ``label`` is a known one in another spelling."""
         return _simplified(label) in self._known
 
     def count(self, label: str) -> None:
@@ -72,4 +74,4 @@ def _hint(nearest: str | None) -> str:
 
 
 def _simplified(label: str) -> str:
-    return _UNTOLD.sub("", label.casefold())
+    return _UNTOLD.sub("", unicodedata.normalize("NFKC", label).casefold())

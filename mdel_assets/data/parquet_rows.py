@@ -1,6 +1,5 @@
 """Rows of a Parquet file to documents, or to the reason why a row is none."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,37 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdel_assets.data.json_lines import Fields, RejectReason
+from mdel_assets.data.line_blocks import KEPT_BYTES
+from mdel_assets.data.rows import Row, missing_column
 from mdel_assets.errors import ShardError
 
 _BATCH_ROWS = 1024
+_BATCH_BYTES = 32 << 20
+_IS_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+)
+_IS_LIST = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """One row: UTF-8 text, label and licence, or the reason why it is no document."""
-
-    text: bytes
-    label: str
-    license: str | None
-    reject: RejectReason | None
-
-
-def read_rows(path: Path, fields: Fields, *, label: str) -> Iterator[tuple[list[Row], float]]:
+def read_rows(
+    path: Path, fields: Fields, *, label: str, max_text_bytes: int
+) -> Iterator[tuple[list[Row], float]]:
     """Yield rows in lists, and the share of the file that is behind them.
 
-    Where ``fields.domain`` is None, ``label`` is every row's label.
+    Where ``fields.domain`` is None, ``label`` is every row's label. A list of strings is one text,
+    its items on lines of their own; labels may be integers or booleans. A text of more than
+    ``max_text_bytes`` is rejected.
 
     Raises:
         ShardError: not a whole Parquet file, or a column is missing or holds no text.
@@ -36,37 +47,43 @@ def read_rows(path: Path, fields: Fields, *, label: str) -> Iterator[tuple[list[
     """
     try:
         with pq.ParquetFile(path) as file:
-            paths = [p for p in (fields.text, fields.domain, fields.license) if p]
-            _require_columns(file.schema_arrow, paths, path.name)
-            heads = sorted({p.split(".")[0] for p in paths})
+            schema = file.schema_arrow
+            text = _column_path(schema, fields.text, path.name)
+            domain = _column_path(schema, fields.domain, path.name, is_label=True)
+            granted = _column_path(schema, fields.license, path.name)
+            heads = sorted({place[0] for place in (text, domain, granted) if place})
             num_read, num_rows = 0, max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=heads):
-                num_read += len(batch)
-                texts = _column(batch, fields.text, pa.large_binary())
-                labels = (
-                    _column(batch, fields.domain, pa.large_string())
-                    if fields.domain
-                    else [label] * len(batch)
-                )
-                licenses = (
-                    _column(batch, fields.license, pa.large_string())
-                    if fields.license
-                    else [None] * len(batch)
-                )
-                yield list(map(_row, texts, labels, licenses)), num_read / num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+            for group in range(file.num_row_groups):
+                size = _batch_rows(file.metadata.row_group(group))
+                for batch in file.iter_batches(size, row_groups=[group], columns=heads):
+                    num_read += len(batch)
+                    texts = _texts(batch, text)
+                    labels = _strings(batch, domain) if domain else [label] * len(batch)
+                    licenses = _strings(batch, granted) if granted else [None] * len(batch)
+                    found = zip(texts, labels, licenses, strict=True)
+                    rows = [_row(*each, max_text_bytes) for each in found]
+                    yield rows, num_read / num_rows
+    except (pa.ArrowException, OSError) as error:
         raise ShardError(
             f"{path.name} is not a whole Parquet file: {error}. It was truncated or corrupted: "
             f"fetch it again, and compare its sha256 with the publisher's."
         ) from error
 
 
-def _row(text: Any, label: Any, granted: Any) -> Row:
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """Return how many rows of a row group hold about as much as is read at a time."""
+    per_row = group.total_byte_size / max(1, group.num_rows)
+    return min(_BATCH_ROWS, int(_BATCH_BYTES / max(per_row, 1.0)) or 1)
+
+
+def _row(text: Any, label: Any, granted: Any, limit: int) -> Row:
     reject = None
     if text is None:
         reject = RejectReason.MISSING_TEXT
     elif label is None:
         reject = RejectReason.MISSING_DOMAIN
+    elif len(text) > limit:
+        text, reject = text[:KEPT_BYTES], RejectReason.TOO_LONG
     elif not text.isascii():
         try:
             text.decode("utf-8")
@@ -75,32 +92,79 @@ def _row(text: Any, label: Any, granted: Any) -> Row:
     return Row(text or b"", label or "", granted, reject)
 
 
-def _column(batch: pa.RecordBatch, path: str, kind: pa.DataType) -> list[Any]:
-    head, *rest = path.split(".")
+def _texts(batch: pa.RecordBatch, place: list[str]) -> list[Any]:
+    """Return texts as bytes, None where there is none."""
+    column = _column(batch, place)
+    if any(is_list(column.type) for is_list in _IS_LIST):
+        lists = column.cast(pa.list_(pa.large_binary())).to_pylist()
+        return [_joined(items) for items in lists]
+    found: list[Any] = column.cast(pa.large_binary()).to_pylist()
+    return found
+
+
+def _joined(items: list[bytes | None] | None) -> bytes | None:
+    if items is None:
+        return None
+    return b"\n".join(item for item in items if item is not None)
+
+
+def _strings(batch: pa.RecordBatch, place: list[str]) -> list[Any]:
+    """Return labels or licences as strings, None where there is none."""
+    column = _column(batch, place)
+    if any(is_text(column.type) for is_text in _IS_TEXT):
+        values = column.cast(pa.large_binary()).to_pylist()
+        # What is no UTF-8 is no domain's label, and is shown as what it is.
+        return [None if v is None else v.decode("utf-8", "backslashreplace") for v in values]
+    found: list[Any] = column.cast(pa.large_string()).to_pylist()
+    return found
+
+
+def _column(batch: pa.RecordBatch, place: list[str]) -> Any:
+    head, *rest = place
     column = batch.column(head)
     for part in rest:
         column = pc.struct_field(column, part)
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    values: list[Any] = column.cast(kind).to_pylist()
-    return values
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def _require_columns(schema: pa.Schema, paths: list[str], name: str) -> None:
-    for path in paths:
-        kind: pa.DataType = pa.struct(list(schema))
-        for part in path.split("."):
-            index = kind.get_field_index(part) if pa.types.is_struct(kind) else -1
-            if index < 0:
-                raise ShardError(
-                    f"{name} has no column '{path}'. Its columns: {', '.join(schema.names)}. "
-                    f"Correct source.text_field, source.domain_field or source.license_field."
-                )
-            kind = kind.field(index).type
-        if pa.types.is_dictionary(kind):
-            kind = kind.value_type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ShardError(
-                f"{name}: column '{path}' holds {kind}, expected strings. Correct "
-                f"source.text_field, source.domain_field or source.license_field."
-            )
+def _column_path(
+    schema: pa.Schema, path: str | None, name: str, *, is_label: bool = False
+) -> list[str]:
+    """Return the names that lead to a column, none for no path, if it is of a kind that is read.
+
+    Where there are no such fields of a struct, a column whose own name is ``path`` is meant.
+    """
+    if path is None:
+        return []
+    place = path.split(".")
+    kind = _kind_at(schema, place)
+    if kind is None and path in schema.names:
+        place, kind = [path], schema.field(path).type
+    if kind is None:
+        raise missing_column(name, path, schema.names)
+    if not _is_read(kind.value_type if pa.types.is_dictionary(kind) else kind, is_label=is_label):
+        expected = "strings, integers or booleans" if is_label else "strings"
+        raise ShardError(
+            f"{name}: column '{path}' holds {kind}, expected {expected}. Correct "
+            f"source.text_field, source.domain_field or source.license_field."
+        )
+    return place
+
+
+def _is_read(kind: pa.DataType, *, is_label: bool) -> bool:
+    if is_label and (pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        return True
+    if not is_label and any(is_list(kind) for is_list in _IS_LIST):
+        kind = kind.value_type
+    return any(is_text(kind) for is_text in _IS_TEXT)
+
+
+def _kind_at(schema: pa.Schema, place: list[str]) -> pa.DataType | None:
+    """Return the type of the column that these names lead to, None where there is none."""
+    kind: pa.DataType = pa.struct(list(schema))
+    for part in place:
+        index = kind.get_field_index(part) if pa.types.is_struct(kind) else -1
+        if index < 0:
+            return None
+        kind = kind.field(index).type
+    return kind

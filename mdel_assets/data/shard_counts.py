@@ -1,11 +1,14 @@
 """What a pass over a shard found, and whether that is good enough to go on with."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from mdel_assets.data.json_lines import RejectReason
 from mdel_assets.data.other_labels import labels_in_words
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import Source
+
+_NUM_NAMES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +20,31 @@ class DomainCount:
 
 
 @dataclasses.dataclass(frozen=True)
+class UnreadFiles:
+    """Files of a folder that were not read, and the first names among them."""
+
+    num_files: int = 0
+    names: tuple[str, ...] = ()
+
+    def with_one(self, name: str) -> "UnreadFiles":
+        """Return these, and one more."""
+        return UnreadFiles(self.num_files + 1, (*self.names, name)[:_NUM_NAMES])
+
+
+@dataclasses.dataclass(frozen=True)
 class ShardCounts:
     """What a pass found.
 
-    ``num_filtered`` documents were left out for their licence, ``num_unclaimed`` for their label.
+    ``num_filtered`` documents were left out for their licence, ``num_unclaimed`` for their label,
+    ``num_without_text`` because they hold nothing but white space. ``unread_files`` are a folder's
+    files of unknown suffixes, by suffix, and those that lie beside its folders.
     ``unknown_labels`` counts the labels that no domain claims, rejected or left out;
     ``similar_labels`` says which of them resemble a domain's.
     """
 
     num_lines: int
     num_blank_lines: int
+    num_without_text: int
     num_documents: int
     num_bytes: int
     num_rejects: int
@@ -37,31 +55,47 @@ class ShardCounts:
     unknown_labels: dict[str, int]
     similar_labels: dict[str, str]
     filtered_licenses: dict[str, int]
+    unread_files: dict[str, UnreadFiles]
     domains: dict[str, DomainCount]
 
 
-def judge(counts: ShardCounts, *, name: str, source: Source) -> None:
+def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str] = ()) -> None:
     """Refuse a shard without a document, or with too many rejects.
+
+    ``looks`` say what files of which nothing could be read look like.
 
     Raises:
         ShardError: the message says what became of the lines, which labels no domain claims, and
             what to do.
 
     """
+    seen = "".join(f" {look}." for look in looks)
     if not counts.num_documents:
         raise ShardError(
             f"{name} holds no readable document in {counts.num_lines} lines: rejects "
-            f"{counts.rejects or 'none'}{_labels(counts)}{_licenses(counts)}. Check "
-            f"source.text_field and source.domain_field, and that 'domains' names the corpus's "
-            f"labels{_where_all_are_left_out(counts)}."
+            f"{counts.rejects or 'none'}{_labels(counts)}{_licenses(counts)}{_blank(counts)}"
+            f"{_unread(counts)}.{seen or _where_to_look(counts)}"
         )
     rate = counts.num_rejects / counts.num_lines
     if rate > source.max_reject_rate:
         raise ShardError(
             f"{name}: {counts.num_rejects} of {counts.num_lines} lines were rejected "
             f"({counts.rejects}{_labels(counts)}), a share of {rate:.2g} where at most "
-            f"{source.max_reject_rate:.2g} is allowed. {_remedy(counts, source)}"
+            f"{source.max_reject_rate:.2g} is allowed.{seen} {_remedy(counts, source)}"
         )
+
+
+def unread_in_words(unread: Mapping[str, UnreadFiles]) -> str:
+    """Return how many files of which suffix were not read, with names, and what to do."""
+    shown = ", ".join(
+        f"{found.num_files} {why} ({', '.join(found.names)}"
+        f"{', ...' if found.num_files > len(found.names) else ''})"
+        for why, found in unread.items()
+    )
+    return (
+        f"{shown}. A file lies in its domain's folder; if a suffix is one of text, add it to "
+        f"source.text_suffixes"
+    )
 
 
 def _remedy(counts: ShardCounts, source: Source) -> str:
@@ -94,7 +128,19 @@ def _licenses(counts: ShardCounts) -> str:
     return f"; {counts.num_filtered} documents of licences outside source.licenses: {shown}"
 
 
-def _where_all_are_left_out(counts: ShardCounts) -> str:
-    if not counts.num_unclaimed:
+def _blank(counts: ShardCounts) -> str:
+    return f"; {counts.num_without_text} without text" if counts.num_without_text else ""
+
+
+def _unread(counts: ShardCounts) -> str:
+    if not counts.unread_files:
         return ""
-    return "; or take a shard that has none of the wanted domains out of the list"
+    return f"; files that are not read: {unread_in_words(counts.unread_files)}"
+
+
+def _where_to_look(counts: ShardCounts) -> str:
+    wanted = "; or take a shard that has none of the wanted domains out of the list"
+    return (
+        f" Check source.text_field and source.domain_field, and that 'domains' names the corpus's "
+        f"labels{wanted if counts.num_unclaimed else ''}."
+    )

@@ -2,33 +2,51 @@
 
 Threads share the work: one decompresses (`line_blocks`), one decodes and routes (here), two write
 (`document_writer`). Memory is bounded whatever the shard's size. A shard is a file, or with the
-layout ``folders`` a folder per domain. A record is a JSON line, a Parquet row, or a text file.
-Lines in = documents + rejects + documents of another licence + documents of a label that is left
-out + blank lines, always.
+layout ``folders`` a folder per domain. A record is a JSON line, an element of a JSON array, a row
+of Parquet or CSV, or a text file. Lines in = documents + rejects + documents of another licence +
+documents of a label that is left out + documents without text + blank lines, always.
 """
 
 import contextlib
-import fnmatch
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.data.document_writer import DocumentWriter
+from mdel_assets.data.csv_rows import read_csv_rows
+from mdel_assets.data.document_writer import DocumentWriter, is_blank
+from mdel_assets.data.file_kinds import file_kind, looks_like, plain_suffix
+from mdel_assets.data.folder_files import folder_files
 from mdel_assets.data.json_lines import Fields, LineReader, RejectReason
-from mdel_assets.data.line_blocks import Block, read_blocks
+from mdel_assets.data.license_filter import LicenseFilter
+from mdel_assets.data.line_blocks import KEPT_BYTES, Block, read_blocks
 from mdel_assets.data.other_labels import OtherLabels, labels_in_words
 from mdel_assets.data.parquet_rows import read_rows
-from mdel_assets.data.shard_counts import DomainCount, ShardCounts, judge
+from mdel_assets.data.rows import Row
+from mdel_assets.data.shard_counts import (
+    DomainCount,
+    ShardCounts,
+    UnreadFiles,
+    judge,
+    unread_in_words,
+)
+from mdel_assets.data.text_file import read_text
 from mdel_assets.experiment_fields import Domain, Source
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0
 _NUM_LINES_TO_GIVE_UP = 1000
-_LINES_SUFFIXES = {".jsonl", ".ndjson", ".json"}
-_NO_LICENSE = "(none)"
+_NUM_LOOKED_AT = 3
+_NO_SUFFIX, _BESIDE = "(no suffix)", "(beside the domains' folders)"
+# Lines of these are of no kind of file that was expected; what the file is says more than they do.
+_UNREADABLE = {
+    RejectReason.INVALID_UTF8,
+    RejectReason.INVALID_JSON,
+    RejectReason.NOT_AN_OBJECT,
+    RejectReason.NOT_TEXT,
+}
 UNLABELLED = Domain(key="unlabelled", name="")
 
 
@@ -54,25 +72,17 @@ def route_documents(
     writer = DocumentWriter(folder, [UNLABELLED] if domains is None else domains)
     routing = _Pass(shard.name, writer, source)
     with writer.writing(), contextlib.suppress(_HopelessError):
-        for file in shard_files(shard):
-            parts = file.relative_to(shard).parts if shard.is_dir() else ()
-            label = parts[0] if parts and is_labelled else UNLABELLED.name
-            routing.read(file, label=label)
+        for file in [shard] if shard.is_file() else folder_files(shard):
+            parts = file.relative_to(shard).parts
+            if len(parts) == 1:
+                routing.pass_over(file.name, why=_BESIDE)
+            else:
+                label = parts[0] if parts and is_labelled else UNLABELLED.name
+                routing.read(file, label=label)
     counts = routing.counts()
     routing.progress.finish(counts)
-    judge(counts, name=shard.name, source=source)
+    judge(counts, name=shard.name, source=source, looks=routing.looks)
     return counts
-
-
-def shard_files(shard: Path) -> list[Path]:
-    """Return a shard's files in reading order: itself, or what lies in its folders per domain."""
-    if shard.is_file():
-        return [shard]
-    return sorted(
-        path
-        for path in shard.glob("*/**/*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(shard).parts)
-    )
 
 
 class _HopelessError(Exception):
@@ -89,14 +99,16 @@ class _Pass:
             source.text_field,
             source.domain_field,
             source.license_field if source.licenses is not None else None,
+            of_other_types=source.layout in ("columns", "folders"),
         )
-        patterns = [pattern.lower() for pattern in source.licenses or ()]
-        self.allows = _LicenseFilter(patterns) if source.licenses is not None else None
+        self.allows = LicenseFilter(source.licenses) if source.licenses is not None else None
         self.others = OtherLabels(writer.labels)
         self.leaves_out = source.other_labels == "leave_out"
         self.progress = _Progress(name, writer)
         self.num_unclaimed = 0
-        self.num_lines = self.num_blank_lines = self.num_repaired = 0
+        self.num_lines = self.num_blank_lines = self.num_without_text = self.num_repaired = 0
+        self.unread: dict[str, UnreadFiles] = {}
+        self.looks: list[str] = []
         self.file = ""
         self.lines_before = 0
 
@@ -104,13 +116,35 @@ class _Pass:
         """Route every record of one file; ``label`` names its domain where no field does."""
         self.file = file.name if not label else f"{label}/{file.name}"
         self.lines_before = self.num_lines
-        stem = file.with_suffix("") if file.suffix in (".zst", ".gz") else file
-        if file.suffix == ".parquet":
-            self._read_parquet(file, label)
-        elif self.source.layout != "folders" or stem.suffix in _LINES_SUFFIXES:
-            self._read_lines(file, LineReader(self.fields, label=label))
-        else:
-            self._read_text(file, label)
+        limit = self.source.max_document_bytes
+        kind = file_kind(
+            file,
+            is_in_folder=self.source.layout == "folders",
+            text_suffixes=self.source.text_suffixes,
+        )
+        before = self._num_taken(), self.writer.reasons.copy()
+        try:
+            match kind:
+                case "parquet":
+                    self._read_rows(read_rows(file, self.fields, label=label, max_text_bytes=limit))
+                case "table":
+                    rows = read_csv_rows(file, self.fields, label=label, max_row_bytes=limit)
+                    self._read_rows(rows)
+                case "lines" | "array":
+                    reader = LineReader(self.fields, label=label)
+                    self._read_lines(file, reader, is_array=kind == "array")
+                case "text":
+                    self._read_text(file, label)
+                case None:
+                    self.pass_over(self.file, why=plain_suffix(file) or _NO_SUFFIX)
+        finally:
+            rejected = self.writer.reasons - before[1]
+            if self._num_taken() == before[0] and rejected.keys() & _UNREADABLE:
+                self._look_at(file)
+
+    def pass_over(self, name: str, *, why: str) -> None:
+        """Count and name a file that is not read."""
+        self.unread[why] = self.unread.get(why, UnreadFiles()).with_one(name)
 
     def counts(self) -> ShardCounts:
         """Return what was found."""
@@ -120,6 +154,7 @@ class _Pass:
         return ShardCounts(
             num_lines=self.num_lines,
             num_blank_lines=self.num_blank_lines,
+            num_without_text=self.num_without_text,
             num_documents=sum(num_documents.values()),
             num_bytes=sum(num_bytes.values()),
             num_rejects=writer.reasons.total(),
@@ -130,25 +165,34 @@ class _Pass:
             unknown_labels=self.others.most_common(),
             similar_labels=self.others.similar(),
             filtered_licenses=dict(filtered.most_common(20)),
+            unread_files=dict(sorted(self.unread.items())),
             domains={k: DomainCount(n, num_bytes[k]) for k, n in sorted(num_documents.items())},
         )
 
-    def _read_lines(self, file: Path, reader: LineReader) -> None:
-        for block in read_blocks(file):
-            records = reader.read_block(block.data, block.size)
+    def _read_lines(self, file: Path, reader: LineReader, *, is_array: bool) -> None:
+        limit = self.source.max_document_bytes
+        for block in read_blocks(file, max_line_bytes=limit, is_array=is_array):
+            is_clean = block.size <= limit or block.longest_line() <= limit
+            records = reader.read_block(block.data, block.size) if is_clean else None
             if records and self._rejects_none(set(map(reader.get_label, records))):
                 self._take(records, reader)
-            else:
+            elif block.size:
                 self._read_each(block, reader)
+            if block.too_long is not None:
+                self.num_lines += 1
+                self._reject(RejectReason.TOO_LONG, block.too_long, self.num_lines)
             self._after_block(block.share_read)
 
     def _take(self, records: list[Any], reader: LineReader) -> None:
         """Route the records of a block without a fault."""
         get_text, get_label, add = reader.get_text, reader.get_label, self.writer.add
         for number, record in enumerate(records, self.num_lines + 1):
-            if self.allows is None or self.allows(reader.get_license(record)):
+            text = get_text(record)
+            if not text or text.isspace():
+                self.num_without_text += 1
+            elif self.allows is None or self.allows(reader.get_license(record)):
                 label = get_label(record)
-                if not add(get_text(record).encode(), label, number):
+                if not add(text.encode(), label, number):
                     self._leave_out(label)
         self.num_lines += len(records)
 
@@ -156,6 +200,9 @@ class _Pass:
         """Route the lines of a block one by one."""
         for line in bytes(memoryview(block.data)[: block.size - 1]).split(b"\n"):
             self.num_lines += 1
+            if len(line) > self.source.max_document_bytes:
+                self._reject(RejectReason.TOO_LONG, line[:KEPT_BYTES], self.num_lines)
+                continue
             try:
                 record = reader.read(line)
                 text, label = reader.get_text(record).encode(), reader.get_label(record)
@@ -173,21 +220,16 @@ class _Pass:
                     continue
                 self.num_repaired += slow.repaired
                 text, label, granted = slow.text.encode(), slow.label, slow.license
-            if self.allows and not self.allows(granted):
-                continue
-            if not self.writer.add(text, label, self.num_lines):
-                self._take_no_domains(label, line)
+            self._route(text, label, granted, line)
 
-    def _read_parquet(self, file: Path, label: str) -> None:
-        for rows, share_read in read_rows(file, self.fields, label=label):
+    def _read_rows(self, lists: Iterable[tuple[list[Row], float]]) -> None:
+        for rows, share_read in lists:
             for row in rows:
                 self.num_lines += 1
                 if row.reject:
                     self._reject(row.reject, row.text, self.num_lines)
-                elif self.allows and not self.allows(row.license):
-                    continue
-                elif not self.writer.add(row.text, row.label, self.num_lines):
-                    self._take_no_domains(row.label, row.text)
+                else:
+                    self._route(row.text, row.label, row.license, row.text)
             self._after_block(share_read)
 
     def _read_text(self, file: Path, label: str) -> None:
@@ -195,14 +237,22 @@ class _Pass:
         if self._is_left_out(label):
             self._leave_out(label)
             return
-        text = file.read_bytes()
-        try:
-            text.decode("utf-8")
-        except UnicodeDecodeError:
-            self._reject(RejectReason.INVALID_UTF8, text, self.num_lines)
-            return
-        if not self.writer.add(text, label, self.num_lines):
+        text, reject = read_text(file, max_bytes=self.source.max_document_bytes)
+        if reject:
+            self._reject(reject, text, self.num_lines)
+        elif is_blank(text):
+            self.num_without_text += 1
+        elif not self.writer.add(text, label, self.num_lines):
             self._take_no_domains(label, text)
+
+    def _route(self, text: bytes, label: str, granted: str | None, line: bytes) -> None:
+        """Send a record's document where it belongs; ``line`` is what is kept of a reject."""
+        if is_blank(text):
+            self.num_without_text += 1
+        elif self.allows and not self.allows(granted):
+            return
+        elif not self.writer.add(text, label, self.num_lines):
+            self._take_no_domains(label, line)
 
     def _rejects_none(self, labels: set[str]) -> bool:
         """Whether every one of ``labels`` is some domain's, or left out."""
@@ -228,6 +278,16 @@ class _Pass:
         place = number - self.lines_before
         self.writer.reject(reason, file=self.file, line_number=place, line=line)
 
+    def _num_taken(self) -> int:
+        """Return how many records were understood so far, whatever became of them."""
+        counted = self.writer.reasons.total() + self.num_blank_lines
+        return self.num_lines - counted
+
+    def _look_at(self, file: Path) -> None:
+        if len(self.looks) < _NUM_LOOKED_AT:
+            look = looks_like(file, text_field=self.source.text_field)
+            self.looks += [f"{self.file} looks like {look}"] if look else []
+
     def _after_block(self, share_read: float) -> None:
         self.progress.show(share_read)
         rejects = self.writer.reasons.total()
@@ -235,24 +295,6 @@ class _Pass:
         is_hopeless = rejects >= _NUM_LINES_TO_GIVE_UP and not is_readable
         if is_hopeless and self.source.max_reject_rate < 0.5:
             raise _HopelessError
-
-
-class _LicenseFilter:
-    """Says whether a licence is on the allow-list; counts those that are not."""
-
-    def __init__(self, patterns: list[str]) -> None:
-        self._patterns = patterns
-        self._known: dict[str, bool] = {}
-        self.refused: Counter[str] = Counter()
-
-    def __call__(self, granted: str | None) -> bool:
-        name = granted or _NO_LICENSE
-        if name not in self._known:
-            found = name.lower()
-            self._known[name] = any(fnmatch.fnmatchcase(found, p) for p in self._patterns)
-        if not self._known[name]:
-            self.refused[name[:80]] += 1
-        return self._known[name]
 
 
 class _Progress:
@@ -292,6 +334,9 @@ class _Progress:
             elapsed,
             counts.num_bytes / 1e6 / max(elapsed, 1e-9),
         )
+        if counts.unread_files:
+            unread = unread_in_words(counts.unread_files)
+            _log.warning("%s: files that are not read: %s", self._name, unread)
         if counts.num_unclaimed:
             level = logging.WARNING if counts.similar_labels else logging.INFO
             message = "%s: %d documents were left out, whose labels no domain claims: %s"

@@ -83,7 +83,8 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
                 asset="shard_documents",
                 blocking=True,
                 description="Every line of the shard is a row of a Parquet file, or counted as "
-                "blank, as of a licence that is not allowed, or as of a label that is left out.",
+                "blank, as without text, as of a licence that is not allowed, or as of a label "
+                "that is left out.",
             )
         ],
     )
@@ -160,14 +161,14 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
 def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
     """Compare the lines read with the rows that lie in the Parquet files, and the lines left out.
 
-    Left out are blank lines, documents of a licence that the experiment does not allow, and where
-    `source.other_labels` says so those of a label that no domain claims.
+    Left out are blank lines, documents without text or of a licence that the experiment does not
+    allow, and where `source.other_labels` says so those of a label that no domain claims.
     """
     import pyarrow.parquet as pq
 
     counts = record.counts
     rows = sum(pq.read_metadata(path).num_rows for path in artifact.folder.glob("*.parquet"))
-    reasons = ("num_blank_lines", "num_filtered", "num_unclaimed")
+    reasons = ("num_blank_lines", "num_without_text", "num_filtered", "num_unclaimed")
     left_out = sum(counts.get(reason, 0) for reason in reasons)
     return dg.AssetCheckResult(
         passed=counts["num_lines"] == rows + left_out,

@@ -33,12 +33,14 @@ def shard_metadata(record: Record) -> dict[str, Any]:
         "num_lines": counts["num_lines"],
         "num_rejects": counts["num_rejects"],
         "num_repaired": counts["num_repaired"],
+        "num_without_text": counts.get("num_without_text", 0),
         "num_filtered": counts["num_filtered"],
         "num_unclaimed": counts.get("num_unclaimed", 0),
         "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
         "filtered_licenses": dg.MetadataValue.json(counts["filtered_licenses"]),
         "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
         "similar_labels": dg.MetadataValue.json(counts.get("similar_labels", {})),
+        "unread_files": dg.MetadataValue.json(counts.get("unread_files", {})),
         "text_by_domain": chart(
             bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
         ),

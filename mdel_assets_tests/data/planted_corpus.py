@@ -112,7 +112,7 @@ class Oracle:
         self.seed = seed
         self.documents = {}
         self.rejects = {}
-        self.num_blank = {}
+        self.num_blank, self.num_without_text = {}, {}
         for shard in ("00", "01", "val"):
             self._read(shard, (folder / f"{shard}.jsonl.zst").read_bytes())
         self.roles = {"test": {}, "validation": {}, "train": {}}
@@ -148,7 +148,7 @@ class Oracle:
 
     def _read(self, shard, compressed):
         reader = zstandard.ZstdDecompressor().stream_reader(compressed, read_across_frames=True)
-        found, rejects, blank = {}, [], 0
+        found, rejects, blank, without_text = {}, [], 0, 0
         lines = reader.read().split(b"\n")
         if not lines[-1]:
             lines.pop()
@@ -165,11 +165,14 @@ class Oracle:
             except (ValueError, TypeError, KeyError, AssertionError, RecursionError):
                 rejects.append((number, line))
                 continue
+            if not text.strip():
+                without_text += 1
+                continue
             # A lone surrogate cannot be encoded; U+FFFD stands in its place.
             whole = "".join("\ufffd" if 0xD800 <= ord(c) < 0xE000 else c for c in text)
             found.setdefault(key, []).append(whole)
         self.documents[shard], self.rejects[shard] = found, rejects
-        self.num_blank[shard] = blank
+        self.num_blank[shard], self.num_without_text[shard] = blank, without_text
 
     @staticmethod
     def _salted(text, salt):

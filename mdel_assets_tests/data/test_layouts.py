@@ -104,11 +104,11 @@ def test_columns_of_parquet_are_read_by_dotted_paths(tmp_path, labels):
 
 
 def test_a_parquet_file_without_the_column_is_refused_with_those_it_has(tmp_path):
-    pq.write_table(pa.table({"content": ["a"], "where": [1]}), tmp_path / "s.parquet")
+    pq.write_table(pa.table({"content": ["a"], "where": [1.5]}), tmp_path / "s.parquet")
     columns = {"layout": "columns", "domain_field": "where"}
     with pytest.raises(ShardError, match=r"no column 'text'. Its columns: content, where"):
         run(tmp_path / "s.parquet", tmp_path / "out", **columns)
-    with pytest.raises(ShardError, match="column 'where' holds int64, expected strings"):
+    with pytest.raises(ShardError, match="column 'where' holds double, expected strings"):
         run(tmp_path / "s.parquet", tmp_path / "out", text_field="content", **columns)
 
 
@@ -142,11 +142,11 @@ def test_a_folder_per_domain_holds_text_files_json_lines_and_parquet(tmp_path):
 
 def test_a_file_in_a_folder_that_is_no_text_is_rejected_under_its_name(tmp_path):
     root = write_folders(tmp_path / "corpus")
-    (root / "ArXiv" / "picture.png").write_bytes(b"\x89PNG\xff")
+    (root / "ArXiv" / "picture.txt").write_bytes(b"\x89PNG\xff")
     counts = run(root, tmp_path / "out", layout="folders", max_reject_rate=0.5)
     assert counts.rejects == {"invalid_utf8": 1}
     (reject,) = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
-    assert (reject["file"], reject["line_number"]) == ("ArXiv/picture.png", 1)
+    assert (reject["file"], reject["line_number"]) == ("ArXiv/picture.txt", 1)
 
 
 def folders_experiment(root):

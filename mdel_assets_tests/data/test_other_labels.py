@@ -208,7 +208,7 @@ def test_what_is_left_out_does_not_depend_on_the_neighbouring_lines(tmp_path):
 
 def test_a_file_that_is_no_text_in_a_folder_that_is_left_out_is_no_reject(tmp_path):
     shard = write_folders(tmp_path, DOCUMENTS)
-    (shard / "EuroParl" / "picture.png").write_bytes(b"\x89PNG\xff")
+    (shard / "EuroParl" / "picture.txt").write_bytes(b"\x89PNG\xff")
     counts = run(shard, tmp_path / "out", layout="folders", other_labels="leave_out")
     assert (counts.num_unclaimed, counts.num_rejects) == (4, 0)
 

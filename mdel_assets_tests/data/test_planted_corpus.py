@@ -77,6 +77,7 @@ def test_documents_and_rejects_of_a_shard_are_the_oracles(made, oracle, shard):
     assert [(r["line_number"], r["line"]) for r in rejects] == oracle.rejects[shard]
     assert {r["file"] for r in rejects} == {f"{shard}.jsonl.zst"}
     assert counts["num_blank_lines"] == oracle.num_blank[shard]
+    assert counts["num_without_text"] == oracle.num_without_text[shard]
 
 
 @pytest.mark.parametrize("domain", KEYS)

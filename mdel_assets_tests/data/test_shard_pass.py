@@ -66,7 +66,12 @@ CASES = {
     "duplicate key, the last counts": (b'{"text":"x",' + line("a")[1:], None),
     "escaped slash": (b'{"text":"\\/","meta":{"pile_set_name":"Github"}}', None),
     "escaped zero": (b'{"text":"\\u0000","meta":{"pile_set_name":"Github"}}', None),
-    "empty text": (line(""), None),
+    "empty text": (line(""), "without text"),
+    "a text of white space": (line(" \n\t\u00a0"), "without text"),
+    "white space, and no label": (
+        b'{"text":" ","meta":{"pile_set_name":"Githubb"}}',
+        "without text",
+    ),
     "lone surrogate": (b'{"text":"a\\ud800b","meta":{"pile_set_name":"Github"}}', "repaired"),
     "escaped key": (b'{"te\\u0078t":"a","meta":{"pile_set_name":"Github"}}', None),
     "a number without end elsewhere": (b'{"n":' + b"9" * 5000 + b"," + line("a")[1:], None),
@@ -82,6 +87,8 @@ CASES = {
     "a list": (b"[1]", "not_an_object"),
     "no text": (b'{"meta":{"pile_set_name":"Github"}}', "missing_text"),
     "null text": (line(None), "missing_text"),
+    "a list of strings as text": (line(["a", "b"]), "text_not_a_string"),
+    "an integer as label": (line("a", 7), "missing_domain"),
     "a number as text": (line(7), "text_not_a_string"),
     "no meta": (b'{"text":"a"}', "missing_domain"),
     "null meta": (b'{"text":"a","meta":null}', "missing_domain"),
@@ -96,12 +103,15 @@ def test_every_kind_of_line_has_its_fate(tmp_path, content, fate):
     shard = write_shard(tmp_path / "s.jsonl.zst", [line("before"), content, line("after")])
     counts = run(shard, tmp_path / "out")
     assert counts.num_lines == 3
-    assert counts.num_lines == counts.num_documents + counts.num_rejects + counts.num_blank_lines
+    left_out = counts.num_blank_lines + counts.num_without_text
+    assert counts.num_lines == counts.num_documents + counts.num_rejects + left_out
     assert counts.num_blank_lines == (fate == "blank")
+    assert counts.num_without_text == (fate == "without text")
     assert counts.num_repaired == (fate == "repaired")
     is_document = fate in (None, "repaired")
     assert counts.num_documents == 2 + is_document
-    assert counts.rejects == ({} if is_document or fate == "blank" else {fate: 1})
+    is_left_out = fate in ("blank", "without text")
+    assert counts.rejects == ({} if is_document or is_left_out else {fate: 1})
     rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
     expected = {"file": "s.jsonl.zst", "line_number": 2, "reason": fate, "line": content}
     assert rejects == ([expected] if counts.num_rejects else [])
