@@ -126,6 +126,7 @@ def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[s
     from mdel_assets.data.assemble import write_datasets
     from mdel_assets.data.document_index import count_copies
     from mdel_assets.data.selection import select_documents
+    from mdel_assets.data.tiny_corpora import require_evaluation, warn_of_untrained
 
     records = {d: r for d in domains if (r := current_record(lineage, "domain_dataset", d))}
     wanted = [domain for domain in domains if domain not in records]
@@ -139,10 +140,12 @@ def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[s
         }
         work = lineage.store.work_folder()
         with _open_index(lineage, work) as index:
+            require_evaluation(index, lineage.experiment)
             mixture = lineage.experiment.mixture
             selections = select_documents(index, wanted, mixture=mixture)
             counts = write_datasets(index, selections, stages)
             corpus_bytes, duplicates = index.num_bytes, index.duplicates
+        warn_of_untrained(counts)
         with ThreadPoolExecutor(_num_compared_at_once(counts)) as threads:
             measure = functools.partial(_contamination, work_folder=work)
             overlaps = dict(zip(wanted, threads.map(measure, stages.values()), strict=True))

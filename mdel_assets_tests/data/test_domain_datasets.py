@@ -9,6 +9,7 @@ import pytest
 
 from mdel_assets import steps
 from mdel_assets.data.document_index import DocumentFile, DocumentIndex, salted_hash
+from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import SPLITS
 from mdel_assets_tests.conftest import (
     KEY_OF,
@@ -218,8 +219,9 @@ def uneven(tmp_path_factory):
         for d in make_documents({"Github": 20}, first=5000)
     ]
     random.Random(0).shuffle(documents)
-    for name in ("00", "01", "val", "test"):
-        write_shard(folder / f"{name}.jsonl.zst", documents if name == "00" else documents[:40])
+    parts = {"00": documents, "01": documents[:40], "val": documents[:40], "test": documents[40:80]}
+    for name, part in parts.items():
+        write_shard(folder / f"{name}.jsonl.zst", part)
     return folder
 
 
@@ -252,3 +254,37 @@ def test_a_mixture_compatible_with_mdel_is_the_shards_first_documents(planted, h
     found = [row["text"] for row in rows(lineage, "arxiv", "train")]
     assert sorted(found) == sorted(own + first)
     assert train["num_general_documents"] == len(first)
+
+
+def through_the_data_stage(home, folder, documents, **source):
+    shard = write_shard(folder / "tiny.jsonl.zst", documents)
+    source = {"train": [str(shard)], "validation": None, "test": None} | source
+    lineage = home.lineage(pico_experiment(folder, source=source))
+    for shard in lineage.experiment.shards():
+        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
+        steps.route_shard(lineage, shard.key)
+    steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
+    return lineage
+
+
+@pytest.mark.in_use
+def test_a_corpus_without_a_document_to_evaluate_on_is_refused_before_anything_is_trained(
+    tmp_path, home
+):
+    told = r"None of the corpus's 3 documents, .* is for validation, .*holdout_fraction of 0\.01"
+    with pytest.raises(ShardError, match=told):
+        through_the_data_stage(home, tmp_path, make_documents({"Github": 2, "ArXiv": 1}))
+
+
+@pytest.mark.in_use
+def test_a_domain_of_held_out_documents_only_is_named_and_one_of_blanks_is_absent(
+    tmp_path, home, caplog
+):
+    held_out = write_shard(tmp_path / "val.jsonl.zst", make_documents({"Github": 2, "ArXiv": 3}))
+    blank = {"text": " \n", "meta": {"pile_set_name": "FreeLaw"}}
+    documents = [*make_documents({"Github": 9}, first=50), blank, blank]
+    lineage = through_the_data_stage(home, tmp_path, documents, validation=str(held_out))
+    assert lineage.present_domains() == ["github"]
+    told = [r.getMessage() for r in caplog.records if "no expert" in r.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("arxiv: no document is for training, and 3 for validation and test")
