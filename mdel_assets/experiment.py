@@ -32,9 +32,8 @@ from mdel_assets.experiment_fields import (
 )
 from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
 from mdel_assets.publishing_fields import Hub, Tracking
+from mdel_assets.shard_locations import MAX_SHARDS, shard_keys, write_out
 
-_SHARD_SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|parquet|zst|gz))+$")
-_BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
 _LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
 VALIDATION_SHARD = "val"
 TEST_SHARD = "test"
@@ -185,13 +184,20 @@ class Experiment(Section):
         """Return the shards, train first; local globs are expanded in sorted order.
 
         Raises:
-            ExperimentError: a glob matches nothing, or two shards share a name.
+            ExperimentError: a glob matches nothing, there are too many, or one is given twice.
 
         """
+        places = [place for pattern in self.source.train for place in write_out(pattern)]
+        if len(places) > MAX_SHARDS:
+            raise ExperimentError(
+                f"source.train names {len(places)} shards, and an experiment has up to "
+                f"{MAX_SHARDS}. Join files into fewer shards."
+            )
+        held_out = {VALIDATION_SHARD: self.source.validation, TEST_SHARD: self.source.test}
+        keys = shard_keys(places, taken=[key for key, place in held_out.items() if place])
         found = [
-            Shard(key=shard_key(place), location=place, role="train", sha256=None)
-            for pattern in self.source.train
-            for place in _expand(pattern)
+            Shard(key=key, location=place, role="train", sha256=None)
+            for key, place in zip(keys, places, strict=True)
         ]
         if self.source.validation:
             found.append(
@@ -202,7 +208,7 @@ class Experiment(Section):
         try:
             _refuse_repeats("shard name", [shard.key for shard in found])
         except ValueError as error:
-            raise ExperimentError(f"{error}. Rename one of the files.") from None
+            raise ExperimentError(f"source.train: {error}. Take one of the two out.") from None
         if unknown := set(self.source.sha256) - {shard.key for shard in found}:
             raise UnknownKeyError(
                 unknown_name_message("shard", min(unknown), [shard.key for shard in found])
@@ -211,12 +217,6 @@ class Experiment(Section):
             shard.model_copy(update={"sha256": self.source.sha256.get(shard.key)})
             for shard in found
         ]
-
-
-def shard_key(location: str) -> str:
-    """Return a shard's partition key: its file name without extensions, as a slug."""
-    stem = _SHARD_SUFFIX.sub("", location.rstrip("/").rsplit("/", 1)[-1])
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_") or "shard"
 
 
 def bundled_experiments() -> list[str]:
@@ -322,31 +322,3 @@ def _refuse_repeats(what: str, names: list[str]) -> None:
         if name in seen:
             raise ValueError(f"the {what} '{name}' occurs twice")
         seen.add(name)
-
-
-def _expand(pattern: str) -> list[str]:
-    """Write out ``{00..29}`` and ``{a,b}``, then local globs in sorted order."""
-    if match := _BRACES.search(pattern):
-        before, after = pattern[: match.start()], pattern[match.end() :]
-        return [place for one in _choices(match[1]) for place in _expand(before + one + after)]
-    if "://" in pattern:
-        if any(sign in pattern for sign in "*["):
-            raise ExperimentError(
-                f"'{pattern}' is a pattern on a remote place; list the shards one by one, or as "
-                f"{{00..29}} or {{a,b}}."
-            )
-        return [pattern]
-    if not any(sign in pattern for sign in "*?["):
-        return [pattern]
-    anchor = Path(Path(pattern).anchor)
-    matches = sorted(str(path) for path in anchor.glob(str(Path(pattern).relative_to(anchor))))
-    if not matches:
-        raise ExperimentError(f"source.train: '{pattern}' matches no file.")
-    return matches
-
-
-def _choices(inside: str) -> list[str]:
-    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", inside):
-        first, last = numbers.groups()
-        return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return inside.split(",")

@@ -9,8 +9,8 @@ from mdel_assets.experiment import (
     bundled_experiments,
     load_experiment,
     parse_experiment,
-    shard_key,
 )
+from mdel_assets.shard_locations import repeated_locations, shard_key
 from mdel_assets_tests.conftest import PICO, pico_experiment
 
 
@@ -118,11 +118,63 @@ def test_globs_give_one_shard_per_file_in_sorted_order(corpus):
     ]
 
 
-def test_a_glob_without_a_match_and_two_shards_of_one_name_are_refused(corpus):
+def test_a_glob_without_a_match_and_one_shard_given_twice_are_refused(corpus):
     with pytest.raises(ExperimentError, match="matches no file"):
         pico_experiment(corpus, source={"train": [str(corpus / "x*.zst")]}).shards()
-    with pytest.raises(ExperimentError, match="'00' occurs twice"):
-        pico_experiment(corpus, source={"train": ["a/00.jsonl.zst", "b/00.jsonl.zst"]}).shards()
+    with pytest.raises(ExperimentError, match="'a_00' occurs twice"):
+        pico_experiment(corpus, source={"train": ["a/00.jsonl.zst", "a/00.jsonl.zst"]}).shards()
+
+
+def keys_of(*train, **source):
+    held_out = {"validation": None, "test": None}
+    shards = parse(source={"train": list(train)} | held_out | source).shards()
+    return [shard.key for shard in shards if shard.role == "train"]
+
+
+@pytest.mark.in_use
+def test_shards_of_one_name_are_told_apart_by_their_folders():
+    assert keys_of("en/train-0.jsonl", "fr/train-0.jsonl", "de/one.csv.xz") == [
+        "en_train-0",
+        "fr_train-0",
+        "one",
+    ]
+    assert keys_of("a/x/0.jsonl", "b/x/0.jsonl") == ["a_x_0", "b_x_0"]
+    assert keys_of("a/val.jsonl") == ["val"]
+    assert keys_of("a/val.jsonl", validation="b.jsonl") == ["a_val"]
+
+
+@pytest.mark.in_use
+def test_shards_whose_names_have_no_ascii_letter_are_told_apart_by_a_digest():
+    keys = keys_of("法律.jsonl", "税.jsonl")
+    assert len(set(keys)) == 2
+    assert all(key.isascii() for key in keys)
+    assert keys == keys_of("elsewhere/法律.jsonl", "elsewhere/税.jsonl")
+    assert keys_of("法律.jsonl") == ["shard"]
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    "pattern", ["https://x/{00000000..99999999}.jsonl", "x/{0..9999}/{a,b,c}/{0..99}.jsonl"]
+)
+def test_a_range_of_very_many_shards_is_refused_before_it_is_written_out(pattern):
+    with pytest.raises(ExperimentError, match=r"stands for \d+ shards, and .* up to 100000"):
+        keys_of(pattern)
+
+
+@pytest.mark.in_use
+def test_a_place_that_is_given_twice_is_found_through_links_and_spellings(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "a.jsonl")
+    one, link = str(tmp_path / "a.jsonl"), str(tmp_path / "link.jsonl")
+    (told,) = repeated_locations({"train": [one], "validation": [link], "test": ["b.jsonl"]})
+    assert told.startswith(
+        f"source.train and source.validation are both '{one}', which is the same"
+    )
+    assert "every document of source.train would be removed" in told
+    (told,) = repeated_locations({"train": ["hf://a", "hf://a", "hf://b"]})
+    assert told == "source.train names 'hf://a' more than once: take it out once"
+    assert repeated_locations({"train": ["x/../gone.jsonl"], "test": ["gone.jsonl"]})
+    assert not repeated_locations({"train": [one], "validation": ["hf://a"]})
 
 
 def test_ranges_and_lists_in_braces_are_written_out(tmp_path):
