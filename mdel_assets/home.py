@@ -13,6 +13,7 @@ from pathlib import Path
 from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.experiment import Experiment
+from mdel_assets.file_names import require_writable_name
 from mdel_assets.lineage import Lineage
 
 DEFAULT_EXPERIMENT = "sample"
@@ -28,7 +29,9 @@ class MdelHome:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "MdelHome":
         """Return the home that ``MDEL_HOME`` names, by default ``mdel_home`` under this folder."""
-        return cls(Path(environment.get("MDEL_HOME") or DEFAULT_HOME).resolve())
+        root = Path(environment.get("MDEL_HOME") or DEFAULT_HOME).resolve()
+        require_writable_name(str(root), what="MDEL_HOME")
+        return cls(root)
 
     @property
     def dagster_home(self) -> Path:
@@ -56,4 +59,5 @@ class MdelHome:
 
 def experiment_name(environment: Mapping[str, str] = os.environ) -> str:
     """Return what ``MDEL_EXPERIMENT`` names, by default the sample."""
-    return environment.get("MDEL_EXPERIMENT") or DEFAULT_EXPERIMENT
+    name = environment.get("MDEL_EXPERIMENT") or DEFAULT_EXPERIMENT
+    return require_writable_name(name, what="MDEL_EXPERIMENT")

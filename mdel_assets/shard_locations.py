@@ -10,6 +10,7 @@ from pathlib import Path
 import xxhash
 
 from mdel_assets.errors import ExperimentError
+from mdel_assets.file_names import require_writable_name
 
 _SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|csv|tsv|parquet|zst|gz|bz2|xz))+$", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
@@ -63,6 +64,7 @@ def _glob(pattern: str) -> list[str]:
                 f"{{00..29}} or {{a,b}}."
             )
         return [pattern]
+    require_writable_name(pattern, what="source.train:")
     if not any(sign in pattern for sign in "*?["):
         return [pattern]
     anchor = Path(Path(pattern).anchor)
