@@ -21,8 +21,9 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
 SPLITS = ("train", *EVALUATION_SPLITS)
-# Of an evaluation's budget: about the bytes of a token, and how many documents share it at least.
-_BYTES_PER_TOKEN, _MIN_DOCUMENTS = 4, 16
+# Fewer documents bear no verdict (`evaluation/estimates.py`), so at least as many share an
+# evaluation's budget, a token of which stands for about so many bytes.
+MIN_DOCUMENTS, _BYTES_PER_TOKEN = 16, 4
 _ROUTER_DOCUMENTS = 6000
 # Of a shard's record: far above any text, far below what a machine's memory holds.
 MAX_DOCUMENT_BYTES = 1 << 27
@@ -370,7 +371,7 @@ class Evaluation(Section):
     @property
     def max_document_bytes(self) -> int | None:
         """UTF-8 bytes of a document that are scored at most; None for all."""
-        return None if self.max_bytes is None else self.max_bytes // _MIN_DOCUMENTS
+        return None if self.max_bytes is None else self.max_bytes // MIN_DOCUMENTS
 
     @model_validator(mode="after")
     def _strides_leave_no_gap(self) -> "Evaluation":

@@ -13,7 +13,8 @@ from mdel_assets.charts import figure
 from mdel_assets.evaluation.findings import is_reference
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.matrix import Estimate, Matrix
+    from mdel_assets.evaluation.estimates import Estimate
+    from mdel_assets.evaluation.matrix import Matrix
 
 _PANELS_PER_ROW = 5
 _MAX_INLINE_BARS = 200

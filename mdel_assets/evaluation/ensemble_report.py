@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
+from mdel_assets.evaluation.estimates import Estimate
 from mdel_assets.evaluation.findings import verdict
 from mdel_assets.evaluation.glance import (
     POSTERIOR,
@@ -21,12 +21,12 @@ from mdel_assets.evaluation.glance import (
 )
 from mdel_assets.evaluation.matrix import (
     AverageRow,
-    Estimate,
     Matrix,
     averages_table,
 )
 from mdel_assets.evaluation.matrix_markdown import as_markdown
-from mdel_assets.evaluation.perplexity import interval, rows_to_table
+from mdel_assets.evaluation.perplexity import rows_to_table
+from mdel_assets.evaluation.sample_sizes import TOO_FEW, too_few, total_label
 
 ENSEMBLE = "ensemble-"
 # Knows each document's label, which nobody does in use: a bound to compare with, not a rival.
@@ -52,23 +52,28 @@ document's true domain, which nobody knows in use: it is there to compare with.
 class Standing:
     """One model's or ensemble's place on a split; ``change`` is against the best single model."""
 
-    name: str
-    macro: Estimate
+    average: AverageRow
     change: Estimate
     num_experts_run: int
-    draws: NDArray[np.float64]
+
+    @property
+    def name(self) -> str:
+        """The model's key, or the ensemble's name."""
+        return self.average.model
+
+    @property
+    def macro(self) -> Estimate:
+        """Bits per byte, the mean of domains."""
+        return self.average.macro
 
 
 def standings(matrix: Matrix, split: str, *, num_experts: int) -> list[Standing]:
     """Return models and ensembles of one split, the best first."""
     rows = [average for average in matrix.averages if average.split == split]
     best = best_single(rows)
-    found = []
-    for row in rows:
-        drawn = interval(row.draws - best.draws)
-        change = Estimate(row.macro.value - best.macro.value, *drawn)
-        runs = num_experts_run(row.model, num_experts)
-        found.append(Standing(row.model, row.macro, change, runs, row.draws))
+    found = [
+        Standing(row, row.against(best), num_experts_run(row.model, num_experts)) for row in rows
+    ]
     return sorted(found, key=lambda standing: standing.macro.value)
 
 
@@ -108,18 +113,18 @@ def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
         for standing in ranked:
             change, macro = standing.change, standing.macro
             shown = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
-            is_sure = not change.low <= 0 <= change.high
             rows.append(
                 [
                     standing.name,
                     f"{macro.value:.4f}",
                     f"{macro.low:.3f} to {macro.high:.3f}",
-                    f"**{shown}**" if is_sure else shown,
+                    f"**{shown}**" if change.is_sure else shown,
                     str(standing.num_experts_run),
                 ]
             )
-        parts += [f"## `{split}`", "", *as_markdown(rows), ""]
-        parts += [f"- {line}" for line in ensemble_findings(ranked)]
+        parts += [f"## `{split}`", "", f"{total_label(matrix, split)}.", "", *as_markdown(rows), ""]
+        lines = [*too_few(matrix, [split]), *ensemble_findings(ranked)]
+        parts += [f"- {line}" for line in lines]
         parts.append("")
     return "\n".join(parts)
 
@@ -132,13 +137,16 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
     usable = [s for s in ranked if s.name != LABEL]
     single = next(s for s in usable if not s.name.startswith(ENSEMBLE))
     posterior = next(s for s in usable if s.name == POSTERIOR)
-    close = [s for s in usable if interval(s.draws - usable[0].draws)[0] <= 0]
+    close = [s for s in usable if not s.average.against(usable[0].average).is_worse]
     cheapest = min(close, key=lambda s: (s.num_experts_run, s.macro.value))
     against = verdict(posterior.change, than=f"`{single.name}`, the best single model")
-    rest = [
-        f"`{POSTERIOR}`: {verdict(_against(posterior, rival), than=f'`{rival.name}`')}."
+    changes = {
+        rival.name: posterior.average.against(rival.average)
         for rival in usable
         if rival.name in _RIVALS and rival.name != single.name
+    }
+    rest = [
+        f"`{POSTERIOR}`: {verdict(change, than=f'`{name}`')}." for name, change in changes.items()
     ]
     share = 100 * posterior.change.value / single.macro.value
     others = [
@@ -152,13 +160,10 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
         *rest,
         f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte.",
         f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
-        + _runs(cheapest.num_experts_run),
+        + _runs(cheapest.num_experts_run)
+        if posterior.change.is_enough
+        else f"Which is the cheapest to serve of those as good: {TOO_FEW} to tell.",
     ]
-
-
-def _against(standing: Standing, rival: Standing) -> Estimate:
-    value = standing.macro.value - rival.macro.value
-    return Estimate(value, *interval(standing.draws - rival.draws))
 
 
 def _runs(count: int) -> str:

@@ -1,14 +1,18 @@
 """What a matrix says: experts and merges against seed and baselines, and which model to choose.
 
 Every difference is paired and has its 95 % interval; the seed and the baselines may win, and then
-that is what is said.
+that is what is said. Where too few documents bear a difference, nothing is said of who wins.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mdel_assets.evaluation.sample_sizes import TOO_FEW, too_few
+
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.matrix import Estimate, Matrix, Place
+    from mdel_assets.evaluation.estimates import Estimate
+    from mdel_assets.evaluation.matrix import Matrix, Place
 
 _RIVALS = ("seed", "dense-one", "dense")
 _NUM_NAMED = 3
@@ -29,15 +33,10 @@ def findings(matrix: "Matrix") -> list[str]:
     """Return what the first split says about experts and merged models, as sentences."""
     split = matrix.splits[0]
     experts = own_domains(matrix, split)
-    lines = []
+    lines = too_few(matrix, matrix.splits)
     for rival in rivals(matrix):
         changes = {place[0]: matrix.difference([place], [_as(rival, place)]) for place in experts}
-        num_better = sum(change.high < 0 for change in changes.values())
-        worse = [model for model, change in changes.items() if change.low > 0]
-        than = "the seed" if rival == "seed" else f"`{rival}`"
-        line = f"{num_better} of {len(experts)} experts are better than {than} on their own domain"
-        line += f" by more than the interval (`{split}`)"
-        lines.append(f"{line}; clearly worse: {', '.join(worse)}." if worse else f"{line}.")
+        lines.append(_experts_against(rival, changes, split))
     averages = {a.model: a for a in matrix.averages if a.split == split}
     for model, average in averages.items():
         if model.startswith(("merged-", "dense")):
@@ -47,10 +46,27 @@ def findings(matrix: "Matrix") -> list[str]:
     if averages:
         own = [average for model, average in averages.items() if not is_reference(model)]
         best = min(own, key=lambda average: average.macro.value)
+        doubt = "" if best.macro.is_enough else f" ({TOO_FEW} to tell it from the next)"
         lines.append(
-            f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte."
+            f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte"
+            f"{doubt}."
         )
     return lines
+
+
+def _experts_against(rival: str, changes: "Mapping[str, Estimate]", split: str) -> str:
+    """Return how many experts are better than ``rival`` on their own domain, as a sentence."""
+    than = "the seed" if rival == "seed" else f"`{rival}`"
+    judged = {model: change for model, change in changes.items() if change.is_enough}
+    line = (
+        f"{sum(change.is_better for change in judged.values())} of {len(judged)} experts are "
+        f"better than {than} on their own domain by more than the interval (`{split}`)"
+    )
+    if worse := [model for model, change in judged.items() if change.is_worse]:
+        line += f"; clearly worse: {', '.join(worse)}"
+    if others := [model for model in changes if model not in judged]:
+        line += f"; {TOO_FEW} to tell: {', '.join(others)}"
+    return f"{line}."
 
 
 def rivals(matrix: "Matrix") -> list[str]:
@@ -93,7 +109,7 @@ def best_models(matrix: "Matrix", split: str) -> list[Best]:
             continue
         ranked = sorted(bits, key=lambda model: bits[model])
         places: list[Place] = [(model, dataset, split) for model in ranked]
-        close = [p[0] for p in places[1:] if matrix.difference([p], places[:1]).low <= 0]
+        close = [p[0] for p in places[1:] if not matrix.difference([p], places[:1]).is_worse]
         change = matrix.difference(places[:1], [("seed", dataset, split)])
         found.append(Best(dataset, ranked[0], bits[ranked[0]], change, close))
     return found
@@ -113,13 +129,14 @@ def best_rows(matrix: "Matrix", split: str) -> list[list[str]]:
     for best in best_models(matrix, split):
         named = ", ".join(best.close[:_NUM_NAMED]) or "none"
         rest = len(best.close) - _NUM_NAMED
+        close = f"{named} and {rest} more" if rest > 0 else named
         rows.append(
             [
                 best.dataset,
                 best.model,
                 f"{best.bits_per_byte:.4f}",
                 _signed(best.change, mark=True),
-                f"{named} and {rest} more" if rest > 0 else named,
+                close if best.change.is_enough else TOO_FEW,
             ]
         )
     return rows
@@ -141,12 +158,14 @@ def is_reference(model: str) -> bool:
 
 
 def verdict(change: "Estimate", *, than: str) -> str:
-    """Say whether a change is an improvement on ``than``, with its interval."""
+    """Say whether a change is an improvement on ``than``, with its interval, or that none can."""
     bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
     shown = f"{change.value:+.4f} bits per byte against {than} {bounds}"
-    if change.high < 0:
+    if not change.is_enough:
+        return f"{TOO_FEW} to tell, {shown}"
+    if change.is_better:
         return f"better, {shown}"
-    return f"worse, {shown}" if change.low > 0 else f"no clear difference, {shown}"
+    return f"worse, {shown}" if change.is_worse else f"no clear difference, {shown}"
 
 
 def _as(rival: str, place: "Place") -> "Place":
@@ -155,6 +174,8 @@ def _as(rival: str, place: "Place") -> "Place":
 
 def _signed(change: "Estimate", *, mark: bool) -> str:
     text = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
-    if change.low <= 0 <= change.high:
+    if not change.is_enough:
+        return f"{text} ({TOO_FEW})"
+    if not change.is_sure:
         return text
     return f"**{text}**" if mark else f"{text}*"

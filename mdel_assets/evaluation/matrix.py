@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.evaluation.estimates import Estimate, documents_behind
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown
 from mdel_assets.evaluation.perplexity import Cell, interval, rows_to_table
 
@@ -22,15 +23,6 @@ SEED = "seed"
 Row = dict[str, str | int | float | None]
 # Model, dataset, split.
 Place = tuple[str, str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +40,21 @@ class AverageRow:
     change: Estimate
     draws: NDArray[np.float64]
 
+    def against(self, other: "AverageRow") -> Estimate:
+        """Return the macro average minus that of another model on the same documents, paired."""
+        return Estimate(
+            self.macro.value - other.macro.value,
+            *interval(self.draws - other.draws),
+            min(self.macro.num_documents, other.macro.num_documents),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
     """All rows, with averages; ``missing`` names models and (model, dataset, split) that lack.
 
-    ``bits`` and ``draws`` hold, per cell with text, bits per byte and its bootstrap's draws.
+    ``bits``, ``draws`` and ``num_documents`` hold, per cell with text, bits per byte, its
+    bootstrap's draws, and how many documents it has.
     ``stale`` are the cells whose model or dataset was made anew since they were scored; ``legend``
     says what a dataset is about, where its name does not; ``notes`` what else a reader must know.
     """
@@ -66,6 +67,7 @@ class Matrix:
     missing: list[str]
     bits: Mapping[Place, float]
     draws: Mapping[Place, NDArray[np.float64]]
+    num_documents: Mapping[Place, int]
     stale: Collection[Place] = ()
     legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -88,7 +90,23 @@ class Matrix:
         pairs = list(zip(ours, theirs, strict=True))
         value = float(np.mean([self.bits[one] - self.bits[other] for one, other in pairs]))
         drawn = np.mean([self.draws[one] - self.draws[other] for one, other in pairs], axis=0)
-        return Estimate(value, *interval(drawn))
+        counts = [self.num_documents[place] for place in ours]
+        return Estimate(value, *interval(drawn), documents_behind(counts))
+
+    def change(self, place: Place) -> Estimate | None:
+        """Return a cell's change from the seed; None where there is nothing to compare."""
+        row = self.row_of.get(place)
+        if row is None or row["change_from_seed"] is None:
+            return None
+        names = ("change_from_seed", "change_from_seed_low", "change_from_seed_high")
+        value, low, high = (float(row[name] or 0.0) for name in names)
+        return Estimate(value, low, high, int(row["num_documents"] or 0))
+
+    def size(self, dataset: str, split: str) -> tuple[int, int]:
+        """Return how many documents, and how many bytes, models were scored on."""
+        rows = [self.row_of.get((model, dataset, split)) for model in self.models]
+        found = [(int(r["num_documents"] or 0), int(r["num_bytes"] or 0)) for r in rows if r]
+        return max(found, default=(0, 0))
 
 
 def build_matrix(
@@ -146,6 +164,7 @@ def build_matrix(
         missing=missing,
         bits={place: float(cells[place].bits_per_byte or 0) for place in samples},
         draws=samples,
+        num_documents={place: len(cells[place].document_ids) for place in samples},
         stale=stale,
         legend=legend or {},
         notes=notes,
@@ -220,11 +239,12 @@ def _average(
     seed_drawn = np.mean([samples[place] for place in seeds], axis=0)
     nll = sum(float(cells[place].nll_nats_D.sum()) for place in own)
     size = sum(int(cells[place].num_bytes_D.sum()) for place in own)
+    count = documents_behind([len(cells[place].document_ids) for place in own])
     return AverageRow(
         model=model,
         split=split,
-        macro=Estimate(float(values.mean()), *interval(drawn)),
+        macro=Estimate(float(values.mean()), *interval(drawn), count),
         micro=nll / size / math.log(2),
-        change=Estimate(float((values - seed_values).mean()), *interval(drawn - seed_drawn)),
+        change=Estimate(float((values - seed_values).mean()), *interval(drawn - seed_drawn), count),
         draws=drawn,
     )

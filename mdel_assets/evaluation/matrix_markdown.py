@@ -4,15 +4,23 @@ from typing import TYPE_CHECKING
 
 from mdel_assets.evaluation.findings import best_rows, comparison_rows, findings
 from mdel_assets.evaluation.ranking import ranking_rows
+from mdel_assets.evaluation.sample_sizes import size_rows
+from mdel_assets.experiment_fields import MIN_DOCUMENTS
 
 if TYPE_CHECKING:
+    from mdel_assets.evaluation.estimates import Estimate
     from mdel_assets.evaluation.matrix import Matrix, Row
 
 _LEGEND = (
     "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
     "bootstrap. *Change* is against the seed, on the same resampled documents; in **bold** "
-    "where its interval leaves out zero. *Macro*: every domain counts once. Perplexity is per "
+    "where its interval leaves out zero and the documents are enough to believe it "
+    f"(at least {MIN_DOCUMENTS}). *Macro*: every domain counts once. Perplexity is per "
     "token and compares only models with one tokenizer."
+)
+_CHANGE_LEGEND = (
+    "Change from the seed, paired (* where the 95 % interval leaves out zero, of at least "
+    f"{MIN_DOCUMENTS} documents)"
 )
 STALE_MARK = " †"
 _STALE_LEGEND = (
@@ -75,7 +83,7 @@ def matrix_text(matrix: "Matrix", *, width: int = 120) -> str:
             table,
             *(["", *notes] if notes else []),
             "",
-            "Change from the seed, paired (* where the 95 % interval leaves out zero)",
+            _CHANGE_LEGEND,
             "",
             change,
             "",
@@ -131,7 +139,7 @@ def _bits_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
         average = averages.get(model)
         row += [f"{average.macro.value:.3f}", f"{average.micro:.3f}"] if average else ["", ""]
         rows.append(row)
-    return rows
+    return rows + size_rows(matrix, split, num_rest=2)
 
 
 def _change_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]:
@@ -142,24 +150,17 @@ def _change_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]
             continue
         row = [model]
         for dataset in matrix.datasets:
-            cell = _cell(matrix, model, dataset, split)
-            if cell is None or cell["change_from_seed"] is None:
-                row.append("no text")
-            else:
-                row.append(
-                    _signed(float(cell["change_from_seed"]), _low(cell), _high(cell), mark=mark)
-                )
-        average = averages.get(model)
-        if average:
-            change = average.change
-            row.append(_signed(change.value, change.low, change.high, mark=mark))
+            change = matrix.change((model, dataset, split))
+            row.append(_signed(change, mark=mark) if change else "no text")
+        if average := averages.get(model):
+            row.append(_signed(average.change, mark=mark))
         rows.append(row)
     return rows
 
 
-def _signed(value: float, low: float, high: float, *, mark: bool) -> str:
-    text = f"{value:+.3f}"
-    if low <= 0 <= high:
+def _signed(change: "Estimate", *, mark: bool) -> str:
+    text = f"{change.value:+.3f}"
+    if not change.is_sure:
         return text
     return f"**{text}**" if mark else f"{text}*"
 
@@ -171,14 +172,6 @@ def _cell(matrix: "Matrix", model: str, dataset: str, split: str) -> "Row | None
 def _bits(matrix: "Matrix", model: str, dataset: str, split: str) -> float | None:
     cell = _cell(matrix, model, dataset, split)
     return None if cell is None or cell["bits_per_byte"] is None else float(cell["bits_per_byte"])
-
-
-def _low(row: "Row") -> float:
-    return float(row["change_from_seed_low"] or 0)
-
-
-def _high(row: "Row") -> float:
-    return float(row["change_from_seed_high"] or 0)
 
 
 def _number(cell: "Row | None", name: str, form: str) -> str:

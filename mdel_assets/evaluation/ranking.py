@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdel_assets.evaluation.findings import best_models, is_reference
-from mdel_assets.evaluation.perplexity import interval
+from mdel_assets.evaluation.sample_sizes import TOO_FEW
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix
@@ -15,7 +15,8 @@ def ranking_rows(matrix: "Matrix", split: str) -> list[list[str]]:
     """Return the table of models from the best average over domains on, its header first.
 
     A model is *as good* as the first where the paired 95 % interval of their difference does not
-    leave out zero. Models from elsewhere come last and have no rank.
+    leave out zero; of too few documents that cannot be told. Models from elsewhere come last and
+    have no rank.
     """
     averages = sorted((a for a in matrix.averages if a.split == split), key=lambda a: a.macro.value)
     ranked = [average for average in averages if not is_reference(average.model)]
@@ -24,22 +25,27 @@ def ranking_rows(matrix: "Matrix", split: str) -> list[list[str]]:
         best_on.setdefault(best.model, []).append(best.dataset)
     rows = [["Rank", "model", "average over domains", "95 % interval", "seed", "best on"]]
     for place, average in enumerate(ranked, 1):
-        is_as_good = place > 1 and interval(average.draws - ranked[0].draws)[0] <= 0
-        rank = f"{place} (as good)" if is_as_good else str(place)
+        rank = f"{place}{_doubt(average, ranked[0])}" if place > 1 else str(place)
         rows.append([rank, *_figures(average), _named(best_on.get(average.model, []))])
     references = [average for average in averages if is_reference(average.model)]
     return rows + [["–", *_figures(average), "–"] for average in references]
 
 
+def _doubt(average: "AverageRow", first: "AverageRow") -> str:
+    behind = average.against(first)
+    if not behind.is_enough:
+        return f" ({TOO_FEW})"
+    return "" if behind.is_worse else " (as good)"
+
+
 def _figures(average: "AverageRow") -> list[str]:
     macro, change = average.macro, average.change
-    is_sure = not change.low <= 0 <= change.high
     shown = f"{change.value:+.4f}"
     return [
         average.model,
         f"{macro.value:.4f}",
         f"{macro.low:.3f} to {macro.high:.3f}",
-        f"**{shown}**" if is_sure else shown,
+        f"**{shown}**" if change.is_sure else shown,
     ]
 
 

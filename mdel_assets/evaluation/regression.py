@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mdel_assets.evaluation.estimates import Estimate
 from mdel_assets.evaluation.perplexity import Cell, bootstrap_bits_per_byte, interval
 
 SUMS_SCHEMA = pa.schema(
@@ -25,20 +26,11 @@ SUMS_SCHEMA = pa.schema(
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class Change(Estimate):
     """The change of one cell's bits per byte, with its paired 95 % interval."""
 
     dataset: str
     split: str
-    num_documents: int
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the model became worse by more than the interval."""
-        return self.low > 0
 
 
 def document_sums(cells: Sequence[Cell]) -> pa.Table:
@@ -102,9 +94,6 @@ def changes_since(
             for nll_D in (cell.nll_nats_D[rows], old_D)
         ]
         moved = (cell.nll_nats_D[rows].sum() - old_D.sum()) / sizes_D.sum() / np.log(2)
-        found.append(
-            Change(
-                cell.dataset, cell.split, len(rows), float(moved), *interval(draws[0] - draws[1])
-            )
-        )
+        bounds = interval(draws[0] - draws[1])
+        found.append(Change(float(moved), *bounds, len(rows), cell.dataset, cell.split))
     return found

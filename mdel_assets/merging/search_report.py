@@ -7,24 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from mdel_assets.evaluation.estimates import Estimate, documents_behind
 from mdel_assets.evaluation.matrix_markdown import as_markdown
 from mdel_assets.evaluation.perplexity import Cell, interval
+from mdel_assets.evaluation.sample_sizes import TOO_FEW
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.merging.search import MEAN_START, SEED_START
 from mdel_assets.merging.trials import Trial
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class Change(Estimate):
     """How many bits per byte the searched merge has more than a rival, with a 95 % interval.
 
     Both are measured on the same documents, which are drawn anew for both together.
     """
 
     rival: str
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +57,10 @@ def judge(
             for name, found in own.items()
         }
         bits = {name: float(np.mean([_bits(c) for c in found])) for name, found in own.items()}
+        sizes = [len(cell.document_ids) for cell in own[ours]]
+        behind = documents_behind(sizes)
         changes = [
-            Change(rival, bits[ours] - bits[rival], *interval(draws[ours] - draws[rival]))
+            Change(bits[ours] - bits[rival], *interval(draws[ours] - draws[rival]), behind, rival)
             for rival in cells
             if rival != ours
         ]
@@ -67,8 +68,7 @@ def judge(
             cell.dataset: {name: _bits(found[place]) for name, found in own.items()}
             for place, cell in enumerate(own[ours])
         }
-        count = sum(len(cell.document_ids) for cell in own[ours])
-        verdicts.append(Verdict(split, count, bits, changes, domains))
+        verdicts.append(Verdict(split, sum(sizes), bits, changes, domains))
     return verdicts
 
 
@@ -107,7 +107,9 @@ def search_markdown(
 
 def sentence(verdict: Verdict, change: Change) -> str:
     """Say how the searched merge does against a rival."""
-    word = "better than" if change.high < 0 else "worse than" if change.low > 0 else "as good as"
+    word = "better than" if change.is_better else "worse than" if change.is_worse else "as good as"
+    if not change.is_enough:
+        word = f"{TOO_FEW} to compare with"
     return (
         f"`{verdict.split}`, {verdict.num_documents} documents: {word} the {change.rival}, "
         f"{change.value:+.4f} bits per byte [{change.low:+.4f}, {change.high:+.4f}]."

@@ -74,19 +74,24 @@ def cell(dataset_key, split, nll, sizes):
     return Cell(dataset_key, split, ids, ones, np.array(sizes, np.int64), ones, nats)
 
 
-def test_a_verdict_is_paired_and_every_domain_counts_once():
-    sizes = {"a": [10, 30], "b": [100, 100]}
-    ours = [cell("a", "test_domain", [20, 60], sizes["a"])]
-    ours += [cell("b", "test_domain", [100, 300], sizes["b"]), cell("a", "test_pile", [], [])]
+@pytest.mark.parametrize(("times", "word"), [(8, "better than"), (1, "too few documents to")])
+def test_a_verdict_is_paired_and_every_domain_counts_once(times, word):
+    sizes = {"a": [10, 30] * times, "b": [100, 100] * times}
+    ours = [cell("a", "test_domain", [20, 60] * times, sizes["a"])]
+    ours += [cell("b", "test_domain", [100, 300] * times, sizes["b"])]
+    ours += [cell("a", "test_pile", [], [])]
     # Each document costs the rival half a bit per byte more.
-    rival = [cell("a", "test_domain", [25, 75], sizes["a"])]
-    rival += [cell("b", "test_domain", [150, 350], sizes["b"]), cell("a", "test_pile", [], [])]
+    rival = [cell("a", "test_domain", [25, 75] * times, sizes["a"])]
+    rival += [cell("b", "test_domain", [150, 350] * times, sizes["b"])]
+    rival += [cell("a", "test_pile", [], [])]
     scope = Evaluation(splits=("test_domain", "test_pile"), num_bootstrap_samples=200)
     (verdict,) = judge({"searched": ours, "mean": rival}, evaluation=scope, ours="searched")
     assert verdict.bits_per_byte == pytest.approx({"searched": 2.0, "mean": 2.5})
     assert verdict.domains["b"] == pytest.approx({"searched": 2.0, "mean": 2.5})
-    assert verdict.num_documents == 4
+    assert verdict.num_documents == 4 * times
     (change,) = verdict.changes
     # Paired: however the documents are drawn, the difference is the same.
     assert (change.value, change.low, change.high) == pytest.approx((-0.5, -0.5, -0.5))
-    assert "better than the mean, -0.5000 bits per byte" in sentence(verdict, change)
+    said = sentence(verdict, change)
+    assert f"documents: {word}" in said
+    assert "the mean, -0.5000 bits per byte" in said
