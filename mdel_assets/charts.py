@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+# What the web UI's dialog shows without cutting: it is 840 pixels wide, whatever the window is.
+MAX_INLINE_WIDTH = 780
 MAX_INLINE_BYTES = 50_000
 _DPI, _MIN_DPI = 110.0, 50.0
 # A picture of so much less resolution than would just fit does fit, as a rule.
 _MARGIN = 0.93
+_ROOM = 2.5
 
 
 def figure(*, width: float, height: float) -> Any:
@@ -23,9 +27,26 @@ def figure(*, width: float, height: float) -> Any:
 
 def to_png(drawn: Any, *, dpi: float = 130) -> bytes:
     """Return a figure as PNG bytes, the same for the same figure."""
+    # Laid out here, once: left to `savefig`, the layout draws every artist before each picture.
+    drawn.set_dpi(dpi)
+    if engine := drawn.get_layout_engine():
+        engine.execute(drawn)
+        drawn.set_layout_engine(None)
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def end_of_scale(sizes: NDArray[Any]) -> float:
+    """Return where a scale for ``sizes`` may end such that a few far ones do not shrink the rest.
+
+    That is at the largest, or at ``_ROOM`` times what three quarters of them stay below. Zeros
+    and what is not a number do not count; of nothing, it is 0.
+    """
+    counted = sizes[sizes > 0]
+    if not len(counted):
+        return 0.0
+    return min(float(counted.max()), _ROOM * float(np.percentile(counted, 75)))
 
 
 def with_palette(png: bytes) -> bytes:
@@ -40,8 +61,8 @@ def with_palette(png: bytes) -> bytes:
 
 
 def inline_image(drawn: Any, *, title: str) -> str:
-    """Return Markdown that shows the figure inline, as sharp as fits into 50 kB."""
-    dpi = _DPI
+    """Return Markdown that shows the figure inline, as sharp as fits into a page and 50 kB."""
+    dpi = min(_DPI, MAX_INLINE_WIDTH / drawn.get_figwidth())
     png = with_palette(to_png(drawn, dpi=dpi))
     while len(png) >= MAX_INLINE_BYTES and dpi > _MIN_DPI:
         dpi = max(_MIN_DPI, dpi * _MARGIN * math.sqrt(MAX_INLINE_BYTES / len(png)))
@@ -65,7 +86,8 @@ def line_chart(
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3)
     if len(curves) > 1:
-        axes.legend()
+        # Beside the axes: on them, it would lie on a curve sooner or later.
+        drawn.legend(loc="outside lower center", ncols=3, fontsize=9)
     return drawn
 
 

@@ -4,9 +4,19 @@ import base64
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from mdel_assets.charts import MAX_INLINE_BYTES, figure, inline_image, to_png, with_palette
+from mdel_assets.charts import (
+    MAX_INLINE_BYTES,
+    MAX_INLINE_WIDTH,
+    end_of_scale,
+    figure,
+    inline_image,
+    line_chart,
+    to_png,
+    with_palette,
+)
 
 
 def heatmap(rows):
@@ -37,3 +47,30 @@ def test_a_heatmap_of_twenty_models_is_shown_at_a_resolution_that_can_be_read():
     png = base64.b64decode(encoded.removesuffix(")"))
     assert len(png) < MAX_INLINE_BYTES
     assert Image.open(io.BytesIO(png)).width >= 700
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize("width", [4.0, 9.0, 30.0])
+def test_no_inline_picture_is_wider_than_what_a_page_shows(width):
+    drawn = figure(width=width, height=2.0)
+    drawn.add_subplot().plot([0, 1], [0, 1])
+    encoded = inline_image(drawn, title="x").split("base64,")[1].removesuffix(")")
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).width <= MAX_INLINE_WIDTH
+
+
+@pytest.mark.in_use
+def test_the_legend_of_curves_lies_on_no_curve():
+    curves = {name: [(0, 0.0), (1, 1.0), (2, 0.0)] for name in ("training", "validation")}
+    drawn = line_chart(curves, x_label="x", y_label="y", title="t")
+    to_png(drawn)
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
+    assert legend.get_window_extent().y1 <= drawn.axes[0].get_window_extent().y0
+
+
+@pytest.mark.in_use
+def test_one_far_value_does_not_stretch_a_scale():
+    assert end_of_scale(np.array([1.0, 2.0, 2.0, 2.0])) == 2.0
+    # Three quarters stay below 2: the scale ends at two and a half times that.
+    assert end_of_scale(np.array([1.0, 2.0, 2.0, 2.0, 100.0])) == 5.0
+    assert end_of_scale(np.array([0.0, np.nan, -1.0])) == 0.0

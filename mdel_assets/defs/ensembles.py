@@ -105,14 +105,17 @@ def _report_metadata(
         standings,
     )
     from mdel_assets.evaluation.glance import POSTERIOR, glance, glance_figure
+    from mdel_assets.evaluation.sample_sizes import total_label
 
     num_experts = record.counts["num_experts"]
     ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
     change = next(s.change for s in ranked if s.name == POSTERIOR)
     drawn = ensemble_figure(matrix, num_experts=num_experts)
     bars = glance(matrix, num_experts=num_experts, merged=steps.shown_merges(lineage))
+    text = total_label(matrix, matrix.splits[0])
+    at_a_glance = glance_figure(bars, split=matrix.splits[0], text=text)
     metadata = {
-        "at_a_glance": chart(glance_figure(bars, split=matrix.splits[0]), "gains at a glance"),
+        "at_a_glance": chart(at_a_glance, "gains at a glance"),
         "findings": dg.MetadataValue.md("\n".join(f"- {f}" for f in ensemble_findings(ranked))),
         "chart": chart(drawn, "ensembles and single models"),
         "tables": dg.MetadataValue.md(ensemble_markdown(matrix, num_experts=num_experts)),

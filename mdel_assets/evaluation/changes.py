@@ -1,55 +1,70 @@
 """How far every model is from the seed on each domain, as bars with their 95 % intervals.
 
-One panel per domain, one bar per model: to the left of zero the model is better than the seed.
-Experts of the panel's own domain stand out, and so do baselines. Models from elsewhere are left
-out: next to them the others' changes could not be told apart.
+One panel per domain, one bar per model: to the left of zero the model is better than the seed. All
+panels have one scale. Experts of the panel's own domain stand out, and so do baselines. Models from
+elsewhere are left out: next to them the others' changes could not be told apart; for the same
+reason a bar that is far longer than the others is cut, and its length is written on it.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mdel_assets.charts import figure
+from mdel_assets.charts import end_of_scale, figure
 from mdel_assets.evaluation.findings import is_reference
+from mdel_assets.evaluation.sample_sizes import size_label, total_label
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.estimates import Estimate
     from mdel_assets.evaluation.matrix import Matrix
 
-_PANELS_PER_ROW = 5
 _MAX_INLINE_BARS = 200
-_COLOURS = {"expert": "tab:blue", "merged": "tab:green", "dense": "tab:orange", "random": "0.65"}
-_OTHER_COLOUR = "tab:purple"
+# Inches; a picture on a page has panels for three domains side by side, a file for five.
+_PANEL, _BAR = 1.75, 0.17
+_PANELS_PER_ROW, _INLINE_PANELS_PER_ROW = 5, 3
+_SCALE = "bits per byte, change from the seed (left of zero: better), with 95 % intervals"
+_FAMILIES = {
+    "dense": ("tab:orange", "one model of all domains"),
+    "expert": ("tab:blue", "expert (strong: of that domain)"),
+    "variant": ("tab:cyan", "variant of an expert"),
+    "random": ("0.65", "expert of a random split"),
+    "merged": ("tab:green", "merged model"),
+}
+_OTHER = ("tab:purple", "other model")
 
 
-def changes_figure(matrix: "Matrix", split: str) -> Any:
+def changes_figure(matrix: "Matrix", split: str, *, panels_per_row: int = _PANELS_PER_ROW) -> Any:
     """Return the changes from the seed on ``split`` as a matplotlib figure."""
     datasets = [d for d in matrix.datasets if ("seed", d, split) in matrix.bits]
     models = [model for model in matrix.models if model != "seed" and not is_reference(model)]
-    num_rows = max(1, -(-len(datasets) // _PANELS_PER_ROW))
+    changes = {
+        (model, dataset): matrix.difference([(model, dataset, split)], [("seed", dataset, split)])
+        for dataset in datasets
+        for model in models
+        if (model, dataset, split) in matrix.bits
+    }
+    num_rows = max(1, -(-len(datasets) // panels_per_row))
     num_columns = max(1, -(-len(datasets) // num_rows))
     drawn = figure(
-        width=1.8 + 2.3 * num_columns, height=0.9 + num_rows * (0.6 + 0.19 * max(1, len(models)))
+        width=2.0 + _PANEL * num_columns,
+        height=1.4 + num_rows * (0.75 + _BAR * max(1, len(models))),
     )
-    grid = drawn.subplots(num_rows, num_columns, sharey=True, squeeze=False)
+    grid = drawn.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
+    limits = _limits(list(changes.values()))
     for axes, dataset in zip(grid.flat, datasets, strict=False):
-        shown = [n for n, model in enumerate(models) if (model, dataset, split) in matrix.bits]
-        changes = [
-            matrix.difference([(models[n], dataset, split)], [("seed", dataset, split)])
-            for n in shown
-        ]
-        _draw_bars(axes, shown, changes, [_colour(models[n], dataset) for n in shown])
-        axes.axvline(0.0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(models)), models, fontsize=7)
-        axes.tick_params(axis="x", labelsize=7)
-        axes.locator_params(axis="x", nbins=4)
-        axes.set_title(dataset, fontsize=9)
-        axes.grid(alpha=0.3, axis="x")
+        own = {m: changes[m, dataset] for m in models if (m, dataset) in changes}
+        places = [models.index(model) for model in own]
+        colours = [_colour(model, dataset) for model in own]
+        _draw_bars(axes, places, list(own.values()), colours, limits)
+        axes.set_title(dataset, fontsize=9, pad=14)
+        label = size_label(matrix, dataset, split)
+        axes.text(0.5, 1.02, label, transform=axes.transAxes, ha="center", fontsize=7)
     for axes in grid.flat[len(datasets) :]:
         axes.set_visible(False)
+    grid.flat[0].set_yticks(range(len(models)), models)
     grid.flat[0].invert_yaxis()
-    drawn.supxlabel("bits per byte against the seed (left: better), 95 % intervals", fontsize=9)
-    drawn.suptitle(split, fontsize=10)
+    _explain(drawn, models, title=f"Change from the seed on {split}")
     return drawn
 
 
@@ -60,16 +75,16 @@ def averages_figure(matrix: "Matrix", split: str) -> Any:
         for average in matrix.averages
         if average.split == split and average.model != "seed" and not is_reference(average.model)
     ]
-    drawn = figure(width=7.0, height=1.2 + 0.19 * max(1, len(rows)))
+    models = [average.model for average in rows]
+    changes = [average.change for average in rows]
+    drawn = figure(width=7.0, height=1.6 + 0.19 * max(1, len(rows)))
     axes = drawn.add_subplot()
-    colours = [_colour(average.model, "") for average in rows]
-    _draw_bars(axes, list(range(len(rows))), [average.change for average in rows], colours)
-    axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [average.model for average in rows], fontsize=7)
-    axes.grid(alpha=0.3, axis="x")
+    colours = [_colour(model, "") for model in models]
+    _draw_bars(axes, list(range(len(rows))), changes, colours, _limits(changes))
+    axes.set_yticks(range(len(rows)), models)
     axes.invert_yaxis()
-    axes.set_xlabel("bits per byte against the seed (left: better), 95 % intervals", fontsize=9)
-    axes.set_title(f"{split}, mean of all domains", fontsize=10)
+    axes.set_title(total_label(matrix, split), fontsize=8)
+    _explain(drawn, models, title=f"Change from the seed on {split}, mean of all domains")
     return drawn
 
 
@@ -78,18 +93,56 @@ def inline_changes_figure(matrix: "Matrix") -> Any:
     split = matrix.splits[0]
     if len(matrix.models) * len(matrix.datasets) > _MAX_INLINE_BARS:
         return averages_figure(matrix, split)
-    return changes_figure(matrix, split)
+    return changes_figure(matrix, split, panels_per_row=_INLINE_PANELS_PER_ROW)
 
 
-def _draw_bars(axes: Any, places: list[int], changes: "list[Estimate]", colours: list[Any]) -> None:
-    whiskers = [[c.value - c.low for c in changes], [c.high - c.value for c in changes]]
-    axes.barh(
-        places,
-        [change.value for change in changes],
-        color=colours,
-        xerr=np.maximum(whiskers, 0.0),
-        error_kw={"elinewidth": 1.0, "capsize": 1.5},
+def _explain(drawn: Any, models: Sequence[str], *, title: str) -> None:
+    """Add title, scale and a legend of the families of models that are shown."""
+    from matplotlib.patches import Patch
+
+    families = dict.fromkeys(_FAMILIES.get(model.partition("-")[0], _OTHER) for model in models)
+    handles = [Patch(color=colour, label=label) for colour, label in families]
+    for axes in drawn.axes:
+        axes.tick_params(labelsize=7)
+    drawn.suptitle(title, fontsize=10)
+    drawn.legend(
+        handles=handles,
+        title=_SCALE,
+        loc="outside lower center",
+        ncols=3,
+        fontsize=7,
+        title_fontsize=8,
+        frameon=False,
     )
+
+
+def _limits(changes: "Sequence[Estimate]") -> tuple[float, float]:
+    """Return the ends of the scale, such that a few far bars do not shorten all others."""
+    ends = np.array([[change.low, change.high] for change in changes] or [[0.0, 0.0]])
+    far = end_of_scale(np.abs(ends).max(axis=1))
+    low, high = max(-far, min(0.0, ends.min())), min(far, max(0.0, ends.max()))
+    room = 0.05 * (high - low) or 0.01
+    return low - room, high + room
+
+
+def _draw_bars(
+    axes: Any,
+    places: Sequence[int],
+    changes: "Sequence[Estimate]",
+    colours: Sequence[Any],
+    limits: tuple[float, float],
+) -> None:
+    values = [change.value for change in changes]
+    axes.barh(places, values, color=colours)
+    axes.hlines(places, [c.low for c in changes], [c.high for c in changes], color="black", lw=1.0)
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_xlim(*limits)
+    for place, value in zip(places, values, strict=True):
+        if not limits[0] <= value <= limits[1]:
+            end, side = (limits[1], "right") if value > 0 else (limits[0], "left")
+            axes.text(end, place, f" {value:+.2f} ", ha=side, va="center", fontsize=6.5)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(alpha=0.3, axis="x")
 
 
 def _colour(model: str, dataset: str) -> Any:
@@ -97,4 +150,5 @@ def _colour(model: str, dataset: str) -> Any:
     from matplotlib.colors import to_rgba
 
     is_strong = model == f"expert-{dataset}" or model.startswith("dense")
-    return to_rgba(_COLOURS.get(model.partition("-")[0], _OTHER_COLOUR), 1.0 if is_strong else 0.5)
+    colour, _ = _FAMILIES.get(model.partition("-")[0], _OTHER)
+    return to_rgba(colour, 1.0 if is_strong else 0.5)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -101,7 +100,9 @@ def write_ensemble_report(
     chart = ensemble_figure(matrix, num_experts=num_experts)
     (folder / "ensemble.png").write_bytes(to_png(chart))
     bars = glance(matrix, num_experts=num_experts, merged=merged)
-    (folder / "glance.png").write_bytes(to_png(glance_figure(bars, split=matrix.splits[0])))
+    split = matrix.splits[0]
+    drawn = glance_figure(bars, split=split, text=total_label(matrix, split))
+    (folder / "glance.png").write_bytes(to_png(drawn))
 
 
 def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
@@ -148,6 +149,7 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
     rest = [
         f"`{POSTERIOR}`: {verdict(change, than=f'`{name}`')}." for name, change in changes.items()
     ]
+    doubt = "" if posterior.change.is_enough else f" ({TOO_FEW} to tell it from the next)"
     share = 100 * posterior.change.value / single.macro.value
     others = [
         f"`{s.name}`: {verdict(s.change, than=f'`{single.name}`')}; {_runs(s.num_experts_run)}"
@@ -158,7 +160,7 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
         f"`{POSTERIOR}`: {against}; that is {share:+.1f} %.",
         *others,
         *rest,
-        f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte.",
+        f"Best of all: `{usable[0].name}`, {usable[0].macro.value:.4f} bits per byte{doubt}.",
         f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
         + _runs(cheapest.num_experts_run)
         if posterior.change.is_enough
@@ -171,25 +173,55 @@ def _runs(count: int) -> str:
 
 
 def ensemble_figure(matrix: Matrix, *, num_experts: int) -> Any:
-    """Return the change against the best single model, with intervals, one panel per split."""
+    """Return the change against the best single model, with intervals, one panel per split.
+
+    All panels have one scale. A row says how many models run per token, where it is not one.
+    """
+    from matplotlib.lines import Line2D
+
     from mdel_assets.charts import figure
 
     names = list(dict.fromkeys(average.model for average in matrix.averages))
-    drawn = figure(width=2.6 + 3.4 * len(matrix.splits), height=1.2 + 0.26 * len(names))
-    all_axes = drawn.subplots(1, len(matrix.splits), sharey=True, squeeze=False)[0]
-    for axes, split in zip(all_axes, matrix.splits, strict=True):
-        by_name = {s.name: s for s in standings(matrix, split, num_experts=num_experts)}
-        for place, name in enumerate(names):
-            if name not in by_name:
-                continue
-            change = by_name[name].change
-            bounds = np.array([[change.value - change.low], [change.high - change.value]])
-            colour = "tab:blue" if name.startswith(ENSEMBLE) else "tab:gray"
-            style = {"xerr": np.maximum(bounds, 0.0), "fmt": "o", "color": colour, "capsize": 2}
-            axes.errorbar([change.value], [place], **style)
+    splits = matrix.splits
+    drawn = figure(width=2.9 + 2.1 * len(splits), height=1.6 + 0.2 * max(1, len(names)))
+    all_axes = drawn.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, split in zip(all_axes, splits, strict=True):
+        for standing in standings(matrix, split, num_experts=num_experts):
+            place, change = names.index(standing.name), standing.change
+            colour, _ = _kind(standing.name)
+            axes.plot([change.low, change.high], [place, place], color=colour, linewidth=1.5)
+            axes.plot([change.value], [place], "o", color=colour, markersize=5)
         axes.axvline(0.0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(names)), names)
-        axes.set(title=split, xlabel="bits per byte against the best single model")
-        axes.grid(alpha=0.3, axis="x")
+        axes.tick_params(labelsize=7)
+        axes.set_title(f"{split}\n{total_label(matrix, split)}", fontsize=8)
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    all_axes[0].set_yticks(range(len(names)), [_with_price(name, num_experts) for name in names])
     all_axes[0].invert_yaxis()
+    drawn.suptitle("Ensembles of experts and single models, mean of domains", fontsize=10)
+    kinds = dict.fromkeys(_kind(name) for name in names)
+    drawn.legend(
+        handles=[Line2D([], [], marker="o", color=colour, label=label) for colour, label in kinds],
+        title="bits per byte, change from the best single model of the split (left: better),\n"
+        "with 95 % intervals; in brackets: models that run per token",
+        loc="outside lower center",
+        ncols=len(kinds),
+        fontsize=7,
+        title_fontsize=8,
+        frameon=False,
+    )
     return drawn
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """Return the colour and the words for what a row is."""
+    if name == LABEL:
+        return "tab:cyan", "each document's own expert (a bound)"
+    if name.startswith(ENSEMBLE):
+        return "tab:blue", "ensemble"
+    return "tab:gray", "single model"
+
+
+def _with_price(name: str, num_experts: int) -> str:
+    runs = num_experts_run(name, num_experts)
+    return f"{name} ({runs})" if runs > 1 else name

@@ -58,8 +58,11 @@ def _bar(row: "AverageRow", label: str, num_experts: int) -> Bar:
     return Bar(label, row.model, -change.value, -change.high, -change.low, runs)
 
 
-def glance_figure(bars: Sequence[Bar], *, split: str) -> Any:
-    """Return the bars as a matplotlib figure: to the right is better."""
+def glance_figure(bars: Sequence[Bar], *, split: str, text: str) -> Any:
+    """Return the bars as a matplotlib figure: to the right is better.
+
+    ``text`` says how much text of ``split`` they are measured on.
+    """
     drawn = figure(width=8.6, height=1.2 + 0.5 * max(1, len(bars)))
     axes = drawn.add_subplot()
     for place, bar in enumerate(bars):
@@ -84,7 +87,7 @@ def glance_figure(bars: Sequence[Bar], *, split: str) -> Any:
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_title("Bits per byte better than the seed (longer is better)")
-    axes.set_xlabel(f"mean of domains on {split}, with 95 % intervals", fontsize=9)
+    axes.set_xlabel(f"mean of domains on {split} ({text}), with 95 % intervals", fontsize=9)
     axes.grid(alpha=0.3, axis="x")
     return drawn
 

@@ -10,21 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdel_assets.charts import figure, to_png
+from mdel_assets.charts import end_of_scale, figure, to_png
 from mdel_assets.evaluation.findings import is_reference
+from mdel_assets.evaluation.sample_sizes import size_label
+from mdel_assets.experiment_fields import MIN_DOCUMENTS
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
 
 
 # Inches of a cell, and how many numbers can be read in a picture on a page.
-_CELL, _SMALL_CELL = (0.95, 0.36), (0.3, 0.2)
+_CELL, _SMALL_CELL = (0.78, 0.34), (0.26, 0.2)
 _MAX_INLINE_NUMBERS = 200
+# Points of text. The full file of a large matrix need not be sharper than its numbers are large.
+_LABEL, _NUMBER, _NOTE = 8, 7.5, 8
+_DPI, _MANY_CELLS_DPI, _MANY_CELLS = 130, 90, 400
+_FRAME = "framed: the expert of that domain"
+_DOT = (
+    f"dot: the change from the seed is more than its 95 % interval, of {MIN_DOCUMENTS} documents "
+    "or more"
+)
+_BRACKETS = "in brackets: documents"
+_DAGGER = "dagger: model or dataset was made anew since"
 
 
 def draw_heatmap(matrix: "Matrix") -> bytes:
     """Return the heatmap as PNG bytes."""
-    return to_png(heatmap_figure(matrix))
+    num_cells = len(matrix.models) * len(matrix.datasets)
+    return to_png(heatmap_figure(matrix), dpi=_MANY_CELLS_DPI if num_cells > _MANY_CELLS else _DPI)
 
 
 def inline_heatmap_figure(matrix: "Matrix") -> Any:
@@ -43,26 +56,55 @@ def heatmap_figure(
     splits = matrix.splits[:num_panels]
     rows, columns, panels = len(matrix.models), len(matrix.datasets), len(splits)
     cell = _CELL if with_numbers else _SMALL_CELL
-    drawn = figure(width=2.6 + panels * (0.6 + cell[0] * columns), height=2.0 + cell[1] * rows)
+    drawn = figure(width=2.6 + panels * (0.4 + cell[0] * columns), height=2.5 + cell[1] * rows)
     all_axes = drawn.subplots(1, panels, sharey=True, squeeze=False)[0]
     changes = {split: _changes(matrix, split) for split in splits}
     # A model from elsewhere may be far away: it must not drown the others' colours.
     own = [not is_reference(model) for model in matrix.models]
-    limit = max(np.nanmax(np.abs(v[own]), initial=1.0) for v in changes.values())
+    highest, limit = _colour_limits([changes[split][own] for split in splits])
     image = None
     for axes, split in zip(all_axes, splits, strict=True):
         image = axes.imshow(changes[split], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-        axes.set_xticks(range(columns), matrix.datasets, rotation=35, ha="right")
-        axes.set_yticks(range(rows), matrix.models)
-        axes.set_title(split)
+        labels = [
+            _dataset_label(matrix, dataset, split, is_short=not with_numbers)
+            for dataset in matrix.datasets
+        ]
+        turn = {"rotation": 40 if with_numbers else 60, "rotation_mode": "anchor", "ha": "right"}
+        axes.set_xticks(range(columns), labels, fontsize=_LABEL, **turn)
+        axes.set_yticks(range(rows), matrix.models, fontsize=_LABEL)
+        axes.set_title(split, fontsize=10)
         _mark_families(axes, matrix)
         for place in np.ndindex(rows, columns) if with_numbers else ():
-            row = matrix.row_of.get((matrix.models[place[0]], matrix.datasets[place[1]], split))
-            _write_number(axes, place, row, dark=abs(changes[split][place]) > 0.6 * limit)
-    drawn.colorbar(image, ax=list(all_axes), label="change from the seed, % (blue: better)")
-    title = "Bits per byte (lower is better)" if with_numbers else "Change in bits per byte"
-    drawn.suptitle(title)
+            cell_place = (matrix.models[place[0]], matrix.datasets[place[1]], split)
+            dark = bool(abs(changes[split][place]) > 0.6 * limit)
+            _write_number(axes, place, _number(matrix, cell_place), dark=dark)
+    drawn.colorbar(
+        image,
+        ax=list(all_axes),
+        label="change from the seed, % (blue: better)",
+        extend="both" if highest > limit else "neither",
+    )
+    drawn.suptitle("Bits per byte (lower is better)" if with_numbers else "Change in bits per byte")
+    notes = [_FRAME, _DOT if with_numbers else _BRACKETS]
+    if matrix.stale and with_numbers:
+        notes.append(_DAGGER)
+    drawn.supxlabel("\n".join(notes), fontsize=_NOTE, x=0.02, ha="left")
     return drawn
+
+
+def _dataset_label(matrix: "Matrix", dataset: str, split: str, *, is_short: bool) -> str:
+    """Return what stands below a column: on the text of all others, ``all but`` its domain."""
+    name = f"all but {dataset}" if split.endswith("_pile") else dataset
+    if is_short:
+        return f"{name} ({matrix.size(dataset, split)[0]:,})"
+    return f"{name}\n{size_label(matrix, dataset, split)}"
+
+
+def _colour_limits(changes: list[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the largest change there is, and the one from which on colours are the strongest."""
+    sizes = np.abs(np.concatenate([values.ravel() for values in changes]))
+    highest = float(np.nanmax(sizes, initial=0.0))
+    return highest, max(1.0, end_of_scale(sizes))
 
 
 def _changes(matrix: "Matrix", split: str) -> NDArray[np.float64]:
@@ -90,18 +132,18 @@ def _mark_families(axes: Any, matrix: "Matrix") -> None:
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4))
 
 
-def _write_number(axes: Any, place: tuple[int, ...], row: Any, *, dark: bool) -> None:
-    text = "–"
-    if row and row["bits_per_byte"] is not None:
-        text = f"{row['bits_per_byte']:.3f}"
-        low, high = row["change_from_seed_low"], row["change_from_seed_high"]
-        if low is not None and not low <= 0 <= high:
-            text += " •"
-        if row["is_stale"]:
-            text += "†"
+def _number(matrix: "Matrix", place: tuple[str, str, str]) -> str:
+    row, change = matrix.row_of.get(place), matrix.change(place)
+    if row is None or row["bits_per_byte"] is None:
+        return "–"
+    dot = " •" if change and change.is_sure else ""
+    return f"{row['bits_per_byte']:.3f}{dot}{'†' if row['is_stale'] else ''}"
+
+
+def _write_number(axes: Any, place: tuple[int, ...], text: str, *, dark: bool) -> None:
     colour = "white" if dark else "black"
     written = axes.text(
-        place[1], place[0], text, ha="center", va="center", fontsize=8, color=colour
+        place[1], place[0], text, ha="center", va="center", fontsize=_NUMBER, color=colour
     )
     # The layout need not look at each: they lie inside.
     written.set_in_layout(False)

@@ -110,7 +110,7 @@ def draw_sweep(entries: Sequence[SweepEntry]) -> Any:
     axes.grid(alpha=0.3, axis="x")
     axes.set(xlabel="bits per byte, change from the seed (left is better)")
     axes.set_title("Variants of experts, each on its own domain's dataset")
-    axes.legend()
+    drawn.legend(loc="outside lower center", ncols=len(splits) or 1)
     return drawn
 
 

@@ -138,10 +138,10 @@ def trials_figure(trials: Sequence[Trial], *, title: str) -> Any:
     # A sum that overshoots would press everything else into one line.
     low, high = float(best[-1]), max([*shown, float(best[0])])
     room = 0.1 * (high - low) or 0.01
-    axes.set_ylim(low - room, high + 4 * room)
+    axes.set_ylim(low - room, high + room)
     axes.set(xlabel="trial", ylabel="bits per byte, mean over domains", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    drawn.legend(loc="outside lower center", ncols=3, fontsize=7)
     return drawn
 
 

@@ -46,7 +46,7 @@ def test_bars_are_gains_on_the_seed_the_largest_first_with_their_price(tmp_path)
 
 def test_the_picture_says_the_price_of_each_bar(tmp_path):
     bars = glance(make_matrix(tmp_path, USES), num_experts=6, merged={"merged-mean": "averaged"})
-    (axes,) = glance_figure(bars, split="validation_domain").axes
+    (axes,) = glance_figure(bars, split="validation_domain", text="20 documents, 200 bytes").axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels[0] == "6 domain experts together\n(6 models run per token)"
     assert labels[-1] == "averaged\n(1 model runs per token)"

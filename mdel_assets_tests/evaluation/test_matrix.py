@@ -1,5 +1,6 @@
 """The matrix: averages and differences by hand, and tables that say them."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from mdel_assets.evaluation.changes import changes_figure, inline_changes_figure
 from mdel_assets.evaluation.findings import best_models, comparisons, findings
-from mdel_assets.evaluation.heatmap import inline_heatmap_figure
+from mdel_assets.evaluation.heatmap import heatmap_figure, inline_heatmap_figure
 from mdel_assets.evaluation.matrix import build_matrix, write_matrix
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown, matrix_text
 from mdel_assets.evaluation.perplexity import (
@@ -237,6 +238,60 @@ def test_the_chart_of_changes_has_a_panel_per_domain_and_a_bar_per_model(matrix)
     assert widths == pytest.approx([-1.0, -0.75, 0.0])
 
 
+@pytest.mark.in_use
+def test_all_panels_of_changes_have_one_scale_a_title_and_a_legend(tmp_path):
+    near = {name: [1.0 + 0.1 * number] * 4 for number, name in enumerate("abcd")}
+    models = {"seed": near} | {
+        f"expert-{name}": {d: [v - 0.1 if d == name else v + 0.1 for v in near[d]] for d in near}
+        for name in near
+    }
+    models["expert-a"]["d"] = [9.0] * 4
+    drawn = changes_figure(make_matrix(tmp_path, models), "validation_domain")
+    panels = [axes for axes in drawn.axes if axes.get_visible()]
+    assert len({axes.get_xlim() for axes in panels}) == 1
+    # The one far bar is cut and says its length; the others can be told apart.
+    assert panels[0].get_xlim()[1] < 0.5
+    texts = [text.get_text().strip() for text in panels[3].texts]
+    assert texts == ["+7.70", "4 documents, 40 bytes (too few)"]
+    assert drawn.get_suptitle() == "Change from the seed on validation_domain"
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["expert (strong: of that domain)"]
+    assert "left of zero: better" in legend.get_title().get_text()
+
+
+@pytest.mark.in_use
+def test_the_heatmap_says_what_its_columns_frames_and_dots_are(tmp_path):
+    matrix = make_matrix(tmp_path, repeated(MODELS))
+    drawn = heatmap_figure(matrix)
+    labels = [label.get_text() for label in drawn.axes[0].get_xticklabels()]
+    assert labels == ["a\n16 documents, 160 bytes", "b\n64 documents, 640 bytes"]
+    written = drawn.get_supxlabel()
+    assert "framed: the expert of that domain" in written
+    assert "dot: the change from the seed is more than its 95 % interval" in written
+    assert "dagger" not in written
+    # Text of all other domains is not text of the dataset's own.
+    pile = dataclasses.replace(
+        matrix,
+        splits=["validation_pile"],
+        rows=[row | {"split": "validation_pile"} for row in matrix.rows],
+    )
+    (first, _) = heatmap_figure(pile).axes[0].get_xticklabels()
+    assert first.get_text().startswith("all but a\n")
+
+
+@pytest.mark.in_use
+def test_one_outlier_does_not_pale_the_heatmap(tmp_path):
+    values = {name: [1.0, 1.0] for name in "abcdef"}
+    shifts = {"expert-a": 0.98, "expert-b": 1.03, "expert-c": 1.02}
+    models = {"seed": values} | {
+        model: {name: [shift, shift] for name in values} for model, shift in shifts.items()
+    }
+    models["expert-a"]["f"] = [3.0, 3.0]
+    (image,) = heatmap_figure(make_matrix(tmp_path, models)).axes[0].images
+    assert image.norm.vmax == pytest.approx(2.5 * 3.0)
+    assert image.colorbar.extend == "both"
+
+
 def test_a_missing_cell_is_named(tmp_path):
     scores = {"seed": write_scores(tmp_path / "seed", {"a": [1.0]})}
     reports = {
@@ -309,9 +364,9 @@ def test_a_picture_on_a_page_has_numbers_only_where_they_can_be_read(tmp_path, m
     axes = inline_heatmap_figure(large).axes[0]
     assert len(axes.patches) == 22
     assert len(axes.lines) == 1
-    bars = inline_changes_figure(large).axes[0]
-    assert len(bars.get_yticklabels()) == 22
-    assert "mean of all domains" in bars.get_title()
+    drawn = inline_changes_figure(large)
+    assert len(drawn.axes[0].get_yticklabels()) == 22
+    assert "mean of all domains" in drawn.get_suptitle()
 
 
 def test_the_bootstrap_is_kept_as_it_was_drawn(tmp_path):
