@@ -163,7 +163,20 @@ def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[s
                 },
                 details={"removed_from_corpus": dataclasses.asdict(duplicates)},
             )
+    if advice := held_out_words(lineage, {domain: records[domain] for domain in wanted}):
+        _log.warning("%s", advice)
     return {domain: records[domain] for domain in domains}
+
+
+def held_out_words(lineage: Lineage, datasets: Mapping[str, Record]) -> str | None:
+    """Return what to set where datasets hold out too little to judge models by; None elsewhere."""
+    from mdel_assets.data.held_out import held_out_advice
+
+    return held_out_advice(
+        {domain: record.counts for domain, record in datasets.items()},
+        source=lineage.experiment.source,
+        splits=lineage.experiment.evaluation.splits,
+    )
 
 
 def _contamination(folder: Path, *, work_folder: Path) -> dict[str, dict[str, int]]:

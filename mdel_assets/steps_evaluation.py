@@ -13,7 +13,7 @@ from typing import Any
 from mdel_assets.artifacts import Identity, Record, looking_once
 from mdel_assets.errors import MdelError
 from mdel_assets.lineage import WINDOW_SETTINGS, Lineage
-from mdel_assets.steps import current_record
+from mdel_assets.steps import current_record, held_out_words
 from mdel_assets.time_left import operations_of
 
 # What a pack of eight models takes, in fp32, for each parameter of one of them.
@@ -219,7 +219,7 @@ def read_matrix(lineage: Lineage) -> Any:
         stale=set(lineage.stale_cells()),
         unreported=[key for key in lineage.present_models() if key not in models],
         legend=_legend(lineage),
-        notes=_notes_on_searches(lineage, models),
+        notes=[*_notes_on_searches(lineage, models), *_notes_on_text(lineage)],
     )
 
 
@@ -247,6 +247,13 @@ def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:
                 f"by test text: `searches/{recipe}/search.md`."
             )
     return found
+
+
+def _notes_on_text(lineage: Lineage) -> list[str]:
+    """Say what to set where the datasets hold out too little to judge by."""
+    records = {d: lineage.store.dataset(d).require() for d in lineage.present_domains()}
+    advice = held_out_words(lineage, records)
+    return [advice] if advice else []
 
 
 def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:

@@ -1,6 +1,6 @@
 """Data assets: raw shard, routed documents, domain datasets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -19,6 +19,7 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
 
 _MAX_CONTAMINATED_SHARE = 1e-3
+_NUM_NAMED = 3
 
 
 def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
@@ -65,6 +66,9 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         is_whole = dg.AssetCheckResult(
             passed=seen == record.config["sha256"],
             check_name="shard_is_whole",
+            description="The file is the one that was fetched."
+            if seen == record.config["sha256"]
+            else "The file is not the one that was fetched: materialize raw_pile_shard again.",
             metadata={"sha256_now": seen, "sha256_recorded": record.config["sha256"]},
         )
         return dg.MaterializeResult(metadata=metadata, check_results=[is_whole])
@@ -146,12 +150,14 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         for key, record in records.items():
             artifact = lineage.store.dataset(key)
             shown = dataset_metadata(record, artifact, tokenizer=tokenizer)
-            metadata = {**shown, **provenance(record, artifact)}
+            advice = steps.held_out_words(lineage, {key: record})
+            warning = {"too_few_held_out": advice} if advice else {}
+            metadata = {**warning, **shown, **provenance(record, artifact)}
             context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(
             check_results=[
                 _splits_are_disjoint(records, expected=not experiment.mixture.compatible_with_mdel),
-                _evaluation_is_uncontaminated(records),
+                evaluation_is_uncontaminated(records),
             ]
         )
 
@@ -170,26 +176,33 @@ def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckR
     rows = sum(pq.read_metadata(path).num_rows for path in artifact.folder.glob("*.parquet"))
     reasons = ("num_blank_lines", "num_without_text", "num_filtered", "num_unclaimed")
     left_out = sum(counts.get(reason, 0) for reason in reasons)
+    lost = counts["num_lines"] - rows - left_out
     return dg.AssetCheckResult(
-        passed=counts["num_lines"] == rows + left_out,
+        passed=not lost,
         check_name="every_line_is_counted",
+        description=f"Of {counts['num_lines']:,} lines {rows:,} are rows and {left_out:,} were "
+        f"left out{f'; {lost:,} are neither: materialize it again' if lost else ''}.",
         metadata={"lines_in": counts["num_lines"], "rows_out": rows, "lines_left_out": left_out},
     )
 
 
 def _splits_are_disjoint(records: Mapping[str, Record], *, expected: bool) -> dg.AssetCheckResult:
     shared = {key: record.counts["num_shared_documents"] for key, record in records.items()}
+    twice = [f"{count:,} of {key}" for key, count in shared.items() if count]
+    said = "No document is in two splits."
+    if twice:
+        said = f"In two splits are {', '.join(twice)}: materialize domain_dataset again."
     return dg.AssetCheckResult(
-        passed=not any(shared.values()) or not expected,
+        passed=not twice or not expected,
         check_name="splits_are_disjoint",
-        description=None
+        description=said
         if expected
-        else "mixture.compatible_with_mdel repeats documents, as the ancestor did",
+        else "mixture.compatible_with_mdel repeats documents, as the original project did.",
         metadata={"documents_that_occur_twice": dg.MetadataValue.json(shared)},
     )
 
 
-def _evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheckResult:
+def evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheckResult:
     """Warn where more than 0.1 % of a split's documents share 13 words in a row with training."""
     rows = [
         {
@@ -205,14 +218,34 @@ def _evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetChec
         for split, found in record.counts["contamination"].items()
         if found["num_documents"]
     ]
-    worst = max((row["share"] for row in rows), default=0.0)
+    found = [row for row in rows if row["share"] > _MAX_CONTAMINATED_SHARE]
     return dg.AssetCheckResult(
-        passed=worst <= _MAX_CONTAMINATED_SHARE,
+        passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
         check_name="evaluation_is_uncontaminated",
-        description=f"At most {worst:.2%} of a split's documents share 13 words in a row with the "
-        f"training split (warned above {_MAX_CONTAMINATED_SHARE:.1%}).",
+        description=_contamination(found),
         metadata={"overlap": table(rows)},
+    )
+
+
+def _contamination(found: Sequence[Mapping[str, Any]]) -> str:
+    """Say which splits share more with training than is let pass, the worst first."""
+    if not found:
+        return (
+            f"In no split do more than {100 * _MAX_CONTAMINATED_SHARE:.1f} % of documents share 13 "
+            f"words in a row with the training split."
+        )
+    ordered = sorted(found, key=lambda row: -row["share"])
+    named = [
+        f"{row['num_contaminated_documents']:,} of {row['num_documents']:,} documents of "
+        f"{row['domain']}/{row['split']} ({100 * row['share']:.0f} %)"
+        for row in ordered[:_NUM_NAMED]
+    ]
+    more = f" and of {len(found) - _NUM_NAMED} more splits" if len(found) > _NUM_NAMED else ""
+    return (
+        f"Near copies: {', '.join(named)}{more} share 13 words in a row with the training split, "
+        f"so some of what a model gains there is memory. Remove near copies from the corpus, or "
+        f"judge by the domains that have few."
     )
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets import steps_ensembles as steps
 from mdel_assets.artifacts import Record
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
+from mdel_assets.defs.metadata import OWNERS, chart, provenance, rounded, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
@@ -123,9 +123,32 @@ def _report_metadata(
         columns.ROW_COUNT: len(matrix.rows),
     }
     check = dg.AssetCheckResult(
-        passed=change.high < 0,
+        passed=change.is_better,
         check_name="posterior_beats_every_single_model",
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"change": change.value, "low": change.low, "high": change.high},
+        description=_what_the_posterior_is_worth(ranked),
+        metadata={
+            "change": rounded(change.value),
+            "low": rounded(change.low),
+            "high": rounded(change.high),
+        },
     )
     return metadata, check
+
+
+def _what_the_posterior_is_worth(ranked: Any) -> str:
+    """Say how all experts together do against the best single model, and what follows."""
+    from mdel_assets.evaluation.ensemble_report import ENSEMBLE
+    from mdel_assets.evaluation.findings import verdict
+    from mdel_assets.evaluation.glance import POSTERIOR
+
+    posterior = next(s for s in ranked if s.name == POSTERIOR)
+    single = next(s.name for s in ranked if not s.name.startswith(ENSEMBLE))
+    found = verdict(posterior.change, than=f"{single}, the best single model")
+    if not posterior.change.is_enough:
+        advice = "Give more held-out text: a larger source.holdout_fraction, or validation files."
+    elif posterior.change.is_better:
+        advice = "What each ensemble costs to serve is in `tables`."
+    else:
+        advice = f"Serve {single}: running all experts does not pay here."
+    return f"All experts, weighed by how they predict: {found}. {advice}"

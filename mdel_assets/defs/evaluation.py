@@ -192,6 +192,11 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         complete = dg.AssetCheckResult(
             passed=not missing,
             check_name="matrix_is_complete",
+            description=f"{len(missing)} cells have no figure: materialize token_scores and "
+            f"perplexity_report of these models, or `mdel run`."
+            if missing
+            else f"Every model has a figure on each of {len(matrix.datasets)} datasets and "
+            f"{len(matrix.splits)} splits.",
             metadata={"missing_cells": dg.MetadataValue.json(missing)},
         )
         return dg.MaterializeResult(

@@ -7,6 +7,7 @@ import dagster as dg
 
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs.metadata import rounded, table
+from mdel_assets.evaluation.sample_sizes import TOO_FEW
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.regression import Change
@@ -36,12 +37,18 @@ def every_token_scored(
                 "highest": float(pc.max(values).as_py()) if len(values) else 0.0,
             }
         )
+    wrong = [
+        str(row["model"])
+        for row in rows
+        if row["tokens"] != row["log_probabilities"] or row["highest"] > _HIGHEST_LOG_PROBABILITY
+    ]
     return dg.AssetCheckResult(
-        passed=all(
-            row["tokens"] == row["log_probabilities"] and row["highest"] <= _HIGHEST_LOG_PROBABILITY
-            for row in rows
-        ),
+        passed=not wrong,
         check_name="every_token_scored",
+        description=f"Tokens without a log-probability of their own, or with one above 0: "
+        f"{', '.join(wrong)}. Materialize token_scores of them again."
+        if wrong
+        else f"All {sum(row['tokens'] for row in rows):,} tokens have their log-probability.",
         metadata={"models": table(rows)},
     )
 
@@ -62,6 +69,10 @@ def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult
         passed=not wrong,
         check_name="figures_are_consistent",
         severity=dg.AssetCheckSeverity.WARN,
+        description=f"Outside its own interval, or a perplexity below 1: {', '.join(wrong)}. "
+        f"Materialize perplexity_report of these models again."
+        if wrong
+        else "Every figure lies in its own interval, and no perplexity is below 1.",
         metadata={"doubtful": dg.MetadataValue.json(wrong)},
     )
 
@@ -87,12 +98,17 @@ def no_worse_than_before(changes: "Mapping[str, Sequence[Change]]") -> dg.AssetC
         for c in of_model
         if c.is_worse
     ]
+    few = sum(not change.is_enough for of_model in changes.values() for change in of_model)
+    untold = f" In {few} of {len(rows)} cells there are {TOO_FEW} to tell." if few else ""
     return dg.AssetCheckResult(
         passed=not worse,
         check_name="no_worse_than_before",
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Worse than at the last report, in bits per byte: {', '.join(worse)}"
+        description=f"Worse than at the last report, in bits per byte: {', '.join(worse)}. If that "
+        f"was not meant, look at what the model's record says has changed.{untold}"
         if worse
-        else None,
+        else f"No model is clearly worse than at its last report.{untold}"
+        if rows
+        else "There is no earlier report of the same documents to compare with.",
         metadata={"changes_since_the_last_report": table(rows)} if rows else {},
     )

@@ -10,6 +10,8 @@ from mdel_assets.defs import columns
 from mdel_assets.defs.metadata import OWNERS, chart, provenance, rounded, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
+from mdel_assets.evaluation.estimates import Estimate
+from mdel_assets.evaluation.findings import verdict
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
 from mdel_assets.merging.members import recipe_parameters
@@ -109,6 +111,9 @@ def _best_of_all_trials(record: Record, artifact: Artifact) -> dg.AssetCheckResu
     return dg.AssetCheckResult(
         passed=bool(trials) and not better,
         check_name=_BEST,
+        description=f"Better than the answer: {', '.join(better)}. Materialize it again."
+        if better
+        else f"The answer is the best of {len(trials)} trials.",
         metadata={"better": dg.MetadataValue.json(better), "num_trials": len(trials)},
     )
 
@@ -120,23 +125,30 @@ def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:
     """
     rows = [
         {
-            "split": verdict["split"],
+            "split": v["split"],
             "than": change["rival"],
             "change": rounded(change["value"]),
             "low": rounded(change["low"]),
             "high": rounded(change["high"]),
         }
-        for verdict in record.details["verdicts"]
-        for change in verdict["changes"]
+        for v in record.details["verdicts"]
+        for change in v["changes"]
     ]
-    worse = [
-        row
-        for row in rows
-        if (row["split"], row["than"]) == ("test_domain", "uniform mean") and row["low"] > 0
+    judged = [
+        Estimate(c["value"], c["low"], c["high"], c.get("num_documents", v["num_documents"]))
+        for v in record.details["verdicts"]
+        for c in v["changes"]
+        if (v["split"], c["rival"]) == ("test_domain", "uniform mean")
     ]
+    is_worse = any(change.is_worse for change in judged)
+    found = [verdict(change, than="the uniform mean") for change in judged]
+    advice = " Take the uniform mean, or search on more documents." if is_worse else ""
     return dg.AssetCheckResult(
-        passed=not worse,
+        passed=not is_worse,
         check_name=_TEST,
         severity=dg.AssetCheckSeverity.WARN,
+        description=f"On test text of the domains: {'; '.join(found)}.{advice}"
+        if found
+        else "There is no test text to judge by.",
         metadata={"changes": table(rows)} if rows else {},
     )

@@ -169,6 +169,26 @@ def test_the_matrix_page_shows_the_heatmap(ui):
     assert is_shown
 
 
+@pytest.mark.in_use
+@pytest.mark.parametrize("width", [1280, 1600])
+def test_no_picture_is_cut_in_the_dialog_that_shows_it(ui, width):
+    ui.page.set_viewport_size({"width": width, "height": 800})
+    ui.open("/assets/perplexity_matrix", wait_for="heatmap")
+    dialog = ui.page.get_by_role("dialog")
+    for entry, name in (("heatmap", "perplexity matrix"), ("changes", "change from the seed")):
+        ui.show_entry(entry)
+        picture = dialog.get_by_role("img", name=name)
+        picture.wait_for()
+        right = "e => e.getBoundingClientRect().right"
+        assert picture.evaluate(right) < dialog.locator("div").first.evaluate(right)
+        # Nothing around the picture has to be scrolled sideways.
+        hidden = "e => { let p = e; do { p = p.parentElement } while (p.scrollWidth <= "
+        hidden += "p.clientWidth && p !== document.body); return p === document.body }"
+        assert picture.evaluate(hidden)
+        dialog.get_by_role("button", name="Close", exact=True).click()
+        dialog.wait_for(state="hidden")
+
+
 @pytest.mark.parametrize("take", [screenshots.graph, screenshots.matrix_page])
 def test_the_pictures_of_the_readme_are_taken_by_their_script(ui, take, tmp_path):
     path = tmp_path / f"{take.__name__}.png"

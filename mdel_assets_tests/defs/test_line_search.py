@@ -122,7 +122,7 @@ def test_the_asset_shows_chart_weights_and_checks_that_can_fail(searched, tmp_pa
     folder = copy.lineage(experiment).store.search("found").folder
     record = json.loads((folder / "record.json").read_text())
     for change in record["details"]["verdicts"][0]["changes"]:
-        change |= {"value": 0.2, "low": 0.1, "high": 0.3}
+        change |= {"value": 0.2, "low": 0.1, "high": 0.3, "num_documents": 16}
     trials = (folder / "trials.jsonl").read_text().splitlines()
     value = json.loads(trials[0])["bits_per_byte"]
     trials[0] = trials[0].replace(str(value), "0." + "1" * (len(str(value)) - 2))

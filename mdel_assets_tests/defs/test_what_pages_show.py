@@ -11,7 +11,10 @@ import pytest
 
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs import columns
+from mdel_assets.defs.data import evaluation_is_uncontaminated
+from mdel_assets.defs.evaluation_checks import no_worse_than_before
 from mdel_assets.defs.metadata import link, model_address, shard_address
+from mdel_assets.evaluation.regression import Change
 from mdel_assets.evaluation.sweep import SweepEntry, write_sweep
 from mdel_assets.experiment import bundled_experiments, load_experiment
 from mdel_assets.home import MdelHome
@@ -130,6 +133,52 @@ def test_the_columns_of_reports_sweeps_and_trials_are_those_of_their_rows(finish
     assert shown_columns(columns.SWEEP_REPORT) == swept
     trials = {field.name for field in dataclasses.fields(Trial)}
     assert set(shown_columns(columns.SEARCH_TRIALS)) == trials
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    ("asset", "key"),
+    [
+        ("raw_pile_shard", "00"),
+        ("shard_documents", "00"),
+        ("domain_dataset", "arxiv"),
+        ("token_scores", "seed"),
+        ("perplexity_report", "seed"),
+        ("perplexity_matrix", None),
+        ("ensemble_report", None),
+    ],
+)
+def test_every_check_says_in_a_sentence_what_it_found_and_rounds_its_figures(finished, asset, key):
+    experiment, home, _ = finished
+    checks = materialize(experiment, home, asset, key).get_asset_check_evaluations()
+    assert checks
+    for check in checks:
+        assert SENTENCE.fullmatch(check.description or ""), (check.check_name, check.description)
+        assert not re.search(r"\d\.\d{5}", check.description)
+        for value in check.metadata.values():
+            if isinstance(value, dg.FloatMetadataValue):
+                assert value.value == round(value.value, 4)
+
+
+@pytest.mark.in_use
+def test_a_check_that_warns_says_what_was_found_and_what_to_do(finished):
+    experiment, home, _ = finished
+    lineage = home.lineage(experiment)
+    record = lineage.store.dataset("arxiv").require()
+    found = {"num_documents": 16, "num_contaminated_documents": 11}
+    found |= {"num_shared_shingles": 5, "num_shingles": 50}
+    contamination = record.counts["contamination"] | {"test_domain": found}
+    dirty = dataclasses.replace(record, counts=record.counts | {"contamination": contamination})
+    check = evaluation_is_uncontaminated({"arxiv": dirty})
+    assert not check.passed
+    assert "11 of 16 documents of arxiv/test_domain (69 %) share 13 words" in check.description
+    assert "Remove near copies from the corpus" in check.description
+    worse = [Change(0.123456, 0.1, 0.15, number, "github", "test") for number in (6, 16)]
+    few, enough = (no_worse_than_before({"seed": [change]}) for change in worse)
+    assert few.passed
+    assert "In 1 of 1 cells there are too few documents to tell." in few.description
+    assert not enough.passed
+    assert "seed on github/test (+0.1235)" in enough.description
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Whether a corpus holds out documents enough to judge by, and what to set where it does not."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mdel_assets.experiment_fields import MIN_DOCUMENTS, Source
+
+# Documents are held out by a hash of their text, so their number varies by about its square root:
+# of so many expected ones, `MIN_DOCUMENTS` are there in 98 of 100 domains.
+_EXPECTED = 27
+# Validation and test get this share each: more would leave too little to train on.
+_MOST = 0.2
+
+
+def held_out_advice(
+    counts: Mapping[str, Mapping[str, Any]], *, source: Source, splits: Sequence[str]
+) -> str | None:
+    """Return what to set so that verdicts are possible on ``splits``; None where they are.
+
+    ``counts`` are those of the datasets' records, by domain; a domain without text is left out.
+    """
+    roles = list(dict.fromkeys(split.partition("_")[0] for split in splits))
+    few = {
+        f"{domain}/{role}_domain": (domain, role, own[f"{role}_domain"]["num_domain_documents"])
+        for domain, own in counts.items()
+        for role in roles
+        if own["train"]["num_domain_documents"]
+        and own[f"{role}_domain"]["num_domain_documents"] < MIN_DOCUMENTS
+    }
+    if not few:
+        return None
+    named = ", ".join(f"{split} has {number}" for split, (_, _, number) in few.items())
+    given = [role for role in roles if getattr(source, role)]
+    remedies = [
+        f"Add files with more documents of these domains to source.{role}."
+        for role in given
+        if any(role == of for _, of, _ in few.values())
+    ]
+    hashed = {domain for domain, role, _ in few.values() if role not in given}
+    if hashed:
+        remedies.append(_fraction({d: _num_documents(counts[d]) for d in sorted(hashed)}, source))
+    return f"A verdict needs {MIN_DOCUMENTS} documents, but {named}. {' '.join(remedies)}"
+
+
+def _fraction(sizes: Mapping[str, int], source: Source) -> str:
+    """Say which share to hold out of domains of so many documents."""
+    enough = [number for number in sizes.values() if _MOST * number >= _EXPECTED]
+    said = [
+        f"'{domain}' has {number} documents, too few to train on and to judge by: add text, or "
+        f"leave it out."
+        for domain, number in sizes.items()
+        if number not in enough
+    ]
+    if enough:
+        share = _EXPECTED / min(enough)
+        scale = 100 if share >= 0.01 else 10_000
+        said.append(
+            f"Set source.holdout_fraction to {math.ceil(scale * share) / scale:g} (it is "
+            f"{source.holdout_fraction:g}): datasets and what is made of them are then made anew."
+        )
+    return " ".join(said)
+
+
+def _num_documents(counts: Mapping[str, Any]) -> int:
+    own = (counts[split] for split in ("train", "validation_domain", "test_domain"))
+    return sum(split["num_domain_documents"] for split in own)
