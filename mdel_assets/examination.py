@@ -21,6 +21,7 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.hub_credentials import find_token
 from mdel_assets.lineage import Lineage
+from mdel_assets.recorded_artifacts import record_paths
 from mdel_assets.tracking import tracking_mode
 
 _HALF_WRITTEN = re.compile(r"\..+\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
@@ -155,10 +156,7 @@ def examine_records(
 ) -> Iterator[Finding]:
     """Compare every artifact's files with its record; ``read_files`` compares digests, too."""
     root = home.root / experiment.name
-    for path in sorted(root.rglob(f"*{RECORD_NAME}")):
-        inside = path.relative_to(root).parts
-        if inside[0] == "work" or any(part.startswith(".") for part in inside[:-1]):
-            continue
+    for path in record_paths(root):
         artifact, record, problem = _read(path, read_files=read_files)
         if not problem:
             continue

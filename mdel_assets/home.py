@@ -43,6 +43,11 @@ class MdelHome:
         """What can be fetched or made again."""
         return self.root / "cache"
 
+    @property
+    def merges(self) -> Path:
+        """What ``mdel merge`` makes, unless it is told another place."""
+        return self.root / "merges"
+
     def lineage(self, experiment: Experiment) -> Lineage:
         """Return the lineage of ``experiment`` over the artifacts in this home."""
         store = ArtifactStore(self.root / experiment.name, experiment=experiment.name)

@@ -20,6 +20,7 @@ from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import one_off_card
 from mdel_assets.publishing.publication import Published, describe, publish
 from mdel_assets.publishing.publisher import Publisher
+from mdel_assets.steps_forgetting import refuse_forgotten
 from mdel_assets.steps_merging import merge_input
 from mdel_assets.steps_publishing import text_behind
 
@@ -78,6 +79,10 @@ def publish_one_off(
 
     """
     domains = _domains_behind(lineage, plan)
+    own = set(lineage.experiment.model_keys)
+    for member in plan.members:
+        if member.name in own:
+            refuse_forgotten(lineage, lineage.store.model(member.name))
     refuse_restricted(lineage.experiment, domains, what=str(repository))
     card = one_off_card(
         lineage.experiment,

@@ -1,0 +1,64 @@
+"""Text of a domain in Dagster's history: rows of datasets that their pages show as a sample."""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from mdel_assets.home import MdelHome
+
+_log = logging.getLogger(__name__)
+_DATASETS = dg.AssetKey("domain_dataset")
+_PAGE = 500
+
+
+def runs_with_samples(home: MdelHome, domain: str) -> list[str]:
+    """Return the runs whose history holds rows of ``domain``, sorted."""
+    if not (home.dagster_home / "dagster.yaml").exists():
+        return []
+    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+        return sorted({event.run_id for event in _samples(instance, domain)})
+
+
+def delete_samples(home: MdelHome, domain: str) -> None:
+    """Delete those runs from the history, and what it keeps of the newest datasets."""
+    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+        for run_id in sorted({event.run_id for event in _samples(instance, domain)}):
+            instance.delete_run(run_id)
+        instance.wipe_assets([_DATASETS])
+    for database in sorted(home.dagster_home.rglob("*.db")):
+        _overwrite_deleted(database)
+
+
+def _samples(instance: dg.DagsterInstance, domain: str) -> Iterator[dg.EventLogRecord]:
+    cursor = None
+    while True:
+        page = instance.fetch_materializations(_DATASETS, limit=_PAGE, cursor=cursor)
+        yield from (event for event in page.records if _shows(event, domain))
+        if not page.has_more:
+            return
+        cursor = page.cursor
+
+
+def _shows(event: dg.EventLogRecord, domain: str) -> bool:
+    made = event.asset_materialization
+    sample = made.metadata.get("sample") if made else None
+    if not isinstance(sample, dg.TableMetadataValue):
+        return False
+    return any(row.data.get("domain") == domain for row in sample.records)
+
+
+def _overwrite_deleted(database: Path) -> None:
+    """Let SQLite write a database anew: what was deleted stays readable in its file until then."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        try:
+            connection.execute("VACUUM")
+        except sqlite3.OperationalError as error:
+            _log.warning(
+                "%s still holds deleted rows (%s): stop the web UI and run 'sqlite3 FILE VACUUM'",
+                database,
+                error,
+            )
