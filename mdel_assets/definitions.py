@@ -20,7 +20,7 @@ from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
-from mdel_assets.defs.resources import HubResource, Tracking, Workspace
+from mdel_assets.defs.resources import resources_of
 from mdel_assets.defs.searches import search_assets
 from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
@@ -58,12 +58,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
         jobs=automation.jobs,
         schedules=automation.schedules,
         sensors=automation.sensors,
-        resources={
-            "workspace": Workspace(root=str(home.root), experiment=experiment.name),
-            "compute": compute,
-            "tracking": Tracking(folder=str(home.root)),
-            "hub": HubResource(),
-        },
+        resources={**resources_of(experiment, home), "compute": compute},
         executor=in_process_executor,
         metadata={"experiment": experiment.name},
     )

@@ -18,7 +18,7 @@ _LOCATIONS = """
 query Locations {
   repositoriesOrError {
     ... on RepositoryConnection {
-      nodes { allTopLevelResourceDetails { name configuredValues { key value } } }
+      nodes { allTopLevelResourceDetails { name description } }
     }
   }
   instance { daemonHealth { daemonStatus(daemonType: "BACKFILL") { healthy } } }
@@ -54,6 +54,11 @@ query Failures($id: ID!) {
     }
   }
 }"""
+
+
+def place_in_words(*, root: str, experiment: str) -> str:
+    """Return how the resource ``workspace`` describes itself: what tells one graph from another."""
+    return f"The artifacts of the experiment '{experiment}' in {root}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +101,12 @@ class Webserver:
             found = self._ask(_LOCATIONS, timeout=_FIRST_TIMEOUT_SECONDS)
         except WebserverError:
             return False
-        for node in found["repositoriesOrError"].get("nodes", []):
-            for resource in node["allTopLevelResourceDetails"]:
-                if resource["name"] == "workspace":
-                    values = {
-                        v["key"]: json.loads(v["value"]) for v in resource["configuredValues"]
-                    }
-                    if (values.get("root"), values.get("experiment")) == (root, experiment):
-                        return True
-        return False
+        wanted = ("workspace", place_in_words(root=root, experiment=experiment))
+        return any(
+            (resource["name"], resource["description"]) == wanted
+            for node in found["repositoriesOrError"].get("nodes", [])
+            for resource in node["allTopLevelResourceDetails"]
+        )
 
     def has_daemon(self) -> bool:
         """Whether a daemon that works through backfills sent a sign of life.

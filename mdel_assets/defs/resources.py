@@ -1,24 +1,29 @@
 """Resources: where the graph runs and what it reaches. Nothing here enters a fingerprint.
 
+What says where artifacts, text and figures go is no field: it comes from the experiment and the
+environment. Whoever may start a run could send them anywhere by its run configuration otherwise.
 How models are trained, `Compute`, has a module of its own.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
+from pydantic import create_model
 
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
 from mdel_assets.publishing.publisher import Publisher, make_publisher
 from mdel_assets.tracking import Tracker, tracking_mode
+from mdel_assets.webserver import place_in_words
 
 
 class Tracking(dg.ConfigurableResource):
     """Weights & Biases. ``mode`` is online, offline, disabled, or auto: online where a key is."""
 
-    folder: str
+    folder: ClassVar[str] = ""
+
     mode: str = "auto"
 
     def tracker(self, experiment: Experiment) -> Tracker:
@@ -34,18 +39,17 @@ class Tracking(dg.ConfigurableResource):
 
 
 class HubResource(dg.ConfigurableResource):
-    """Where publishing goes. The token is read from the environment when it is needed.
+    """Where publishing goes: the experiment and ``HF_ENDPOINT`` say it.
 
-    ``endpoint`` goes before that of the experiment and ``HF_ENDPOINT``. With ``dry_run`` the assets
-    say what they would send, and send nothing.
+    The token is read from the environment when it is needed. With ``dry_run`` the assets say what
+    they would send, and send nothing.
     """
 
-    endpoint: str | None = None
     dry_run: bool = False
 
     def publisher(self, experiment: Experiment) -> Publisher:
         """Return where ``experiment`` publishes; raise `MissingTokenError` without a token."""
-        return make_publisher(experiment, endpoint=self.endpoint, dry_run=self.dry_run)
+        return make_publisher(experiment, dry_run=self.dry_run)
 
 
 class Workspace(dg.ConfigurableResource):
@@ -54,7 +58,8 @@ class Workspace(dg.ConfigurableResource):
     ``experiment`` is the name of the experiment that the graph shows.
     """
 
-    root: str
+    root: ClassVar[str] = ""
+
     experiment: str
 
     @property
@@ -65,3 +70,20 @@ class Workspace(dg.ConfigurableResource):
     def lineage(self, experiment: Experiment) -> Lineage:
         """Return the artifacts of ``experiment`` in this folder."""
         return self.home.lineage(experiment)
+
+
+def resources_of(experiment: Experiment, home: MdelHome) -> dict[str, dg.ConfigurableResource]:
+    """Return the resources of an experiment's graph over the artifacts in ``home``.
+
+    Dagster makes each anew from run configuration: what that must not change is its class's.
+    """
+    workspace = create_model("Workspace", __base__=Workspace)
+    workspace.root = str(home.root)
+    workspace.__doc__ = place_in_words(root=workspace.root, experiment=experiment.name)
+    tracking = create_model("Tracking", __base__=Tracking)
+    tracking.folder, tracking.__doc__ = str(home.root), Tracking.__doc__
+    return {
+        "workspace": workspace(experiment=experiment.name),
+        "tracking": tracking(),
+        "hub": HubResource(),
+    }

@@ -209,3 +209,35 @@ def test_a_batch_that_does_not_divide_by_the_processes_is_refused(monkeypatch, t
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(TrainingError, match=r"batch_size 4 is not a multiple of the 3 processes"):
         training_arguments(TRAINING, tmp_path)
+
+
+@pytest.mark.in_use
+def test_run_configuration_says_neither_where_things_go_nor_what_is_run(branched, place):
+    definitions = build_definitions(branched[0], place)
+    offered = {
+        name: set(resource.config_schema.config_type.fields)
+        for name, resource in definitions.get_repository_def().get_top_level_resources().items()
+    }
+    assert offered == {
+        # A name that pages show: the graph is of one experiment whatever it says.
+        "workspace": {"experiment"},
+        "tracking": {"mode"},
+        "hub": {"dry_run"},
+        "compute": {
+            "engine",
+            "models_at_once",
+            "max_seconds",
+            "num_processes",
+            "sharded",
+            "slurm",
+            "ray",
+        },
+    }
+    graph = definitions.resolve_implicit_global_asset_job_def()
+    for node in graph.nodes:
+        fields = getattr(node.definition.config_schema.config_type, "fields", {})
+        assert not fields, node.name
+    elsewhere = {"workspace": {"root": "/elsewhere"}, "hub": {"endpoint": "file:/elsewhere"}}
+    for name, config in elsewhere.items():
+        with pytest.raises(dg.DagsterInvalidConfigError, match="unexpected config entry"):
+            graph.execute_in_process(run_config={"resources": {name: {"config": config}}})
