@@ -6,6 +6,8 @@ from pydantic import ValidationInfo, field_validator
 
 from mdel_assets.experiment_fields import Section
 
+_LONGEST_NAME = 96
+
 
 class Hub(Section):
     """Where publishing puts what it publishes, and under which names.
@@ -32,7 +34,16 @@ class Hub(Section):
                 f"a repository's name is made of letters, digits, . _ - and {{{field}}}, as in "
                 f"'mdel-{{{field}}}'"
             )
+        if problem := name_problem(template.format(**{field: "x"})):
+            raise ValueError(problem)
         return template
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_name(cls, namespace: str | None) -> str | None:
+        if namespace is not None and (problem := name_problem(namespace)):
+            raise ValueError(problem)
+        return namespace
 
     @field_validator("endpoint")
     @classmethod
@@ -40,6 +51,20 @@ class Hub(Section):
         if endpoint and not endpoint.startswith(("https://", "http://", "file:")):
             raise ValueError("an endpoint begins with https://, http:// or file:")
         return endpoint
+
+
+def name_problem(name: str) -> str | None:
+    """Say why the Hub would refuse ``name`` as an owner's or a repository's; None if it would not.
+
+    Source: `huggingface_hub.utils.validate_repo_id`.
+    """
+    is_plain = re.fullmatch(r"\w|\w[\w.-]*\w", name, re.ASCII) and len(name) <= _LONGEST_NAME
+    if is_plain and "--" not in name and ".." not in name and not name.endswith(".git"):
+        return None
+    return (
+        f"'{name}' is no name on the Hub: expected up to {_LONGEST_NAME} letters, digits, . _ - "
+        f"that begin and end with none of . -, hold neither '--' nor '..', and do not end in '.git'"
+    )
 
 
 class Tracking(Section):

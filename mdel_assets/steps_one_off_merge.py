@@ -97,16 +97,15 @@ def publish_one_off(
         path.name: path for path in sorted(merged.folder.iterdir()) if path.is_file()
     }
     files[CARD_NAME] = card.encode()
-    private, patience = publisher.private, publisher.patience
     if publisher.dry_run:
-        return describe(publisher.backend, repository, files, private=private, patience=patience)
+        return describe(publisher.backend, repository, files, private=publisher.private)
     return publish(
         publisher.backend,
         repository,
         files,
         message=f"{merged.merge_method} of {len(merged.inputs)} models",
-        private=private,
-        patience=patience,
+        private=publisher.private,
+        patience=publisher.patience,
     )
 
 

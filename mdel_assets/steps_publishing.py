@@ -131,13 +131,7 @@ def _publish(
     chart = draw_chart(content.figures)
     files = _files(content.artifact, content.card, chart)
     if publisher.dry_run:
-        lines = describe(
-            publisher.backend,
-            repository,
-            files,
-            private=publisher.private,
-            patience=publisher.patience,
-        )
+        lines = describe(publisher.backend, repository, files, private=publisher.private)
         for line in lines:
             _log.info("%s", line)
         return Outcome(None, tuple(lines))

@@ -12,16 +12,34 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from mdel_assets.errors import PublishingError
+from mdel_assets.publishing_fields import name_problem
+
 # A file to publish: where it lies, or its content.
 Outgoing = Path | bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-    """One repository: ``name`` is ``owner/name``."""
+    """One repository: ``name`` is ``owner/name``, and such that the Hub takes it.
+
+    Raises:
+        PublishingError: the Hub would refuse the name.
+
+    """
 
     kind: Literal["model", "dataset"]
     name: str
+
+    def __post_init__(self) -> None:
+        owner, slash, name = self.name.partition("/")
+        problem = name_problem(owner) or name_problem(name)
+        if not slash or problem:
+            raise PublishingError(
+                f"A repository is called OWNER/NAME, got '{self.name}'"
+                + (f": {problem}" if problem else "")
+                + ". Correct the experiment's 'hub' section, the recipe's name or --hf-repo."
+            )
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -86,6 +104,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def state(self, repository: Repository) -> RemoteState | None:
         """Return what a repository holds; None where there is none."""
+
+    @abc.abstractmethod
+    def read(self, repository: Repository, name: str, *, revision: str) -> bytes:
+        """Return the content of a small file that a revision holds."""
 
     @abc.abstractmethod
     def revision(self, repository: Repository) -> str | None:

@@ -68,6 +68,10 @@ class FolderBackend(Backend):
         }
         return RemoteState(revision, files)
 
+    def read(self, repository: Repository, name: str, *, revision: str) -> bytes:
+        """Return the content of a revision's file."""
+        return (self._folder(repository) / revision / name).read_bytes()
+
     def create(self, repository: Repository, *, private: bool) -> None:
         """Make the repository's folder; who may read it is up to the folder's owner."""
         self._folder(repository).mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """The Hub, or another server that speaks its protocol."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from mdel_assets.errors import PublishingError
@@ -10,6 +12,8 @@ from mdel_assets.publishing.backend import (
     Repository,
     StoredFile,
 )
+
+_TIMEOUT_SECONDS = 10.0
 
 
 class HubBackend(Backend):
@@ -54,7 +58,9 @@ class HubBackend(Backend):
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
-            return self._api.repo_info(repository.name, repo_type=repository.kind)
+            return self._api.repo_info(
+                repository.name, repo_type=repository.kind, timeout=_TIMEOUT_SECONDS
+            )
         except RepositoryNotFoundError:
             return None
 
@@ -67,6 +73,18 @@ class HubBackend(Backend):
         tree = self._api.list_repo_tree(**where, revision=found.sha, recursive=True)
         files = {entry.path: _stored(entry) for entry in tree if hasattr(entry, "blob_id")}
         return RemoteState(found.sha, files, is_private=found.private)
+
+    def read(self, repository: Repository, name: str, *, revision: str) -> bytes:
+        """Return the content of a revision's file, fetched past the cache."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._api.hf_hub_download(
+                repository.name,
+                name,
+                repo_type=repository.kind,
+                revision=revision,
+                local_dir=folder,
+            )
+            return Path(path).read_bytes()
 
     def create(self, repository: Repository, *, private: bool) -> None:
         """Make the repository."""

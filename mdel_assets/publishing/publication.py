@@ -1,22 +1,28 @@
 """Publishing files: what a repository lacks is sent, in one commit, or nothing is.
 
 The same files a second time change nothing and make no commit. Where a commit's answer was lost,
-the repository is looked at again before anything is sent once more.
+the repository is looked at again before anything is sent once more. The ``record.json`` among the
+files says which of a repository's files a publication put there: no others are changed or deleted.
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from mdel_assets.artifacts import RECORD_NAME
 from mdel_assets.errors import PublishingError
 from mdel_assets.publishing.backend import Backend, Changes, Outgoing, RemoteState, Repository
+from mdel_assets.publishing.card_figures import CHART_NAME
+from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.retries import Patience, with_patience
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-# Files that a repository may hold besides what is published.
-_LEFT_ALONE = (".", "LICENSE", "LICENCE")
+# A dry run tells what it can see now.
+ASKED_ONCE = Patience(num_attempts=1)
+_REMEDY = "Name another repository (names in the experiment's 'hub' section, or --hf-repo)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +46,13 @@ def publish(
     private: bool,
     patience: Patience,
 ) -> Published:
-    """Make ``repository`` hold ``files`` and nothing else, in one commit; none if it does already.
+    """Make ``repository`` hold ``files``, in one commit; none if it does already.
 
-    Hidden files and a licence that the repository holds are left alone.
+    What an earlier publication put there and this one lacks is deleted; other files stay.
 
     Raises:
         PublishingError: the server refused or stayed unreachable, or holds something else than was
-            sent.
+            sent; or the repository is another's, or holds another file of the same name.
 
     """
     attempted: list[Changes] = []
@@ -58,12 +64,14 @@ def publish(
             state = backend.state(repository)
         elif private and state.is_private is False:
             _log.warning("%s is public on %s; it stays so", repository, backend.location)
-        changes = changes_between(state, files)
+        owned = owned_files(backend, repository, state, files)
+        changes = changes_between(state, files, owned=owned)
+        _refuse_clashes(backend, repository, state, changes, owned)
         if changes:
             attempted.append(changes)
             backend.commit(repository, changes, message=message, parent=state)
             state = backend.state(repository)
-            _require_whole(repository, state, files)
+            _require_whole(repository, state, files, owned)
         assert state is not None
         sent = attempted[0] if attempted else Changes({})
         return Published(
@@ -80,25 +88,103 @@ def publish(
 
 def publishing_with_patience(action: Callable[[], T], *, what: str, patience: Patience) -> T:
     """Do as `with_patience`; what fails in the end is a `PublishingError`."""
-    return with_patience(
-        action,
-        what=what,
-        patience=patience,
-        raises=PublishingError,
-        remedy="Check the namespace, and that the token may write to it.",
-    )
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return with_patience(
+            action,
+            what=what,
+            patience=patience,
+            raises=PublishingError,
+            remedy="Check the namespace, and that the token may write to it.",
+        )
+    except OfflineModeIsEnabled as error:
+        raise PublishingError(
+            f"{what}: HF_HUB_OFFLINE is set, so the Hub may not be asked. Unset it to publish."
+        ) from error
 
 
-def changes_between(state: RemoteState | None, files: Mapping[str, Outgoing]) -> Changes:
-    """Return what makes a repository of ``state`` hold ``files``."""
+def _is_offline(error: Exception) -> bool:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return isinstance(error.__cause__, OfflineModeIsEnabled)
+
+
+def owned_files(
+    backend: Backend,
+    repository: Repository,
+    state: RemoteState | None,
+    files: Mapping[str, Outgoing],
+) -> set[str]:
+    """Return the files that an earlier publication of the same thing put into a repository.
+
+    Raises:
+        PublishingError: the repository holds a publication of something else.
+
+    """
+    if state is None or RECORD_NAME not in state.files:
+        return set()
+    earlier = _record_in(backend.read(repository, RECORD_NAME, revision=state.revision))
+    if earlier is None:
+        return set()
+    if RECORD_NAME in files:
+        now = _record_in(_content(files[RECORD_NAME]))
+        if now and _subject(now) != _subject(earlier):
+            raise PublishingError(
+                f"{repository} on {backend.location} holds {_subject(earlier)}, and "
+                f"{_subject(now)} would replace it. {_REMEDY}"
+            )
+    return {*earlier["files"], RECORD_NAME, CARD_NAME, CHART_NAME}
+
+
+def changes_between(
+    state: RemoteState | None, files: Mapping[str, Outgoing], *, owned: set[str]
+) -> Changes:
+    """Return what makes a repository of ``state`` hold ``files``, and of ``owned`` no others."""
     there = state.files if state else {}
     added = {
         name: file
         for name, file in files.items()
         if name not in there or not there[name].holds(file)
     }
-    deleted = [name for name in there if name not in files and not name.startswith(_LEFT_ALONE)]
+    deleted = [name for name in there if name in owned and name not in files]
     return Changes(added, tuple(deleted))
+
+
+def _refuse_clashes(
+    backend: Backend,
+    repository: Repository,
+    state: RemoteState | None,
+    changes: Changes,
+    owned: set[str],
+) -> None:
+    """Refuse to replace what no publication put there."""
+    there = state.files if state else {}
+    if clashes := sorted(name for name in changes.added if name in there and name not in owned):
+        raise PublishingError(
+            f"{repository} on {backend.location} holds files that no publication put there, and "
+            f"that have the names of ours: {', '.join(clashes[:5])}. {_REMEDY} Or delete these "
+            f"files there."
+        )
+
+
+def _record_in(content: bytes) -> dict[str, Any] | None:
+    """Return the record that a file holds; None if it is none of ours."""
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return None
+    wanted = {"kind", "key", "experiment", "files"}
+    return record if isinstance(record, dict) and wanted <= record.keys() else None
+
+
+def _subject(record: Mapping[str, Any]) -> str:
+    key = f" '{record['key']}'" if record["key"] else ""
+    return f"{record['kind']}{key} of experiment '{record['experiment']}'"
+
+
+def _content(file: Outgoing) -> bytes:
+    return file if isinstance(file, bytes) else file.read_bytes()
 
 
 def describe(
@@ -107,24 +193,38 @@ def describe(
     files: Mapping[str, Outgoing],
     *,
     private: bool,
-    patience: Patience,
 ) -> list[str]:
-    """Return, line by line, what `publish` would do; nothing is sent."""
-    state = publishing_with_patience(
-        lambda: backend.state(repository), what=f"looking at {repository}", patience=patience
-    )
-    changes = changes_between(state, files)
-    reader = "private" if private else "public"
+    """Return, line by line, what `publish` would do; nothing is sent.
+
+    Where the server cannot be reached, the lines say so, and all files count as to be sent.
+    """
     head = f"{repository} on {backend.location}: "
-    if state is None:
-        head += f"would be created ({reader})"
+    state, owned = None, set[str]()
+    try:
+        state = publishing_with_patience(
+            lambda: backend.state(repository), what=f"looking at {repository}", patience=ASKED_ONCE
+        )
+        owned = owned_files(backend, repository, state, files)
+    except PublishingError as error:
+        if not (error.may_pass or _is_offline(error)):
+            raise
+        head += "cannot be reached, so that it is not known what it holds; all would be sent"
     else:
-        head += f"holds {len(state.files)} files at {state.revision}"
+        reader = "private" if private else "public"
+        head += (
+            f"holds {len(state.files)} files at {state.revision}"
+            if state
+            else f"would be created ({reader})"
+        )
+    changes = changes_between(state, files, owned=owned)
+    _refuse_clashes(backend, repository, state, changes, owned)
     lines = [head]
     for name, file in sorted(files.items()):
         verb = "send" if name in changes.added else "keep"
         lines.append(f"  {verb:6} {name}  ({size_of(file):,} bytes)")
     lines += [f"  delete {name}" for name in sorted(changes.deleted)]
+    foreign = sorted(set(state.files) - owned - files.keys()) if state else []
+    lines += [f"  leave  {name}  (no publication put it there)" for name in foreign]
     total = sum(map(size_of, changes.added.values()))
     lines.append(
         f"  one commit, {total:,} bytes" if changes else "  no commit: nothing has changed"
@@ -138,9 +238,12 @@ def size_of(file: Outgoing) -> int:
 
 
 def _require_whole(
-    repository: Repository, state: RemoteState | None, files: Mapping[str, Outgoing]
+    repository: Repository,
+    state: RemoteState | None,
+    files: Mapping[str, Outgoing],
+    owned: set[str],
 ) -> None:
-    changes = changes_between(state, files)
+    changes = changes_between(state, files, owned=owned)
     if changes:
         names = ", ".join([*changes.added, *changes.deleted][:5])
         raise PublishingError(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mdel_assets.experiment import Experiment
 from mdel_assets.hub_credentials import require_token
 from mdel_assets.publishing.backend import Backend, Repository
-from mdel_assets.publishing.publication import publishing_with_patience
+from mdel_assets.publishing.publication import ASKED_ONCE, publishing_with_patience
 from mdel_assets.retries import Patience
 
 
@@ -58,7 +58,7 @@ def make_publisher(
 
     """
     backend = open_backend(endpoint or experiment.hub.endpoint, environment=environment)
-    patience = patience or Patience()
+    patience = patience or (ASKED_ONCE if dry_run else Patience())
     namespace = experiment.hub.namespace or publishing_with_patience(
         backend.owner, what=f"asking {backend.location} who the token's user is", patience=patience
     )

@@ -1,13 +1,18 @@
 """A local folder in the Hub's place: the same interface, revisions by content."""
 
+import itertools
+import json
+
 import pytest
 
-from mdel_assets.errors import PublishingError
+from mdel_assets.errors import ExperimentError, PublishingError
 from mdel_assets.publishing.backend import Changes, Repository
 from mdel_assets.publishing.folder_backend import FolderBackend
 from mdel_assets.publishing.publication import publish
 from mdel_assets.publishing.publisher import make_publisher
+from mdel_assets.publishing_fields import name_problem
 from mdel_assets.steps_publishing import publish_dataset, publish_expert
+from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.publishing.clients import run_python, snippet_of
 from mdel_assets_tests.publishing.conftest import QUICK, with_hub
 
@@ -15,6 +20,9 @@ REPO = Repository("model", "local/model")
 
 
 def put(backend, files):
+    """Publish files with a record of them, as every publication has one."""
+    record = {"kind": "expert_model", "key": "arxiv", "experiment": "pico"}
+    files = files | {"record.json": json.dumps(record | {"files": dict.fromkeys(files)}).encode()}
     return publish(backend, REPO, files, message="x", private=True, patience=QUICK)
 
 
@@ -28,7 +36,7 @@ def test_a_revision_is_named_by_what_it_holds(tmp_path):
     changed = put(first, {"config.json": b"[]"})
     assert changed.revision != one.revision
     main = tmp_path / "a" / "models" / "local" / "model" / "main"
-    assert [path.name for path in main.iterdir()] == ["config.json"]
+    assert {path.name for path in main.iterdir()} == {"config.json", "record.json"}
     assert (main.parent / one.revision / "deep" / "er.txt").read_bytes() == b"x"
     assert put(first, files).revision == one.revision
     assert (main / "config.json").read_bytes() == b"{}"
@@ -58,6 +66,56 @@ def test_a_repository_that_moved_on_is_not_overwritten(tmp_path):
         backend.commit(REPO, Changes({"a.txt": b"a"}), message="x", parent=seen)
     with pytest.raises(PublishingError, match="without a folder"):
         FolderBackend("file:")
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil",
+        "../evil/model",
+        "local/..",
+        "local/a/b",
+        "local",
+        "local/-model",
+        "local/model.",
+        "local/a--b",
+        "local/a..b",
+        "local/model.git",
+        "local/größe",
+        "local/" + "a" * 97,
+    ],
+)
+def test_a_name_that_the_hub_refuses_is_refused_everywhere(name):
+    with pytest.raises(PublishingError, match="A repository is called OWNER/NAME"):
+        Repository("model", name)
+
+
+@pytest.mark.in_use
+def test_names_that_the_hub_takes_are_taken():
+    """As many as its own check takes, and no others: `validate_repo_id`."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    alphabet = "aZ0_-."
+    for length in (1, 2, 3, 4):
+        for letters in itertools.product(alphabet, repeat=length):
+            name = "".join(letters)
+            try:
+                validate_repo_id(f"owner/{name}")
+                is_taken = True
+            except HFValidationError:
+                is_taken = False
+            assert (name_problem(name) is None) == is_taken, name
+    assert name_problem("x" * 96) is None
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    "settings", [{"namespace": "../../evil"}, {"expert_name": "..{domain}"}, {"namespace": ""}]
+)
+def test_an_experiment_cannot_publish_outside_of_its_folder(corpus, settings):
+    with pytest.raises(ExperimentError, match="is no name on the Hub"):
+        pico_experiment(corpus, hub={"endpoint": "file:shelf", **settings})
 
 
 @pytest.mark.slow

@@ -70,18 +70,90 @@ def test_the_same_thing_again_makes_no_commit_whatever_the_record_says(line, hub
     assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
 
 
-def test_what_someone_else_changed_on_the_hub_is_put_right(line, hub):
+@pytest.mark.in_use
+def test_what_someone_else_changed_is_put_right_and_what_they_added_stays(line, hub):
     experiment, lineage = line
     publisher = publisher_to(hub, experiment)
     publish_expert(lineage, "arxiv", publisher=publisher)
     repo = f"{OWNER}/expert-arxiv"
     api = HfApi(endpoint=hub.endpoint, token=TOKEN)
     before = hub.state.read("models", repo)
-    for name, content in (("config.json", b"{}"), ("model-00001-of-00002.safetensors", b"old")):
+    theirs = {"LICENSE": b"terms", "gguf/model.gguf": b"quantized", "notes.md": b"read me"}
+    for name, content in {"config.json": b"{}", **theirs}.items():
         api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=repo)
-    api.upload_file(path_or_fileobj=b"terms", path_in_repo="LICENSE", repo_id=repo)
+    plan = publish_expert(
+        lineage, "arxiv", publisher=publisher_to(hub, experiment, dry_run=True)
+    ).plan
+    assert "  leave  notes.md  (no publication put it there)" in plan
     publish_expert(lineage, "arxiv", publisher=publisher)
-    assert hub.state.read("models", repo) == {**before, "LICENSE": b"terms"}
+    assert hub.state.read("models", repo) == {**before, **theirs}
+
+
+@pytest.mark.in_use
+def test_files_of_an_earlier_publication_that_are_gone_are_deleted(line, hub):
+    """Its record in the repository says which those are, whatever is recorded here."""
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    artifact = lineage.store.expert("arxiv")
+    record = json.loads(artifact.record_path.read_text())
+    (artifact.folder / "vocab.txt").write_bytes(b"old")
+    held = record["files"] | {"vocab.txt": {"size_bytes": 3, "xxh3": "0"}}
+    artifact.record_path.write_text(json.dumps(record | {"files": held}))
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    assert hub.state.read("models", f"{OWNER}/expert-arxiv")["vocab.txt"] == b"old"
+    artifact.record_path.write_text(json.dumps(record | {"fingerprint": "f" * 32}))
+    shutil.rmtree(lineage.store.publication("hub_expert", "arxiv").folder)
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    assert "vocab.txt" not in hub.state.read("models", f"{OWNER}/expert-arxiv")
+
+
+@pytest.mark.in_use
+def test_what_no_publication_put_there_is_not_replaced(line, hub):
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    repo = f"{OWNER}/expert-arxiv"
+    api = HfApi(endpoint=hub.endpoint, token=TOKEN)
+    api.create_repo(repo)
+    api.upload_file(
+        path_or_fileobj=b"---\nlicense: mit\n---\n# Mine", path_in_repo="README.md", repo_id=repo
+    )
+    before = hub.state.read("models", repo)
+    with pytest.raises(
+        PublishingError, match=r"names of ours: README\.md\. Name another repository"
+    ):
+        publish_expert(lineage, "arxiv", publisher=publisher)
+    assert hub.state.read("models", repo) == before
+
+
+@pytest.mark.in_use
+def test_a_publication_of_something_else_is_not_replaced(line, hub):
+    experiment, lineage = line
+    publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
+    before = hub.state.read("models", f"{OWNER}/expert-arxiv")
+    lineage.experiment = with_hub(experiment, expert_name="expert-arxiv")
+    with pytest.raises(
+        PublishingError,
+        match=r"holds expert_model 'arxiv' of experiment 'pico', and expert_model 'github' of",
+    ):
+        publish_expert(lineage, "github", publisher=publisher_to(hub, lineage.experiment))
+    assert hub.state.read("models", f"{OWNER}/expert-arxiv") == before
+
+
+@pytest.mark.in_use
+def test_a_dry_run_without_a_network_says_at_once_what_would_be_sent(line, hub, caplog):
+    experiment, lineage = line
+    dry = make_publisher(
+        with_hub(experiment, namespace=OWNER),
+        endpoint="http://127.0.0.1:9",
+        dry_run=True,
+        environment={"HF_TOKEN": TOKEN},
+    )
+    plan = publish_expert(lineage, "arxiv", publisher=dry).plan
+    assert plan[0].endswith(
+        "cannot be reached, so that it is not known what it holds; all would be sent"
+    )
+    assert any(entry.startswith("  send   model.safetensors") for entry in plan)
+    assert "asking again" not in caplog.text
 
 
 def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(line, hub):
