@@ -50,11 +50,13 @@ def merge(
         raise click.UsageError("Give -e twice or more, or a --recipe that names its models.")
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
     publisher = make_publisher(experiment, dry_run=dry_run) if hf_repo else None
+    repository = None
+    if publisher and hf_repo:
+        name = hf_repo if "/" in hf_repo else f"{publisher.namespace}/{hf_repo}"
+        repository = Repository("model", name)
     lineage = home.lineage(experiment)
     recipe = one_off_recipe([_named(experiment, name) for name in experts], recipe_file)
-    folder = (
-        output or home.root / "merges" / _folder_name(hf_repo, experts, recipe_file)
-    ).resolve()
+    folder = (output or home.merges / _folder_name(hf_repo, experts, recipe_file)).resolve()
     refuse_foreign_folder(folder)
     plan = plan_merge(lineage, recipe)
     merged = make_one_off(lineage, plan, folder)
@@ -62,9 +64,8 @@ def merge(
         f"{merged.merge_method} of {', '.join(merged.inputs)}: {merged.num_parameters:,} "
         f"parameters in {folder}"
     )
-    if publisher and hf_repo:
-        name = hf_repo if "/" in hf_repo else f"{publisher.namespace}/{hf_repo}"
-        done = publish_one_off(lineage, plan, merged, Repository("model", name), publisher)
+    if publisher and repository:
+        done = publish_one_off(lineage, plan, merged, repository, publisher)
         if isinstance(done, list):
             click.echo("\n".join(done))
         else:

@@ -4,15 +4,23 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdel_assets.lineage import Lineage
-from mdel_assets.merging.members import Member, Members, members_of
-from mdel_assets.merging.one_off import MergedOnce, merge_once
+from mdel_assets.artifacts import Artifact, Identity
+from mdel_assets.errors import UnknownKeyError, unknown_name_message
+from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.merging.members import Member, Members, members_of, recipe_config
+from mdel_assets.merging.one_off import (
+    ONE_OFF_KIND,
+    MergedOnce,
+    merge_once,
+    shown_names,
+    written_recipe,
+)
 from mdel_assets.merging.outside_models import (
     outside_digest,
     outside_folder,
     outside_reference,
 )
-from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
+from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.cards import CARD_NAME, seed_in_words
@@ -44,6 +52,8 @@ def plan_merge(lineage: Lineage, recipe: MergeRecipe) -> OneOff:
         MissingArtifactError: an expert of the experiment that was never made.
 
     """
+    for name in recipe.model_names:
+        _require_known(lineage, name)
     uses_experts = any(name.startswith("expert:") for name in recipe.model_names)
     members = members_of(
         recipe,
@@ -57,15 +67,28 @@ def plan_merge(lineage: Lineage, recipe: MergeRecipe) -> OneOff:
 
 def make_one_off(lineage: Lineage, plan: OneOff, folder: Path) -> MergedOnce:
     """Merge into ``folder``, with recipe, tokenizer and card."""
-    own = set(lineage.experiment.model_keys)
-    is_own = any(member.name in own for member in plan.members)
+    own = _own_models(lineage, plan)
+    digests = {
+        member.name: entry.digest or ""
+        for member, entry in zip(plan.members, plan.inputs, strict=True)
+        if member.name not in own
+    }
+    identity = Identity(
+        kind=ONE_OFF_KIND,
+        key="",
+        experiment=lineage.experiment.name,
+        code_version=CODE_VERSIONS["merged_model"],
+        config=recipe_config(plan.recipe, plan.members, digests=digests),
+        inputs={artifact.label: artifact.require().fingerprint for artifact in own.values()},
+    )
     return merge_once(
         plan.recipe,
         plan.members,
         plan.inputs,
         folder,
+        identity=identity,
         title=folder.name,
-        seed=seed_in_words(lineage) if is_own else "see the cards of its inputs",
+        seed=seed_in_words(lineage) if own else "see the cards of its inputs",
     )
 
 
@@ -79,10 +102,8 @@ def publish_one_off(
 
     """
     domains = _domains_behind(lineage, plan)
-    own = set(lineage.experiment.model_keys)
-    for member in plan.members:
-        if member.name in own:
-            refuse_forgotten(lineage, lineage.store.model(member.name))
+    for artifact in _own_models(lineage, plan).values():
+        refuse_forgotten(lineage, artifact)
     refuse_restricted(lineage.experiment, domains, what=str(repository))
     card = one_off_card(
         lineage.experiment,
@@ -96,6 +117,8 @@ def publish_one_off(
     files: dict[str, Outgoing] = {
         path.name: path for path in sorted(merged.folder.iterdir()) if path.is_file()
     }
+    written = written_recipe(plan.recipe, plan.members, shown_names(plan.inputs))
+    files[RECIPE_NAME] = written.encode()
     files[CARD_NAME] = card.encode()
     if publisher.dry_run:
         return describe(publisher.backend, repository, files, private=publisher.private)
@@ -106,6 +129,28 @@ def publish_one_off(
         message=f"{merged.merge_method} of {len(merged.inputs)} models",
         private=publisher.private,
         patience=publisher.patience,
+    )
+
+
+def _own_models(lineage: Lineage, plan: OneOff) -> dict[str, Artifact]:
+    """Return the models of the experiment that take part, by their names."""
+    own = set(lineage.experiment.model_keys)
+    names = dict.fromkeys(member.name for member in plan.members if member.name in own)
+    return {name: lineage.store.model(name) for name in names}
+
+
+def _require_known(lineage: Lineage, name: str) -> None:
+    """Raise `UnknownKeyError` where ``name`` is no model of the experiment, folder or Hub id."""
+    experiment = lineage.experiment
+    experts = [f"expert:{key}" for key in experiment.domain_keys]
+    if name in ("expert:*", *experts, *experiment.model_keys):
+        return
+    if Path(name).expanduser().is_dir() or outside_reference(name):
+        return
+    known = [*experiment.domain_keys, *experiment.model_keys]
+    told = unknown_name_message("model", name.removeprefix("expert:"), known)
+    raise UnknownKeyError(
+        f"{told} Nor is there a folder of that name; a Hub id is OWNER/NAME or OWNER/NAME@REVISION."
     )
 
 
@@ -123,8 +168,7 @@ def _locate(lineage: Lineage, member: Member) -> MergeInput:
 
 def _domains_behind(lineage: Lineage, plan: OneOff) -> Sequence[str]:
     """Return the domains that the experiment's own models among the inputs have read."""
-    own = set(lineage.experiment.model_keys)
-    names = [member.name for member in plan.members if member.name in own]
+    names = list(_own_models(lineage, plan))
     if not names:
         return []
     if any(name.startswith(("dense", "merged-", "random-", "variant-")) for name in names):

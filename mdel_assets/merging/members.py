@@ -145,16 +145,21 @@ def folder_digest(folder: Path) -> str:
     """Return a digest of a model folder's weights and configuration.
 
     Raises:
-        MergeError: it is not a folder.
+        MergeError: it is no folder, or has no safetensors weights.
 
     """
     folder = folder.expanduser()
     if not folder.is_dir():
         raise MergeError(
-            f"'{folder}' is neither 'seed', 'expert:<domain>', a model folder nor a Hub id. "
-            f"Correct the recipe in the experiment."
+            f"'{folder}' is neither 'seed', 'expert:<domain>', a model folder nor a Hub id "
+            f"(OWNER/NAME or OWNER/NAME@REVISION). Correct the recipe."
         )
     names = sorted(
         p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
     )
+    if not any(path.suffix == ".safetensors" for path in names):
+        raise MergeError(
+            f"The folder '{folder}' holds no model: there is no *.safetensors in it. Save one "
+            f"there (model.save_pretrained), or name another folder."
+        )
     return FOLDER_PREFIX + "-".join(file_digest(path)[:16] for path in names)

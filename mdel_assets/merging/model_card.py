@@ -50,7 +50,7 @@ inputs: see those of the seed model and of the corpus.
 
 ## Recipe
 
-In mergekit's words, as it lies beside the model in `mergekit_config.yml`:
+In mergekit's words. `mergekit_config.yml`, beside the model, is the same recipe.
 
 ```yaml
 {recipe_yaml.rstrip()}

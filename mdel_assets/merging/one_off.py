@@ -1,26 +1,34 @@
 """A merge outside the graph: of experts, folders and models of the Hub, into a folder of one's own.
 
-It has the recipe, the tokenizer and a card beside it, as every merged model has.
+It has the recipe, the tokenizer, a card and a record beside it, as every merged model has.
 """
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from mdel_assets.durable_files import explaining_full_disk, swap_into_place, sync
-from mdel_assets.errors import MergeError
+from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity
+from mdel_assets.errors import MergeError, unknown_name_message
 from mdel_assets.merging.members import Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
-from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
+from mdel_assets.merging.outside_models import HUB_PREFIX
+from mdel_assets.merging.recipe import (
+    RECIPE_NAME,
+    MdelSettings,
+    MergeModel,
+    MergeParameters,
+    MergeRecipe,
+    ModelParameters,
+    Search,
+)
 from mdel_assets.merging.sources import MergeInput
 
 MEAN = {"merge_method": "linear"}
+ONE_OFF_KIND = "one_off_merge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +68,9 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
     try:
         recipe = MergeRecipe.model_validate(content)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'])) or 'the recipe'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise MergeError(f"The recipe is refused: {'; '.join(problems)}.") from error
+        problems = "; ".join(map(_in_words, error.errors())).removesuffix(".")
+        origin = f"The recipe {recipe_file}" if recipe_file else "The recipe"
+        raise MergeError(f"{origin} is refused: {problems}. See docs/merging.md.") from error
     if recipe.mdel.search:
         raise MergeError(
             "A search for weights needs an experiment's validation text: put the recipe under "
@@ -79,13 +85,15 @@ def merge_once(
     inputs: Sequence[MergeInput],
     folder: Path,
     *,
+    identity: Identity,
     title: str,
     seed: str,
 ) -> MergedOnce:
     """Merge ``inputs``, the models of ``members`` in their order, into ``folder``.
 
-    The folder is there whole afterwards, or as it was before. ``seed`` says what the models
-    branched from.
+    The folder is there whole afterwards, or as it was before. The recipe in it names models by
+    their places, so that it can be repeated; the card by the names of ``inputs``. ``seed`` says
+    what the models branched from.
 
     Raises:
         MergeError: the models do not fit each other, or ``folder`` holds something else.
@@ -96,36 +104,40 @@ def merge_once(
     refuse_foreign_folder(folder)
     if len(inputs) < 2:
         raise MergeError("A merge takes at least two models: give -e twice or more.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
-    stage.chmod(0o755)
-    try:
-        with explaining_full_disk(title, folder.parent):
-            result = merge_models(
-                recipe,
-                inputs[: len(members.models)],
-                stage,
-                base=inputs[-1] if members.base else None,
-                model_folder=inputs[-1 if members.base else 0].folder,
-            )
-            named = _renamed(members, [entry.name for entry in inputs])
-            written = yaml.safe_dump(resolved_recipe(recipe, named), sort_keys=False)
-            (stage / RECIPE_NAME).write_text(written, "utf-8")
-            digests = {entry.name: entry.digest or "" for entry in inputs}
-            card = model_card(
-                title,
-                recipe_yaml=written,
-                inputs=digests,
-                seed=seed,
-                result=dataclasses.asdict(result),
-            )
-            (stage / CARD_NAME).write_text(card, "utf-8")
-            for path in stage.iterdir():
-                sync(path)
-            swap_into_place(stage, folder)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    artifact = one_off_artifact(folder, experiment=identity.experiment)
+    with artifact.staging() as stage:
+        result = merge_models(
+            recipe,
+            inputs[: len(members.models)],
+            stage,
+            base=inputs[-1] if members.base else None,
+            model_folder=inputs[-1 if members.base else 0].folder,
+        )
+        places = [_place(entry) for entry in inputs]
+        (stage / RECIPE_NAME).write_text(written_recipe(recipe, members, places), "utf-8")
+        digests = {entry.name: entry.digest or "" for entry in inputs}
+        card = model_card(
+            title,
+            recipe_yaml=written_recipe(recipe, members, shown_names(inputs)),
+            inputs=digests,
+            seed=seed,
+            result=dataclasses.asdict(result),
+        )
+        (stage / CARD_NAME).write_text(card, "utf-8")
+        artifact.publish(stage, identity, details=dataclasses.asdict(result))
     return MergedOnce(folder, digests, result.num_parameters, recipe.merge_method)
+
+
+def one_off_artifact(folder: Path, *, experiment: str) -> Artifact:
+    """Return ``folder`` as the place of a merge that is no recipe of ``experiment``."""
+    return Artifact(
+        kind=ONE_OFF_KIND,
+        key="",
+        experiment=experiment,
+        folder=folder,
+        record_path=folder / RECORD_NAME,
+        remedy="run 'mdel merge' again",
+    )
 
 
 def refuse_foreign_folder(folder: Path) -> None:
@@ -134,11 +146,55 @@ def refuse_foreign_folder(folder: Path) -> None:
         raise MergeError(f"{folder} holds something else than a merged model: name another folder.")
 
 
-def _renamed(members: Members, names: Sequence[str]) -> Members:
-    """Return ``members`` by the names that cards call them."""
+def shown_names(inputs: Sequence[MergeInput]) -> list[str]:
+    """Return what others are told of the models: those of the Hub with their commits."""
+    digests = [(entry, entry.digest or "") for entry in inputs]
+    return [
+        digest.removeprefix(HUB_PREFIX) if digest.startswith(HUB_PREFIX) else entry.name
+        for entry, digest in digests
+    ]
+
+
+def written_recipe(recipe: MergeRecipe, members: Members, names: Sequence[str]) -> str:
+    """Return the recipe as YAML, its models by ``names``."""
     models = tuple(
         dataclasses.replace(member, name=name)
         for member, name in zip(members.models, names, strict=False)
     )
     base = dataclasses.replace(members.base, name=names[-1]) if members.base else None
-    return Members(models=models, base=base)
+    resolved = resolved_recipe(recipe, Members(models=models, base=base))
+    return yaml.safe_dump(resolved, sort_keys=False)
+
+
+def _place(entry: MergeInput) -> str:
+    """Return what a recipe names a model by that is to be repeated on this machine."""
+    (name,) = shown_names([entry])
+    return name if (entry.digest or "").startswith(HUB_PREFIX) else str(entry.folder.resolve())
+
+
+def _in_words(problem: Any) -> str:
+    """Return what is wrong with a recipe, and where."""
+    parts = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        *section, key = parts
+        where = f" in '{'.'.join(section)}'" if section else ""
+        return unknown_name_message("key", key, _known_keys(section)).removesuffix(".") + where
+    if problem["type"] == "missing":
+        return f"{'.'.join(parts)} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(parts)}: {message}" if parts else message
+
+
+def _known_keys(section: Sequence[str]) -> list[str]:
+    """Return the keys that a section of a recipe takes."""
+    of_section: dict[str, type[BaseModel]] = {
+        "models": MergeModel,
+        "parameters": MergeParameters,
+        "mdel": MdelSettings,
+    }
+    model = of_section.get(section[0] if section else "", MergeRecipe)
+    if "parameters" in section[1:]:
+        model = ModelParameters
+    if section[-1:] == ["search"]:
+        model = Search
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -43,7 +43,8 @@ def test_two_experts_become_their_mean_with_tokenizer_recipe_and_card(mdel, own_
         assert tensor.sub((first[name] + second[name]) / 2).abs().max() < 1e-6
     assert (output / "tokenizer.json").exists()
     recipe = yaml.safe_load((output / "mergekit_config.yml").read_text())
-    assert recipe["models"] == [{"model": "expert-github"}, {"model": "expert-arxiv"}]
+    places = [models / "experts" / "github", models / "experts" / "arxiv"]
+    assert recipe["models"] == [{"model": str(place)} for place in places]
     fingerprint = json.loads((models / "experts" / "github" / "record.json").read_text())
     assert (
         f"| `expert-github` | `{fingerprint['fingerprint']}` |"
@@ -91,7 +92,7 @@ def test_mistakes_are_refused_before_anything_is_written(mdel, hub, tmp_path, mo
     for words, told in (
         (["-e", "github"], "at least two models"),
         (["-e", "github", "-e", "enron"], "no training document of that domain"),
-        (["-e", "github", "-e", str(tmp_path / "nowhere")], "neither 'seed'"),
+        (["-e", "github", "-e", str(tmp_path / "nowhere")], "Nor is there a folder"),
         (["-e", "github", "-e", "arxiv", "--output", str(foreign)], "something else"),
         ([], "Give -e twice or more"),
     ):
@@ -102,6 +103,60 @@ def test_mistakes_are_refused_before_anything_is_written(mdel, hub, tmp_path, mo
     assert "There is no token" in mdel("merge", *words, fails=True)
     assert not (tmp_path / "out").exists()
     assert hub.state.repositories() == []
+
+
+@pytest.mark.in_use
+def test_a_merge_is_repeated_by_its_recipe_and_known_by_its_record(mdel, own_home, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text("{merge_method: slerp, base_model: seed, parameters: {t: 0.3}}")
+    mdel("merge", "-e", "github", "--recipe", str(recipe), "--output", str(first))
+    mdel("merge", "--recipe", str(first / "mergekit_config.yml"), "--output", str(again))
+    one, other = (load_file(folder / "model.safetensors") for folder in (first, again))
+    assert one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)
+    card = (first / "README.md").read_text()
+    assert str(own_home.root) not in card
+    assert "- model: expert-github" in card
+    record = json.loads((first / "record.json").read_text())
+    expert = own_home.root / "pico" / "models" / "experts" / "github" / "record.json"
+    fingerprint = json.loads(expert.read_text())["fingerprint"]
+    assert record["inputs"]["expert_model 'github'"] == fingerprint
+    mdel("merge", "-e", "github", "-e", "arxiv")
+    said = mdel("forget", "--domain", "github", "--delete", "--yes")
+    assert "derived    one_off_merge " in said
+    assert not list((own_home.root / "merges").iterdir())
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    ("words", "recipe", "told"),
+    [
+        (["-e", "githb", "-e", "arxiv"], "", "Unknown model 'githb'. Did you mean 'github'?"),
+        (["-e", "a/b/c", "-e", "arxiv"], "", "Nor is there a folder of that name"),
+        (["-e", "/nowhere", "-e", "arxiv"], "", "a Hub id is OWNER/NAME or OWNER/NAME@REVISION"),
+        (["-e", "EMPTY", "-e", "arxiv"], "", "holds no model: there is no *.safetensors in it"),
+        (["-e", "github", "-e", "arxiv", "--hf-repo", "a--b"], "", "is no name on the Hub"),
+        ([], "{merge_metod: linear}", "Unknown key 'merge_metod'. Did you mean 'merge_method'?"),
+        (
+            [],
+            "{merge_method: linear, models: [{model: seed, parameters: {wieght: 1}}]}",
+            "Unknown key 'wieght'. Did you mean 'weight'?",
+        ),
+        ([], "{models: [{model: seed}]}", "merge_method is missing"),
+    ],
+)
+def test_a_mistake_is_told_in_words_that_help(mdel, tmp_path, words, recipe, told):
+    (tmp_path / "empty").mkdir()
+    words = [str(tmp_path / "empty") if word == "EMPTY" else word for word in words]
+    if recipe:
+        (tmp_path / "recipe.yml").write_text(recipe)
+        words += ["--recipe", str(tmp_path / "recipe.yml")]
+    output = tmp_path / "out"
+    said = mdel("merge", *words, "--output", str(output), fails=True)
+    assert told in said
+    assert "Extra inputs" not in said
+    assert not output.exists()
 
 
 def test_a_search_outside_of_an_experiment_is_refused(mdel, tmp_path):
