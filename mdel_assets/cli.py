@@ -27,7 +27,7 @@ from mdel_assets.cli_doctor import doctor
 from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
 from mdel_assets.cli_ui import ui
-from mdel_assets.console import show_log_lines
+from mdel_assets.console import show_log_lines, showing_progress
 from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment import load_experiment
 from mdel_assets.experiment_fields import Evaluation
@@ -149,7 +149,9 @@ def matrix() -> None:
     "--model", required=True, help="A model folder, a Hub name, or sample://smollm2-135m."
 )
 @click.option("--dataset", required=True, help="A dataset folder or Hub name.")
-@click.option("--split", default="test", show_default=True)
+@click.option(
+    "--split", help="Of the dataset.  [default: its only one, else test, test_domain or validation]"
+)
 @click.option("--text-field", default="text", show_default=True, help="A dotted path.")
 @click.option("--max-length", default=1024, show_default=True, help="Context in tokens.")
 @click.option(
@@ -165,7 +167,7 @@ def matrix() -> None:
 def perplexity(
     model: str,
     dataset: str,
-    split: str,
+    split: str | None,
     text_field: str,
     max_length: int,
     stride: int | None,
@@ -183,15 +185,16 @@ def perplexity(
     except ValidationError as error:
         raise click.UsageError("; ".join(e["msg"] for e in error.errors())) from error
     home = MdelHome.from_environment()
-    measured = measure_perplexity(
-        model,
-        dataset,
-        split=split,
-        text_field=text_field,
-        num_documents=num_documents,
-        evaluation=evaluation,
-        cache=home.cache,
-    )
+    with showing_progress():
+        measured = measure_perplexity(
+            model,
+            dataset,
+            split=split,
+            text_field=text_field,
+            num_documents=num_documents,
+            evaluation=evaluation,
+            cache=home.cache,
+        )
     for name, value in measured.row.items():
         click.echo(f"{name:24} {value:,.6g}" if isinstance(value, float) else f"{name:24} {value}")
     if measured.num_documents_without_text:

@@ -1,7 +1,9 @@
 """The terminal: what the package logs, one indented line per message."""
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 
 # What they say of each artifact, that it is made or needs no making, commands say themselves.
 _SAID_ELSEWHERE = ("mdel_assets.artifacts", "mdel_assets.steps")
@@ -28,3 +30,15 @@ def show_log_lines() -> None:
     console.setFormatter(_Lines())
     console.addFilter(_is_worth_a_line)
     logging.basicConfig(level=logging.WARNING, handlers=[console])
+
+
+@contextlib.contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show the package's lines on how far it is, too."""
+    logger = logging.getLogger("mdel_assets")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

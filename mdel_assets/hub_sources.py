@@ -15,6 +15,7 @@ from mdel_assets.artifacts import Artifact
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import HubError
 from mdel_assets.hub_credentials import find_token
+from mdel_assets.publishing_fields import name_problem
 from mdel_assets.retries import ASKED_AGAIN, Patience, with_patience
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ def hub_reference(
     """
     match = _HUB_ID.fullmatch(path)
     if match is None or Path(path).expanduser().exists():
+        return None
+    if any(map(name_problem, match["name"].split("/"))):
         return None
     return HubReference(match["name"], match["revision"] or revision, kind)
 

@@ -3,7 +3,10 @@
 Text is read with `datasets`, so both sides may be folders or Hub names.
 """
 
+import contextlib
 import dataclasses
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.hub_sources import fetch_model, hub_reference, resolve_commit
 from mdel_assets.training.package_models import resolve_model
 
+_log = logging.getLogger(__name__)
+_USUAL_SPLITS = ("test", "test_domain", "validation", "validation_domain")
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -31,13 +37,16 @@ def measure_perplexity(
     model: str,
     dataset: str,
     *,
-    split: str,
+    split: str | None,
     text_field: str,
     num_documents: int,
     evaluation: Evaluation,
     cache: Path,
 ) -> Measured:
     """Score ``model`` (a folder or Hub name) on a split of ``dataset`` (likewise).
+
+    Without ``split`` it is the dataset's only one, else the first that it has of
+    `_USUAL_SPLITS`.
 
     A Hub name may end in ``@REVISION``; the row tells the commit that it stood for.
 
@@ -52,12 +61,15 @@ def measure_perplexity(
         TrainingError: no such model.
 
     """
-    dataset, revision = _at_commit(dataset)
-    texts, num_without = _read_texts(
-        dataset, revision, split, text_field, num_documents=num_documents, seed=evaluation.seed
-    )
-    keyed = {document_id(text.encode()): text for text in texts}
     place, fingerprint = _model_place(model, cache)
+    dataset, revision = _at_commit(dataset)
+    with _without_bars():
+        split = split or _usual_split(dataset, revision)
+        texts, num_without = _read_texts(
+            dataset, revision, split, text_field, num_documents=num_documents, seed=evaluation.seed
+        )
+    keyed = {document_id(text.encode()): text for text in texts}
+    _log.info("scoring %d documents of %s, split %s", len(texts), dataset, split)
     table = score_documents(place, sorted(keyed.items()), evaluation)
     ids = table.column("document_id").to_pylist()
     # A text that occurs twice is scored once and counts twice.
@@ -82,7 +94,49 @@ def measure_perplexity(
 def _at_commit(dataset: str) -> tuple[str, str | None]:
     """Return a dataset's name and, where it is one of the Hub, its commit."""
     reference = hub_reference(dataset, kind="dataset")
+    if reference is None and not Path(dataset).expanduser().exists():
+        raise ScoringError(
+            f"There is no dataset folder '{dataset}', and a Hub id is OWNER/NAME or "
+            f"OWNER/NAME@REVISION. Correct --dataset."
+        )
     return (reference.name, resolve_commit(reference)) if reference else (dataset, None)
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep `datasets` from drawing a bar for every split that it looks at."""
+    from datasets.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    were_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            enable_progress_bars()
+
+
+def _usual_split(dataset: str, revision: str | None) -> str:
+    import datasets
+
+    try:
+        there = datasets.get_dataset_split_names(dataset, revision=revision)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ScoringError(
+            f"The dataset '{dataset}' cannot be read ({error}). Give a folder or a Hub name."
+        ) from error
+    if len(there) == 1:
+        return str(there[0])
+    for name in _USUAL_SPLITS:
+        if name in there:
+            return name
+    raise ScoringError(
+        f"Dataset '{dataset}' has the splits {', '.join(there) or 'none'}. Name one with --split."
+    )
 
 
 def _read_texts(
@@ -143,4 +197,11 @@ def _model_place(model: str, cache: Path) -> tuple[str, str]:
     if reference := hub_reference(place):
         commit = resolve_commit(reference)
         return str(fetch_model(reference, commit)), f"hub:{reference.name}@{commit}"
-    return place, folder_digest(Path(place)) if Path(place).is_dir() else place
+    folder = Path(place).expanduser()
+    if not (folder / "config.json").is_file():
+        problem = "has no config.json" if folder.is_dir() else "does not exist"
+        raise ScoringError(
+            f"There is no model in '{model}': the folder {problem}. A Hub id is OWNER/NAME or "
+            f"OWNER/NAME@REVISION. Correct --model."
+        )
+    return str(folder), folder_digest(folder)

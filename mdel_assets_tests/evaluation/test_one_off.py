@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from mdel_assets.cli import main
 from mdel_assets.evaluation.log_probabilities import token_log_probabilities
 from mdel_assets.training.model_files import load_model, load_tokenizer
-from mdel_assets_tests.conftest import make_document
+from mdel_assets_tests.conftest import make_document, write_split
 
 TEXTS = [make_document("ArXiv", n)["text"] for n in range(12)]
 TEXTS.append(TEXTS[0])
@@ -29,6 +29,17 @@ def run(model, tmp_path, monkeypatch):
         return CliRunner().invoke(main, command)
 
     return invoke
+
+
+def write_splits(folder, splits):
+    """Write a dataset whose card names its splits, as ours do."""
+    folder.mkdir()
+    for split in splits:
+        write_split(folder / f"{split}.parquet", TEXTS[:2], domain="arxiv")
+    files = [{"split": split, "path": f"{split}.parquet"} for split in splits]
+    configs = [{"config_name": "default", "data_files": files}]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    return folder
 
 
 def write_rows(folder, rows):
@@ -80,7 +91,10 @@ def test_a_sample_has_the_size_asked_for(run, tmp_path):
         (["--text-field", "nested.body"], "no 'body' in the field 'nested.body'; it holds: number"),
         (["--text-field", "nested.number"], "holds int, expected text"),
         (["--split", "train"], "cannot be read"),
-        (["--model", "/nowhere"], "could not be loaded"),
+        (["--model", "/nowhere"], "no model in '/nowhere': the folder does not exist"),
+        (["--model", "a/b/c"], "the folder does not exist. A Hub id is OWNER/NAME"),
+        (["--model", "."], "has no config.json"),
+        (["--dataset", "a/b/c"], "There is no dataset folder 'a/b/c'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_by_name(run, tmp_path, arguments, message):
@@ -89,3 +103,31 @@ def test_what_cannot_be_measured_is_refused_by_name(run, tmp_path, arguments, me
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (["train", "validation_domain", "test_domain", "test_pile"], "test_domain"),
+        (["train", "test", "test_domain"], "test"),
+        (["train", "validation"], "validation"),
+        (["train"], "train"),
+    ],
+)
+def test_the_usual_split_is_taken_without_noise(run, tmp_path, caplog, capfd, splits, expected):
+    """A dataset of ours has neither 'test' nor a split of any other usual name."""
+    folder = write_splits(tmp_path / "data", splits)
+    result = run("--dataset", str(folder))
+    assert result.exit_code == 0, result.output
+    row = json.loads((tmp_path / "home" / "perplexity.jsonl").read_text())
+    assert row["split"] == expected
+    assert f"scoring 2 documents of {folder}, split {expected}" in caplog.text
+    assert "Generating" not in capfd.readouterr().err + result.output
+
+
+@pytest.mark.in_use
+def test_without_a_usual_split_those_that_are_there_are_named(run, tmp_path):
+    folder = write_splits(tmp_path / "data", ["one", "two"])
+    result = run("--dataset", str(folder))
+    assert "has the splits one, two. Name one with --split." in result.output
