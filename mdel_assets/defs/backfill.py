@@ -1,6 +1,6 @@
 """Several partitions of one asset: which are meant, and running them without a daemon."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import dagster as dg
 
@@ -72,8 +72,18 @@ def _partition_keys(definitions: dg.Definitions, asset: str) -> list[str]:
         if (node := graph.get(key)).partitions_def is not None
     }
     if asset not in partitioned:
+        _refuse_without_partitions(asset, {key.path[-1] for key in graph.get_all_asset_keys()})
         raise UnknownKeyError(unknown_name_message("partitioned asset", asset, sorted(partitioned)))
     return list(partitioned[asset].get_partition_keys())
+
+
+def _refuse_without_partitions(asset: str, known: Collection[str]) -> None:
+    if asset in known:
+        raise UnknownKeyError(
+            f"{asset} has no partitions, so there are not several to make. Run 'dagster asset "
+            f"materialize -m mdel_assets.definitions --select {asset}', or 'mdel run' for "
+            f"everything that is missing."
+        )
 
 
 def _expected_keys(lineage: Lineage, asset: str, known: Sequence[str]) -> list[str]:

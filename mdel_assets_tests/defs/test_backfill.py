@@ -37,6 +37,13 @@ def test_names_that_are_not_there_are_answered_with_those_that_are(select):
         select("domain_datasets", "github")
 
 
+@pytest.mark.in_use
+@pytest.mark.parametrize("asset", ["perplexity_matrix", "seed_model"])
+def test_an_asset_without_partitions_is_answered_with_what_makes_it(select, asset):
+    with pytest.raises(UnknownKeyError, match=f"has no partitions.*--select {asset}"):
+        select(asset, "all")
+
+
 def test_a_range_stands_for_the_partitions_between_its_ends():
     one_run = [LaunchedRun("1", "SUCCESS", ("a", "c"), 1.0, is_retry=False)]
     assert cli_backfill._covered(one_run, ["a", "b", "c", "d"]) == {"a", "b", "c"}
