@@ -2,8 +2,9 @@
 
 import contextlib
 import logging
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -17,20 +18,32 @@ _PAGE = 500
 
 def runs_with_samples(home: MdelHome, domain: str) -> list[str]:
     """Return the runs whose history holds rows of ``domain``, sorted."""
-    if not (home.dagster_home / "dagster.yaml").exists():
-        return []
-    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
-        return sorted({event.run_id for event in _samples(instance, domain)})
+    found: set[str] = set()
+    for folder in _instances(home):
+        with dg.DagsterInstance.from_config(str(folder)) as instance:
+            found |= {event.run_id for event in _samples(instance, domain)}
+    return sorted(found)
 
 
 def delete_samples(home: MdelHome, domain: str) -> None:
     """Delete those runs from the history, and what it keeps of the newest datasets."""
-    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
-        for run_id in sorted({event.run_id for event in _samples(instance, domain)}):
-            instance.delete_run(run_id)
-        instance.wipe_assets([_DATASETS])
-    for database in sorted(home.dagster_home.rglob("*.db")):
-        _overwrite_deleted(database)
+    for folder in _instances(home):
+        with dg.DagsterInstance.from_config(str(folder)) as instance:
+            runs = sorted({event.run_id for event in _samples(instance, domain)})
+            for run_id in runs:
+                instance.delete_run(run_id)
+            if runs:
+                instance.wipe_assets([_DATASETS])
+        for database in sorted(folder.rglob("*.db")) if runs else []:
+            _overwrite_deleted(database)
+
+
+def _instances(home: MdelHome, environment: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the folders of all Dagster instances of a home, and the one that is in use."""
+    settings = [*home.root.glob("dagster/dagster.yaml"), *home.root.glob("*/dagster/dagster.yaml")]
+    if named := environment.get("DAGSTER_HOME"):
+        settings += Path(named).glob("dagster.yaml")
+    return sorted({path.parent.resolve() for path in settings})
 
 
 def _samples(instance: dg.DagsterInstance, domain: str) -> Iterator[dg.EventLogRecord]:

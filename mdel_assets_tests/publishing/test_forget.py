@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from mdel_assets.artifacts import Identity
 from mdel_assets.cli import main
 from mdel_assets.definitions import build_definitions
-from mdel_assets.defs.instance import open_instance
 from mdel_assets_tests.publishing.conftest import OWNER
 from mdel_assets_tests.publishing.test_merge_command import mdel
 
@@ -165,14 +164,17 @@ def test_text_outside_of_artifacts_is_named_and_removed(mdel, finished, own_home
     (own_home.root / "wandb" / "offline-run-1").mkdir(parents=True)
     definitions = build_definitions(finished[0], own_home)
     job = definitions.resolve_implicit_global_asset_job_def()
-    with open_instance(own_home) as instance:
+    history = own_home.root / "dagster"
+    history.mkdir()
+    (history / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(history)) as instance:
         keys = {"dagster/asset_partition_range_start": "github"}
         keys["dagster/asset_partition_range_end"] = "enron"
         datasets = [dg.AssetKey("domain_dataset")]
         result = job.execute_in_process(instance=instance, asset_selection=datasets, tags=keys)
     fragment = next(iter(pq.read_table(root / "documents" / "00" / "github.parquet")["text"]))
     fragment = str(fragment)[:80].encode()
-    assert [path for path in own_home.dagster_home.rglob("*.db") if fragment in path.read_bytes()]
+    assert [path for path in history.rglob("*.db") if fragment in path.read_bytes()]
     said = mdel("forget", "--domain", "github")
     assert f"text       {root / 'work' / 'rejects-00'}: work in progress, or damaged" in said
     assert f"text       {planted[1]}: a shard that was not fetched to its end" in said
@@ -180,7 +182,7 @@ def test_text_outside_of_artifacts_is_named_and_removed(mdel, finished, own_home
     assert f"elsewhere  {own_home.root / 'wandb'}: losses and figures of models" in said
     mdel("forget", "--domain", "github", "--delete", "--yes")
     assert not any(path.exists() for path in planted)
-    with open_instance(own_home) as instance:
+    with dg.DagsterInstance.from_config(str(history)) as instance:
         assert instance.get_run_by_id(result.run_id) is None
         assert instance.fetch_materializations(datasets[0], limit=1).records == []
     files = [path for path in own_home.root.rglob("*") if path.is_file()]
