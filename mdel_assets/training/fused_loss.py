@@ -25,21 +25,29 @@ if TYPE_CHECKING:
 _LOGITS_PER_SLICE = collections.defaultdict(lambda: 256 << 20, cpu=48 << 20)
 _ROUNDED_AT_ONCE = collections.defaultdict(lambda: 128 << 20, cpu=3 << 20)
 _PROBE_TOLERANCE = 1e-4
+_LOSS_TOLERANCE = 1e-6
 
 
 class LanguageModelLoss(nn.Module):
     """A causal LM whose forward pass gives the mean loss of a batch in nats per predicted token.
 
     Where the model's logits are not simply its output layer of its hidden states (scaled or capped
-    logits), the model's own loss is taken.
+    logits), the model's own loss is taken. So it is in training where a model adds something to it,
+    as mixtures of experts do with ``output_router_logits``: their router's auxiliary loss. That is
+    part of no other loss.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.is_fused = _is_split(model)
+        self.is_fused, self.has_more = _known(model)
         self.prefix: PrefixCache | None = None
         self._logits = Buffer()
+
+    @property
+    def can_keep_prefix(self) -> bool:
+        """Whether a training may take states from ``prefix``: a whole loss is of whole passes."""
+        return self.is_fused and not self.has_more
 
     def forward(self, input_ids: "Tensor", block: "Tensor | None" = None) -> dict[str, "Tensor"]:
         """Return ``{"loss": loss}`` for (B, T) ids; each token but the first is predicted.
@@ -47,8 +55,11 @@ class LanguageModelLoss(nn.Module):
         ``block`` are the (B,) numbers of the blocks, where states below the first trained layer are
         kept in ``prefix``.
         """
-        if not self.is_fused:
-            return {"loss": self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss}
+        is_whole = self.has_more and self.model.training
+        if is_whole or not self.is_fused:
+            own = self.model(input_ids=input_ids, labels=input_ids, use_cache=False)
+            whole = is_whole or not self.has_more
+            return {"loss": own.loss if whole else _of_predictions(own.logits, input_ids)}
         if self.prefix is not None and block is not None:
             hidden_BTD = self.prefix.hidden(input_ids, block)
         else:
@@ -60,6 +71,13 @@ class LanguageModelLoss(nn.Module):
             hidden_SD, output.weight, output.bias, input_ids[:, 1:].flatten(), self._logits
         )
         return {"loss": loss}
+
+
+def _of_predictions(logits_BTV: "Tensor", ids_BT: "Tensor") -> "Tensor":
+    """Return the mean loss of every token but the first."""
+    return nn.functional.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1).float(), ids_BT[:, 1:].flatten()
+    )
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -172,35 +190,42 @@ def _product_dtype() -> torch.dtype:
 
 
 # What the probe found of models that are still there.
-_known_split: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
+_found: "weakref.WeakKeyDictionary[nn.Module, tuple[bool, bool]]" = weakref.WeakKeyDictionary()
 
 
-def _is_split(model: Any) -> bool:
-    """Whether the output layer of the hidden states gives the model's own logits, by a probe."""
-    if model not in _known_split:
-        _known_split[model] = _probe(model)
-    return _known_split[model]
+def _known(model: Any) -> tuple[bool, bool]:
+    """Return what `_probe` finds, found once."""
+    if model not in _found:
+        _found[model] = _probe(model)
+    return _found[model]
 
 
-def _probe(model: Any) -> bool:
+def _probe(model: Any) -> tuple[bool, bool]:
+    """Look at a pass over a few tokens.
+
+    Return whether the output layer of the hidden states gives the model's own logits, and whether
+    the model's own loss is more than that of its predictions.
+    """
     output = model.get_output_embeddings()
-    if type(output) not in (nn.Linear, WideningLinear) or model.base_model is model:
-        return False
-    ids_BT = torch.arange(16, device=output.weight.device)[None] % output.weight.shape[0]
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids_BT = torch.arange(16, device=model.device)[None] % rows
     seen: list[Tensor] = []
     handle = model.base_model.register_forward_hook(
-        lambda _module, _inputs, found: seen.append(found.last_hidden_state)
+        lambda _module, _inputs, found: seen.append(found[0])
     )
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            own = model(input_ids=ids_BT, use_cache=False).logits
-            if not seen:
-                return False
+            own = model(input_ids=ids_BT, labels=ids_BT, use_cache=False)
+            more = (own.loss - _of_predictions(own.logits, ids_BT)).abs()
+            has_more = bool(more > _LOSS_TOLERANCE * own.loss.abs())
+            is_linear = type(output) in (nn.Linear, WideningLinear)
+            if not is_linear or model.base_model is model or not seen:
+                return False, has_more
             split = output(seen[0])
     finally:
         handle.remove()
         model.train(was_training)
-    scale = own.abs().max() + 1e-6
-    return bool((split - own).abs().max() <= _PROBE_TOLERANCE * scale)
+    scale = own.logits.abs().max() + 1e-6
+    return bool((split - own.logits).abs().max() <= _PROBE_TOLERANCE * scale), has_more

@@ -1,14 +1,12 @@
-"""The fused loss and the kept prefix, against the model's own loss and gradients."""
+"""The fused loss, against the model's own loss and gradients."""
 
-import numpy as np
 import pytest
 import torch
 
 from mdel_assets.training import fused_loss
 from mdel_assets.training.fused_loss import LanguageModelLoss
 from mdel_assets.training.model_files import load_model
-from mdel_assets.training.prefix_cache import PrefixCache, has_dropout
-from mdel_assets_tests.conftest import TRAINING
+from mdel_assets_tests.families import FAMILIES
 
 IDS = torch.arange(60).reshape(3, 20) * 7 % 320
 
@@ -75,58 +73,30 @@ def test_in_half_precision_the_loss_is_near_and_gradients_point_the_same_way(mak
     assert torch.cosine_similarity(found, expected, dim=0) > 0.999
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
-def test_kept_states_give_the_same_bits_and_run_no_frozen_layer(make_model, family, tmp_path):
-    model = load_model(make_model(family))
-    name = {"gpt_neox": "gpt_neox.layers", "llama": "model.layers"}[family]
-    for key, parameter in model.named_parameters():
-        parameter.requires_grad_(f"{name}.2." in key)
-    loss = LanguageModelLoss(model)
-    plain = loss(IDS)["loss"]
-    plain.backward()
-    expected = gradients(model)
-    calls = []
-    model.get_submodule(f"{name}.0.mlp").register_forward_hook(lambda *_: calls.append(0))
-    loss.prefix = PrefixCache(
-        model, layers_name=name, first_trained=2, shape_NT=(5, 20), folder=tmp_path
+@pytest.mark.in_use
+@pytest.mark.parametrize("family", ["mixtral", "jamba"])
+def test_a_routers_auxiliary_loss_is_trained_on_and_is_part_of_no_other_loss(make_model, family):
+    options = {"output_router_logits": True, "router_aux_loss_coef": 0.1}
+    model = load_model(make_model(family, **FAMILIES[family], **options))
+    own = model(input_ids=IDS, labels=IDS)
+    predictions = torch.nn.functional.cross_entropy(
+        own.logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()
     )
-    for blocks, num_calls in (([4, 0, 2], 1), ([4, 0, 2], 1), ([1, 3, 2], 2)):
-        model.zero_grad()
-        found = loss(IDS, torch.tensor(blocks))["loss"]
-        found.backward()
-        assert len(calls) == num_calls
-        assert found.item() == plain.item()
-        assert all(torch.equal(g, expected[n]) for n, g in gradients(model).items())
-    # Another process finds what was computed.
-    again = PrefixCache(model, layers_name=name, first_trained=2, shape_NT=(5, 20), folder=tmp_path)
-    loss.prefix = again
-    assert loss(IDS, torch.tensor([0, 4, 2]))["loss"].item() != plain.item()
-    assert loss(IDS, torch.tensor([4, 3, 2]))["loss"].item() == plain.item()
-    assert len(calls) == 2
-    assert LanguageModelLoss(model)(IDS)["loss"].item() == plain.item()
+    assert own.aux_loss > 0.5
+    assert own.loss.item() == pytest.approx((predictions + 0.1 * own.aux_loss).item())
+    loss = LanguageModelLoss(model)
+    assert loss(IDS)["loss"].item() == pytest.approx(predictions.item(), rel=1e-6)
+    model.train()
+    whole = loss(IDS)["loss"]
+    assert whole.item() == pytest.approx(own.loss.item(), rel=1e-6)
+    own.loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    whole.backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name])
 
 
-def test_a_model_with_dropout_keeps_no_states(make_model):
-    assert has_dropout(load_model(make_model("gpt2")))
-    assert has_dropout(load_model(make_model("gpt_neox", attention_dropout=0.1)))
-    assert not has_dropout(load_model(make_model("llama")))
-
-
-def test_training_with_kept_states_ends_in_the_same_weights(make_model, tmp_path):
-    """Batches of one block, so that no product depends on how blocks are batched."""
-    from mdel_assets.training.optimize import optimize
-
-    blocks = np.random.default_rng(0).integers(0, 320, (6, 32)).astype(np.int32)
-    ended = []
-    for name, is_kept in (("kept", True), ("computed", False)):
-        model = load_model(make_model(seed=3))
-        for key, parameter in model.named_parameters():
-            parameter.requires_grad_(".layers.2." in key)
-        settings = TRAINING.model_copy(
-            update={"cache_prefix": is_kept, "batch_size": 1, "num_tokens": 32 * 18}
-        )
-        trained = optimize(model, blocks, settings, work_folder=tmp_path / name, first_trained=2)
-        assert (tmp_path / name / "prefix.float32").exists() == is_kept
-        ended.append(trained.tensors)
-    for name, tensor in ended[0].items():
-        assert torch.equal(tensor, ended[1][name]), name
+def test_a_mixture_without_router_logits_is_fused(make_model):
+    loss = LanguageModelLoss(load_model(make_model("mixtral", **FAMILIES["mixtral"])))
+    assert loss.can_keep_prefix
