@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from mdel_assets.training.fused_loss import LanguageModelLoss
+    from mdel_assets.training.prefix_cache import PrefixCache
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def optimize(
     order = schedule(len(blocks_NT), num_samples=num_samples, seed=settings.seed)
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
-        loss.prefix = _prefix_cache(model, first_trained, blocks_NT.shape, work_folder)
+        loss.prefix = _prefix_cache(loss, first_trained, blocks_NT.shape, work_folder, settings)
     with noticing_termination() as termination, sharing_cores(), _compiled(model, settings):
         watch = Watch(settings, termination=termination, max_seconds=conditions.max_seconds)
         live = [LogToRun(conditions.run)] if conditions.run else []
@@ -186,25 +187,24 @@ def _layer_class(model: Any, conditions: Conditions) -> str | None:
     return type(model.get_submodule(name)[0]).__name__
 
 
-def _prefix_cache(model: Any, first_trained: int, shape: tuple[int, ...], folder: Path) -> Any:
+def _prefix_cache(
+    loss: "LanguageModelLoss",
+    first_trained: int,
+    shape: tuple[int, ...],
+    folder: Path,
+    settings: Optimization,
+) -> "PrefixCache | None":
     import torch
 
-    from mdel_assets.training.prefix_cache import PrefixCache, has_dropout
+    from mdel_assets.training.prefix_cache import keep_prefix
 
     # A GPU computes the states in less time than it takes to bring them from the disk.
-    if not is_one_machine() or torch.cuda.is_available():
+    if not loss.can_keep_prefix or not is_one_machine() or torch.cuda.is_available():
         return None
-    if has_dropout(model):
-        _log.info("the model has dropout: states below layer %d are not kept", first_trained)
-        return None
-    name = layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
-    return PrefixCache(
-        model,
-        layers_name=name,
-        first_trained=first_trained,
-        shape_NT=(shape[0], shape[1]),
-        folder=folder,
-    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+        return keep_prefix(
+            loss.model, first_trained=first_trained, shape_NT=(shape[0], shape[1]), folder=folder
+        )
 
 
 def last_whole_checkpoint(work_folder: Path) -> Path | None:

@@ -3,11 +3,18 @@
 The layers below the first trained one never change, so what they make of a block is computed once
 and then read from a file. A run that was killed finds what was computed before: a cached run that
 goes on gives the same bits as one that was never stopped.
+
+Whether a model allows that is found by trying (`keep_prefix`): layers that are random in training,
+or that hand on more than hidden states, run every time.
 """
 
 import copy
+import dataclasses
+import logging
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,83 +22,202 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdel_assets.training.layers import put_layers, text_config
+from mdel_assets.training.layers import layer_list_name, put_layers, text_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_log = logging.getLogger(__name__)
 _STATES_NAME, _KNOWN_NAME = "prefix.float32", "prefix.known"
+_PROBE_SHAPE = (2, 16)
 
 # Shapes in names: N blocks, B blocks of a batch, T positions, D hidden width.
 
 
-class PrefixCache:
-    """The states of N blocks of T tokens below layer ``first_trained`` of ``model``."""
+class SplitModel:
+    """A model in two: the layers below the first trained one, and those above.
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        layers_name: str,
-        first_trained: int,
-        shape_NT: tuple[int, int],
-        folder: Path,
-    ) -> None:
+    ``lengths``: what each of the layers below gives, 0 for hidden states alone, else the length of
+    a tuple that begins with them; what comes behind them is left out.
+    """
+
+    def __init__(self, model: Any, *, layers_name: str, lengths: list[int]) -> None:
         self._model = model
         self._name = layers_name
-        own = list(model.get_submodule(layers_name))
-        self._whole = nn.ModuleList(own)
-        self._whole[first_trained - 1] = self._standing_in(own[first_trained - 1], keeps=True)
-        recalled = [self._standing_in(layer, keeps=False) for layer in own[:first_trained]]
-        self._rest = nn.ModuleList([*recalled, *own[first_trained:]])
         self._own = model.get_submodule(layers_name)
-        self._hidden: Any = None
-        width = text_config(model.config).hidden_size
+        below, above = list(self._own)[: len(lengths)], list(self._own)[len(lengths) :]
+        last = _standing_in(below[-1], self._keeping(below[-1].forward))
+        self._whole = nn.ModuleList([*below[:-1], last, *above])
+        recalled = map(self._recalling, lengths)
+        self._rest = nn.ModuleList([*map(_standing_in, below, recalled), *above])
+        self._states: Any = None
+
+    def whole(self, ids_BT: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Return the model's last hidden states, and those below the first trained layer."""
+        return self._run(self._whole, ids_BT), self._states
+
+    def above(self, ids_BT: "Tensor", states_BTD: "Tensor") -> "Tensor":
+        """Return the last hidden states that the layers above make of the states below them."""
+        self._states = states_BTD
+        return self._run(self._rest, ids_BT)
+
+    def _run(self, layers: nn.ModuleList, ids_BT: "Tensor") -> "Tensor":
+        put_layers(self._model, self._name, layers)
+        try:
+            return _last_hidden(self._model, ids_BT)
+        finally:
+            put_layers(self._model, self._name, self._own)
+
+    def _keeping(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def keep(*arguments: Any, **options: Any) -> Any:
+            given = forward(*arguments, **options)
+            # What comes after may compute in place.
+            self._states = _states_in(given).detach().clone()
+            return given
+
+        return keep
+
+    def _recalling(self, length: int) -> Callable[..., Any]:
+        def recall(*_: Any, **__: Any) -> Any:
+            return (self._states, *[None] * (length - 1)) if length else self._states
+
+        return recall
+
+
+class PrefixCache:
+    """The states of N blocks of T tokens below the first trained layer, on disk."""
+
+    def __init__(
+        self, split: SplitModel, *, like: "Tensor", shape_NT: tuple[int, int], folder: Path
+    ) -> None:
+        self._split = split
+        self._dtype = like.dtype
         folder.mkdir(parents=True, exist_ok=True)
-        self._states_NTD = _file(folder / _STATES_NAME, (*shape_NT, width), np.float32)
+        self._states_NTD = _file(folder / _STATES_NAME, (*shape_NT, like.shape[-1]), np.float32)
         self._known_N = _file(folder / _KNOWN_NAME, shape_NT[:1], np.uint8)
 
     def hidden(self, ids_BT: "Tensor", blocks_B: "Tensor") -> "Tensor":
         """Return the model's last hidden states of the blocks numbered ``blocks_B``."""
         numbers_B = blocks_B.cpu().numpy()
-        is_known = bool(self._known_N[numbers_B].all())
-        if is_known:
-            states = torch.from_numpy(self._states_NTD[numbers_B])
-            self._hidden = states.to(ids_BT.device)
-        put_layers(self._model, self._name, self._rest if is_known else self._whole)
-        try:
-            output = self._model.base_model(input_ids=ids_BT, use_cache=False)
-        finally:
-            put_layers(self._model, self._name, self._own)
-        if not is_known:
-            self._states_NTD[numbers_B] = self._hidden.detach().float().cpu().numpy()
-            self._known_N[numbers_B] = 1
-        self._hidden = None
-        return output.last_hidden_state  # type: ignore[no-any-return]
-
-    def _standing_in(self, layer: nn.Module, *, keeps: bool) -> nn.Module:
-        """Return a copy of ``layer`` that keeps its output, or gives the one that was kept."""
-        forward = layer.forward
-
-        def keep(*arguments: Any, **options: Any) -> Any:
-            self._hidden = forward(*arguments, **options)
-            return self._hidden
-
-        def recall(*_: Any, **__: Any) -> Any:
-            return self._hidden
-
-        # A copy keeps what a model may ask of a layer, such as the kind of its attention.
-        copied = copy.copy(layer)
-        copied.forward = keep if keeps else recall
-        return copied
+        if self._known_N[numbers_B].all():
+            states_BTD = torch.from_numpy(self._states_NTD[numbers_B])
+            return self._split.above(ids_BT, states_BTD.to(ids_BT.device, self._dtype))
+        hidden_BTD, states_BTD = self._split.whole(ids_BT)
+        self._states_NTD[numbers_B] = states_BTD.float().cpu().numpy()
+        self._known_N[numbers_B] = 1
+        return hidden_BTD
 
 
-def has_dropout(model: Any) -> bool:
-    """Whether a forward pass in training draws random numbers."""
-    rates = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
-    settings = text_config(model.config)
-    rates += [getattr(settings, name, 0) or 0 for name in ("attention_dropout", "attn_pdrop")]
-    return any(rate > 0 for rate in rates)
+def keep_prefix(
+    model: Any, *, first_trained: int, shape_NT: tuple[int, int], folder: Path
+) -> PrefixCache | None:
+    """Return a cache of what runs below layer ``first_trained``, or None where none can be kept.
+
+    Three passes over a few tokens tell, in training mode; the log says why not.
+    """
+    name = layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids_BT = torch.arange(math.prod(_PROBE_SHAPE), device=model.device).view(_PROBE_SHAPE) % rows
+    with _in_training(model):
+        passes = [_look(model, model.get_submodule(name)[:first_trained], ids_BT) for _ in range(2)]
+        reason = _why_not(*passes, num_layers=first_trained, shape=ids_BT.shape)
+        if reason is None:
+            split = SplitModel(model, layers_name=name, lengths=passes[0].lengths)
+            if _gives_the_same(split, ids_BT, passes[0]):
+                like = passes[0].states_BTD
+                return PrefixCache(split, like=like, shape_NT=shape_NT, folder=folder)
+            reason = "the layers above read more of those below"
+    _log.info("states below layer %d are not kept: %s", first_trained, reason)
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pass:
+    """What was seen of one pass: what the layers below gave, what came out at the end.
+
+    ``lengths`` are as `SplitModel` has them, -1 where a layer gave something else.
+    ``random_state`` is the one before the pass, ``has_drawn`` whether it moved below.
+    """
+
+    random_state: "Tensor"
+    has_drawn: bool
+    lengths: list[int]
+    states_BTD: "Tensor"
+    hidden_BTD: "Tensor"
+
+
+def _look(model: Any, layers: nn.ModuleList, ids_BT: "Tensor") -> _Pass:
+    start = torch.get_rng_state()
+    lengths: list[int] = []
+    states, has_drawn = ids_BT, False
+
+    def note(_layer: nn.Module, _inputs: Any, given: Any) -> None:
+        nonlocal states, has_drawn
+        lengths.append(_length(given))
+        states = _states_in(given).clone() if lengths[-1] >= 0 else states
+        has_drawn = not torch.equal(torch.get_rng_state(), start)
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(note).remove)
+        hidden_BTD = _last_hidden(model, ids_BT)
+    return _Pass(start, has_drawn, lengths, states, hidden_BTD)
+
+
+def _why_not(first: _Pass, second: _Pass, *, num_layers: int, shape: tuple[int, ...]) -> str | None:
+    """Say what two passes over the same tokens tell against keeping what they gave."""
+    if first.has_drawn or not torch.equal(first.states_BTD, second.states_BTD):
+        return "they are random in training"
+    if len(first.lengths) != num_layers or min(first.lengths) < 0:
+        return "the layers give something else than states, or do not run once each"
+    if first.states_BTD.shape[:-1] != shape:
+        return "they are not one vector for each token"
+    return None
+
+
+def _gives_the_same(split: SplitModel, ids_BT: "Tensor", seen: _Pass) -> bool:
+    """Whether the layers above make of kept states what they made of what the layers below gave."""
+    torch.set_rng_state(seen.random_state)
+    try:
+        hidden_BTD = split.above(ids_BT, seen.states_BTD)
+    except (TypeError, AttributeError, LookupError):
+        # What the layers below leave out was wanted.
+        return False
+    return torch.equal(hidden_BTD, seen.hidden_BTD)
+
+
+def _last_hidden(model: Any, ids_BT: "Tensor") -> "Tensor":
+    return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+
+def _states_in(given: Any) -> "Tensor":
+    return given[0] if isinstance(given, tuple) else given  # type: ignore[no-any-return]
+
+
+def _length(given: Any) -> int:
+    """Return the length of a tuple that begins with states, 0 for states alone, else -1."""
+    length = len(given) if isinstance(given, tuple) else 0
+    return length if isinstance(_states_in(given), torch.Tensor) else -1
+
+
+def _standing_in(layer: nn.Module, forward: Callable[..., Any]) -> nn.Module:
+    """Return a copy of ``layer`` with another way forward."""
+    # A copy keeps what a model may ask of a layer, such as the kind of its attention.
+    copied = copy.copy(layer)
+    copied.forward = forward
+    return copied
+
+
+@contextmanager
+def _in_training(model: Any) -> Iterator[None]:
+    """Let ``model`` run as it does while it is trained, and leave no trace of that."""
+    was_training = model.training
+    model.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _file(path: Path, shape: tuple[int, ...], kind: Any) -> Any:
