@@ -85,6 +85,8 @@ def pretrain_seed(
     import torch
     from transformers import AutoModelForCausalLM, set_seed
 
+    from mdel_assets.training.stored_precision import leaving_weights_alone
+
     documents = SplitDocuments.together(
         [
             SplitDocuments.of(path / "train.parquet", domain=domain).first(
@@ -107,14 +109,15 @@ def pretrain_seed(
         seed=pretraining.seed,
     )
     settings = pretraining.of_length(len(blocks))
+    leaving_weights_alone(model)
     trained = optimize(model, blocks, settings, work_folder=work_folder, conditions=conditions)
     if folder is None:
         return None
     with torch.device("cpu"):
         model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
     put_tensors(model, trained.tensors)
-    loss = _held_out_loss(model, tokenizer, pretraining, datasets=datasets)
     saved = _save(model, tokenizer, folder)
+    loss = _held_out_loss(leaving_weights_alone(model), tokenizer, pretraining, datasets=datasets)
     return dataclasses.replace(saved, history=trained.history, validation_loss=loss)
 
 

@@ -71,7 +71,17 @@ _OWN_WAY: dict[type[nn.Module], type[nn.Module]] = {
 
 def load_in_fp32(source: str | Path) -> Any:
     """Return the causal LM at ``source`` with all of its weights in fp32."""
-    return load_model(source, dtype="float32")
+    return leaving_weights_alone(load_model(source, dtype="float32"))
+
+
+def leaving_weights_alone(model: Any) -> Any:
+    """Return ``model``, which halves no weights in place for evaluation (RWKV's ``rescale_every``).
+
+    That is for the range of fp16: here sums are fp32's, and weights are read after evaluations.
+    """
+    if getattr(model.config, "rescale_every", 0):
+        model.config.rescale_every = 0
+    return model
 
 
 def load_to_compute_in_fp32(source: str | Path) -> Any:
@@ -92,7 +102,7 @@ def load_to_compute_in_fp32(source: str | Path) -> Any:
         del model
         return load_in_fp32(source)
     widen_where_used(model)
-    return model
+    return leaving_weights_alone(model)
 
 
 def widen_where_used(model: Any) -> None:

@@ -79,6 +79,17 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             logs["tokens_per_second"] = self.watch.pace_since_asked(self.state.global_step)
         super().log(logs, start_time)
 
+    def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
+        """Evaluate, and leave the random state of the training as it was.
+
+        A loader of batches draws from it, and dropout would go on from another place.
+        """
+        device = self.args.device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            found: dict[str, float] = super().evaluate(*arguments, **options)
+        return found
+
     def prediction_step(
         self,
         model: nn.Module,

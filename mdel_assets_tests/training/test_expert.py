@@ -1,5 +1,6 @@
 """Experts: what may move moves, everything else stays, and a killed run goes on."""
 
+import contextlib
 import json
 import shutil
 
@@ -7,20 +8,28 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from mdel_assets.errors import TrainingError
+from mdel_assets.data.split_documents import SplitDocuments
+from mdel_assets.errors import TrainingError, TrainingInterruptedError
+from mdel_assets.experiment_fields import Pretraining
+from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import differing_tensors, train_expert
+from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
+from mdel_assets.training.packing import pack
+from mdel_assets.training.seed import pretrain_seed
 from mdel_assets_tests.conftest import TRAINING, task_of
+from mdel_assets_tests.families import FAMILIES
 
 
-def train(seed_folder, dataset, folder, training=TRAINING):
-    (folder / "out").mkdir(parents=True)
+def train(seed_folder, dataset, folder, training=TRAINING, *, stops=False):
+    (folder / "out").mkdir(parents=True, exist_ok=True)
     return train_expert(
         training,
         seed_folder=seed_folder,
         dataset_folder=dataset,
         folder=folder / "out",
         work_folder=folder / "work",
+        conditions=Conditions(max_seconds=0.0) if stops else NO_CONDITIONS,
     )
 
 
@@ -72,6 +81,64 @@ def test_training_on_a_domain_lowers_its_validation_loss(make_model, dataset, tm
     assert result.history.num_steps == 16
     assert result.history.num_tokens == 2048
     assert result.trained_layers == [1, 2]
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("gpt2", {"resid_pdrop": 0.2}),
+        # Halves some weights, in place, whenever it goes from training to evaluation.
+        ("rwkv", FAMILIES["rwkv"] | {"num_hidden_layers": 5, "rescale_every": 2}),
+    ],
+)
+def test_neither_watching_nor_stops_change_what_comes_out(
+    make_model, dataset, tmp_path, family, changes
+):
+    seed = make_model(family, **changes)
+    short = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 3})
+    watched = short.model_copy(update={"eval_steps": 1, "logging_steps": 1, "save_steps": 2})
+    ended = []
+    for name, training in (("plain", short), ("watched", watched), ("stopped", watched)):
+        result = None
+        while result is None:
+            with contextlib.suppress(TrainingInterruptedError):
+                result = train(seed, dataset, tmp_path / name, training, stops=name == "stopped")
+        tensors = load_file(tmp_path / name / "out" / "model.safetensors")
+        ended.append(({n: t.numpy().tobytes() for n, t in tensors.items()}, result.losses_after))
+    assert ended[1] == ended[0]
+    assert ended[2] == ended[0]
+
+
+@pytest.mark.in_use
+def test_a_pretrained_seed_is_saved_as_it_was_judged(dataset, tmp_path):
+    """RWKV's evaluation halves weights in place: what is saved is not what it leaves behind."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    sizes = {"num_hidden_layers": 5, "hidden_size": 32, "rescale_every": 2, "context_length": 64}
+    pretraining = Pretraining(
+        model={"model_type": "rwkv", **sizes, "attention_hidden_size": 32},
+        vocab_size=320,
+        learning_rate=3e-3,
+        block_size=32,
+        batch_size=4,
+        num_tokens=512,
+        num_validation_blocks=4,
+    )
+    result = pretrain_seed(
+        pretraining, tmp_path / "out", datasets={"ArXiv": dataset}, work_folder=tmp_path / "work"
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").train()
+    assert model.config.rescale_every == 2
+    held_out = SplitDocuments.of(dataset / "validation_domain.parquet")
+    blocks = pack(
+        held_out, load_tokenizer(tmp_path / "out"), block_size=32, num_blocks=4, seed=0
+    ).astype(np.int64)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(blocks)).logits[:, :-1].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(blocks[:, 1:]).flatten())
+    assert result.validation_loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_half_precision_trains_fp32_weights_and_leaves_frozen_ones_alone(
