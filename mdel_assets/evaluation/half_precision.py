@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 
 def halve_linear_layers(model: Any) -> None:
-    """Let every linear layer of ``model`` but the output layer multiply in bfloat16, in place."""
+    """Let every linear layer of ``model`` but the output layer multiply in bfloat16, in place.
+
+    A layer whose weights others read besides stays as it is: what they do with it is theirs.
+    """
     import torch
     from torch.nn import functional
 
-    from mdel_assets.training.stored_precision import WideningLinear
+    from mdel_assets.training.stored_precision import WideningLinear, weights_read_directly
 
     class HalfLinear(torch.nn.Linear):
         """A linear layer that multiplies in bfloat16 and answers in fp32, or as autocast has it."""
@@ -29,7 +32,9 @@ def halve_linear_layers(model: Any) -> None:
             return product if is_cast else product.float()
 
     output = model.get_output_embeddings()
+    read = weights_read_directly(model)
     for module in model.modules():
-        if type(module) in (torch.nn.Linear, WideningLinear) and module is not output:
+        is_linear = type(module) in (torch.nn.Linear, WideningLinear) and module is not output
+        if is_linear and id(module.weight) not in read:
             module.__class__ = HalfLinear
             module.to(torch.bfloat16)

@@ -239,7 +239,8 @@ class _Head:
             self._probed = own
             self.is_split = False
             if self.output is not None and self.body is not model:
-                split = self.output(self.body(input_ids=probe_BT).last_hidden_state)
+                hidden = self.body(input_ids=probe_BT, use_cache=False).last_hidden_state
+                split = self.output(hidden)
                 scale = own.float().abs().max().item() + 1e-6
                 self.is_split = split.shape == own.shape and bool(
                     ((split - own).float().abs().max() <= _HEAD_TOLERANCE * scale).item()

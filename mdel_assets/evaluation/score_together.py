@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdel_assets.durable_files import sync
-from mdel_assets.errors import MdelError
+from mdel_assets.errors import MdelError, ScoringError
 from mdel_assets.evaluation.beside import load_beside
 from mdel_assets.evaluation.evaluation_documents import (
     EvaluationDocuments,
@@ -284,15 +284,34 @@ def load_for_scoring(model: str | Path, evaluation: Evaluation) -> Any:
     """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``."""
     import torch
 
+    from mdel_assets.training.model_files import check_tokenizer_fits, load_tokenizer
     from mdel_assets.training.stored_precision import load_to_compute_in_fp32
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_to_compute_in_fp32(model)
+    check_tokenizer_fits(loaded, load_tokenizer(model))
     refuse_short_context(loaded, evaluation.max_length)
     if evaluation.dtype == "bfloat16":
         halve_linear_layers(loaded)
     loaded.to(device)
+    _refuse_what_does_not_run(loaded, str(model))
     return loaded
+
+
+def _refuse_what_does_not_run(model: Any, name: str) -> None:
+    """Refuse a model whose own code fails on two tokens, so that others are scored all the same."""
+    import torch
+
+    ids_BT = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids_BT, use_cache=False)
+    except Exception as error:
+        raise ScoringError(
+            f"{name} cannot be run: its {type(model).__name__} fails with "
+            f"{type(error).__name__}: {error} Look whether it runs in transformers itself, and "
+            f"whether its configuration fits its weights."
+        ) from error
 
 
 def _free_memory() -> int:

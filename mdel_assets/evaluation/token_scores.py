@@ -138,7 +138,9 @@ def prefix_token_id(tokenizer: Any, name: str) -> int:
 
 def refuse_short_context(model: Any, max_length: int) -> None:
     """Refuse windows longer than what the model reads."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    from mdel_assets.training.model_files import num_positions
+
+    limit = num_positions(model.config)
     if limit and limit < max_length:
         raise ScoringError(
             f"evaluation.max_length is {max_length}, but the model reads {limit} tokens at most. "

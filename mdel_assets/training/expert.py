@@ -30,6 +30,7 @@ from mdel_assets.training.model_files import (
     check_tokenizer_fits,
     load_config,
     load_tokenizer,
+    refuse_long_blocks,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.packing import pack
@@ -82,8 +83,9 @@ def train_expert(
 
     """
     # A layer that does not exist is refused before the texts are read.
-    num_layers = text_config(load_config(seed_folder)).num_hidden_layers
-    resolve_layers(training.trained_layers, num_layers=num_layers)
+    config = load_config(seed_folder)
+    resolve_layers(training.trained_layers, num_layers=text_config(config).num_hidden_layers)
+    refuse_long_blocks(config, training.block_size, setting="training.block_size")
     tokenizer = load_tokenizer(seed_folder)
     held_out = {
         name: SplitDocuments.of(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS

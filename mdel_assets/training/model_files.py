@@ -66,6 +66,26 @@ def check_tokenizer_fits(model: Any, tokenizer: Any) -> None:
         )
 
 
+def num_positions(config: Any) -> int | None:
+    """Return how many tokens a model of this configuration reads at most, None without a limit."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def refuse_long_blocks(config: Any, block_size: int, *, setting: str) -> None:
+    """Refuse blocks longer than what the model reads; ``setting`` is what says how long they are.
+
+    Raises:
+        TrainingError: they are longer.
+
+    """
+    limit = num_positions(config)
+    if limit and block_size > limit:
+        raise TrainingError(
+            f"{setting} is {block_size}, but the model reads {limit} tokens at most. Lower "
+            f"{setting}."
+        )
+
+
 def quiet() -> None:
     """Turn off transformers' own progress bars: the event log has its progress lines.
 

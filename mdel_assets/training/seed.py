@@ -20,6 +20,7 @@ from mdel_assets.training.model_files import (
     load_model,
     load_tokenizer,
     quiet,
+    refuse_long_blocks,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.package_models import package_licence, resolve_model
@@ -97,9 +98,12 @@ def pretrain_seed(
         ]
     )
     tokenizer = train_tokenizer(documents.texts(), vocab_size=pretraining.vocab_size)
+    config = _configuration(pretraining, tokenizer)
+    setting = "seed_model.pretrain.block_size"
+    refuse_long_blocks(config, pretraining.block_size, setting=setting)
     set_seed(pretraining.seed)
     with torch.device("cpu"):
-        model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
+        model = AutoModelForCausalLM.from_config(config)
     whole = pretraining.num_epochs is not None
     blocks = pack(
         documents,

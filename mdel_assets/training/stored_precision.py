@@ -97,24 +97,74 @@ def load_to_compute_in_fp32(source: str | Path) -> Any:
     half = None if torch.cuda.is_available() else _stored_half(Path(source))
     if half is None:
         return load_in_fp32(source)
-    model = load_model(source, dtype=half)
+    model = leaving_weights_alone(load_model(source, dtype=half))
     if any(buffer.dtype == getattr(torch, half) for buffer in model.buffers()):
         del model
         return load_in_fp32(source)
     widen_where_used(model)
-    return leaving_weights_alone(model)
+    return model
 
 
 def widen_where_used(model: Any) -> None:
     """Let linear layers and embeddings widen their weights at use; widen all other weights."""
-    kept = set()
+    kept: set[int] = set()
     for module in model.modules():
         if type(module) in _OWN_WAY:
             module.__class__ = _OWN_WAY[type(module)]
             kept |= {id(parameter) for parameter in module.parameters(recurse=False)}
+    _widen(model, except_for=kept)
+    _widen(model, except_for=kept - weights_read_directly(model))
+
+
+def _widen(model: Any, *, except_for: set[int]) -> None:
     for parameter in model.parameters():
-        if id(parameter) not in kept:
+        if id(parameter) not in except_for:
             parameter.data = parameter.data.float()
+
+
+def weights_read_directly(model: Any) -> set[int]:
+    """Return the ids of weights that more than their own layers reads, as Mamba does.
+
+    A pass over two tokens tells. What such a reader gets during it is fp32.
+    """
+    found: set[int] = set()
+    kinds: dict[type[nn.Module], type[nn.Module]] = {
+        kind: _watched(kind, found)
+        for kind in (nn.Linear, nn.Embedding, WideningLinear, WideningEmbedding)
+    }
+    own = {module: type(module) for module in model.modules() if type(module) in kinds}
+    ids_BT = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    for module, kind in own.items():
+        module.__class__ = kinds[kind]
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids_BT, use_cache=False)
+    finally:
+        for module, kind in own.items():
+            module.__class__ = kind
+    return found
+
+
+def _watched(kind: Any, found: set[int]) -> Any:
+    """Return a subclass of a layer's class that notes who else reads a layer's weight."""
+    running: set[int] = set()
+
+    class Watched(kind):  # type: ignore[misc]
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  (torch's name)
+            running.add(id(self))
+            try:
+                return super().forward(input)  # type: ignore[no-any-return]
+            finally:
+                running.discard(id(self))
+
+        def __getattr__(self, name: str) -> Any:
+            value = super().__getattr__(name)
+            if name != "weight" or id(self) in running:
+                return value
+            found.add(id(value))
+            return value.float()
+
+    return Watched
 
 
 def widen_trained(model: Any) -> None:

@@ -16,6 +16,7 @@ from mdel_assets.evaluation import score_together
 from mdel_assets.evaluation.score_together import ScoringResult, score_models
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets_tests.conftest import task_of, write_split
+from mdel_assets_tests.families import FAMILIES
 
 EVALUATION = Evaluation(max_length=16, splits=("validation_domain",))
 TEXTS = [f"theorem {n} " + "lemma epsilon " * (n % 7) for n in range(30)]
@@ -81,7 +82,8 @@ def test_a_pack_gets_the_figures_of_each_model_alone(models, datasets, tmp_path,
         assert len(list(together[name].work_folder.glob("*.parquet"))) > 3
 
 
-def test_a_broken_model_does_not_stop_the_others(models, datasets, tmp_path):
+def test_a_broken_model_does_not_stop_the_others(make_model, models, datasets, tmp_path):
+    models["small"] = make_model("llama", vocab_size=300)
     models["nan"] = variant(models["seed"], tmp_path / "nan", change=lambda t: t * torch.nan)
     models["gone"] = shutil.copytree(models["seed"], tmp_path / "gone")
     (models["gone"] / "model.safetensors").unlink()
@@ -91,12 +93,25 @@ def test_a_broken_model_does_not_stop_the_others(models, datasets, tmp_path):
     tasks = {name: task_of(folder, tmp_path, f"s-{name}") for name, folder in models.items()}
     results = run(tasks, datasets)
     failed = {name: str(r) for name, r in results.items() if isinstance(r, MdelError)}
-    assert set(failed) == {"nan", "gone", "no tokenizer"}
+    assert set(failed) == {"nan", "gone", "no tokenizer", "small"}
+    assert "ids up to 319, but the model's embedding has 300 rows" in failed["small"]
     assert "not finite" in failed["nan"]
     assert "could not be loaded" in failed["gone"]
     alone = task_of(models["one"], tmp_path, "alone")
     run({"one": alone}, datasets)
     assert_same_scores(tasks["one"].folder, alone.folder)
+
+
+@pytest.mark.in_use
+def test_a_model_whose_own_code_fails_does_not_stop_the_others(
+    make_model, models, datasets, tmp_path
+):
+    # CodeGen's attention wants a number of heads that four divides.
+    models["bad"] = make_model("codegen", **FAMILIES["codegen"] | {"num_attention_heads": 2})
+    tasks = {name: task_of(folder, tmp_path, f"s-{name}") for name, folder in models.items()}
+    results = run(tasks, datasets)
+    assert [name for name, r in results.items() if isinstance(r, MdelError)] == ["bad"]
+    assert "CodeGenForCausalLM fails with RuntimeError: shape" in str(results["bad"])
 
 
 def test_more_models_than_a_pack_holds(models, datasets, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.experiment_fields import Pretraining
+from mdel_assets.training.baseline import train_baseline
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import differing_tensors, train_expert
 from mdel_assets.training.model_files import load_tokenizer
@@ -129,6 +130,13 @@ def test_a_pretrained_seed_is_saved_as_it_was_judged(dataset, tmp_path):
     result = pretrain_seed(
         pretraining, tmp_path / "out", datasets={"ArXiv": dataset}, work_folder=tmp_path / "work"
     )
+    with pytest.raises(TrainingError, match=r"pretrain\.block_size is 65, but the model reads 64"):
+        pretrain_seed(
+            pretraining.model_copy(update={"block_size": 65}),
+            tmp_path / "out",
+            datasets={"ArXiv": dataset},
+            work_folder=tmp_path / "work",
+        )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").train()
     assert model.config.rescale_every == 2
     held_out = SplitDocuments.of(dataset / "validation_domain.parquet")
@@ -186,6 +194,25 @@ def test_a_layer_that_does_not_exist_is_refused_before_any_text_is_read(make_mod
     training = TRAINING.model_copy(update={"trained_layers": (3,)})
     with pytest.raises(TrainingError, match="layer 3 does not exist; the seed model has 3 layers"):
         train(make_model(), tmp_path / "no dataset here", tmp_path / "run", training)
+
+
+@pytest.mark.in_use
+def test_blocks_longer_than_the_model_reads_are_refused_before_any_text_is_read(
+    make_model, tmp_path
+):
+    seed, missing = make_model(max_position_embeddings=31), tmp_path / "no dataset here"
+    message = r"training\.block_size is 32, but the model reads 31 tokens at most\. Lower training"
+    with pytest.raises(TrainingError, match=message):
+        train(seed, missing, tmp_path / "run")
+    with pytest.raises(TrainingError, match=message):
+        train_baseline(
+            TRAINING,
+            num_experts=1,
+            seed_folder=seed,
+            dataset_folders={"arxiv": missing},
+            folder=tmp_path,
+            work_folder=tmp_path,
+        )
 
 
 def test_a_run_that_diverges_stops_with_the_remedy(make_model, tmp_path):

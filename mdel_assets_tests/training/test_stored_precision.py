@@ -7,11 +7,14 @@ import torch
 from mdel_assets.evaluation.beside import load_beside
 from mdel_assets.evaluation.half_precision import halve_linear_layers
 from mdel_assets.evaluation.log_probabilities import token_log_probabilities
+from mdel_assets.evaluation.score_together import load_for_scoring
+from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.model_files import load_model
-from mdel_assets.training.stored_precision import load_to_compute_in_fp32
+from mdel_assets.training.stored_precision import load_in_fp32, load_to_compute_in_fp32
 from mdel_assets.training.trained_model import save_trained
 from mdel_assets_tests.conftest import TRAINING, make_document, write_split
+from mdel_assets_tests.families import FAMILIES
 
 IDS = torch.arange(48).reshape(2, 24) * 5 % 320
 
@@ -20,14 +23,22 @@ def num_weight_bytes(model):
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2", "qwen3", "gemma2", "opt", "olmo2"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("gpt_neox", "llama", "gpt2", "qwen3", "gemma2", "opt", "olmo2"),
+        # Two multiply by a layer's weights themselves, the last halves some for evaluation.
+        *(pytest.param(family, marks=pytest.mark.in_use) for family in ("mamba", "jamba", "rwkv")),
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_logits_and_scores_are_those_of_weights_in_fp32(make_model, family, dtype):
     more = {"head_dim": 16} if family in ("qwen3", "gemma2") else {}
     more |= {"num_key_value_heads": 2} if family in ("qwen3", "gemma2", "llama", "olmo2") else {}
-    more |= {"word_embed_proj_dim": 32, "ffn_dim": 64} if family == "opt" else {}
+    more |= FAMILIES.get(family, {})
+    more |= {"rescale_every": 1} if family == "rwkv" else {}
     folder = make_model(family, dtype=dtype, **more)
-    wide, narrow = load_model(folder, dtype="float32"), load_to_compute_in_fp32(folder)
+    wide, narrow = load_in_fp32(folder), load_to_compute_in_fp32(folder)
     with torch.inference_mode():
         expected, found = (model(input_ids=IDS).logits for model in (wide, narrow))
     assert found.dtype == torch.float32
@@ -39,7 +50,7 @@ def test_logits_and_scores_are_those_of_weights_in_fp32(make_model, family, dtyp
     )
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
     # The one multiplies by its weights' transposes, the other scales its embeddings in its own way.
-    if family not in ("gpt2", "gemma2"):
+    if family not in ("gpt2", "gemma2", "mamba", "jamba"):
         assert num_weight_bytes(narrow) < 0.6 * num_weight_bytes(wide)
     for model in (wide, narrow):
         halve_linear_layers(model)
@@ -132,3 +143,20 @@ def test_models_of_other_configurations_are_not_loaded_beside(make_model):
     with torch.inference_mode():
         alone = load_model(other, dtype="float32")(input_ids=IDS).logits
         assert torch.equal(model(input_ids=IDS).logits, alone)
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_layers_whose_weights_others_read_are_scored_in_fp32(make_model, dtype):
+    folder = make_model("mamba", dtype=dtype, **FAMILIES["mamba"])
+    model = load_for_scoring(folder, Evaluation(dtype="bfloat16", max_length=16))
+    mixer = model.backbone.layers[0].mixer
+    assert mixer.dt_proj.weight.dtype == torch.float32
+    assert mixer.in_proj.weight.dtype == torch.bfloat16
+    exact = load_model(folder, dtype="float32")
+    documents = [[7, 9, 11] * 10, list(range(50))]
+    rounded, expected = (
+        np.concatenate(token_log_probabilities(each, documents, prefix=0, max_length=16)).sum()
+        for each in (model, exact)
+    )
+    assert rounded == pytest.approx(expected, rel=0.01)
