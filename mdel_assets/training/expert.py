@@ -34,7 +34,12 @@ from mdel_assets.training.model_files import (
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
 from mdel_assets.training.packing import pack
-from mdel_assets.training.trained_model import save_trained, stored_names, take_stored_values
+from mdel_assets.training.trained_model import (
+    save_trained,
+    stored_names,
+    stored_prefixes,
+    take_stored_values,
+)
 
 _log = logging.getLogger(__name__)
 VALIDATION_SPLITS = ("validation_domain", "validation_pile")
@@ -45,7 +50,7 @@ class ExpertResult:
     """The expert as saved.
 
     ``trained_layers`` are the layers trained in whole or in part; ``trained_prefixes`` those of the
-    names of all tensors that may differ from the seed's.
+    names, as they are stored, of all tensors that may differ from the seed's.
     ``losses_before`` and ``losses_after`` give nats per token by validation split, where the
     split has a block of text. ``changed_though_frozen`` names tensors that must not differ from
     the seed but do.
@@ -133,6 +138,7 @@ def train_layers(
     check_tokenizer_fits(model, tokenizer)
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
+    prefixes = stored_prefixes(model, parts.prefixes, seed_folder)
     precision.widen_trained(model)
     _refuse_what_no_delta_holds(model, training, seed_folder)
     before = _losses(model, validation, training) if folder else {}
@@ -154,13 +160,13 @@ def train_layers(
     model = model or _on_device(precision.load_in_fp32(folder))
     return ExpertResult(
         trained_layers=parts.layers,
-        trained_prefixes=parts.prefixes,
+        trained_prefixes=prefixes,
         num_trained_parameters=num_trained,
         num_frozen_parameters=num_frozen,
         history=trained.history,
         losses_before=before,
         losses_after=_losses(model, validation, training),
-        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=parts.prefixes),
+        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=prefixes),
     )
 
 

@@ -111,6 +111,25 @@ def stored_names(names: Iterable[str], seed_folder: Path) -> dict[str, str]:
     return found
 
 
+def stored_prefixes(model: Any, prefixes: list[str], seed_folder: Path) -> list[str]:
+    """Return what the names begin with of the stored tensors that hold what is trained.
+
+    That is ``prefixes``, which those in memory begin with, wherever it names the same tensors in
+    the seed's files; else the names themselves, as the library writes them: some families are
+    stored in another form than they are computed in.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    trained = {
+        name: tensor.detach().to("meta")
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
+    }
+    written = set(revert_weight_conversion(model, trained))
+    named = {name for name in TensorFolder(seed_folder).shapes if name.startswith(tuple(prefixes))}
+    return prefixes if named == written else sorted(written)
+
+
 def names_in_files(names: Iterable[str], folder: Path) -> dict[str, str]:
     """Map parameters' names to those that a model's files have for them, where they have one."""
     common = common_names(TensorFolder(folder).shapes)

@@ -72,6 +72,28 @@ def test_only_the_named_parts_move(make_model, dataset, tmp_path, family, wanted
     assert result.changed_though_frozen == []
 
 
+@pytest.mark.in_use
+@pytest.mark.parametrize("family", ["mixtral", "phimoe"])
+@pytest.mark.parametrize("wanted", [("1.mlp",), (1,), ("0.attention", "head")])
+def test_what_is_trained_is_named_as_it_is_stored(make_model, dataset, tmp_path, family, wanted):
+    """In memory one tensor, ``mlp.experts``; in files one for each expert, under another name."""
+    seed = make_model(family, **FAMILIES[family])
+    training = TRAINING.model_copy(update={"trained_layers": wanted, "num_tokens": 256})
+    result = train(seed, dataset, tmp_path, training)
+    assert result.changed_though_frozen == []
+    before, after = (load_file(f / "model.safetensors") for f in (seed, tmp_path / "out"))
+    changed = {name for name in before if not before[name].equal(after[name])}
+    named = {name for name in before if name.startswith(tuple(result.trained_prefixes))}
+    inside = {
+        ("1.mlp",): "model.layers.1.block_sparse_moe.",
+        (1,): "model.layers.1.",
+        ("0.attention", "head"): ("model.layers.0.self_attn.", "lm_head."),
+    }[wanted]
+    assert changed
+    assert changed <= named
+    assert named == {name for name in before if name.startswith(inside)}
+
+
 def test_training_on_a_domain_lowers_its_validation_loss(make_model, dataset, tmp_path):
     result = train(make_model(), dataset, tmp_path)
     before, after = result.losses_before, result.losses_after
