@@ -66,8 +66,8 @@ class Candidates:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._sources = stack.enter_context(open_sources(self._inputs))
             base = self._inputs[-1].folder
+            self._sources = stack.enter_context(open_sources(self._inputs, model_folder=base))
             refuse_differences(
                 self._sources,
                 tokenizer_folder=base,

@@ -95,7 +95,10 @@ def measure_differences(
             or infinity where it differs from it.
 
     """
-    with set_up_for_streaming(), open_sources([*experts, seed]) as sources:
+    with (
+        set_up_for_streaming(),
+        open_sources([*experts, seed], model_folder=seed.folder) as sources,
+    ):
         refuse_differences(sources, tokenizer_folder=seed.folder, dtypes_may_differ=False)
         own_names = sources[-1].own_names
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:

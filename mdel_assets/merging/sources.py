@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.tensor_names import common_names
+from mdel_assets.merging.tied_output import OUTPUT_NAME, with_one_form
 from mdel_assets.tensor_files import StoredTensor, TensorFolder
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ class Source:
 
 
 @contextmanager
-def open_sources(inputs: Sequence[MergeInput]) -> Iterator[list[Source]]:
-    """Open the inputs' files."""
+def open_sources(inputs: Sequence[MergeInput], *, model_folder: Path) -> Iterator[list[Source]]:
+    """Open the inputs' files; what comes out has the configuration in ``model_folder``."""
     with ExitStack() as stack:
         found = []
         for entry in inputs:
             tensors = stack.enter_context(TensorFolder(entry.folder))
             found.append(Source(entry, tensors, common_names(tensors.shapes)))
-        yield found
+        yield with_one_form(found, model_folder=model_folder)
 
 
 def largest_magnitude(numbers: "torch.Tensor") -> float:
@@ -115,18 +116,28 @@ def refuse_differences(
     for source in sources[1:]:
         for name in sorted({*first.own_names, *source.own_names}):
             if name not in source.own_names:
-                found.append(f"{source.entry.name} lacks {name}")
+                found.append(_lack(name, of=source, beside=first))
             elif name not in first.own_names:
-                found.append(f"{first.entry.name} lacks {name}, which {source.entry.name} has")
+                found.append(_lack(name, of=first, beside=source))
             else:
                 found += _differences(name, first, source, dtypes_may_differ=dtypes_may_differ)
     if found:
         more = len(found) - _SHOWN_DIFFERENCES
         shown = "; ".join(found[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise MergeError(
-            f"These models cannot be merged: {shown}. Merge only experts of the same seed model: "
-            f"train those that are of another one again."
+            f"These models cannot be merged: {shown}. Merge models that have the same tensors and "
+            f"the same words, as experts of one seed model have."
         )
+
+
+def _lack(name: str, *, of: Source, beside: Source) -> str:
+    """Say that a model lacks a tensor that another has."""
+    if name != OUTPUT_NAME:
+        return f"{of.entry.name} lacks {name}, which {beside.entry.name} has"
+    return (
+        f"{of.entry.name} has its embedding for an output layer, {beside.entry.name} a {name} "
+        f"that is no copy of its own"
+    )
 
 
 def _differences(

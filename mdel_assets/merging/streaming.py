@@ -75,7 +75,7 @@ def merge_models(
     dtype = recipe.dtype_of_output
     with (
         set_up_for_streaming(),
-        open_sources([*inputs, *([base] if base else [])]) as sources,
+        open_sources([*inputs, *([base] if base else [])], model_folder=model_folder) as sources,
     ):
         refuse_differences(
             sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None

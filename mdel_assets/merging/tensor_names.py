@@ -31,6 +31,11 @@ def common_name(name: str) -> str:
     return _OTHER_NAMES.get(name, name)
 
 
+def is_input_embedding(name: str) -> bool:
+    """Whether a tensor's name is one of an input embedding, of words or of positions."""
+    return bool(_INPUT_EMBEDDING.search(name)) and name not in _OTHER_NAMES
+
+
 @dataclasses.dataclass(frozen=True)
 class Layers:
     """A model's list of layers, as its tensors' names show it: ``prefix`` and how many."""
@@ -69,8 +74,7 @@ class Layers:
         index = self.index_of(name)
         if index is not None:
             return index / (self.num_layers - 1) if self.num_layers > 1 else 1.0
-        is_input = _INPUT_EMBEDDING.search(name) and name not in _OTHER_NAMES
-        return 0.0 if is_input else 1.0
+        return 0.0 if is_input_embedding(name) else 1.0
 
 
 def matches_filter(filter_text: str, name: str) -> bool:

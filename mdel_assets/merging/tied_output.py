@@ -1,0 +1,92 @@
+"""An output layer that is the input embedding: one tensor, which files hold once or twice.
+
+Where a configuration ties the two, most libraries store the embedding alone, and some a copy of it
+as ``lm_head.weight``. Models of both kinds are merged as what they are: the same tensors.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mdel_assets.merging.tensor_names import is_input_embedding
+
+if TYPE_CHECKING:
+    from mdel_assets.merging.sources import Source
+
+OUTPUT_NAME = "lm_head.weight"
+_ELEMENTS_AT_ONCE = 1 << 19
+
+
+def with_one_form(sources: "Sequence[Source]", *, model_folder: Path) -> "list[Source]":
+    """Return the sources with an output layer each, or none of them, wherever that loses nothing.
+
+    What comes out has the configuration in ``model_folder``. If that ties the output layer, a copy
+    of the embedding is left out; so it is of a model whose own configuration does. If it does not,
+    a model without an output layer has its embedding for one.
+    """
+    is_tied = ties_output(model_folder)
+    found = [
+        _without_output(source) if is_tied or ties_output(source.entry.folder) else source
+        for source in sources
+    ]
+    if is_tied or not any(OUTPUT_NAME in source.own_names for source in found):
+        return found
+    return [_with_output(source) for source in found]
+
+
+def ties_output(folder: Path) -> bool:
+    """Whether a model's configuration makes its output layer its input embedding."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    inner = config.get("text_config") or {}
+    # The libraries' own default: configurations of older versions leave it out.
+    return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", True)))
+
+
+def _without_output(source: "Source") -> "Source":
+    """Return the source without its output layer, where that has the bytes of its embedding."""
+    if OUTPUT_NAME not in source.own_names:
+        return source
+    if not any(_is_same(source, OUTPUT_NAME, name) for name in _embeddings(source)):
+        return source
+    names = {name: own for name, own in source.own_names.items() if name != OUTPUT_NAME}
+    return dataclasses.replace(source, own_names=names)
+
+
+def _with_output(source: "Source") -> "Source":
+    """Return the source with its embedding for an output layer, where it has none and is tied."""
+    embeddings = _embeddings(source)
+    if OUTPUT_NAME in source.own_names or not embeddings or not ties_output(source.entry.folder):
+        return source
+    names = {**source.own_names, OUTPUT_NAME: source.own_names[embeddings[0]]}
+    return dataclasses.replace(source, own_names=names)
+
+
+def _embeddings(source: "Source") -> list[str]:
+    """Return the tensors that may be the input embedding.
+
+    They are like the output layer; where there is none, words are more than positions or types.
+    """
+    found = [name for name in source.own_names if is_input_embedding(name)]
+    if OUTPUT_NAME not in source.own_names:
+        return sorted(found, key=lambda name: source.stored(name).num_elements)[-1:]
+    wanted = source.stored(OUTPUT_NAME)
+    stored = {name: source.stored(name) for name in found}
+    return [n for n, t in stored.items() if (t.shape, t.dtype) == (wanted.shape, wanted.dtype)]
+
+
+def _is_same(source: "Source", name: str, other: str) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bytes."""
+    import torch
+
+    size = source.stored(name).num_elements
+    for first in range(0, size, _ELEMENTS_AT_ONCE):
+        last = min(first + _ELEMENTS_AT_ONCE, size)
+        pair = (source.read_stored(each, first, last) for each in (name, other))
+        if not torch.equal(*(numbers.view(torch.uint8) for numbers in pair)):
+            return False
+    return True
