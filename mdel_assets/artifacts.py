@@ -19,7 +19,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.durable_files import explaining_full_disk, file_digest, swap_into_place, sync
+from mdel_assets.durable_files import (
+    explaining_full_disk,
+    file_digest,
+    swap_into_place,
+    sync,
+    write_text_atomically,
+)
 from mdel_assets.errors import (
     DamagedArtifactError,
     ForeignArtifactError,
@@ -28,6 +34,7 @@ from mdel_assets.errors import (
 from mdel_assets.versions import library_versions
 
 RECORD_NAME = "record.json"
+_FAILED_CHECK_NAME = "failed_check"
 _log = logging.getLogger(__name__)
 
 
@@ -164,11 +171,19 @@ class Artifact:
             seen.damages[self.record_path] = self.damage(record)
         return seen.damages[self.record_path]
 
+    def bar(self, check: str) -> None:
+        """Let nothing be made from the artifact, which failed a check, until it is made anew."""
+        write_text_atomically(self.folder / _FAILED_CHECK_NAME, check)
+
     def damage(self, record: Record, *, read_files: bool = False) -> str | None:
         """Say which file is missing or differs from the record; None if all is well.
 
-        Sizes are always compared; ``read_files`` compares digests too.
+        Sizes are always compared; ``read_files`` compares digests too. A check that failed is
+        a damage, too.
         """
+        failed = self.folder / _FAILED_CHECK_NAME
+        if self.owns_folder and failed.is_file():
+            return f"it failed its check {failed.read_text('utf-8')}"
         for name, expected in record.files.items():
             path = self.folder / name
             if not path.is_file():

@@ -10,7 +10,7 @@ from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.data.fetch import sha256_of
 from mdel_assets.defs import columns
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
-from mdel_assets.defs.metadata import OWNERS, link, provenance, shard_address, table
+from mdel_assets.defs.metadata import OWNERS, barring, link, provenance, shard_address, table
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
@@ -71,7 +71,8 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             else "The file is not the one that was fetched: materialize raw_pile_shard again.",
             metadata={"sha256_now": seen, "sha256_recorded": record.config["sha256"]},
         )
-        return dg.MaterializeResult(metadata=metadata, check_results=[is_whole])
+        failed = [] if is_whole.passed else [artifact]
+        return dg.MaterializeResult(metadata=metadata, check_results=[barring(is_whole, failed)])
 
     @dg.asset(
         group_name="data",
@@ -156,7 +157,11 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(
             check_results=[
-                _splits_are_disjoint(records, expected=not experiment.mixture.compatible_with_mdel),
+                _splits_are_disjoint(
+                    records,
+                    {key: lineage.store.dataset(key) for key in records},
+                    expected=not experiment.mixture.compatible_with_mdel,
+                ),
                 evaluation_is_uncontaminated(records),
             ]
         )
@@ -177,22 +182,25 @@ def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckR
     reasons = ("num_blank_lines", "num_without_text", "num_filtered", "num_unclaimed")
     left_out = sum(counts.get(reason, 0) for reason in reasons)
     lost = counts["num_lines"] - rows - left_out
-    return dg.AssetCheckResult(
+    check = dg.AssetCheckResult(
         passed=not lost,
         check_name="every_line_is_counted",
         description=f"Of {counts['num_lines']:,} lines {rows:,} are rows and {left_out:,} were "
         f"left out{f'; {lost:,} are neither: materialize it again' if lost else ''}.",
         metadata={"lines_in": counts["num_lines"], "rows_out": rows, "lines_left_out": left_out},
     )
+    return barring(check, [artifact] if lost else [])
 
 
-def _splits_are_disjoint(records: Mapping[str, Record], *, expected: bool) -> dg.AssetCheckResult:
+def _splits_are_disjoint(
+    records: Mapping[str, Record], artifacts: Mapping[str, Artifact], *, expected: bool
+) -> dg.AssetCheckResult:
     shared = {key: record.counts["num_shared_documents"] for key, record in records.items()}
     twice = [f"{count:,} of {key}" for key, count in shared.items() if count]
     said = "No document is in two splits."
     if twice:
         said = f"In two splits are {', '.join(twice)}: materialize domain_dataset again."
-    return dg.AssetCheckResult(
+    check = dg.AssetCheckResult(
         passed=not twice or not expected,
         check_name="splits_are_disjoint",
         description=said
@@ -200,6 +208,7 @@ def _splits_are_disjoint(records: Mapping[str, Record], *, expected: bool) -> dg
         else "mixture.compatible_with_mdel repeats documents, as the original project did.",
         metadata={"documents_that_occur_twice": dg.MetadataValue.json(shared)},
     )
+    return barring(check, [artifacts[key] for key in shared if expected and shared[key]])
 
 
 def evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheckResult:

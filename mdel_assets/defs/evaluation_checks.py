@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from mdel_assets.artifacts import Artifact, Record
-from mdel_assets.defs.metadata import rounded, table
+from mdel_assets.defs.metadata import barring, rounded, table
 from mdel_assets.evaluation.sample_sizes import TOO_FEW
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def every_token_scored(
         for row in rows
         if row["tokens"] != row["log_probabilities"] or row["highest"] > _HIGHEST_LOG_PROBABILITY
     ]
-    return dg.AssetCheckResult(
+    check = dg.AssetCheckResult(
         passed=not wrong,
         check_name="every_token_scored",
         description=f"Tokens without a log-probability of their own, or with one above 0: "
@@ -51,6 +51,7 @@ def every_token_scored(
         else f"All {sum(row['tokens'] for row in rows):,} tokens have their log-probability.",
         metadata={"models": table(rows)},
     )
+    return barring(check, [artifacts[key] for key in wrong])
 
 
 def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult:

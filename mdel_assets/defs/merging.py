@@ -9,7 +9,15 @@ import dagster as dg
 from mdel_assets import steps_merging
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, absent_state, chart, provenance, rounded, table
+from mdel_assets.defs.metadata import (
+    OWNERS,
+    absent_state,
+    barring,
+    chart,
+    provenance,
+    rounded,
+    table,
+)
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
@@ -124,7 +132,9 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
             "num_parameters": record.details["num_parameters"],
             **provenance(record, artifact),
         }
-        return dg.MaterializeResult(metadata=metadata, check_results=[sound])
+        return dg.MaterializeResult(
+            metadata=metadata, check_results=[barring(sound, [] if sound.passed else [artifact])]
+        )
 
     return [layer_differences, merged_model]
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -80,6 +80,16 @@ def preview(text: str, *, length: int = 160) -> str:
 def rounded(value: float | None) -> float | None:
     """Return a figure as tables show it."""
     return None if value is None else round(value, 4)
+
+
+def barring(check: dg.AssetCheckResult, failed: Iterable[Artifact]) -> dg.AssetCheckResult:
+    """Return the result of a blocking check; nothing is made of what failed it before it passes.
+
+    Dagster itself lets later runs go on.
+    """
+    for artifact in failed:
+        artifact.bar(str(check.check_name))
+    return check
 
 
 def absent(key: str, *check_names: str) -> dg.MaterializeResult:

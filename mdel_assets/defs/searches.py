@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets import steps_search
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, chart, provenance, rounded, table
+from mdel_assets.defs.metadata import OWNERS, barring, chart, provenance, rounded, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.estimates import Estimate
@@ -108,14 +108,16 @@ def _best_of_all_trials(record: Record, artifact: Artifact) -> dg.AssetCheckResu
     answer = record.details["best"]["bits_per_byte"]
     trials = read_trials(artifact.folder / TRIALS_NAME)
     better = [f"trial {t.number} ({t.origin})" for t in trials if t.bits_per_byte < answer]
-    return dg.AssetCheckResult(
-        passed=bool(trials) and not better,
+    passed = bool(trials) and not better
+    check = dg.AssetCheckResult(
+        passed=passed,
         check_name=_BEST,
         description=f"Better than the answer: {', '.join(better)}. Materialize it again."
         if better
         else f"The answer is the best of {len(trials)} trials.",
         metadata={"better": dg.MetadataValue.json(better), "num_trials": len(trials)},
     )
+    return barring(check, [] if passed else [artifact])
 
 
 def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:

@@ -11,6 +11,7 @@ from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import (
     OWNERS,
     absent_state,
+    barring,
     chart,
     link,
     model_address,
@@ -142,14 +143,15 @@ def trained_partitions(
         made.raise_failures()
     for key, entries in metadata.items():
         context.add_asset_metadata(entries, partition_key=key)
-    return dg.MaterializeResult(check_results=[_frozen_unchanged(made.records)])
+    artifacts = {key: artifact_of(key) for key in made.records}
+    return dg.MaterializeResult(check_results=[_frozen_unchanged(made.records, artifacts)])
 
 
 def trained_result(record: Record, artifact: Artifact) -> dg.MaterializeResult:
     """Return what a baseline shows, and whether its frozen tensors are the seed's."""
     return dg.MaterializeResult(
         metadata=_trained_metadata(record, artifact, also={}),
-        check_results=[_frozen_unchanged({artifact.key: record})],
+        check_results=[_frozen_unchanged({artifact.key: record}, {artifact.key: artifact})],
     )
 
 
@@ -159,16 +161,19 @@ def _trained_metadata(
     return {**_expert_metadata(record), **also, **provenance(record, artifact)}
 
 
-def _frozen_unchanged(records: Mapping[str, Record]) -> dg.AssetCheckResult:
+def _frozen_unchanged(
+    records: Mapping[str, Record], artifacts: Mapping[str, Artifact]
+) -> dg.AssetCheckResult:
     """Say which tensors of which partition changed though they were to stay the seed's."""
     found = {key: record.details["changed_though_frozen"] for key, record in records.items()}
     changed = {key: names for key, names in found.items() if names}
-    return dg.AssetCheckResult(
+    check = dg.AssetCheckResult(
         passed=not changed,
         check_name="frozen_weights_unchanged",
         metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
         description=None if records else "absent: nothing to check",
     )
+    return barring(check, [artifacts[key] for key in changed])
 
 
 def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:
@@ -189,11 +194,13 @@ def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg
         stored = sum(math.prod(shape) for shape in tensors.shapes.values())
     promised = record.details["num_parameters"]
     has_tokenizer = (artifact.folder / "tokenizer.json").is_file()
-    return dg.AssetCheckResult(
-        passed=stored == promised and has_tokenizer,
+    passed = stored == promised and has_tokenizer
+    check = dg.AssetCheckResult(
+        passed=passed,
         check_name=check_name,
         metadata={"parameters_stored": stored, "parameters_of_model": promised},
     )
+    return barring(check, [] if passed else [artifact])
 
 
 def model_metadata(record: Record) -> dict[str, Any]:

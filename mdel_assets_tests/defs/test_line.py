@@ -1,5 +1,6 @@
 """The whole line through Dagster, on a corpus of forty documents per shard."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from mdel_assets.cli import main
 from mdel_assets.defs.launch import run_line
-from mdel_assets.errors import MergeError, MissingArtifactError
+from mdel_assets.defs.training import trained_result
+from mdel_assets.errors import DamagedArtifactError, MergeError, MissingArtifactError
 from mdel_assets.home import MdelHome
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, pico_experiment, write_shard
@@ -287,3 +289,24 @@ def test_layer_differences_show_where_experts_moved_and_flag_a_frozen_tensor(fin
         cosines = {row.data["expert"]: row.data["cosine"] for row in metadata["cosines"].records}
         assert set(cosines) == {"expert-github", "expert-freelaw"}
     assert check.metadata["changed_though_frozen"].value == {"arxiv": [name]}
+
+
+@pytest.mark.in_use
+def test_nothing_is_made_of_what_failed_a_blocking_check_until_it_passes(finished, tmp_path):
+    experiment, home, _ = finished
+    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
+    lineage = copy.lineage(experiment)
+    expert = lineage.store.expert("github")
+    record = expert.require()
+    details = record.details | {"changed_though_frozen": ["a.weight"]}
+    result = trained_result(dataclasses.replace(record, details=details), expert)
+    assert not result.check_results[0].passed
+    message = r"expert_model 'github'.* it failed its check frozen_weights_unchanged\. "
+    for kind, key in (("merged_model", "pair"), ("token_scores", "expert-github")):
+        with pytest.raises(DamagedArtifactError, match=message):
+            lineage.identity(kind, key)
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, copy, instance=instance))
+    made = [(outcome.kind, outcome.keys) for outcome in outcomes if outcome.state == "made"]
+    assert made == [("expert_model", ("github",))]
+    assert lineage.current("merged_model", "pair")
