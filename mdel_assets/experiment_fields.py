@@ -169,6 +169,10 @@ class Mixture(Section):
 WATCHING_FIELDS = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total_limit"})
 
 
+# What the literal text of a special token, such as <|endoftext|> in source code, is read as.
+SpecialTokens = Literal["tokens", "text"]
+
+
 class Optimization(Section):
     """What one training run optimises with, for the seed and the experts alike.
 
@@ -177,7 +181,8 @@ class Optimization(Section):
     go through the layers below the first trained one once only; that takes ``4 * hidden_size``
     bytes of disk for each of their tokens. ``eval_steps`` measures the validation losses every so
     many steps besides before and after; ``save_steps`` is how many lie between two checkpoints,
-    some minutes' worth where it is left out.
+    some minutes' worth where it is left out. ``special_tokens`` says what a special token's literal
+    text in a document is read as.
     """
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
@@ -198,6 +203,7 @@ class Optimization(Section):
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_validation_blocks: PositiveInt = 32
+    special_tokens: SpecialTokens = "tokens"
     cache_prefix: bool = True
     logging_steps: PositiveInt | None = None
     eval_steps: PositiveInt | None = None
@@ -341,7 +347,8 @@ class Evaluation(Section):
 
     ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
     later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
-    ``dtype`` is that of the matrix products. ``references`` are models to compare with, by name.
+    ``special_tokens`` is as a training has it. ``dtype`` is that of the matrix products.
+    ``references`` are models to compare with, by name.
 
     Of each split ``max_documents`` are drawn, and where ``max_tokens`` is given no more than hold
     so many tokens, four bytes of text counted as one. A document then makes up a sixteenth at most:
@@ -357,6 +364,7 @@ class Evaluation(Section):
     max_documents: PositiveInt = 10_000
     max_tokens: Annotated[int, Field(ge=1024)] | None = None
     prefix_token: Literal["eos", "bos"] = "eos"
+    special_tokens: SpecialTokens = "tokens"
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_bootstrap_samples: PositiveInt = 1000
     ensemble: Ensemble = Ensemble()

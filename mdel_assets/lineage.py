@@ -11,7 +11,7 @@ from typing import Any
 from mdel_assets.artifacts import Artifact, Identity, Record
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import Shard
-from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
+from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining, Optimization
 from mdel_assets.hub_sources import at_commit
 from mdel_assets.line import Line
 from mdel_assets.merging.members import Members, members_of, recipe_config
@@ -46,6 +46,13 @@ CODE_VERSIONS = {
 }
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
+
+
+def _unseen(training: Optimization) -> set[str]:
+    """Return the settings of a training that its identity leaves out."""
+    return {*WATCHING_FIELDS} | (
+        {"special_tokens"} if training.special_tokens == "tokens" else set()
+    )
 
 
 class Lineage(Line):
@@ -215,7 +222,7 @@ class Lineage(Line):
         inputs = []
         if seed.pretrain:
             inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
-        unseen: Any = {"pretrain": WATCHING_FIELDS}
+        unseen: Any = {"pretrain": _unseen(seed.pretrain) if seed.pretrain else set()}
         source = seed.model_dump(mode="json", exclude=unseen)
         return at_commit(source, self.store.seed_model()), inputs
 
@@ -228,8 +235,8 @@ class Lineage(Line):
         return config, [self.store.seed_model(), self.store.dataset(variant.domain)]
 
     def _training(self, training: ExpertTraining | None = None) -> dict[str, Any]:
-        unseen = {*WATCHING_FIELDS, "store"}
-        return (training or self.experiment.training).model_dump(mode="json", exclude=unseen)
+        training = training or self.experiment.training
+        return training.model_dump(mode="json", exclude={*_unseen(training), "store"})
 
     def _dense_baseline(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         datasets = [self.store.dataset(domain) for domain in self.present_domains()]
@@ -277,9 +284,13 @@ class Lineage(Line):
         return config, [self.store.model(key), *datasets]
 
     def _evaluation(self, fields: set[str]) -> dict[str, Any]:
-        """Return settings of the evaluation; a budget is among them only where there is one."""
+        """Return settings of the evaluation; those that came later only where they say something.
+
+        That is a budget, and special tokens that are read as text.
+        """
         evaluation = self.experiment.evaluation
         fields |= set() if evaluation.max_tokens is None else {"max_tokens"}
+        fields |= set() if evaluation.special_tokens == "tokens" else {"special_tokens"}
         return evaluation.model_dump(mode="json", include=fields)
 
     def _perplexity_report(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:

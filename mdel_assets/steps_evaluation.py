@@ -263,6 +263,6 @@ def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model
     if lineage.store.scores(model_key).damage(old):
         return False
     label = lineage.store.model(model_key).label
-    settings = (*WINDOW_SETTINGS, "max_tokens")
+    settings = (*WINDOW_SETTINGS, "max_tokens", "special_tokens")
     same_settings = all(old.config.get(k) == identity.config.get(k) for k in settings)
     return same_settings and old.inputs.get(label) == identity.inputs[label]

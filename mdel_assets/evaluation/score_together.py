@@ -135,9 +135,9 @@ def score_documents(
     model: str | Path, documents: Sequence[tuple[str, str]], evaluation: Evaluation
 ) -> pa.Table:
     """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs and a model folder or Hub name."""
-    from mdel_assets.training.model_files import load_tokenizer
+    from mdel_assets.training.model_files import load_tokenizer, reading
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = reading(load_tokenizer(model), evaluation.special_tokens)
     with Scorer([load_for_scoring(model, evaluation)], dtype=evaluation.dtype) as scorer:
         (scores,) = scorer.score(
             tokenize(tokenizer, [text for _, text in documents]),
@@ -196,9 +196,9 @@ def _scored(
     evaluation: Evaluation,
 ) -> Iterator[_Done]:
     """Score the documents called ``missing``, which all ``members`` lack, pack by pack."""
-    from mdel_assets.training.model_files import load_tokenizer
+    from mdel_assets.training.model_files import load_tokenizer, reading
 
-    tokenizer = load_tokenizer(members[0].task.model)
+    tokenizer = reading(load_tokenizer(members[0].task.model), evaluation.special_tokens)
     try:
         prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
     except MdelError as error:

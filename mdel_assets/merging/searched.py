@@ -33,7 +33,7 @@ from mdel_assets.merging.search_texts import validation_subsample
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.surrogate import Array
 from mdel_assets.merging.trials import TRIALS_NAME, Trial, TrialLog
-from mdel_assets.training.model_files import load_tokenizer
+from mdel_assets.training.model_files import load_tokenizer, reading
 
 _log = logging.getLogger(__name__)
 _TEST_SPLITS = ("test_domain", "test_pile")
@@ -74,7 +74,7 @@ def find_weights(
     """
     search = recipe.mdel.search
     assert search is not None
-    tokenizer = load_tokenizer(base.folder)
+    tokenizer = reading(load_tokenizer(base.folder), evaluation.special_tokens)
     prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
     subsample = validation_subsample(datasets, search=search, evaluation=evaluation)
     tokens = tokenize(tokenizer, subsample.texts)

@@ -23,7 +23,12 @@ from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import ExpertResult, train_layers, validation_blocks
-from mdel_assets.training.model_files import load_config, load_tokenizer, refuse_long_blocks
+from mdel_assets.training.model_files import (
+    load_config,
+    load_tokenizer,
+    reading,
+    refuse_long_blocks,
+)
 from mdel_assets.training.packing import shuffled, tokenized_documents
 
 _log = logging.getLogger(__name__)
@@ -62,7 +67,7 @@ def train_baseline(
     """
     config = load_config(seed_folder)
     refuse_long_blocks(config, training.block_size, setting="training.block_size")
-    tokenizer = load_tokenizer(seed_folder)
+    tokenizer = reading(load_tokenizer(seed_folder), training.special_tokens)
     blocks = mixed_blocks(dataset_folders, tokenizer, training, num_experts=num_experts, part=part)
     settings = training.model_copy(
         update={"max_steps": len(blocks) // training.batch_size, "num_epochs": None}

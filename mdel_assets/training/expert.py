@@ -30,6 +30,7 @@ from mdel_assets.training.model_files import (
     check_tokenizer_fits,
     load_config,
     load_tokenizer,
+    reading,
     refuse_long_blocks,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
@@ -91,7 +92,7 @@ def train_expert(
     config = load_config(seed_folder)
     resolve_layers(training.trained_layers, num_layers=text_config(config).num_hidden_layers)
     refuse_long_blocks(config, training.block_size, setting="training.block_size")
-    tokenizer = load_tokenizer(seed_folder)
+    tokenizer = reading(load_tokenizer(seed_folder), training.special_tokens)
     held_out = {
         name: SplitDocuments.of(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS
     }

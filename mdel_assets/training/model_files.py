@@ -1,10 +1,12 @@
 """Loading and saving models and tokenizers: safetensors only, remote code never."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
 
 from mdel_assets.errors import MdelError, TrainingError
+from mdel_assets.experiment_fields import SpecialTokens
 
 _VOCABULARY_NAMES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 _VOCABULARY_SUFFIXES = {".json", ".model", ".txt"}
@@ -46,6 +48,19 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
     # Long documents are cut into windows or blocks later; a length limit would only warn.
     tokenizer.model_max_length = int(1e30)
     return tokenizer
+
+
+def reading(tokenizer: Any, special_tokens: SpecialTokens) -> Any:
+    """Return a copy of the tokenizer that reads special tokens' literal text so."""
+    reader = copy.deepcopy(tokenizer)
+    reader.split_special_tokens = special_tokens == "text"
+    return reader
+
+
+def special_texts(tokenizer: Any) -> list[str]:
+    """Return the texts that a tokenizer reads as special tokens, such as ``<|endoftext|>``."""
+    added = tokenizer.added_tokens_decoder.values()
+    return sorted({token.content for token in added if token.special})
 
 
 def load_config(source: str | Path) -> Any:

@@ -20,6 +20,7 @@ from mdel_assets.training.model_files import (
     load_model,
     load_tokenizer,
     quiet,
+    reading,
     refuse_long_blocks,
 )
 from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
@@ -107,7 +108,7 @@ def pretrain_seed(
     whole = pretraining.num_epochs is not None
     blocks = pack(
         documents,
-        tokenizer,
+        reading(tokenizer, pretraining.special_tokens),
         block_size=pretraining.block_size,
         num_blocks=None if whole else pretraining.num_steps * pretraining.batch_size,
         seed=pretraining.seed,
@@ -141,7 +142,7 @@ def _held_out_loss(
         return None
     blocks = pack(
         held_out,
-        tokenizer,
+        reading(tokenizer, pretraining.special_tokens),
         block_size=pretraining.block_size,
         num_blocks=pretraining.num_validation_blocks,
         seed=pretraining.seed,

@@ -28,7 +28,10 @@ def train(seed, dataset, folder, store):
     )
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
+# Apertus has tensors of no dimension.
+@pytest.mark.parametrize(
+    "family", ["gpt_neox", "llama", "gpt2", pytest.param("apertus", marks=pytest.mark.in_use)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_delta_loads_to_the_bits_of_the_whole_model(make_model, dataset, tmp_path, family, dtype):
     seed = make_model(family, dtype=dtype)
