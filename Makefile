@@ -13,7 +13,6 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export MDEL_HOME ?= $(CURDIR)/mdel_home
-export DAGSTER_HOME := $(MDEL_HOME)/dagster
 
 .PHONY: install setup_dev demo ui status test test_unit test_in_use test_services screenshots check bench bench_gpu bench_line clean
 

@@ -58,13 +58,15 @@ def main() -> None:
 
 @main.command()
 def init() -> None:
-    """Create MDEL_HOME with the Dagster instance's settings."""
+    """Create MDEL_HOME, and the experiment's Dagster instance with its settings."""
     home = MdelHome.from_environment()
+    experiment = load_experiment(experiment_name()).name
     warnings.simplefilter("ignore")
     from mdel_assets.defs.instance import open_instance
 
-    open_instance(home).dispose()
-    click.echo(f"{home.root} is ready (Dagster's instance: {home.dagster_home})")
+    open_instance(home, experiment).dispose()
+    folder = home.dagster_home(experiment)
+    click.echo(f"{home.root} is ready (Dagster's instance of '{experiment}': {folder})")
 
 
 @main.command()
@@ -91,7 +93,7 @@ def run(workers: int, until: str | None) -> None:
 
     failed: list[str] = []
     num_made = 0
-    with open_instance(home) as instance, _saying_how_to_go_on():
+    with open_instance(home, experiment.name) as instance, _saying_how_to_go_on():
         for outcome in run_line(
             experiment,
             home,

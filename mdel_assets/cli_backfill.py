@@ -54,6 +54,7 @@ def backfill(
     warnings.simplefilter("ignore")
     from mdel_assets.definitions import build_definitions
     from mdel_assets.defs.backfill import select_partitions
+    from mdel_assets.defs.instance import open_instance
 
     definitions = build_definitions(experiment, home)
     lineage = home.lineage(experiment)
@@ -65,7 +66,8 @@ def backfill(
     if server:
         failed = _backfill_there(server, asset, list(reasons))
     else:
-        failed = _backfill_here(definitions, home, asset, list(reasons))
+        with open_instance(home, experiment.name) as instance:
+            failed = _backfill_here(definitions, instance, asset, list(reasons))
     if failed:
         raise click.ClickException(
             f"{len(failed)} of {len(reasons)} partitions of {asset} not made: {', '.join(failed)}. "
@@ -95,10 +97,9 @@ def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webse
     return None
 
 
-def _backfill_here(definitions: Any, home: MdelHome, asset: str, keys: Sequence[str]) -> list[str]:
+def _backfill_here(definitions: Any, instance: Any, asset: str, keys: Sequence[str]) -> list[str]:
     """Run the partitions in this process; return those that were not made."""
     from mdel_assets.defs.backfill import backfill_here
-    from mdel_assets.defs.instance import open_instance
 
     left = dict.fromkeys(keys)
     failed: list[str] = []
@@ -106,18 +107,17 @@ def _backfill_here(definitions: Any, home: MdelHome, asset: str, keys: Sequence[
     def show_start(key: str) -> None:
         click.echo(f"  {len(keys) - len(left) + 1:3} of {len(keys)}  {asset} {key} ...")
 
-    with open_instance(home) as instance:
-        outcomes = backfill_here(
-            definitions, instance=instance, asset=asset, keys=keys, on_start=show_start
-        )
-        try:
-            for outcome in outcomes:
-                for key in outcome.keys:
-                    left.pop(key)
-                failed += outcome.not_made
-                _show_outcome(outcome)
-        except KeyboardInterrupt:
-            click.echo("Interrupted: what is finished is kept.", err=True)
+    outcomes = backfill_here(
+        definitions, instance=instance, asset=asset, keys=keys, on_start=show_start
+    )
+    try:
+        for outcome in outcomes:
+            for key in outcome.keys:
+                left.pop(key)
+            failed += outcome.not_made
+            _show_outcome(outcome)
+    except KeyboardInterrupt:
+        click.echo("Interrupted: what is finished is kept.", err=True)
     return [*failed, *left]
 
 

@@ -45,11 +45,11 @@ def _examine(
     home: MdelHome, experiment: Experiment, *, read_files: bool, offline: bool
 ) -> Iterator[Finding]:
     """Yield what is wrong; each is mended before the next is looked for."""
-    yield from examination.examine_home(home)
-    if (home.dagster_home / "dagster.yaml").exists():
+    yield from examination.examine_home(home, experiment)
+    if (home.dagster_home(experiment.name) / "dagster.yaml").exists():
         from mdel_assets.defs.examination import examine_instance
 
-        yield from examine_instance(home)
+        yield from examine_instance(home.dagster_home(experiment.name))
     yield from examination.examine_folders(home)
     yield from examination.examine_work(home, experiment)
     yield from examination.examine_records(home, experiment, read_files=read_files)

@@ -1,16 +1,20 @@
 """``mdel ui``: the web UI and the daemon, as ``dagster dev`` starts them, behind a guard."""
 
 import importlib
+import json
 import os
 import socket
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import MdelError
-from mdel_assets.home import MdelHome
+from mdel_assets.experiment import load_experiment
+from mdel_assets.home import MdelHome, experiment_name
 
 _GUARDED = "mdel_assets.guarded_webserver"
 
@@ -21,24 +25,44 @@ _GUARDED = "mdel_assets.guarded_webserver"
 def ui(host: str, port: int) -> None:
     """Start the web UI and the daemon: the graph, its charts, schedules and backfills."""
     warnings.simplefilter("ignore")
+    experiment = load_experiment(experiment_name()).name
+    home = MdelHome.from_environment()
+    _refuse_taken_port(host, port)
     from mdel_assets.defs.instance import open_instance
 
-    home = MdelHome.from_environment()
-    open_instance(home).dispose()
-    os.environ["DAGSTER_HOME"] = str(home.dagster_home)
-    _refuse_taken_port(host, port)
+    open_instance(home, experiment).dispose()
+    folder = home.dagster_home(experiment)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    click.echo(f"Experiment '{experiment}' on http://{host}:{port}, its runs in {folder}")
     dev: Any = importlib.import_module("dagster._cli.dev")
     start = dev.open_ipc_subprocess
+    started: list[Any] = []
 
     def start_guarded(words: Sequence[str], **options: Any) -> Any:
-        return start([_GUARDED if w == "dagster_webserver" else w for w in words], **options)
+        words = [_GUARDED if w == "dagster_webserver" else w for w in words]
+        started.append(start(words, **options))
+        return started[-1]
 
-    # What it starts the webserver with.
+    # What it starts the webserver and the daemon with.
     dev.open_ipc_subprocess = start_guarded
     place = ["--host", host, "--port", str(port)]
     dev.dev_command.main(
-        ["--module-name", "mdel_assets.definitions", *place], standalone_mode=False
+        ["--workspace", str(_workspace(folder, experiment)), *place], standalone_mode=False
     )
+    # It ends as well as by Ctrl-C where one of the two died, for which it prints a traceback.
+    if any(process.returncode for process in started):
+        raise MdelError(
+            f"The webserver or the daemon ended with an error, which stands above, and so there is "
+            f"no page at http://{host}:{port}. Mend what it says and run the same command again."
+        )
+
+
+def _workspace(folder: Path, experiment: str) -> Path:
+    """Write down for Dagster what to show; the code location has the experiment's name."""
+    module = {"module_name": "mdel_assets.definitions", "location_name": experiment}
+    path = folder / "workspace.yaml"
+    write_text_atomically(path, json.dumps({"load_from": [{"python_module": module}]}))
+    return path
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

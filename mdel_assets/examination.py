@@ -44,27 +44,21 @@ class Finding:
     repair: Callable[[], str] | None = None
 
 
-def examine_home(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Look at the Dagster home: is it there, is it this home's, are its databases whole."""
-    named = environment.get("DAGSTER_HOME")
-    if named and Path(named).resolve() != home.dagster_home.resolve():
-        yield Finding(
-            f"DAGSTER_HOME is {named}, but the runs of this home are kept in {home.dagster_home}: "
-            f"the dagster commands would show another history. Set DAGSTER_HOME="
-            f"{home.dagster_home}, or MDEL_HOME to the home that you mean."
-        )
-    if not (home.dagster_home / "dagster.yaml").exists():
+def examine_home(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
+    """Look at the experiment's Dagster instance: is it there, are its databases whole."""
+    folder = home.dagster_home(experiment.name)
+    if not (folder / "dagster.yaml").exists():
 
         def repair() -> str:
-            home.initialize()
-            return f"created {home.dagster_home}"
+            home.initialize(experiment.name)
+            return f"created {folder}"
 
         yield Finding(
-            f"{home.dagster_home} has no dagster.yaml: runs would have no limits, and the web UI "
-            f"would ask for a sign-up.",
+            f"{folder} has no dagster.yaml: runs would have no limits, and the web UI would ask "
+            f"for a sign-up.",
             repair,
         )
-    for database in sorted(home.dagster_home.rglob("*.db")):
+    for database in sorted(folder.rglob("*.db")):
         if problem := _database_problem(database):
             yield Finding(
                 f"The database {database} is damaged ({problem}). Stop everything, move it away "

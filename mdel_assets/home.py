@@ -1,10 +1,11 @@
 """MDEL_HOME: where everything lives, and how it is set up once.
 
-`MdelHome` knows the folders: one per experiment for artifacts, `dagster/` for the instance,
+`MdelHome` knows the folders: one per experiment for its artifacts and its Dagster instance,
 `cache/` for what can be fetched again.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping
 from importlib import resources
@@ -16,13 +17,14 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.file_names import require_writable_name
 from mdel_assets.lineage import Lineage
 
+_log = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "sample"
 DEFAULT_HOME = "mdel_home"
 
 
 @dataclasses.dataclass(frozen=True)
 class MdelHome:
-    """The folder that holds all artifacts, the Dagster instance, offline tracking and caches."""
+    """The folder that holds all artifacts, Dagster's instances, offline tracking and caches."""
 
     root: Path
 
@@ -33,9 +35,17 @@ class MdelHome:
         require_writable_name(str(root), what="MDEL_HOME")
         return cls(root)
 
+    def dagster_home(self, experiment: str, environment: Mapping[str, str] = os.environ) -> Path:
+        """Return the folder of an experiment's Dagster instance, which holds its runs alone.
+
+        Where ``DAGSTER_HOME`` is set, it is that: this package and Dagster's own commands agree.
+        """
+        named = environment.get("DAGSTER_HOME")
+        return Path(named).resolve() if named else self.root / experiment / "dagster"
+
     @property
-    def dagster_home(self) -> Path:
-        """The Dagster instance's folder."""
+    def shared_dagster_home(self) -> Path:
+        """Where the runs of all experiments were once kept together."""
         return self.root / "dagster"
 
     @property
@@ -53,13 +63,23 @@ class MdelHome:
         store = ArtifactStore(self.root / experiment.name, experiment=experiment.name)
         return Lineage(experiment, store)
 
-    def initialize(self) -> None:
-        """Create the folders and the Dagster instance's settings, where they are not there yet."""
-        self.dagster_home.mkdir(parents=True, exist_ok=True)
-        settings = self.dagster_home / "dagster.yaml"
-        if not settings.exists():
-            shipped = resources.files("mdel_assets.defs").joinpath("dagster.yaml")
-            write_text_atomically(settings, shipped.read_text("utf-8"))
+    def initialize(self, experiment: str) -> None:
+        """Create the folder and settings of an experiment's instance, where they are not there."""
+        folder = self.dagster_home(experiment)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = folder / "dagster.yaml"
+        if settings.exists():
+            return
+        shared = self.shared_dagster_home / "dagster.yaml"
+        shipped = resources.files("mdel_assets.defs").joinpath("dagster.yaml")
+        # Limits that somebody changed for the instance of before hold on.
+        write_text_atomically(settings, (shared if shared.exists() else shipped).read_text("utf-8"))
+        if shared.exists():
+            _log.warning(
+                "runs of before are kept in %s, those of all experiments together; artifacts are "
+                "as they were. To look at these runs: DAGSTER_HOME=%s mdel ui",
+                *(self.shared_dagster_home, self.shared_dagster_home),
+            )
 
 
 def experiment_name(environment: Mapping[str, str] = os.environ) -> str:

@@ -23,6 +23,9 @@ from mdel_assets_tests.made_once import made_once
 # nothing is told to the Hub.
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
+# Else the runs of all tests were kept there.
+os.environ.pop("DAGSTER_HOME", None)
+
 # A shell that puts the tests in the background leaves SIGINT ignored, and what they start inherits
 # that: Dagster's code server, which takes its answer to SIGTERM from SIGINT's, would never end.
 signal.signal(signal.SIGINT, signal.default_int_handler)

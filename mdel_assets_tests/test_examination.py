@@ -48,26 +48,19 @@ def half_written(parent, host, pid):
     return folder
 
 
-def test_a_home_that_was_never_set_up_is_set_up(home):
-    (finding,) = examine_home(home, {})
+def test_a_home_that_was_never_set_up_is_set_up(home, lineage):
+    (finding,) = examine_home(home, lineage.experiment)
     assert "has no dagster.yaml" in finding.sentence
     finding.repair()
-    assert list(examine_home(home, {})) == []
-    assert "telemetry" in (home.dagster_home / "dagster.yaml").read_text()
+    assert list(examine_home(home, lineage.experiment)) == []
+    assert "telemetry" in (home.dagster_home("pico") / "dagster.yaml").read_text()
 
 
-def test_the_dagster_home_of_another_home_is_told_apart(home, tmp_path):
-    home.initialize()
-    (finding,) = examine_home(home, {"DAGSTER_HOME": str(tmp_path / "other")})
-    assert f"Set DAGSTER_HOME={home.dagster_home}" in finding.sentence
-    assert finding.repair is None
-    assert list(examine_home(home, {"DAGSTER_HOME": str(home.dagster_home)})) == []
-
-
-def test_a_database_that_is_no_database_is_found(home):
-    home.initialize()
-    (home.dagster_home / "runs.db").write_bytes(b"not a database, but long enough to be one" * 99)
-    (finding,) = examine_home(home, {})
+def test_a_database_that_is_no_database_is_found(home, lineage):
+    home.initialize("pico")
+    database = home.dagster_home("pico") / "runs.db"
+    database.write_bytes(b"not a database, but long enough to be one" * 99)
+    (finding,) = examine_home(home, lineage.experiment)
     assert "runs.db is damaged (file is not a database)" in finding.sentence
 
 

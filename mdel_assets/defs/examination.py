@@ -8,12 +8,12 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterEventType
 
 from mdel_assets.examination import Finding
-from mdel_assets.home import MdelHome
 
 _RUNNING = [
     dg.DagsterRunStatus.STARTING,
@@ -30,16 +30,16 @@ _OF_RUN_PROCESS = {
 _LONGEST_START_SECONDS = 600.0
 
 
-def examine_instance(home: MdelHome) -> Iterator[Finding]:
-    """Look at the instance of a home; a dead run is mended before the slots are looked at."""
+def examine_instance(folder: Path) -> Iterator[Finding]:
+    """Look at the instance in a folder; a dead run is mended before the slots are looked at."""
     try:
-        instance = dg.DagsterInstance.from_config(str(home.dagster_home))
+        instance = dg.DagsterInstance.from_config(str(folder))
     except Exception as error:  # noqa: BLE001 whatever is wrong with it, the rest is looked at
-        settings = home.dagster_home / "dagster.yaml"
+        settings = folder / "dagster.yaml"
         yield Finding(
             f"Dagster's instance cannot be opened ({type(error).__name__}: {str(error)[:300]}). "
             f"Correct {settings}. If its databases are what is wrong, stop everything, move "
-            f"{home.dagster_home} away and run 'mdel init': artifacts are not touched."
+            f"{folder} away and run 'mdel init': artifacts are not touched."
         )
         return
     with instance:

@@ -1,4 +1,4 @@
-"""The Dagster instance of a home, set up once.
+"""The Dagster instance of an experiment, set up once.
 
 Processes that open a brand-new instance at the same time, as a webserver and a daemon do, can
 corrupt its databases: each creates them. So they are created here first, one process at a time.
@@ -10,11 +10,12 @@ from mdel_assets.durable_files import exclusively
 from mdel_assets.home import MdelHome
 
 
-def open_instance(home: MdelHome) -> dg.DagsterInstance:
-    """Return the instance of ``home``, with settings and databases created where they were not."""
-    home.initialize()
-    with exclusively(home.dagster_home / ".creating"):
-        instance = dg.DagsterInstance.from_config(str(home.dagster_home))
+def open_instance(home: MdelHome, experiment: str) -> dg.DagsterInstance:
+    """Return an experiment's instance, with settings and databases created where they were not."""
+    home.initialize(experiment)
+    folder = home.dagster_home(experiment)
+    with exclusively(folder / ".creating"):
+        instance = dg.DagsterInstance.from_config(str(folder))
         # Each of the three storages creates its database when it is first asked.
         instance.get_runs_count()
         instance.all_instigator_state()

@@ -197,7 +197,7 @@ def _start_worker(experiment: Experiment, home: MdelHome) -> None:
     end_with_parent()
     warnings.simplefilter("ignore")
     show_log_lines()
-    instance = dg.DagsterInstance.from_config(str(home.dagster_home))
+    instance = dg.DagsterInstance.from_config(str(home.dagster_home(experiment.name)))
     _worker = Runner(build_definitions(experiment, home), instance)
 
 

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.instance import open_instance
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import CODE_VERSIONS
 from mdel_assets_tests.browser import screenshots
@@ -72,9 +73,8 @@ def line(finished, tmp_path_factory):
     experiment, done, _ = finished
     home = MdelHome(tmp_path_factory.mktemp("seen") / "home")
     shutil.copytree(done.root, home.root)
-    home.initialize()
     job = build_definitions(experiment, home).resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.from_config(str(home.dagster_home)) as instance:
+    with open_instance(home, "pico") as instance:
         for asset, key in SEEN:
             selection = [dg.AssetKey(asset)]
             job.execute_in_process(instance=instance, asset_selection=selection, partition_key=key)
@@ -110,9 +110,11 @@ def ui(address, outside, line):
     assert opened.foreign_requests() == []
     assert outside.asked == []
     # Dagster keeps here whom it has counted, what it is to send, and who was asked to sign up.
-    kept = (line[0].dagster_home.rglob(f"{name}/*") for name in (".telemetry", ".logs_queue"))
+    kept = (
+        line[0].dagster_home("pico").rglob(f"{name}/*") for name in (".telemetry", ".logs_queue")
+    )
     assert [path for found in kept for path in found] == []
-    assert not (line[0].dagster_home / ".nux").exists()
+    assert not (line[0].dagster_home("pico") / ".nux").exists()
 
 
 def test_the_graph_shows_the_line_from_left_to_right_and_asks_for_no_sign_up(ui):

@@ -33,12 +33,10 @@ def serve(
     home: MdelHome, *, experiment: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """Run the web UI of ``home`` and yield its address; what it says goes to ``web_ui.log``."""
-    home.initialize()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {
         "MDEL_HOME": str(home.root),
-        "DAGSTER_HOME": str(home.dagster_home),
         "MDEL_EXPERIMENT": experiment,
     }
     log = home.root / "web_ui.log"

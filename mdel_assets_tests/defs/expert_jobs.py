@@ -83,7 +83,7 @@ class Place:
 
     def start(self, *domains: str) -> warm_python.Process:
         """Begin the same through Dagster's command line, in a process that can be killed."""
-        self.home.initialize()
+        self.home.initialize(self.experiment.name)
         path = self.home.root / "pico.yaml"
         content = self.experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
         path.write_text(yaml.safe_dump(content))
@@ -92,7 +92,7 @@ class Place:
         where = {
             "MDEL_EXPERIMENT": str(path),
             "MDEL_HOME": str(self.home.root),
-            "DAGSTER_HOME": str(self.home.dagster_home),
+            "DAGSTER_HOME": str(self.home.dagster_home(self.experiment.name)),
         }
         return warm_python.start(
             [*words, *selection], env=os.environ | where, output=subprocess.DEVNULL

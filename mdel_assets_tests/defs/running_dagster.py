@@ -50,7 +50,7 @@ def four_domains(folder, **training):
 
 def prepare(experiment, home):
     """Make everything up to the seed model, and set the Dagster home up."""
-    open_instance(home).dispose()
+    open_instance(home, experiment.name).dispose()
     branch(experiment, home)
     return home.lineage(experiment)
 
@@ -64,7 +64,7 @@ def environment(experiment, home, folder):
         **os.environ,
         "MDEL_HOME": str(home.root),
         "MDEL_EXPERIMENT": str(path),
-        "DAGSTER_HOME": str(home.dagster_home),
+        "DAGSTER_HOME": str(home.dagster_home(experiment.name)),
         "WANDB_MODE": "offline",
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": "1",

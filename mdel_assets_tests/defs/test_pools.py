@@ -71,10 +71,10 @@ def postgres() -> Iterator[dict[str, object]]:
 def home(request, tmp_path: Path) -> MdelHome:
     """A home whose runs are kept in either database."""
     home = MdelHome(tmp_path)
-    home.initialize()
+    home.initialize("pico")
     if request.param == "postgres":
         storage = {"storage": {"postgres": {"postgres_db": request.getfixturevalue("postgres")}}}
-        with (home.dagster_home / "dagster.yaml").open("a") as settings:
+        with (home.dagster_home("pico") / "dagster.yaml").open("a") as settings:
             settings.write("\n" + yaml.safe_dump(storage))
     return home
 
@@ -126,7 +126,7 @@ def claim_at_once(first: dg.DagsterInstance, second: dg.DagsterInstance, pool: s
 
 def test_the_last_slot_goes_to_one_of_two_runs(home: MdelHome, own_way_of_dagster):
     keep_limits_of_pools()
-    with open_instance(home) as first, open_instance(home) as second:
+    with open_instance(home, "pico") as first, open_instance(home, "pico") as second:
         assert claim_at_once(first, second, "gpu") == ["second"]
 
         # The one that came too late gets the slot when it is free, and the pool stays at one.
@@ -144,7 +144,7 @@ def test_the_last_slot_goes_to_one_of_two_runs(home: MdelHome, own_way_of_dagste
 
 def test_dagster_gives_the_last_slot_to_both(home: MdelHome, own_way_of_dagster):
     # Once this fails, Dagster has mended it, and `defs/pools.py` can go.
-    with open_instance(home) as first, open_instance(home) as second:
+    with open_instance(home, "pico") as first, open_instance(home, "pico") as second:
         assert claim_at_once(first, second, "cpu") == ["second", "first"]
 
 

@@ -23,7 +23,7 @@ LONGER = PICO["training"] | {"num_tokens": 32 * 4 * 50_000, "save_steps": 20}
 def test_a_run_waits_aloud_ends_when_told_and_passes_the_dead(branched, corpus, tmp_path, number):
     shutil.copytree(branched[1].root, tmp_path / "home")
     home = MdelHome(tmp_path / "home")
-    open_instance(home).dispose()
+    open_instance(home, "pico").dispose()
     experiment = pico_experiment(corpus, training=LONGER)
     options = {"env": environment(experiment, home, tmp_path), "cwd": tmp_path}
 

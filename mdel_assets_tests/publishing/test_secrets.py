@@ -33,7 +33,7 @@ def shell(finished, hub, tmp_path):
     environment = client_environment(hub, tmp_path / "hf", token=TOKEN) | {
         "MDEL_HOME": str(tmp_path / "home"),
         "MDEL_EXPERIMENT": str(tmp_path / "pico.yaml"),
-        "DAGSTER_HOME": str(tmp_path / "home" / "dagster"),
+        "DAGSTER_HOME": str(tmp_path / "home" / "pico" / "dagster"),
         "HUGGING_FACE_HUB_TOKEN": TOKEN,
         "WANDB_API_KEY": WANDB_KEY,
         "WANDB_MODE": "offline",
