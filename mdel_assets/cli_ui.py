@@ -59,7 +59,12 @@ def ui(host: str, port: int) -> None:
 
 def _workspace(folder: Path, experiment: str) -> Path:
     """Write down for Dagster what to show; the code location has the experiment's name."""
-    module = {"module_name": "mdel_assets.definitions", "location_name": experiment}
+    from mdel_assets.defs.run_labels import location_name
+
+    module = {
+        "module_name": "mdel_assets.definitions",
+        "location_name": location_name(experiment),
+    }
     path = folder / "workspace.yaml"
     write_text_atomically(path, json.dumps({"load_from": [{"python_module": module}]}))
     return path

@@ -51,6 +51,12 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *publishing_assets(experiment, partitions),
         ]
         lineage = home.lineage(experiment)
+        assets = [
+            asset.map_asset_specs(
+                lambda spec: spec.merge_attributes(metadata={"experiment": experiment.name})
+            )
+            for asset in assets
+        ]
         assets = follow_inputs(assets, lineage)
         automation = automation_of(assets, lineage)
     return dg.Definitions(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import create_model
 
+from mdel_assets.defs.run_labels import label_run
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
@@ -61,6 +62,11 @@ class Workspace(dg.ConfigurableResource):
     root: ClassVar[str] = ""
 
     experiment: str
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Label the run, as every asset's step begins with this."""
+        if context.instance is not None and context.run is not None:
+            label_run(context.instance, context.run, experiment=self.experiment)
 
     @property
     def home(self) -> MdelHome:
