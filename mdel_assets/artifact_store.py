@@ -165,6 +165,6 @@ class ArtifactStore:
 def _remedy(kind: str, key: str) -> str:
     partition = f" --partition {key}" if key else ""
     return (
-        f"run 'dagster asset materialize -m mdel_assets.definitions --select {kind}{partition}', "
-        f"or 'mdel run' for everything that is missing"
+        f"run 'mdel dg launch --assets {kind}{partition}', or 'mdel run' for everything that is "
+        f"missing"
     )

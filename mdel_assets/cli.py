@@ -4,8 +4,8 @@
 and why. ``mdel ui`` starts the web UI. ``mdel backfill`` makes several partitions of one asset,
 ``mdel doctor`` finds and repairs what crashes leave behind. ``mdel matrix`` prints the perplexity
 matrix. ``mdel perplexity`` measures any model on any dataset. ``mdel merge`` merges models outside
-the graph, ``mdel publish`` publishes, ``mdel forget`` takes a domain back. Single assets and
-partitions are made with ``dagster asset materialize``.
+the graph, ``mdel publish`` publishes, ``mdel forget`` takes a domain back. ``mdel dg launch`` makes
+single assets and partitions, as Dagster does it.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from mdel_assets import __version__
 from mdel_assets.cli_backfill import backfill
+from mdel_assets.cli_dagster import dagster, dg
 from mdel_assets.cli_doctor import doctor
 from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
@@ -208,7 +209,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, doctor, merge, publish, forget, ui):
+for _command in (backfill, dagster, dg, doctor, merge, publish, forget, ui):
     main.add_command(_command)
 
 
