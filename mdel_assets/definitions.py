@@ -16,6 +16,7 @@ from mdel_assets.defs.data import data_assets
 from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.executor import in_process_executor
+from mdel_assets.defs.failures import failing_in_words
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.publishing import publishing_assets
@@ -57,7 +58,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             )
             for asset in assets
         ]
-        assets = follow_inputs(assets, lineage)
+        assets = follow_inputs(failing_in_words(assets), lineage)
         automation = automation_of(assets, lineage)
     return dg.Definitions(
         assets=assets,

@@ -1,0 +1,44 @@
+"""What a failed step says: a mistake is a sentence, anything else has its stack trace."""
+
+import dagster as dg
+import pytest
+
+from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.failures import failing_in_words
+from mdel_assets_tests.conftest import pico_experiment
+
+pytestmark = pytest.mark.in_use
+
+
+def failure_of(result):
+    """Return what the page of a failed run shows of its one failed step."""
+    (error,) = [e.step_failure_data.error for e in result.all_events if e.is_step_failure]
+    return error
+
+
+def test_a_mistake_is_shown_as_its_sentence_alone(home, corpus):
+    job = build_definitions(pico_experiment(corpus), home).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey("merged_model")],
+            partition_key="pair",
+            raise_on_error=False,
+        )
+    error = failure_of(result)
+    assert error.stack == []
+    assert error.cause is None
+    assert error.cls_name == "MissingArtifactError"
+    assert error.message.startswith("mdel_assets.errors.MissingArtifactError: domain_dataset ")
+    assert "run 'mdel dg launch --assets domain_dataset --partition github'" in error.message
+
+
+def test_any_other_error_keeps_its_stack_trace():
+    @dg.asset
+    def broken() -> None:
+        raise ZeroDivisionError("by mistake of ours")
+
+    result = dg.materialize(failing_in_words([broken]), raise_on_error=False)
+    error = failure_of(result)
+    assert "ZeroDivisionError" in error.cause.message
+    assert any("in broken" in frame for frame in error.cause.stack)
