@@ -17,6 +17,7 @@ from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.executor import in_process_executor
 from mdel_assets.defs.failures import failing_in_words
+from mdel_assets.defs.line_job import line_job
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.publishing import publishing_assets
@@ -62,7 +63,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
         automation = automation_of(assets, lineage)
     return dg.Definitions(
         assets=assets,
-        jobs=automation.jobs,
+        jobs=[line_job(experiment), *automation.jobs],
         schedules=automation.schedules,
         sensors=automation.sensors,
         resources={**resources_of(experiment, home), "compute": compute},

@@ -14,6 +14,7 @@
     │   └── TrainingInterruptedError  it was stopped in time to save a checkpoint
     ├── WorkerError                a worker that was started for a step failed
     │   └── StorageError           its machine does not share the folder it works in
+    ├── LineError                  something of the line was not made
     ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
@@ -105,6 +106,10 @@ class WorkerError(MdelError):
 
 class StorageError(WorkerError):
     """A folder that two machines were to share, and do not."""
+
+
+class LineError(MdelError):
+    """Something of the line was not made."""
 
 
 class WebserverError(MdelError):

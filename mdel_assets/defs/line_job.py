@@ -1,0 +1,53 @@
+"""The job of the whole line: what `mdel run` does, started by a click.
+
+Dagster allows no job over assets of different partitions, and a backfill of everything would also
+make what is up to date. So the job has one step, which runs the line; what it makes are runs of
+their own, as those of `mdel run` are.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from mdel_assets.defs.failures import in_words
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.errors import LineError
+from mdel_assets.experiment import Experiment
+
+LINE_JOB = "bring_line_up_to_date"
+
+
+def line_job(experiment: Experiment) -> dg.JobDefinition:
+    """Return the job that makes everything of ``experiment`` that is missing or stale."""
+
+    @dg.op
+    @in_words
+    def make_what_is_stale(context: dg.OpExecutionContext, workspace: Workspace) -> None:
+        """Makes what is missing or stale, in order. Each artifact is a run of its own."""
+        failed = list(_run_line(context, experiment, workspace))
+        if failed:
+            raise LineError(f"{len(failed)} not made. The first: {failed[0]}")
+
+    @dg.job(
+        name=LINE_JOB,
+        description="The whole line, from the shards to the perplexity matrix: what `mdel run` "
+        "does. What is up to date is left alone, and nothing is published.",
+    )
+    def job() -> None:
+        make_what_is_stale()
+
+    return job
+
+
+def _run_line(
+    context: dg.OpExecutionContext, experiment: Experiment, workspace: Workspace
+) -> Iterator[str]:
+    """Run the line; yield what was not made, and why."""
+    # It builds the definitions, of which this job is a part.
+    from mdel_assets.defs.launch import run_line
+
+    for outcome in run_line(experiment, workspace.home, instance=context.instance):
+        what = f"{outcome.kind} {outcome.key}".strip()
+        context.log.info("%s: %s", outcome.state, what)
+        if outcome.state in ("failed", "skipped"):
+            yield f"{what}: {outcome.message}" if outcome.message else what
