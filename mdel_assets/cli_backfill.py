@@ -91,7 +91,7 @@ def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webse
     if named is not None:
         raise WebserverError(
             f"{server.url} has no daemon that works through backfills. Start it with "
-            f"'dagster-daemon run' (or 'make ui', which starts both)."
+            f"'make ui', which starts both."
         )
     click.echo(f"{server.url} runs without a daemon: the partitions run in this process.")
     return None

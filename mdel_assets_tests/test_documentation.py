@@ -37,6 +37,14 @@ def test_commands_exist(page):
             assert name in bundled_experiments(), line
 
 
+@pytest.mark.in_use
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_dagster_are_recorded_where_the_web_ui_shows_them(page):
+    for line in code_lines(page):
+        if "docker compose" not in line:
+            assert not re.search(r"(?<!mdel )\b(dg|dagster) ", line), line
+
+
 def test_readme_names_every_file_to_read_first():
     readme = (ROOT / "README.md").read_text("utf-8")
     named = re.findall(r"`(mdel_assets/[\w/.]+)`", readme)

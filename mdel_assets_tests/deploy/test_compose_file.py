@@ -126,6 +126,10 @@ def test_artifacts_are_the_code_servers_and_every_volume_is_declared(compose, se
     }
     assert set(compose["volumes"]) == {source for mounts in named.values() for source in mounts}
     assert services["code-server"]["environment"]["MDEL_HOME"] == "/data"
+    # What a command there runs stands in the timeline of the location that the webserver shows.
+    (server,) = yaml.safe_load((ROOT / "deploy" / "workspace.yaml").read_text())["load_from"]
+    shown = server["grpc_server"]["location_name"]
+    assert services["code-server"]["environment"]["MDEL_LOCATION"] == shown
     for name, service in services.items():
         bound = [mount for mount in mounts_of(service) if not mount.is_named]
         assert all(mount.is_read_only for mount in bound), name
