@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import socket
 import warnings
@@ -34,6 +35,8 @@ def ui(host: str, port: int) -> None:
     folder = home.dagster_home(experiment)
     os.environ["DAGSTER_HOME"] = str(folder)
     click.echo(f"Experiment '{experiment}' on http://{host}:{port}, its runs in {folder}")
+    # It has a handler of its own: through `show_log_lines` each line would stand there twice.
+    logging.getLogger("dagster").propagate = False
     dev: Any = importlib.import_module("dagster._cli.dev")
     start = dev.open_ipc_subprocess
     started: list[Any] = []

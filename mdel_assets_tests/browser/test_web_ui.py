@@ -142,6 +142,14 @@ def test_the_graph_shows_the_line_from_left_to_right_and_asks_for_no_sign_up(ui)
     assert ui.page.get_by_role("dialog").count() == 0
 
 
+@pytest.mark.in_use
+def test_the_first_page_shows_what_commands_ran_under_the_experiments_name(ui):
+    ui.open("/", wait_for="pico")
+    assert "timeline" in ui.page.url
+    ui.page.get_by_text("Jobless asset materializations").wait_for()
+    ui.open("/locations/pico/jobs/bring_line_up_to_date/playground", wait_for="Launch Run")
+
+
 def test_one_partition_is_made_by_clicking_and_its_page_shows_it(ui, line):
     home, _, weights = line
     expert = home.root / "pico" / "models" / "experts" / "freelaw"
