@@ -86,7 +86,7 @@ def test_replacing_takes_the_old_content_away(artifact):
 
 
 def test_missing_artifact_names_the_command_that_makes_it(artifact):
-    with pytest.raises(MissingArtifactError, match="--select domain_dataset --partition arxiv"):
+    with pytest.raises(MissingArtifactError, match="--assets domain_dataset --partition arxiv"):
         artifact.require()
 
 

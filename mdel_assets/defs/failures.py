@@ -35,12 +35,15 @@ def in_words(body: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return body(*arguments, **options)
         except MdelError as error:
-            name = type(error).__name__
-            message = f"{type(error).__module__}.{name}: {error}\n"
-            info = SerializableErrorInfo(message=message, stack=[], cls_name=name)
-            shown: Exception = DagsterUserCodeProcessError(  # type: ignore[no-untyped-call]
-                str(error), user_code_process_error_infos=[info]
-            )
-            raise shown from error
+            raise _as_it_is(error) from error
 
     return step
+
+
+def _as_it_is(error: MdelError) -> Exception:
+    """Return an error of the same class that Dagster shows without the way that it came."""
+    name, module = type(error).__name__, type(error).__module__
+    info = SerializableErrorInfo(f"{module}.{name}: {error}\n", stack=[], cls_name=name)
+    kind: Any = type(name, (DagsterUserCodeProcessError, type(error)), {"__module__": module})
+    shown: Exception = kind(str(error), user_code_process_error_infos=[info])
+    return shown

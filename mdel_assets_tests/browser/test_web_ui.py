@@ -146,7 +146,7 @@ def test_the_graph_shows_the_line_from_left_to_right_and_asks_for_no_sign_up(ui)
 def test_the_first_page_shows_what_commands_ran_under_the_experiments_name(ui):
     ui.open("/", wait_for="pico")
     assert "timeline" in ui.page.url
-    ui.page.get_by_text("Jobless asset materializations").wait_for()
+    ui.page.get_by_text("Jobless asset materializations").first.wait_for()
     ui.open("/locations/pico/jobs/bring_line_up_to_date/playground", wait_for="Launch Run")
 
 

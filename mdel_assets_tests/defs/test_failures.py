@@ -5,6 +5,7 @@ import pytest
 
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.failures import failing_in_words
+from mdel_assets.errors import MissingArtifactError
 from mdel_assets_tests.conftest import pico_experiment
 
 pytestmark = pytest.mark.in_use
@@ -42,3 +43,12 @@ def test_any_other_error_keeps_its_stack_trace():
     error = failure_of(result)
     assert "ZeroDivisionError" in error.cause.message
     assert any("in broken" in frame for frame in error.cause.stack)
+
+
+def test_who_runs_a_step_in_process_catches_the_mistake_by_its_class(home, corpus):
+    definitions = build_definitions(pico_experiment(corpus), home)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(MissingArtifactError):
+        job.execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey("merged_model")], partition_key="pair"
+        )

@@ -144,7 +144,7 @@ def test_an_absent_domain_shows_as_absent_and_fails_nothing(finished):
 
 def test_a_missing_input_fails_with_the_command_that_makes_it(corpus, home):
     experiment = pico_experiment(corpus)
-    with pytest.raises(MissingArtifactError, match="--select domain_dataset --partition arxiv"):
+    with pytest.raises(MissingArtifactError, match="--assets domain_dataset --partition arxiv"):
         materialize(experiment, home, "expert_model", "arxiv")
 
 
@@ -153,7 +153,7 @@ def test_a_missing_expert_and_an_absent_one_are_refused_in_a_recipe(finished, co
     partial = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, partial.root)
     shutil.rmtree(partial.root / "pico" / "models" / "experts" / "github")
-    with pytest.raises(MissingArtifactError, match="--select expert_model --partition github"):
+    with pytest.raises(MissingArtifactError, match="--assets expert_model --partition github"):
         materialize(pico_experiment(corpus), partial, "merged_model", "mean-all")
     merges = {"m": {"merge_method": "linear", "models": [{"model": "expert:enron"}]}}
     with pytest.raises(MergeError, match="the corpus has no training document of that domain"):
