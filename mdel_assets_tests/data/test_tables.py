@@ -28,7 +28,7 @@ def csv_of(delimiter, end="\n"):
         ("s.CSV", codecs.BOM_UTF8 + csv_of(",", "\r\n")),
         ("semicolons.csv", csv_of(";")),
         ("s.tsv", csv_of("\t")),
-        ("s.csv.gz", gzip.compress(csv_of(","))),
+        ("s.csv.gz", gzip.compress(csv_of(","), mtime=0)),
         ("utf16.csv", codecs.BOM_UTF16_LE + csv_of("\t").decode().encode("utf-16-le")),
         ("no_last_newline.csv", csv_of(",")[:-1]),
     ],
