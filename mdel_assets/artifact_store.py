@@ -21,6 +21,19 @@ class ArtifactStore:
             folder=folder,
             record_path=folder / RECORD_NAME,
             remedy=_remedy(kind, key),
+            work=self.root / "work",
+        )
+
+    def _files(self, kind: str, key: str, folder: Path, *, name: str) -> Artifact:
+        """Build the place of files in a folder that others share."""
+        return Artifact(
+            kind=kind,
+            key=key,
+            experiment=self.experiment,
+            folder=folder,
+            record_path=folder / f"{name}.{RECORD_NAME}",
+            remedy=_remedy(kind, key),
+            work=self.root / "work",
         )
 
     def shard(self, key: str) -> Artifact:
@@ -105,14 +118,7 @@ class ArtifactStore:
     def report(self, model_key: str) -> Artifact:
         """One model's perplexity table."""
         folder = self.root / "reports" / "perplexity"
-        return Artifact(
-            kind="perplexity_report",
-            key=model_key,
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / f"{model_key}.record.json",
-            remedy=_remedy("perplexity_report", model_key),
-        )
+        return self._files("perplexity_report", model_key, folder, name=model_key)
 
     def matrix(self) -> Artifact:
         """Models by domains by splits."""
@@ -124,15 +130,7 @@ class ArtifactStore:
 
     def ensemble(self) -> Artifact:
         """Ensembles of experts beside single models."""
-        folder = self.root / "reports"
-        return Artifact(
-            kind="ensemble_report",
-            key="",
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / "ensemble.record.json",
-            remedy=_remedy("ensemble_report", ""),
-        )
+        return self._files("ensemble_report", "", self.root / "reports", name="ensemble")
 
     def publication(self, kind: str, key: str) -> Artifact:
         """What was last published of ``kind``: its card, and where it went."""
@@ -145,15 +143,7 @@ class ArtifactStore:
 
     def sweep(self) -> Artifact:
         """Variants of experts beside the experts."""
-        folder = self.root / "reports"
-        return Artifact(
-            kind="sweep_report",
-            key="",
-            experiment=self.experiment,
-            folder=folder,
-            record_path=folder / "sweep.record.json",
-            remedy=_remedy("sweep_report", ""),
-        )
+        return self._files("sweep_report", "", self.root / "reports", name="sweep")
 
     def work_folder(self, *parts: str) -> Path:
         """A folder for resumable work in progress, outside every artifact."""

@@ -24,6 +24,7 @@ from mdel_assets.durable_files import (
     file_digest,
     swap_into_place,
     sync,
+    text_digest,
     write_text_atomically,
 )
 from mdel_assets.errors import (
@@ -31,6 +32,7 @@ from mdel_assets.errors import (
     ForeignArtifactError,
     MissingArtifactError,
 )
+from mdel_assets.verification import Notes
 from mdel_assets.versions import library_versions
 
 RECORD_NAME = "record.json"
@@ -61,7 +63,8 @@ class Record:
     """The content of ``record.json``.
 
     ``files`` maps a file's relative path to its size in bytes and xxh3-128 digest. ``counts`` are
-    numbers worth comparing, ``details`` anything else a reader wants.
+    numbers worth comparing, ``details`` anything else a reader wants. ``seal`` is the digest of all
+    else in the record; one that was written before there were seals has none.
     """
 
     kind: str
@@ -75,6 +78,38 @@ class Record:
     details: dict[str, Any]
     files: dict[str, dict[str, Any]]
     versions: dict[str, str]
+    seal: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Record":
+        """Return the record that the text of a ``record.json`` holds.
+
+        Raises:
+            ValueError: it is no record, or not the one that was written.
+
+        """
+        content = json.loads(text)
+        try:
+            record = cls(**content)
+        except TypeError as error:
+            raise ValueError(f"not a record's fields: {error}") from error
+        if record.seal not in ("", _seal(content)):
+            raise ValueError(f"its seal is {record.seal}, of its content {_seal(content)}")
+        return record
+
+    def sealed(self) -> "Record":
+        """Return the same record with its seal."""
+        return dataclasses.replace(self, seal=_seal(dataclasses.asdict(self)))
+
+    def text(self) -> str:
+        """Return the text of its ``record.json``."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Return the digest of a record's content, as it is after it was written and read."""
+    as_read = json.loads(json.dumps({**content, "seal": ""}))
+    return text_digest(json.dumps(as_read, sort_keys=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +135,11 @@ def looking_once() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A place for one artifact: a folder, or named files in a folder that others share."""
+    """A place for one artifact: a folder, or named files in a folder that others share.
+
+    ``work`` is the folder, outside every artifact, where notes of its files lie; one that
+    lies elsewhere has none.
+    """
 
     kind: str
     key: str
@@ -108,6 +147,7 @@ class Artifact:
     folder: Path
     record_path: Path
     remedy: str
+    work: Path | None = None
 
     @property
     def label(self) -> str:
@@ -130,15 +170,21 @@ class Artifact:
 
     def _read_record(self) -> Record | None:
         try:
-            content = json.loads(self.record_path.read_text("utf-8"))
-            return Record(**content)
+            return Record.parse(self.record_path.read_text("utf-8"))
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, TypeError) as error:
+        except ValueError as error:
             raise DamagedArtifactError(
                 f"{self.record_path} is not a record ({error}). Delete its folder, then "
                 f"{self.remedy}."
             ) from error
+
+    def last_record(self) -> Record | None:
+        """Return the record, or None also where it is damaged: for what will be made anew."""
+        try:
+            return self.read_record()
+        except DamagedArtifactError:
+            return None
 
     def require(self) -> Record:
         """Return the record of an artifact that is there, whole, and this experiment's own.
@@ -146,7 +192,7 @@ class Artifact:
         Raises:
             MissingArtifactError: it was never made.
             ForeignArtifactError: another experiment or asset made it.
-            DamagedArtifactError: a file is missing or has another size than recorded.
+            DamagedArtifactError: a file is missing, or does not hold what was recorded.
 
         """
         record = self.read_record()
@@ -160,7 +206,10 @@ class Artifact:
                 f"Move it away, then {self.remedy}."
             )
         if problem := self._damage_seen(record):
-            raise DamagedArtifactError(f"{self.label}: {problem}. Delete it, then {self.remedy}.")
+            raise DamagedArtifactError(
+                f"{self.label} is damaged: {problem}. Nothing is made from it. To make it anew, "
+                f"{self.remedy}."
+            )
         return record
 
     def _damage_seen(self, record: Record) -> str | None:
@@ -175,25 +224,26 @@ class Artifact:
         """Let nothing be made from the artifact, which failed a check, until it is made anew."""
         write_text_atomically(self.folder / _FAILED_CHECK_NAME, check)
 
-    def damage(self, record: Record, *, read_files: bool = False) -> str | None:
-        """Say which file is missing or differs from the record; None if all is well.
+    def damage(self, record: Record, *, read_all: bool = False) -> str | None:
+        """Say which file is missing or does not hold what was recorded; None if all is well.
 
-        Sizes are always compared; ``read_files`` compares digests too. A check that failed is
-        a damage, too.
+        A file is read where it was not, or changed since; with ``read_all`` in any case. A check
+        that failed is a damage, too.
         """
         failed = self.folder / _FAILED_CHECK_NAME
         if self.owns_folder and failed.is_file():
             return f"it failed its check {failed.read_text('utf-8')}"
-        for name, expected in record.files.items():
-            path = self.folder / name
-            if not path.is_file():
-                return f"{path} is missing"
-            size = path.stat().st_size
-            if size != expected["size_bytes"]:
-                return f"{path} has {size} bytes, its record says {expected['size_bytes']}"
-            if read_files and (digest := file_digest(path)) != expected["xxh3"]:
-                return f"{path} has digest {digest}, its record says {expected['xxh3']}"
-        return None
+        return self._notes.problem(record.files, trust=not read_all)
+
+    @property
+    def _notes(self) -> Notes:
+        notes = self.work / "verified" / f"{self._name}.json" if self.work else None
+        return Notes(self.folder, notes)
+
+    @property
+    def _name(self) -> str:
+        """What tells it from the others of its experiment, as a file's name."""
+        return f"{self.kind}-{self.key}".removesuffix("-")
 
     def holds(self, fingerprint: str) -> Record | None:
         """Return the record if the artifact is whole and has ``fingerprint``, else None."""
@@ -264,10 +314,9 @@ class Artifact:
                 for path in files
             },
             versions=library_versions(),
-        )
+        ).sealed()
         record_file = stage / self.record_path.name
-        content = json.dumps(dataclasses.asdict(record), indent=2, sort_keys=True)
-        record_file.write_text(content + "\n", "utf-8")
+        record_file.write_text(record.text(), "utf-8")
         for path in [*files, record_file]:
             sync(path)
         if self.owns_folder:
@@ -277,6 +326,7 @@ class Artifact:
             for path in [*files, record_file]:
                 os.replace(path, self.folder / path.name)
         sync(self.folder.parent if self.owns_folder else self.folder)
+        self._notes.write(record.files)
         size_mib = sum(file["size_bytes"] for file in record.files.values()) / 2**20
         _log.info("%s is made: %.1f MiB%s", self.label, size_mib, _shown(record.counts))
         return record

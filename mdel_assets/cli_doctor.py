@@ -13,7 +13,7 @@ from mdel_assets.home import MdelHome, experiment_name
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Mend what can be mended.")
-@click.option("--digests", is_flag=True, help="Read every file and compare its digest, too.")
+@click.option("--digests", is_flag=True, help="Read every file once more.")
 @click.option("--offline", is_flag=True, help="Do not ask the Hub or Weights & Biases.")
 def doctor(*, repair: bool, digests: bool, offline: bool) -> None:
     """Find what crashes leave behind: dead runs, held slots, half-written or damaged artifacts.

@@ -57,6 +57,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """Return the xxh3-128 digest of a text in UTF-8, as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

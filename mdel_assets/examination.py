@@ -148,10 +148,10 @@ def _size_mib(folder: Path) -> float:
 def examine_records(
     home: MdelHome, experiment: Experiment, *, read_files: bool
 ) -> Iterator[Finding]:
-    """Compare every artifact's files with its record; ``read_files`` compares digests, too."""
+    """Compare every artifact's files with its record; ``read_files`` reads them all once more."""
     root = home.root / experiment.name
     for path in record_paths(root):
-        artifact, record, problem = _read(path, read_files=read_files)
+        artifact, record, problem = _read(path, root / "work", read_files=read_files)
         if not problem:
             continue
 
@@ -161,18 +161,20 @@ def examine_records(
         yield Finding(f"{artifact.label}: {problem}. It has to be made anew.", repair)
 
 
-def _read(path: Path, *, read_files: bool) -> tuple[Artifact, Record | None, str]:
+def _read(path: Path, work: Path, *, read_files: bool) -> tuple[Artifact, Record | None, str]:
     """Return what a record is of, the record, and what is wrong with it or its files."""
     name = path.name.removesuffix(RECORD_NAME).rstrip(".")
-    artifact = Artifact("artifact", str(path), "", path.parent, path, remedy="make it anew")
+    artifact = Artifact(
+        "artifact", str(path), "", path.parent, path, remedy="make it anew", work=work
+    )
     try:
-        record = Record(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        record = Record.parse(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         return artifact, None, f"{name or 'its record'} cannot be read ({error})"
     artifact = dataclasses.replace(
         artifact, kind=record.kind, key=record.key, experiment=record.experiment
     )
-    return artifact, record, artifact.damage(record, read_files=read_files) or ""
+    return artifact, record, artifact.damage(record, read_all=read_files) or ""
 
 
 def _move_aside(artifact: Artifact, record: Record | None, folder: Path) -> str:

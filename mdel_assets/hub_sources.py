@@ -178,7 +178,7 @@ def at_commit(source: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
     reference = hub_reference(source["path"] or "", revision=source["revision"])
     if reference is None:
         return dict(source)
-    record = artifact.read_record()
+    record = artifact.last_record()
     recorded = None
     if record and record.config.get("path") == reference.name:
         recorded = record.config.get("commit")

@@ -177,7 +177,7 @@ class Lineage(Line):
         from mdel_assets.data.fetch import source_signature
         from mdel_assets.data.hub_files import has_changed
 
-        record = self.artifact("raw_pile_shard", key).read_record()
+        record = self.artifact("raw_pile_shard", key).last_record()
         if record is None or self.artifact("raw_pile_shard", key).damage(record):
             return None
         shard = self.shard(key)
@@ -265,7 +265,7 @@ class Lineage(Line):
     def _recipe(self, key: str, *, before: Artifact) -> tuple[dict[str, Any], list[Artifact]]:
         members, known = self.members(key), set(self.experiment.model_keys)
         own = [self.store.model(member.name) for member in members if member.name in known]
-        last = before.read_record()
+        last = before.last_record()
         digests = {
             member.name: outside_digest(member.name, before=last)
             for member in members

@@ -200,9 +200,13 @@ def _num_compared_at_once(counts: Mapping[str, Mapping[str, Any]]) -> int:
 def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:
     """Return the record of an artifact that needs no making, and say so in the log."""
     record = lineage.current(kind, key)
+    artifact = lineage.artifact(kind, key)
     if record:
-        _log.info("%s is up to date; nothing to do", lineage.artifact(kind, key).label)
-    return record
+        _log.info("%s is up to date; nothing to do", artifact.label)
+        return record
+    if (old := artifact.last_record()) and (problem := artifact.damage(old)):
+        _log.warning("%s is damaged and made anew: %s", artifact.label, problem)
+    return None
 
 
 def _open_index(lineage: Lineage, work_folder: Path) -> Any:

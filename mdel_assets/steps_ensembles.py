@@ -62,6 +62,7 @@ def read_ensembles(lineage: Lineage) -> Any:
     domains = lineage.present_domains()
     evaluation = lineage.experiment.evaluation
     store = lineage.store
+    store.seed_model().require()
     ensembles = ensemble_cells(
         {domain: store.scores(f"expert-{domain}").folder for domain in domains},
         {domain: store.dataset(domain).folder for domain in domains},

@@ -45,7 +45,7 @@ def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
                 continue
             identity = identities[key] = lineage.identity("token_scores", key)
             artifact = lineage.store.scores(key)
-            is_reusable = _is_reusable(lineage, artifact.read_record(), identity, key)
+            is_reusable = _is_reusable(lineage, artifact.last_record(), identity, key)
             tasks[key] = ScoringTask(
                 lineage.store.model(key).folder,
                 stack.enter_context(artifact.staging()),
@@ -152,7 +152,7 @@ def changes_since_last_report(lineage: Lineage, model_key: str) -> list[Any]:
     scores.require()
     artifact = lineage.store.report(model_key)
     sums = artifact.folder / f"{model_key}.documents.parquet"
-    record = artifact.read_record()
+    record = artifact.last_record()
     if record is None or artifact.damage(record) or not sums.exists():
         return []
     evaluation = lineage.experiment.evaluation

@@ -88,6 +88,16 @@ def decompress(path: Path) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
 
 
+def flip_bit(path: Path, *, place: int | None = None, bit: int = 0) -> None:
+    """Flip one bit of a file, of its middle byte where ``place`` names no other."""
+    with path.open("r+b") as file:
+        place = path.stat().st_size // 2 if place is None else place
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
 def write_split(path: Path, texts: list[str], *, domain: str) -> None:
     """Write a split of a domain's dataset that holds ``texts``."""
     import pyarrow as pa

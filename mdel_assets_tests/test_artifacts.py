@@ -100,8 +100,7 @@ def test_folder_of_another_experiment_is_refused(artifact, tmp_path):
 def test_a_changed_file_is_noticed(artifact):
     record = publish(artifact)
     (artifact.folder / "train.parquet").write_text("hullo")
-    assert artifact.damage(record) is None
-    assert "digest" in artifact.damage(record, read_files=True)
+    assert "digest" in artifact.damage(record)
     (artifact.folder / "train.parquet").write_text("longer than before")
     with pytest.raises(DamagedArtifactError, match="18 bytes, its record says 5"):
         artifact.require()

@@ -23,7 +23,7 @@ from mdel_assets.examination import (
     examine_work,
 )
 from mdel_assets.home import MdelHome
-from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.conftest import flip_bit, pico_experiment
 
 
 @pytest.fixture
@@ -101,14 +101,26 @@ def test_a_missing_file_and_one_of_another_size_are_found_and_made_anew(routed, 
     assert lineage.current("shard_documents", "00")
 
 
-def test_a_changed_byte_is_found_by_its_digest_alone(routed, home):
+def test_a_changed_byte_is_found(routed, home):
     lineage, documents = routed
     path = documents.folder / "github.parquet"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
+    flip_bit(path)
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
+    assert "github.parquet has digest" in finding.sentence
+
+
+def test_a_byte_that_the_disk_changed_is_found_by_reading_all(routed, home):
+    lineage, documents = routed
+    path = documents.folder / "github.parquet"
+    os.utime(path, ns=(0, 0))
+    assert list(examine_records(home, lineage.experiment, read_files=False)) == []
+    flip_bit(path)
+    os.utime(path, ns=(0, 0))
     assert list(examine_records(home, lineage.experiment, read_files=False)) == []
     (finding,) = examine_records(home, lineage.experiment, read_files=True)
+    assert "github.parquet has digest" in finding.sentence
+    # What was once found is not forgotten.
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
     assert "github.parquet has digest" in finding.sentence
 
 
