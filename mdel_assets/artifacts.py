@@ -137,8 +137,8 @@ def looking_once() -> Iterator[None]:
 class Artifact:
     """A place for one artifact: a folder, or named files in a folder that others share.
 
-    ``work`` is the folder, outside every artifact, where notes of its files lie; one that
-    lies elsewhere has none.
+    ``work`` is the folder, outside every artifact, of its lock and of the notes on its files; one
+    that belongs to no experiment's folder has neither.
     """
 
     kind: str
@@ -239,6 +239,12 @@ class Artifact:
     def _notes(self) -> Notes:
         notes = self.work / "verified" / f"{self._name}.json" if self.work else None
         return Notes(self.folder, notes)
+
+    @property
+    def lock_path(self) -> Path:
+        """What whoever makes it holds: see `mdel_assets.makers`."""
+        assert self.work
+        return self.work / "locks" / self._name
 
     @property
     def _name(self) -> str:

@@ -21,11 +21,13 @@ from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import EVALUATION_SPLITS
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.makers import makes
 
 _log = logging.getLogger(__name__)
 _CONTAMINATION_BYTES = 1 << 30
 
 
+@makes("raw_pile_shard")
 def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
     """Fetch one shard and record its size and sha256."""
     if current := current_record(lineage, "raw_pile_shard", shard_key):
@@ -59,6 +61,7 @@ def fetch_raw_shard(lineage: Lineage, shard_key: str, *, cache: Path) -> Record:
         return artifact.publish(stage, identity, counts=counts, details=details)
 
 
+@makes("corpus_clusters", has_key=False)
 def make_clusters(lineage: Lineage) -> Record:
     """Find the domains of a corpus without labels in its first train shard."""
     from mdel_assets.data.unlabelled import cluster_shard
@@ -80,6 +83,7 @@ def make_clusters(lineage: Lineage) -> Record:
         return artifact.publish(stage, identity, counts=counts, details=dataclasses.asdict(fit))
 
 
+@makes("shard_documents")
 def route_shard(lineage: Lineage, shard_key: str) -> Record:
     """Route a shard's documents to one file per domain."""
     if current := current_record(lineage, "shard_documents", shard_key):
@@ -121,6 +125,7 @@ def _keep_rejects(lineage: Lineage, shard_key: str, stage: Path) -> str:
     return f" The rejected lines are in {kept}."
 
 
+@makes("domain_dataset")
 def assemble_domain_datasets(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:
     """Make the datasets of ``domains`` in one pass over all documents."""
     from mdel_assets.data.assemble import write_datasets

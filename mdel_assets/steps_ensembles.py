@@ -5,10 +5,12 @@ from typing import Any
 
 from mdel_assets.artifacts import Record
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import makes
 from mdel_assets.steps import current_record
 from mdel_assets.steps_evaluation import read_reported_cells, report_rows
 
 
+@makes("domain_router", has_key=False)
 def make_router(lineage: Lineage) -> Record:
     """Train the routers that tell a text's domain from its beginning."""
     from mdel_assets.evaluation.router import train_router
@@ -30,6 +32,7 @@ def make_router(lineage: Lineage) -> Record:
         return artifact.publish(stage, identity, details=details)
 
 
+@makes("ensemble_report", has_key=False)
 def make_ensemble_report(lineage: Lineage, matrix: Any) -> Record:
     """Write what `read_ensembles` returns: experts weighed together, beside the single models."""
     from mdel_assets.evaluation.ensemble_report import (

@@ -13,6 +13,7 @@ from typing import Any
 from mdel_assets.artifacts import Identity, Record, looking_once
 from mdel_assets.errors import MdelError
 from mdel_assets.lineage import WINDOW_SETTINGS, Lineage
+from mdel_assets.makers import makes
 from mdel_assets.steps import current_record, held_out_words
 from mdel_assets.time_left import operations_of
 
@@ -28,6 +29,7 @@ class Scored:
     failures: dict[str, str]
 
 
+@makes("token_scores")
 def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
     """Score models on every evaluation document that they have not been scored on yet.
 
@@ -96,6 +98,7 @@ def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
     )
 
 
+@makes("perplexity_report")
 def report(lineage: Lineage, model_key: str) -> Record:
     """Write one model's perplexity table from its token scores, and every document's sums."""
     import pyarrow.parquet as pq
@@ -187,6 +190,7 @@ def report_rows(
     ]
 
 
+@makes("perplexity_matrix", has_key=False)
 def make_matrix(lineage: Lineage, matrix: Any) -> Record:
     """Write what `read_matrix` returns: all reports in one matrix."""
     from mdel_assets.evaluation.matrix import write_matrix

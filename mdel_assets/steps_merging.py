@@ -10,6 +10,7 @@ import yaml
 
 from mdel_assets.artifacts import Record
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import makes
 from mdel_assets.merged_cards import card_of_merged
 from mdel_assets.merging.members import Member, Members, resolved_recipe, with_weights
 from mdel_assets.merging.model_card import CARD_NAME
@@ -21,6 +22,7 @@ from mdel_assets.steps import current_record
 _log = logging.getLogger(__name__)
 
 
+@makes("merged_model")
 def make_merged(lineage: Lineage, recipe_name: str) -> Record:
     """Merge the models of one recipe."""
     from mdel_assets.merging.streaming import merge_models
@@ -71,6 +73,7 @@ def weighted_recipe(lineage: Lineage, recipe_name: str) -> tuple[MergeRecipe, Me
     return recipe.without_search(), with_weights(members, weights)
 
 
+@makes("layer_differences")
 def measure_layer_differences(lineage: Lineage, domains: Sequence[str]) -> dict[str, Record]:
     """Measure the experts of ``domains``, all in one pass, against the seed and each other."""
     from mdel_assets.merging.layer_differences import measure_differences

@@ -8,6 +8,7 @@ import yaml
 
 from mdel_assets.artifacts import Record
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import makes
 from mdel_assets.merging.members import resolved_recipe, with_weights
 from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.steps import current_record
@@ -17,6 +18,7 @@ REPORT_NAME = "search.md"
 CHART_NAME = "trials.png"
 
 
+@makes("searched_merge")
 def search_merge(lineage: Lineage, recipe_name: str) -> Record:
     """Find the weights of one recipe's models, and judge them on test text."""
     from mdel_assets.charts import to_png

@@ -4,10 +4,12 @@ from typing import Any
 
 from mdel_assets.artifacts import Record
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import makes
 from mdel_assets.steps import current_record
 from mdel_assets.steps_evaluation import read_matrix
 
 
+@makes("sweep_report", has_key=False)
 def make_sweep_report(lineage: Lineage) -> Record:
     """Write what each variant gains, beside the expert of its domain."""
     from mdel_assets.evaluation.sweep import write_sweep

@@ -14,6 +14,7 @@ from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.experiment_fields import ExpertTraining, ModelSource
 from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import makes
 from mdel_assets.steps import current_record
 from mdel_assets.tracking import going_on_without, log_model
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
@@ -67,6 +68,7 @@ def make_seed(lineage: Lineage, *, cache: Path, conditions: Conditions = NO_COND
     return _make(lineage, "seed_model", "", train=train, conditions=conditions)
 
 
+@makes("reference_model")
 def make_reference(lineage: Lineage, name: str, *, cache: Path) -> Record:
     """Fetch a model to compare with."""
     source = lineage.experiment.evaluation.references[name]

@@ -43,6 +43,7 @@ from mdel_assets.errors import (
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import making
 from mdel_assets.time_left import operations_of
 from mdel_assets.tracking import Tracker
 from mdel_assets.training.conditions import Conditions
@@ -278,11 +279,12 @@ class _Plan:
         if self.compute.engine == "local":
             return _train(*self._arguments(key))
         folder = self._folder(key)
-        self._spec(key).write(folder.spec)
         command = [*self.compute.command(sys.executable), str(folder.spec)]
         context = self.context.op_execution_context
         try:
-            dg.PipesSubprocessClient().run(context=context, command=command)
+            with making(self.lineage.artifact(self.kind, key)):
+                self._spec(key).write(folder.spec)
+                dg.PipesSubprocessClient().run(context=context, command=command)
         except DagsterPipesExecutionError as error:
             raise_outcome(folder.spec)
             raise WorkerError(f"The launcher failed: {error}") from error
@@ -301,7 +303,8 @@ class _Plan:
             for key in keys
         ]
         listener = JobMessages(self.context, are_named=len(jobs) > 1)
-        Queue(self.compute.make_engine(settings), settings, listener=listener).run(jobs)
+        with making(*(self.lineage.artifact(self.kind, key) for key in keys)):
+            Queue(self.compute.make_engine(settings), settings, listener=listener).run(jobs)
         for job in jobs:
             artifact = self.lineage.artifact(self.kind, job.key)
             look_again(artifact.folder, within=self.lineage.store.root)
@@ -338,7 +341,8 @@ def raise_where_cancelled(error: MdelError) -> None:
 
 
 def _train(lineage: Lineage, kind: str, key: str, cache: Path, conditions: Conditions) -> Record:
-    return steps_training.make_model(lineage, kind, key, cache=cache, conditions=conditions)
+    with making(lineage.artifact(kind, key)):
+        return steps_training.make_model(lineage, kind, key, cache=cache, conditions=conditions)
 
 
 def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Compute:

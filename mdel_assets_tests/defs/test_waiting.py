@@ -51,3 +51,28 @@ def test_a_run_waits_aloud_ends_when_told_and_passes_the_dead(branched, corpus, 
         again.read_until("is marked as failed and holds no pool any more: its process")
         wait_until(lambda: newest_checkpoint() > left)
         again.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.in_use
+def test_the_same_expert_asked_for_twice_at_once_is_trained_once(branched, corpus, tmp_path):
+    """Two commands without an instance, so without pools: the second finds the expert made."""
+    shutil.copytree(branched[1].root, tmp_path / "home")
+    home = MdelHome(tmp_path / "home")
+    training = LONGER | {"num_tokens": 32 * 4 * 100}
+    variables = environment(pico_experiment(corpus, training=training), home, tmp_path)
+    del variables["DAGSTER_HOME"]
+    expert = (*EXPERT, "--select", "expert_model", "--partition", "github")
+    with warm_python.start(expert, env=variables, cwd=tmp_path) as first:
+        work = home.root / "pico" / "work"
+        wait_until(lambda: list(work.glob("expert_model-github-*/checkpoint-*")), every=0.02)
+        first.send_signal(signal.SIGSTOP)
+        with warm_python.start(expert, env=variables, cwd=tmp_path) as second:
+            second.read_until(f"waiting for expert_model 'github', which process {first.pid} of")
+            first.send_signal(signal.SIGCONT)
+            assert first.wait(timeout=60) == 0
+            made = home.root / "pico" / "models" / "experts" / "github" / "record.json"
+            inode = made.stat().st_ino
+            assert second.wait(timeout=60) == 0
+    assert made.stat().st_ino == inode
+    assert not list(work.glob("expert_model-*"))
