@@ -165,7 +165,8 @@ def _show_work(folder: Path, stage: str) -> None:
     training = 0.0
     for path in (folder / "home" / _NAME / folders[stage]).rglob("record.json"):
         history = json.loads(path.read_text("utf-8"))["details"]["history"]
-        training += history["num_tokens"] / history["tokens_per_second"]
+        making = json.loads(path.with_name("making.json").read_text("utf-8"))["history"]
+        training += history["num_tokens"] / making["tokens_per_second"]
     log = (folder / f"{stage}.log").read_text("utf-8")
     show(f"line/{stage}/training", training, "s")
     show(f"line/{stage}/losses", sum(map(float, _LOSSES.findall(log))), "s")

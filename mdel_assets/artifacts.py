@@ -2,7 +2,8 @@
 
 An artifact is written into a hidden sibling, synced, and renamed into place, so it exists whole or
 not at all. Beside it lies ``record.json``: what it is, the config and inputs that made it, counts,
-and a digest of every file. Records carry no time and no machine: same inputs, same bytes.
+and a digest of every file. Records carry no time and no machine: same inputs, same bytes. How a
+model was made this time, its pace and its run's address, lies beside in ``making.json``.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ from mdel_assets.verification import Notes
 from mdel_assets.versions import library_versions
 
 RECORD_NAME = "record.json"
+MAKING_NAME = "making.json"
 _FAILED_CHECK_NAME = "failed_check"
 _log = logging.getLogger(__name__)
 
@@ -212,6 +214,17 @@ class Artifact:
             )
         return record
 
+    def all_details(self, record: Record) -> dict[str, Any]:
+        """Return the record's details together with how the artifact was made.
+
+        A record of before the two were kept apart holds both.
+        """
+        try:
+            making = json.loads((self.folder / MAKING_NAME).read_text("utf-8"))
+        except (OSError, ValueError):
+            making = None
+        return _merged(record.details, making if isinstance(making, dict) else {})
+
     def _damage_seen(self, record: Record) -> str | None:
         seen = _seen.get()
         if seen is None:
@@ -294,10 +307,13 @@ class Artifact:
         *,
         counts: Mapping[str, Any] | None = None,
         details: Mapping[str, Any] | None = None,
+        making: Mapping[str, Any] | None = None,
         links_from: "Artifact | None" = None,
     ) -> Record:
         """Write the record, sync everything in ``stage`` and move it into the final place.
 
+        ``making`` is what would differ between two that are the same; it has the places in
+        ``details`` that it is to be read in. Only what owns its folder may have it.
         Files that are links to those of ``links_from`` have the digests that its record gives.
         """
         files = sorted(path for path in stage.rglob("*") if path.is_file())
@@ -323,6 +339,8 @@ class Artifact:
         ).sealed()
         record_file = stage / self.record_path.name
         record_file.write_text(record.text(), "utf-8")
+        if making:
+            (stage / MAKING_NAME).write_text(json.dumps(making, indent=2, sort_keys=True) + "\n")
         for path in [*files, record_file]:
             sync(path)
         if self.owns_folder:
@@ -336,6 +354,16 @@ class Artifact:
         size_mib = sum(file["size_bytes"] for file in record.files.values()) / 2**20
         _log.info("%s is made: %.1f MiB%s", self.label, size_mib, _shown(record.counts))
         return record
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``first`` with what ``second`` has besides, inside of entries that both have, too."""
+    both = {
+        key: _merged(first[key], value)
+        for key, value in second.items()
+        if isinstance(first.get(key), Mapping) and isinstance(value, Mapping)
+    }
+    return {**first, **second, **both}
 
 
 def _file_number(path: Path) -> tuple[int, int]:

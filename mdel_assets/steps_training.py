@@ -22,6 +22,7 @@ from mdel_assets.training.processes import ending_together, is_first_process
 
 # Trains into a folder (none where another process writes), with checkpoints in a work folder.
 _Train = Callable[[Path | None, Path, Conditions], Any]
+_PACE = "tokens_per_second"
 
 
 def make_model(
@@ -180,9 +181,13 @@ def _make(
                 if run is not None:
                     with going_on_without("keep the outcome"):
                         run.summary.update(_summary(details))
-                    details["tracked_at"] = None if run.offline else run.url
+                tracked_at = run.url if run is not None and not run.offline else None
                 record = artifact.publish(
-                    stage, identity, details=details, links_from=_linked(lineage, kind)
+                    stage,
+                    identity,
+                    making=_taken_out(details) | {"tracked_at": tracked_at},
+                    details=details,
+                    links_from=_linked(lineage, kind),
                 )
                 if run is not None:
                     log_model(
@@ -194,6 +199,19 @@ def _make(
                     )
             shutil.rmtree(work)
     return artifact.require()
+
+
+def _taken_out(details: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a training's outcome what another training of the same model would not have."""
+    history = details["history"]
+    curve = {_PACE: history["curves"].pop(_PACE, [])}
+    return {
+        "history": {
+            _PACE: history.pop(_PACE),
+            "num_processes": history.pop("num_processes"),
+            "curves": curve,
+        }
+    }
 
 
 def _linked(lineage: Lineage, kind: str) -> Artifact | None:

@@ -45,7 +45,7 @@ def reference_assets(experiment: Experiment, partitions: Partitions) -> list[dg.
             record = steps_training.make_reference(lineage, name, cache=workspace.home.cache)
         artifact = lineage.store.reference(name)
         return dg.MaterializeResult(
-            metadata={**model_metadata(record), **provenance(record, artifact)},
+            metadata={**model_metadata(record, artifact), **provenance(record, artifact)},
             check_results=[model_is_whole(record, artifact, check_name=_CHECK)],
         )
 

@@ -65,7 +65,7 @@ def training_assets(
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         artifact = lineage.store.seed_model()
         return dg.MaterializeResult(
-            metadata={**model_metadata(record), **provenance(record, artifact)},
+            metadata={**model_metadata(record, artifact), **provenance(record, artifact)},
             check_results=[model_is_whole(record, artifact, check_name="seed_loads")],
         )
 
@@ -158,7 +158,8 @@ def trained_result(record: Record, artifact: Artifact) -> dg.MaterializeResult:
 def _trained_metadata(
     record: Record, artifact: Artifact, *, also: Mapping[str, Any]
 ) -> dict[str, Any]:
-    return {**_expert_metadata(record), **also, **provenance(record, artifact)}
+    shown = _expert_metadata(artifact.all_details(record))
+    return {**shown, **also, **provenance(record, artifact)}
 
 
 def _frozen_unchanged(
@@ -206,9 +207,9 @@ def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg
     return barring(check, [] if passed else [artifact])
 
 
-def model_metadata(record: Record) -> dict[str, Any]:
+def model_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     """Return what a seed or reference model shows."""
-    details = record.details
+    details = artifact.all_details(record)
     shown = {
         name: details[name]
         for name in ("architecture", "num_parameters", "num_layers", "vocab_rows")
@@ -223,8 +224,7 @@ def model_metadata(record: Record) -> dict[str, Any]:
     }
 
 
-def _expert_metadata(record: Record) -> dict[str, Any]:
-    details = record.details
+def _expert_metadata(details: Mapping[str, Any]) -> dict[str, Any]:
     losses = [
         {
             "split": split,
@@ -244,6 +244,15 @@ def _expert_metadata(record: Record) -> dict[str, Any]:
     }
 
 
+def _making_metadata(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a training went this time, as far as that was kept."""
+    return {
+        name: round(history[name])
+        for name in ("num_processes", "tokens_per_second")
+        if name in history
+    }
+
+
 def _history_metadata(
     history: Mapping[str, Any], details: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -260,8 +269,7 @@ def _history_metadata(
         "num_steps": history["num_steps"],
         "num_tokens": history["num_tokens"],
         "num_epochs": round(history["num_epochs"], 3),
-        "num_processes": history["num_processes"],
-        "tokens_per_second": round(history["tokens_per_second"]),
+        **_making_metadata(history),
         "loss_curve": chart(losses, "loss"),
         "other_curves": chart(pace_charts(history["curves"]), "learning rate, gradient, pace"),
     }

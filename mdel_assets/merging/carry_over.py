@@ -4,8 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+from mdel_assets.artifacts import MAKING_NAME, RECORD_NAME
+
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken"}
-_LEFT_BEHIND = {"record.json", "model.safetensors.index.json", "pytorch_model.bin.index.json"}
+_LEFT_BEHIND = {
+    RECORD_NAME,
+    MAKING_NAME,
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+}
 
 
 def carry_over(source: Path, folder: Path, *, dtype: str | None) -> None:

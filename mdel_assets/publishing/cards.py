@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from mdel_assets.artifacts import Record
+from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import Lineage
 from mdel_assets.publishing.licences import source_note
@@ -105,7 +105,9 @@ def seed_in_words(lineage: Lineage) -> str:
     return f"a model that is not on the Hub{fingerprint}"
 
 
-def provenance_section(record: Record, *, also: Iterable[tuple[str, str]] = ()) -> str:
+def provenance_section(
+    record: Record, artifact: Artifact, *, also: Iterable[tuple[str, str]] = ()
+) -> str:
     """Return the table of what an artifact was made from; ``also`` are further rows."""
     rows = [
         ("experiment", record.experiment),
@@ -114,7 +116,7 @@ def provenance_section(record: Record, *, also: Iterable[tuple[str, str]] = ()) 
         *also,
         ("made with", ", ".join(f"{name} {text}" for name, text in record.versions.items())),
     ]
-    if address := record.details.get("tracked_at"):
+    if address := artifact.all_details(record).get("tracked_at"):
         rows.append(("training run", f"<{address}>"))
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     closing = "`record.json` beside this card holds the same, with every setting and file digest."

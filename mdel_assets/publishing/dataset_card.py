@@ -75,7 +75,7 @@ Documents by domain, over all splits: {", ".join(f"`{k}` {n:,}" for k, n in held
 
 ## Provenance
 
-{provenance_section(record, also=shard_rows(lineage))}"""
+{provenance_section(record, artifact, also=shard_rows(lineage))}"""
 
 
 def _mixture_in_words(mixture: Mixture) -> str:

@@ -41,7 +41,8 @@ def expert_card(
     ``repository@revision``.
     """
     experiment = lineage.experiment
-    record = lineage.store.expert(domain).require()
+    artifact = lineage.store.expert(domain)
+    record = artifact.require()
     label = experiment.require_domain(domain).name
     repositories = _repositories(datasets)
     seed = base_model(experiment)
@@ -80,7 +81,7 @@ It was trained on text of these sources. The seed model's licence holds, too.
 {licence_section(experiment, domains)}
 ## Provenance
 
-{provenance_section(record, also=_text_rows(lineage, datasets, [domain]))}"""
+{provenance_section(record, artifact, also=_text_rows(lineage, datasets, [domain]))}"""
 
 
 def merged_card(
@@ -137,7 +138,7 @@ Its inputs were trained on text of these sources. The seed model's licence holds
 {licence_section(experiment, domains)}
 ## Provenance
 
-{provenance_section(record, also=_text_rows(lineage, datasets, members))}"""
+{provenance_section(record, artifact, also=_text_rows(lineage, datasets, members))}"""
 
 
 def one_off_card(

@@ -100,7 +100,7 @@ def test_two_processes_train_the_expert_of_one(branched, place, alone, sharded):
     assert bool(list(checkpoint.glob("*fsdp*"))) == sharded
     result, artifact = train(branched[0], place, **compute)
     assert result.success
-    ours, theirs = artifact.require().details, alone.require().details
+    ours, theirs = (one.all_details(one.require()) for one in (artifact, alone))
     assert ours["history"]["num_processes"] == 2
     for split, loss in theirs["losses_after"].items():
         assert ours["losses_after"][split] == pytest.approx(loss, rel=1e-3)
