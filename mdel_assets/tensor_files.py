@@ -5,15 +5,13 @@ the reader asked for.
 """
 
 import contextlib
-import dataclasses
-import json
 import math
 import os
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mdel_assets.errors import MergeError
+from mdel_assets.tensor_headers import DTYPES, StoredTensor, dtype_bytes, read_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -21,44 +19,6 @@ if TYPE_CHECKING:
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# safetensors' name of a dtype: its bytes, and torch's name.
-_DTYPES = {
-    "F64": (8, "float64"),
-    "F32": (4, "float32"),
-    "F16": (2, "float16"),
-    "BF16": (2, "bfloat16"),
-    "I64": (8, "int64"),
-    "I32": (4, "int32"),
-    "I16": (2, "int16"),
-    "I8": (1, "int8"),
-    "U64": (8, "uint64"),
-    "U32": (4, "uint32"),
-    "U16": (2, "uint16"),
-    "U8": (1, "uint8"),
-    "BOOL": (1, "bool"),
-    "F8_E4M3": (1, "float8_e4m3fn"),
-    "F8_E5M2": (1, "float8_e5m2"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: its file, and its first byte there."""
-
-    path: Path
-    start: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def num_elements(self) -> int:
-        """The product of its shape."""
-        return math.prod(self.shape)
-
-    @property
-    def size_bytes(self) -> int:
-        """Its size on disk."""
-        return self.num_elements * dtype_bytes(self.dtype)
 
 
 class TensorFolder:
@@ -150,85 +110,72 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model folder.
 
     Raises:
-        MergeError: there are none (pickle checkpoints are never read), or the index names a file
-            that is missing or lies outside the folder.
+        MergeError: there are none (pickle checkpoints are never read), or one is missing or lies
+            outside the folder.
 
     """
-    index = folder / INDEX_NAME
-    if not index.is_file():
+    if not (folder / INDEX_NAME).is_file():
         if not (folder / WEIGHTS_NAME).is_file():
             pickled = any((folder / name).exists() for name in _PICKLES)
             hint = " Pickle checkpoints are not read: convert them first." if pickled else ""
             raise MergeError(f"{folder} holds no {WEIGHTS_NAME}.{hint}")
-        return [folder / WEIGHTS_NAME]
-    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = [WEIGHTS_NAME]
+    else:
+        names = sorted(set(_read_index(folder).values()))
     for name in names:
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if Path(name).name != name or "\0" in name or not path.is_file():
+            index = folder / INDEX_NAME
             raise MergeError(f"{index} names '{name}', which is not a file of this folder.")
+        if not _lies_in(path, folder):
+            raise MergeError(
+                f"{path} is a link out of its folder, to {path.resolve()}. Put the file itself, or "
+                f"a hard link to it, in the folder."
+            )
     return [folder / name for name in names]
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file lies in the folder itself, or where the Hub's cache has its files."""
+    real, place = path.resolve().parent, folder.resolve()
+    return real == place or (
+        place.parent.name == "snapshots" and real == place.parent.with_name("blobs")
+    )
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """Return each tensor's file by the index of a model folder."""
+    path = folder / INDEX_NAME
+    try:
+        content = read_json(path.read_bytes())
+    except ValueError as error:
+        raise MergeError(f"{path} is not JSON ({error}). Fetch it or make it again.") from error
+    found = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
+        raise MergeError(
+            f"{path} has no 'weight_map' that names a file for each tensor. Fetch it or make it "
+            f"again."
+        )
+    return found
 
 
 def _weight_map(folder: Path, headers: dict[str, dict[str, StoredTensor]]) -> dict[str, str]:
     """Return each tensor's file; what a file holds besides is not the model's."""
-    index = folder / INDEX_NAME
-    if index.is_file():
-        found: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-        return found
+    if (folder / INDEX_NAME).is_file():
+        return _read_index(folder)
     return {name: file for file, tensors in headers.items() for name in tensors}
-
-
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return where a safetensors file's tensors lie, by name.
-
-    Raises:
-        MergeError: it is no safetensors file, or not a whole one.
-
-    """
-    file_size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else file_size
-        if 8 + length > file_size:
-            raise _broken(path, "its header is cut off")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
-            raise _broken(path, "its header is not JSON") from error
-    header.pop("__metadata__", None)
-    found = {}
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        tensor = StoredTensor(path, 8 + length + first, tuple(entry["shape"]), entry["dtype"])
-        if tensor.dtype not in _DTYPES:
-            raise _broken(path, f"'{name}' has the unknown dtype {tensor.dtype}")
-        if tensor.size_bytes != last - first or 8 + length + last > file_size:
-            raise _broken(path, f"'{name}' does not fit into it")
-        found[name] = tensor
-    return found
-
-
-def _broken(path: Path, reason: str) -> MergeError:
-    return MergeError(
-        f"{path} is not a whole safetensors file: {reason}. Fetch it or make it again."
-    )
-
-
-def dtype_bytes(dtype: str) -> int:
-    """Return the size in bytes of one element of ``dtype``, by safetensors' name."""
-    return _DTYPES[dtype][0]
 
 
 def torch_dtype(dtype: str) -> "torch.dtype":
     """Return torch's dtype for safetensors' name of it."""
     import torch
 
-    return getattr(torch, _DTYPES[dtype][1])  # type: ignore[no-any-return]
+    return getattr(torch, DTYPES[dtype][1])  # type: ignore[no-any-return]
 
 
 def stored_dtype(name: str) -> str:
     """Return safetensors' name of the dtype that torch calls ``name``, such as ``float16``."""
-    return next(stored for stored, (_, known) in _DTYPES.items() if known == name)
+    return next(stored for stored, (_, known) in DTYPES.items() if known == name)
 
 
 def is_float(dtype: str) -> bool:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from mdel_assets.errors import MergeError
-from mdel_assets.tensor_files import INDEX_NAME, WEIGHTS_NAME, dtype_bytes
+from mdel_assets.tensor_files import INDEX_NAME, WEIGHTS_NAME
+from mdel_assets.tensor_headers import dtype_bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.tensor_names import common_names
 from mdel_assets.merging.tied_output import OUTPUT_NAME, with_one_form
-from mdel_assets.tensor_files import StoredTensor, TensorFolder
+from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.tensor_headers import StoredTensor
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.methods.method import MergeMethod, Piece, TensorSettings
 from mdel_assets.merging.sources import Source, largest_magnitude
-from mdel_assets.tensor_files import dtype_bytes, is_float, torch_dtype
+from mdel_assets.tensor_files import is_float, torch_dtype
+from mdel_assets.tensor_headers import dtype_bytes
 from mdel_assets.tensor_writer import TensorLayout, TensorWriter
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.errors import MdelError, TrainingError
+from mdel_assets.errors import MdelError, MergeError, TrainingError
 from mdel_assets.experiment_fields import SpecialTokens
+from mdel_assets.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFolder
 
 _VOCABULARY_NAMES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 _VOCABULARY_SUFFIXES = {".json", ".model", ".txt"}
@@ -16,12 +17,26 @@ def load_model(source: str | Path, *, dtype: str = "auto", revision: str | None 
     """Return the causal LM at ``source`` (a folder or a Hub id) in evaluation mode.
 
     Raises:
-        TrainingError: it is not there, has no safetensors weights, or is no causal LM.
+        TrainingError: it is not there, has no whole safetensors weights, or is no causal LM.
 
     """
     from transformers import AutoModelForCausalLM
 
+    _refuse_broken_weights(Path(source))
     return _load(AutoModelForCausalLM, source, revision, dtype=dtype, use_safetensors=True).eval()
+
+
+def _refuse_broken_weights(folder: Path) -> None:
+    """Look at the files' headers first: the libraries answer a broken one with errors of any kind.
+
+    A folder without weights is left to the library, as is what is no folder.
+    """
+    if not any((folder / name).is_file() for name in (WEIGHTS_NAME, INDEX_NAME)):
+        return
+    try:
+        TensorFolder(folder)
+    except MergeError as error:
+        raise TrainingError(str(error)) from error
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
