@@ -29,6 +29,7 @@ from mdel_assets.cli_forget import forget
 from mdel_assets.cli_publishing import merge, publish
 from mdel_assets.cli_ui import ui
 from mdel_assets.console import show_log_lines, showing_progress
+from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment import load_experiment
 from mdel_assets.experiment_fields import Evaluation
@@ -41,11 +42,13 @@ if TYPE_CHECKING:
 
 
 class _Commands(click.Group):
-    """Shows an `MdelError` as its message alone, without a traceback."""
+    """Shows an `MdelError`, or a full disk, as one message without a traceback."""
 
     def invoke(self, context: click.Context) -> object:
+        place = MdelHome.from_environment().root
         try:
-            return super().invoke(context)
+            with explaining_full_disk("what this command keeps", place):
+                return super().invoke(context)
         except MdelError as error:
             raise click.ClickException(str(error)) from error
 

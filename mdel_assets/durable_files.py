@@ -13,8 +13,10 @@ from pathlib import Path
 
 import xxhash
 
-from mdel_assets.errors import DiskFullError
+from mdel_assets.errors import DiskFullError, MdelError
 
+# SQLite's words: of a full disk; and of a quota, a file size limit, or no room for its lock.
+_FULL_DATABASE = ("database or disk is full", "disk I/O error")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -26,14 +28,36 @@ def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_full_disk(error):
+        if isinstance(error, MdelError) or not is_full_disk(error):
             raise
-        free_mib = shutil.disk_usage(place).free // 2**20
+        free_mib = _free_bytes(place) // 2**20
         raise DiskFullError(
             f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
             f"limit may apply). Free some space or set MDEL_HOME to another disk, then run the "
             f"same command again; finished artifacts are kept."
         ) from error
+
+
+def require_room(what: str, place: Path, *, wanted_bytes: int) -> None:
+    """Refuse to begin where there is hardly any room.
+
+    Raises:
+        DiskFullError: fewer than ``wanted_bytes`` are free under ``place``.
+
+    """
+    free = _free_bytes(place)
+    if free < wanted_bytes:
+        raise DiskFullError(
+            f"No room to write {what} under {place}: {free / 2**20:.1f} MiB are free, at least "
+            f"{wanted_bytes / 2**20:.0f} MiB are needed. Free some space or set MDEL_HOME to "
+            f"another disk, then run the same command again; finished artifacts are kept."
+        )
+
+
+def _free_bytes(place: Path) -> int:
+    """Return what is free on the disk that ``place`` lies on, or will lie on."""
+    there = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -45,6 +69,8 @@ def is_full_disk(error: BaseException) -> bool:
     if "PytorchStreamWriter failed" in words or "inline_container.cc" in words:
         # torch's own writer says nothing of the cause; a file that cannot grow is the usual one.
         return isinstance(error, RuntimeError)
+    if any(known in words for known in _FULL_DATABASE):
+        return True
     return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
 
 
@@ -62,15 +88,16 @@ def text_digest(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
+def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> None:
+    """Write a small file whole or not at all; a power cut may take one that need not be kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if is_kept:
+                os.fsync(file.fileno())
         Path(name).chmod(0o644)
         os.replace(name, path)
     finally:

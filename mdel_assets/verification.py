@@ -96,7 +96,8 @@ class Notes:
         }
         # In a home that cannot be written to, files are read each time.
         with contextlib.suppress(OSError):
-            write_text_atomically(self.path, json.dumps(kept, sort_keys=True) + "\n")
+            text = json.dumps(kept, sort_keys=True) + "\n"
+            write_text_atomically(self.path, text, is_kept=False)
 
     def _read(self) -> dict[str, Any]:
         if self.path is None:

@@ -4,16 +4,28 @@ Processes that open a brand-new instance at the same time, as a webserver and a 
 corrupt its databases: each creates them. So they are created here first, one process at a time.
 """
 
+from pathlib import Path
+
 import dagster as dg
 
-from mdel_assets.durable_files import exclusively
+from mdel_assets.durable_files import exclusively, explaining_full_disk
 from mdel_assets.home import MdelHome
 
 
 def open_instance(home: MdelHome, experiment: str) -> dg.DagsterInstance:
-    """Return an experiment's instance, with settings and databases created where they were not."""
-    home.initialize(experiment)
+    """Return an experiment's instance, with settings and databases created where they were not.
+
+    Raises:
+        DiskFullError: there is no room for them.
+
+    """
     folder = home.dagster_home(experiment)
+    with explaining_full_disk("Dagster's databases (they need some 16 MiB)", folder):
+        home.initialize(experiment)
+        return _open(folder)
+
+
+def _open(folder: Path) -> dg.DagsterInstance:
     with exclusively(folder / ".creating"):
         instance = dg.DagsterInstance.from_config(str(folder))
         # Each of the three storages creates its database when it is first asked.

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -28,6 +29,7 @@ from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.interrupts import answer_interrupts
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.defs.pools import keep_limits_of_pools
+from mdel_assets.durable_files import explaining_full_disk, require_room
 from mdel_assets.engines.side_by_side import prepare
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets.experiment import Experiment
@@ -40,6 +42,8 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
 # One run makes all, so that it can train as many at a time as the machine takes.
 _SIDE_BY_SIDE = {"expert_model", "random_split_expert", "variant_expert"}
+# What Dagster's databases write of a run, with room to spare: a full one fails in any statement.
+_RUN_BYTES = 16 << 20
 # Tokens of an expert from which on the libraries are loaded while the corpus is read.
 _LONG_TRAINING = 100_000
 
@@ -237,13 +241,16 @@ class Runner:
 
     def _execute(self, kind: str, shown: str, keys: Sequence[str], **options: Any) -> RunOutcome:
         started = time.monotonic()
-        result = self.job.execute_in_process(
-            instance=self.instance,
-            asset_selection=[dg.AssetKey(kind)],
-            raise_on_error=False,
-            run_config=_QUIET,
-            **options,
-        )
+        history, place = "Dagster's history of the run", Path(self.instance.root_directory)
+        require_room(history, place, wanted_bytes=_RUN_BYTES)
+        with explaining_full_disk(history, place):
+            result = self.job.execute_in_process(
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(kind)],
+                raise_on_error=False,
+                run_config=_QUIET,
+                **options,
+            )
         elapsed = time.monotonic() - started
         give_memory_back()
         if result.success:

@@ -1,0 +1,113 @@
+"""A disk that is full before Dagster's own databases are written: a sentence, and nothing lost."""
+
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy
+
+from mdel_assets.defs.instance import open_instance
+from mdel_assets.durable_files import explaining_full_disk, is_full_disk, require_room
+from mdel_assets.errors import DiskFullError
+from mdel_assets.home import MdelHome
+from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.defs.running_dagster import environment
+
+pytestmark = pytest.mark.in_use
+
+# Runs `mdel run` with home $2 on a disk $1 of 40 MiB that has $3 KiB left; makes room, and runs it
+# again; tells what is wrong with Dagster's databases.
+SCRIPT = """
+run() { "$0" -c "from mdel_assets.cli import main; main()" run --until raw_pile_shard --workers 1; }
+mount -t tmpfs -o size=40m none "$1"
+cp -a "$2" "$1/home"
+free=$(df --output=avail -k "$1" | tail -1)
+head -c "$((free - $3))k" /dev/zero > "$1/filler"
+run; echo "the first ended with $?"
+rm "$1/filler"
+run; echo "the second ended with $?"
+find "$1/home" -name "*.db" | while read -r path; do
+    echo "database: $("$0" -c "$4" "$path")"
+done
+"""
+CHECK = """
+import sqlite3, sys
+print(*sqlite3.connect(sys.argv[1]).execute("PRAGMA integrity_check").fetchone())
+"""
+
+
+def full_database(path):
+    """Return what SQLite raises where its file may not grow."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE runs (text)")
+        database.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(sqlite3.OperationalError) as raised:
+            database.execute("INSERT INTO runs VALUES (?)", ["x" * 100_000])
+    return raised.value
+
+
+def test_a_full_database_is_told_in_one_sentence(tmp_path):
+    error = full_database(tmp_path / "runs.db")
+    wrapped = sqlalchemy.exc.OperationalError("INSERT INTO runs", {}, error)
+    for each in (error, wrapped):
+        with (
+            pytest.raises(DiskFullError, match="No room to write the history under") as raised,
+            explaining_full_disk("the history", tmp_path / "not made yet"),
+        ):
+            raise each
+        assert str(tmp_path / "not made yet") in str(raised.value)
+        assert "run the same command again" in str(raised.value)
+    assert not is_full_disk(sqlite3.OperationalError("no such table: runs"))
+
+
+def test_a_run_is_not_begun_without_room_for_its_history(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    require_room("a run", tmp_path, wanted_bytes=free // 2)
+    with pytest.raises(DiskFullError, match=f"No room to write a run under {tmp_path}"):
+        require_room("a run", tmp_path / "home", wanted_bytes=4 * free)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder where a child process can mount a small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(folder)]
+    if not shutil.which("unshare") or subprocess.run(mount, check=False).returncode:
+        pytest.skip("this process may not mount a disk")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("free_kib", [16, 512])
+def test_the_line_goes_on_once_there_is_room(corpus, home, disk, tmp_path, free_kib):
+    """16 KiB are too few for SQLite's locks, 512 for the history of four runs."""
+    experiment = pico_experiment(corpus)
+    open_instance(home, experiment.name).dispose()
+    variables = environment(experiment, home, tmp_path)
+    variables["MDEL_HOME"] = str(disk / "home")
+    del variables["DAGSTER_HOME"]
+    arguments = [sys.executable, disk, home.root, str(free_kib), CHECK]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", SCRIPT, *arguments],
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
+    first, _, second = done.stdout.partition("the first ended with 1")
+    assert "Traceback" not in done.stdout
+    assert "Exception while writing" not in done.stdout
+    (refusal,) = (line for line in first.splitlines() if line.startswith("Error: "))
+    moved = MdelHome(disk / "home").dagster_home(experiment.name)
+    assert f"under {moved}" in refusal
+    assert "16 MiB" in refusal
+    assert "4 runs in" in second
+    assert "the second ended with 0" in second
+    databases = [line for line in second.splitlines() if line.startswith("database: ")]
+    assert len(databases) > 4
+    assert set(databases) == {"database: ok"}
