@@ -105,6 +105,16 @@ def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> Non
             os.unlink(name)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let ``target`` be the same file as ``source``; a copy where the file system has no links."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.link(source, beside)
+    except OSError:
+        shutil.copyfile(source, beside)
+    os.replace(beside, target)
+
+
 @contextlib.contextmanager
 def exclusively(lock: Path) -> Iterator[None]:
     """Let one process or thread at a time go through; the others wait. ``lock`` is a file."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact, Identity, Record
+from mdel_assets.durable_files import file_digest, link_or_copy
 from mdel_assets.experiment_fields import ExpertTraining, ModelSource
 from mdel_assets.hub_sources import local_model
 from mdel_assets.lineage import Lineage
@@ -18,7 +19,7 @@ from mdel_assets.makers import makes
 from mdel_assets.steps import current_record
 from mdel_assets.tracking import going_on_without, log_model
 from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.training.processes import ending_together, is_first_process
+from mdel_assets.training.processes import ending_together, is_first_process, num_processes
 
 # Trains into a folder (none where another process writes), with checkpoints in a work folder.
 _Train = Callable[[Path | None, Path, Conditions], Any]
@@ -160,6 +161,8 @@ def _make(
         return current
     identity = lineage.identity(kind, key)
     artifact = lineage.artifact(kind, key)
+    if mended := _mended(lineage, artifact, identity):
+        return mended
     name = f"{kind.removesuffix('_model')}-{key}".strip("-").replace("_", "-")
     work = lineage.store.work_folder(f"{kind}-{key}-{identity.fingerprint}".replace("--", "-"))
     with ending_together():
@@ -199,6 +202,25 @@ def _make(
                     )
             shutil.rmtree(work)
     return artifact.require()
+
+
+def _mended(lineage: Lineage, artifact: Artifact, identity: Identity) -> Record | None:
+    """Link anew the damaged files that a model shares with its seed; return its record if whole.
+
+    Where the seed's own file was damaged, those of all its experts were: a training is dearer.
+    """
+    source = _linked(lineage, artifact.kind)
+    record = artifact.last_record()
+    is_same = record is not None and record.fingerprint == identity.fingerprint
+    if source is None or record is None or not is_same or num_processes() > 1:
+        return None
+    whole = {file["xxh3"]: source.folder / name for name, file in source.require().files.items()}
+    for name, file in record.files.items():
+        path = artifact.folder / name
+        is_damaged = not path.is_file() or file_digest(path) != file["xxh3"]
+        if is_damaged and file["xxh3"] in whole:
+            link_or_copy(whole[file["xxh3"]], path)
+    return artifact.holds(identity.fingerprint)
 
 
 def _taken_out(details: dict[str, Any]) -> dict[str, Any]:

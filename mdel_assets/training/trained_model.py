@@ -9,12 +9,12 @@ anew.
 
 import gc
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mdel_assets.durable_files import link_or_copy
 from mdel_assets.errors import TrainingError
 from mdel_assets.merging.carry_over import carry_over
 from mdel_assets.merging.tensor_names import common_name, common_names
@@ -154,17 +154,9 @@ def _save_delta(tensors: "Mapping[str, torch.Tensor]", folder: Path, *, seed_fol
         places = {name: linked[tensor.path] for name, tensor in seed.stored.items()}
         total = sum(tensor.size_bytes for tensor in seed.stored.values())
     for part, name in linked.items():
-        _link(part, folder / name)
+        link_or_copy(part, folder / name)
     save_file(changed, folder / trained, metadata={"format": "pt"})
     places |= dict.fromkeys(changed, trained)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     carry_over(seed_folder, folder, dtype=None)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        # Not every file system has links: a copy is the same model, and takes its room.
-        shutil.copyfile(source, target)

@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mdel_assets.errors import TrainingError
+from mdel_assets import steps_training
+from mdel_assets.errors import DamagedArtifactError, TrainingError
+from mdel_assets.home import MdelHome
 from mdel_assets.tensor_files import TensorFolder
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.trained_model import save_trained, stored_names
-from mdel_assets_tests.conftest import TRAINING
+from mdel_assets_tests.conftest import PICO, TRAINING, flip_bit, pico_experiment
 
 TRAINED = "model-00002-of-00002.safetensors"
 
@@ -177,3 +179,28 @@ def test_a_published_delta_loads_from_where_it_was_published(make_model, dataset
         for folder in (tmp_path / "delta", there)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.in_use
+def test_a_delta_whose_seed_was_damaged_is_linked_anew_and_not_trained(branched, corpus, tmp_path):
+    home = MdelHome(tmp_path / "home")
+    shutil.copytree(branched[1].root, home.root)
+    experiment = pico_experiment(corpus, training=PICO["training"] | {"store": "delta"})
+    lineage = home.lineage(experiment)
+    made = steps_training.make_expert(lineage, "github")
+    expert, weights = lineage.store.expert("github"), lineage.store.seed_model().folder
+    weights /= "model.safetensors"
+    linked, trained = sorted(expert.folder.glob("model-*.safetensors"))
+    assert linked.samefile(weights)
+    inode = trained.stat().st_ino
+    flip_bit(weights)
+    # The file is one: both are damaged, and nothing is trained from it.
+    with pytest.raises(DamagedArtifactError, match=f"expert_model 'github' is damaged: {linked}"):
+        expert.require()
+    with pytest.raises(DamagedArtifactError, match=f"seed_model is damaged: {weights}"):
+        steps_training.make_expert(lineage, "github")
+    steps_training.make_seed(lineage, cache=home.cache)
+    assert steps_training.make_expert(lineage, "github") == made
+    assert linked.samefile(weights)
+    assert trained.stat().st_ino == inode
+    assert expert.damage(made, read_all=True) is None
