@@ -1,5 +1,6 @@
 """Tiny corpora and tiny models that tests share."""
 
+import dataclasses
 import json
 import os
 import random
@@ -12,6 +13,8 @@ import pytest
 import yaml
 import zstandard
 
+from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.durable_files import file_digest
 from mdel_assets.evaluation.score_together import ScoringTask
 from mdel_assets.experiment import Experiment, parse_experiment
 from mdel_assets.experiment_fields import ExpertTraining
@@ -96,6 +99,18 @@ def flip_bit(path: Path, *, place: int | None = None, bit: int = 0) -> None:
         (byte,) = file.read(1)
         file.seek(place)
         file.write(bytes([byte ^ 1 << bit]))
+
+
+def forge(artifact: Artifact, **changes: Any) -> None:
+    """Let a record hold ``changes``, and digests of the files as they are, as if made like that."""
+    record = Record.parse(artifact.record_path.read_text())
+    files = {}
+    for name in record.files:
+        path = artifact.folder / name
+        files[name] = {"size_bytes": path.stat().st_size, "xxh3": file_digest(path)}
+    forged = dataclasses.replace(record, **{"files": files, **changes}).sealed()
+    artifact.record_path.unlink()
+    artifact.record_path.write_text(forged.text())
 
 
 def write_split(path: Path, texts: list[str], *, domain: str) -> None:

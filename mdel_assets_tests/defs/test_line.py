@@ -17,7 +17,7 @@ from mdel_assets.defs.training import trained_result
 from mdel_assets.errors import DamagedArtifactError, MergeError, MissingArtifactError
 from mdel_assets.home import MdelHome
 from mdel_assets_tests import warm_python
-from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, pico_experiment, write_shard
+from mdel_assets_tests.conftest import KEY_OF, PICO, decompress, forge, pico_experiment, write_shard
 from mdel_assets_tests.defs.finished_line import MODELS, materialize
 
 
@@ -103,7 +103,7 @@ def test_an_expert_shows_losses_chart_and_a_passed_check(finished):
 
 
 def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
-    """Damage artifacts with their sizes unchanged, and let the asset look at them again."""
+    """Let artifacts be made wrong, and let the asset look at them again."""
     experiment, home, _ = finished
     broken = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, broken.root)
@@ -112,16 +112,14 @@ def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
     content[-1] ^= 1
     shard.unlink()
     shard.write_bytes(content)
-    record_path = broken.root / "pico" / "datasets" / "arxiv" / "record.json"
-    record = json.loads(record_path.read_text())
-    record["counts"]["num_shared_documents"] = 1
-    overlap = record["counts"]["contamination"]["validation_pile"]
+    store = broken.lineage(experiment).store
+    forge(store.shard("00"))
+    counts = store.dataset("arxiv").require().counts
+    overlap = counts["contamination"]["validation_pile"]
     overlap["num_contaminated_documents"] = overlap["num_documents"]
-    record_path.write_text(json.dumps(record))
-    documents = broken.root / "pico" / "documents" / "01" / "record.json"
-    record = json.loads(documents.read_text())
-    record["counts"]["num_lines"] += 1
-    documents.write_text(json.dumps(record))
+    forge(store.dataset("arxiv"), counts=counts | {"num_shared_documents": 1})
+    counts = store.documents("01").require().counts
+    forge(store.documents("01"), counts=counts | {"num_lines": counts["num_lines"] + 1})
     for asset, key in (
         ("raw_pile_shard", "00"),
         ("shard_documents", "01"),
@@ -278,6 +276,7 @@ def test_layer_differences_show_where_experts_moved_and_flag_a_frozen_tensor(fin
     name = next(name for name in tensors if ".layers.0." in name and tensors[name].dim() == 2)
     tensors[name][0, 0] += 1.0
     save_file(tensors, expert / "model.safetensors", metadata={"format": "pt"})
+    forge(copy.lineage(experiment).store.expert("arxiv"))
     shutil.rmtree(copy.root / "pico" / "differences" / "arxiv")
     for place, passed in ((home, True), (copy, False)):
         result = materialize(experiment, place, "layer_differences", "arxiv")

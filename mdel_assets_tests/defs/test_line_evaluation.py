@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mdel_assets.defs.launch import run_line
 from mdel_assets.home import MdelHome
-from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.defs.finished_line import MODELS, materialize
 from mdel_assets_tests.wandb_files import history, read_records
 
@@ -84,6 +84,7 @@ def test_a_model_that_cannot_be_scored_is_named_and_the_others_stand(finished, t
     weights = lineage.store.expert("arxiv").folder / "model.safetensors"
     tensors = {name: tensor * float("nan") for name, tensor in load_file(weights).items()}
     save_file(tensors, weights, metadata={"format": "pt"})
+    forge(lineage.store.expert("arxiv"))
     for model in ("expert-github", "expert-arxiv"):
         shutil.rmtree(lineage.store.scores(model).folder)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -103,8 +104,7 @@ def test_a_model_made_anew_marks_its_cells_and_a_model_without_a_report_is_missi
     copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
     lineage = copy.lineage(experiment)
     assert lineage.stale_cells() == []
-    path = lineage.store.expert("arxiv").record_path
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "another"}))
+    forge(lineage.store.expert("arxiv"), fingerprint="another")
     lineage.store.report("expert-github").record_path.unlink()
     result = materialize(experiment, copy, "perplexity_matrix", None)
     (check,) = result.get_asset_check_evaluations()
@@ -132,11 +132,7 @@ def test_a_report_warns_of_a_model_that_became_worse(finished, tmp_path):
     worse = pa.array([1.1 * nll for nll in table.column("nll_nats").to_pylist()])
     table = table.set_column(table.column_names.index("nll_nats"), "nll_nats", worse)
     pq.write_table(table, scores.folder / "documents.parquet")
-    record = json.loads(scores.record_path.read_text())
-    size = (scores.folder / "documents.parquet").stat().st_size
-    record["files"]["documents.parquet"]["size_bytes"] = size
-    record["fingerprint"] = "another"
-    scores.record_path.write_text(json.dumps(record))
+    forge(scores, fingerprint="another")
     result = materialize(experiment, copy, "perplexity_report", "expert-arxiv")
     checks = {c.check_name: c for c in result.get_asset_check_evaluations()}
     # Six documents of each domain, and what there is of all others.

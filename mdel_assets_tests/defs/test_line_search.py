@@ -16,7 +16,7 @@ from mdel_assets.home import MdelHome
 from mdel_assets.merged_cards import merged_model_card
 from mdel_assets.merging.trials import read_trials
 from mdel_assets_tests import warm_python
-from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.conftest import PICO, forge, pico_experiment
 from mdel_assets_tests.defs.finished_line import materialize
 
 SEARCH = {"num_trials": 12, "num_documents": 4, "max_characters": 200, "num_test_documents": 5}
@@ -119,17 +119,16 @@ def test_the_asset_shows_chart_weights_and_checks_that_can_fail(searched, tmp_pa
     experiment, home, _ = searched
     copy = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, copy.root)
-    folder = copy.lineage(experiment).store.search("found").folder
-    record = json.loads((folder / "record.json").read_text())
-    for change in record["details"]["verdicts"][0]["changes"]:
+    search = copy.lineage(experiment).store.search("found")
+    folder, details = search.folder, search.require().details
+    for change in details["verdicts"][0]["changes"]:
         change |= {"value": 0.2, "low": 0.1, "high": 0.3, "num_documents": 16}
     trials = (folder / "trials.jsonl").read_text().splitlines()
     value = json.loads(trials[0])["bits_per_byte"]
     trials[0] = trials[0].replace(str(value), "0." + "1" * (len(str(value)) - 2))
     (folder / "trials.jsonl").unlink()
     (folder / "trials.jsonl").write_text("\n".join(trials) + "\n")
-    (folder / "record.json").unlink()
-    (folder / "record.json").write_text(json.dumps(record))
+    forge(search, details=details)
     for place, passed in ((home, True), (copy, False)):
         result = materialize(experiment, place, "searched_merge", "found", raise_on_error=False)
         (materialization,) = result.asset_materializations_for_node("searched_merge")
@@ -163,11 +162,11 @@ def test_the_card_tells_of_search_and_perplexity(searched):
     assert "## Perplexity" not in published
     assert "`test_domain`, " in published
     # A report of another model of this name is not this one's.
-    stale = home.root / "pico" / "reports" / "perplexity" / "merged-found.record.json"
-    kept = stale.read_text()
-    stale.write_text(kept.replace(lineage.store.merged("found").require().fingerprint, "0" * 32))
+    report = lineage.store.report("merged-found")
+    kept = report.record_path.read_text()
+    forge(report, details={"rows": [row | {"model_fingerprint": "0" * 32} for row in rows]})
     assert merged_model_card(lineage, "found") == written
-    stale.write_text(kept)
+    report.record_path.write_text(kept)
 
 
 STEP = """

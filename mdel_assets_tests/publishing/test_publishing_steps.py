@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.steps_publishing import publish_dataset, publish_expert, publish_merged
-from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.publishing.conftest import (
     OWNER,
     QUICK,
@@ -217,11 +217,9 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(line, hub):
 
 def test_a_card_leaves_out_figures_of_what_was_made_anew_since(line, hub):
     experiment, lineage = line
-    report = lineage.store.report("seed").record_path
-    record = json.loads(report.read_text("utf-8"))
-    for row in record["details"]["rows"]:
-        row["model_fingerprint"] = "0" * 32
-    report.write_text(json.dumps(record), "utf-8")
+    report = lineage.store.report("seed")
+    rows = report.require().details["rows"]
+    forge(report, details={"rows": [row | {"model_fingerprint": "0" * 32} for row in rows]})
     (lineage.store.report("expert-github").record_path).unlink()
     publisher = publisher_to(hub, experiment)
     for domain in ("arxiv", "github"):
