@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.defs.expert_jobs import (
     QUICK,
     Place,
@@ -51,8 +51,9 @@ def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others
     with one_thread():
         assert not local.train("github", "arxiv").failure
     place = Place.of(seeded, tmp_path / "home", experiment, slurm())
-    dataset = place.home.lineage(experiment).store.dataset("freelaw").folder / "train.parquet"
-    dataset.write_bytes(bytes(dataset.stat().st_size))
+    dataset = place.home.lineage(experiment).store.dataset("freelaw")
+    (dataset.folder / "train.parquet").write_bytes(b"no Parquet")
+    forge(dataset)
     before = set(cluster.jobs())
     run = place.train("github", "freelaw")
     assert run.failure.startswith("mdel_assets.errors.WorkerError: freelaw: ")
