@@ -7,6 +7,7 @@ import shutil
 import pytest
 from huggingface_hub import HfApi
 
+from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.steps_publishing import publish_dataset, publish_expert, publish_merged
@@ -95,13 +96,13 @@ def test_files_of_an_earlier_publication_that_are_gone_are_deleted(line, hub):
     experiment, lineage = line
     publisher = publisher_to(hub, experiment)
     artifact = lineage.store.expert("arxiv")
-    record = json.loads(artifact.record_path.read_text())
-    (artifact.folder / "vocab.txt").write_bytes(b"old")
-    held = record["files"] | {"vocab.txt": {"size_bytes": 3, "xxh3": "0"}}
-    artifact.record_path.write_text(json.dumps(record | {"files": held}))
+    files = artifact.require().files
+    old = artifact.folder / "vocab.txt"
+    old.write_bytes(b"old")
+    forge(artifact, files=files | {"vocab.txt": {"size_bytes": 3, "xxh3": file_digest(old)}})
     publish_expert(lineage, "arxiv", publisher=publisher)
     assert hub.state.read("models", f"{OWNER}/expert-arxiv")["vocab.txt"] == b"old"
-    artifact.record_path.write_text(json.dumps(record | {"fingerprint": "f" * 32}))
+    forge(artifact, files=files, fingerprint="f" * 32)
     shutil.rmtree(lineage.store.publication("hub_expert", "arxiv").folder)
     publish_expert(lineage, "arxiv", publisher=publisher)
     assert "vocab.txt" not in hub.state.read("models", f"{OWNER}/expert-arxiv")
