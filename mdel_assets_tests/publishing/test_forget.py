@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from mdel_assets.artifacts import Identity
 from mdel_assets.cli import main
 from mdel_assets.definitions import build_definitions
+from mdel_assets_tests.conftest import forge
 from mdel_assets_tests.publishing.conftest import OWNER
 from mdel_assets_tests.publishing.test_merge_command import mdel
 
@@ -200,8 +201,7 @@ def test_what_is_marked_is_not_published(mdel, hub):
 @pytest.mark.in_use
 def test_what_is_made_of_something_marked_is_not_published_either(mdel, hub, finished, own_home):
     mdel("forget", "--domain", "arxiv", "--mark")
-    path = own_home.lineage(finished[0]).store.merged("pair").record_path
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "f" * 32}))
+    forge(own_home.lineage(finished[0]).store.merged("pair"), fingerprint="f" * 32)
     told = mdel("publish", "merged", "pair", fails=True)
     assert "merged_model 'pair' is marked as forgotten (" in told
     merged = ("merge", "-e", "github", "-e", "arxiv", "--hf-repo", "mean")
