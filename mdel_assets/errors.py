@@ -27,8 +27,10 @@ Each message says what was wrong, the value seen, what was expected, and the rem
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
+
+_NUM_NEAREST, _NUM_KNOWN, _NUM_MISTAKES = 3, 12, 50
 
 
 class MdelError(Exception):
@@ -140,9 +142,25 @@ class RestrictedDataError(PublishingError):
     """Something made of text that may not be shared."""
 
 
+def listed(mistakes: Sequence[str]) -> str:
+    """Return mistakes as they follow a name: one in its line, several in a line each."""
+    if len(mistakes) == 1:
+        return f": {mistakes[0]}"
+    shown = [f"\n- {mistake}" for mistake in mistakes[:_NUM_MISTAKES]]
+    more = f"\n- and {len(mistakes) - _NUM_MISTAKES} more" if len(mistakes) > _NUM_MISTAKES else ""
+    return f" has {len(mistakes)} mistakes:{''.join(shown)}{more}"
+
+
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
-    """Return ``Unknown WHAT 'NAME'. Did you mean 'NEAREST'? Known: ...``."""
+    """Return ``Unknown WHAT 'NAME'. Did you mean 'NEAREST'?``, or what is known if nothing is near.
+
+    No more than the three nearest are named, or the first twelve of what is known.
+    """
     names = list(known)
-    nearest = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return f"Unknown {what} '{name}'.{hint} Known: {', '.join(names) or 'none'}."
+    if nearest := difflib.get_close_matches(name, names, n=_NUM_NEAREST):
+        *others, last = [f"'{near}'" for near in nearest]
+        meant = f"{', '.join(others)} or {last}" if others else last
+        return f"Unknown {what} '{name}'. Did you mean {meant}?"
+    shown = ", ".join(names[:_NUM_KNOWN]) or "none"
+    more = f" and {len(names) - _NUM_KNOWN} more" if len(names) > _NUM_KNOWN else ""
+    return f"Unknown {what} '{name}'. Known: {shown}{more}."

@@ -4,19 +4,12 @@
 hours are spent, with the key, the value and the nearest known name.
 """
 
-import re
-import types
-import typing
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, Tag, ValidationError, model_validator
-
 from mdel_assets.data.pile_domains import PILE_DOMAINS
-from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
+from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
 from mdel_assets.experiment_fields import (
     Baselines,
     ClusteredDomains,
@@ -25,15 +18,29 @@ from mdel_assets.experiment_fields import (
     Evaluation,
     ExpertTraining,
     Mixture,
-    Section,
     SeedModel,
     Source,
     Variant,
 )
-from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number
+from mdel_assets.experiment_mistakes import all_mistakes
+from mdel_assets.experiment_rules import mistakes_between
+from mdel_assets.experiment_yaml import read_mapping
+from mdel_assets.merging.recipe import MergeRecipe
 from mdel_assets.publishing_fields import Hub, Tracking
+from mdel_assets.section import Section
 from mdel_assets.shard_locations import MAX_SHARDS, shard_keys, write_out
 
+# What the rest of an experiment is looked at with where these are missing or wrong.
+_STAND_INS: dict[str, Any] = {
+    "name": "unnamed",
+    "source": {"train": ["unnamed"]},
+    "source.train": ["unnamed"],
+    "seed_model": {"path": "unnamed/unnamed"},
+    "training": {"trained_layers": "all"},
+    "training.trained_layers": "all",
+}
+# Sections of named entries, each of which is right or wrong as a whole.
+_ENTRIES = ("merges", "variants")
 _LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
 VALIDATION_SHARD = "val"
 TEST_SHARD = "test"
@@ -51,7 +58,7 @@ class Shard(Section):
 class Experiment(Section):
     """What is studied. Read `experiments/sample.yaml` beside this class."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str
     source: Source
     domains: Domains = "pile"
     mixture: Mixture = Mixture()
@@ -63,48 +70,8 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     tracking: Tracking = Tracking()
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> "Experiment":
-        _refuse_repeats("domain key", self.domain_keys)
-        _refuse_repeats(
-            "domain label", [s for d in self.domain_table for s in (d.name, *d.aliases)]
-        )
-        named_things: dict[str, Iterable[str]] = {
-            "recipe": self.merges,
-            "reference": self.evaluation.references,
-            "variant": self.variants,
-        }
-        for what, named in named_things.items():
-            for name in named:
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                    raise ValueError(f"'{name}' cannot name a {what}: use letters, digits, . _ -")
-        for name, variant in self.variants.items():
-            if variant.domain not in self.domain_keys:
-                known = unknown_name_message("domain", variant.domain, self.domain_keys)
-                raise ValueError(f"variants.{name}: {known}")
-            if unknown := sorted(variant.training.keys() - ExpertTraining.model_fields.keys()):
-                known = unknown_name_message("key", unknown[0], list(ExpertTraining.model_fields))
-                raise ValueError(f"variants.{name}.training: {known}")
-            self.variant_training(name)
-        for recipe in self.merges.values():
-            names = [entry.model for entry in recipe.models if entry.model != recipe.base]
-            if not any(name.endswith(":*") for name in names):
-                refuse_wrong_number(recipe, names)
-            for model in recipe.model_names:
-                if model.startswith("expert:") and model != "expert:*":
-                    self.require_domain(model.removeprefix("expert:"))
-                if model == "random:*" and not self.baselines.random_split:
-                    raise ValueError("a recipe takes 'random:*', so set baselines.random_split")
-        layout, is_labelled = self.source.layout, self.clusters is None
-        if layout == "columns" and is_labelled and not self.source.domain_field:
-            raise ValueError(
-                "layout 'columns' needs 'domain_field', the column of a record's domain; or let "
-                "'domains: {clusters: 8}' find domains"
-            )
-        if self.source.domain_field == self.source.text_field:
-            raise ValueError("source.text_field and source.domain_field are the same field")
-        return self
+    # Where the YAML lies: its relative paths begin there. No part of what an experiment is.
+    folder: str | None = None
 
     @property
     def domain_table(self) -> tuple[Domain, ...]:
@@ -139,22 +106,12 @@ class Experiment(Section):
         return ["seed", *self.dense_keys, *experts, *numbers, *variants, *merged, *references]
 
     def variant_training(self, name: str) -> ExpertTraining:
-        """Return the settings that a variant is trained with.
-
-        Raises:
-            ValueError: a value that no training takes, or two that do not go together.
-
-        """
+        """Return the settings that a variant is trained with."""
         changes = self.variants[name].training
         kept = self.training.model_dump(exclude_unset=True)
         if _LENGTHS & changes.keys():
             kept = {key: value for key, value in kept.items() if key not in _LENGTHS}
-        try:
-            return ExpertTraining.model_validate(kept | changes)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"variants.{name}.training.{place}: {first['msg']}") from error
+        return ExpertTraining.model_validate(kept | changes)
 
     @property
     def searched_recipes(self) -> list[str]:
@@ -180,6 +137,26 @@ class Experiment(Section):
                 return domain
         raise UnknownKeyError(unknown_name_message("domain", key, self.domain_keys))
 
+    def place(self, location: str) -> str:
+        """Return where a path or URL of the YAML leads: relative paths begin in its folder."""
+        if self.folder is None or "://" in location or location.startswith("~"):
+            return location
+        return str(Path(self.folder) / location)
+
+    def place_of_model(self, name: str) -> str:
+        """Return where a model's name in the YAML leads: a folder, or a Hub id as it is."""
+        place = self.place(name)
+        is_path = name.startswith(".") or name.count("/") > 1
+        return place if name and (is_path or Path(place).exists()) else name
+
+    @property
+    def hub_endpoint(self) -> str | None:
+        """``hub.endpoint``; of ``file:FOLDER`` a relative folder begins where the YAML lies."""
+        endpoint = self.hub.endpoint or ""
+        folder = endpoint.removeprefix("file:")
+        is_folder = endpoint.startswith("file:") and folder
+        return f"file:{self.place(folder)}" if is_folder else self.hub.endpoint
+
     def shards(self) -> list[Shard]:
         """Return the shards, train first; local globs are expanded in sorted order.
 
@@ -187,24 +164,28 @@ class Experiment(Section):
             ExperimentError: a glob matches nothing, there are too many, or one is given twice.
 
         """
-        places = [place for pattern in self.source.train for place in write_out(pattern)]
+        places = [
+            place
+            for pattern in self.source.train
+            for place in write_out(pattern, folder=self.folder)
+        ]
         if len(places) > MAX_SHARDS:
             raise ExperimentError(
                 f"source.train names {len(places)} shards, and an experiment has up to "
                 f"{MAX_SHARDS}. Join files into fewer shards."
             )
-        held_out = {VALIDATION_SHARD: self.source.validation, TEST_SHARD: self.source.test}
+        validation, test = self.source.validation, self.source.test
+        held_out = {VALIDATION_SHARD: validation, TEST_SHARD: test}
         keys = shard_keys(places, taken=[key for key, place in held_out.items() if place])
         found = [
             Shard(key=key, location=place, role="train", sha256=None)
             for key, place in zip(keys, places, strict=True)
         ]
-        if self.source.validation:
-            found.append(
-                Shard(key=VALIDATION_SHARD, location=self.source.validation, role="validation")
-            )
-        if self.source.test:
-            found.append(Shard(key=TEST_SHARD, location=self.source.test, role="test"))
+        if validation:
+            place = self.place(validation)
+            found.append(Shard(key=VALIDATION_SHARD, location=place, role="validation"))
+        if test:
+            found.append(Shard(key=TEST_SHARD, location=self.place(test), role="test"))
         try:
             _refuse_repeats("shard name", [shard.key for shard in found])
         except ValueError as error:
@@ -230,8 +211,7 @@ def load_experiment(name_or_path: str) -> Experiment:
     """Read a bundled experiment by name, or any YAML file by path.
 
     Raises:
-        ExperimentError: no such file, not YAML, or a value that is refused.
-        UnknownKeyError: a key that no section knows; the message names the nearest.
+        ExperimentError: no such file, not YAML, or values that are refused: all of them are named.
 
     """
     if name_or_path in bundled_experiments():
@@ -241,79 +221,36 @@ def load_experiment(name_or_path: str) -> Experiment:
     if not path.is_file():
         known = unknown_name_message("experiment", name_or_path, bundled_experiments())
         raise ExperimentError(f"{known} Nor is there a file of that name. Check MDEL_EXPERIMENT.")
-    return parse_experiment(path.read_text("utf-8"), origin=str(path))
-
-
-def parse_experiment(text: str, *, origin: str) -> Experiment:
-    """Return the experiment that ``text`` describes; ``origin`` names it in messages."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{origin} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ExperimentError(f"{origin} must hold a mapping of keys, see experiments/sample.yaml")
-    try:
-        return Experiment.model_validate(content)
-    except ValidationError as error:
-        raise _explain(error, origin) from error
+        text_of_file = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(
+            f"{path} cannot be read: {error}. Give a YAML file in UTF-8 that you may read."
+        ) from error
+    return parse_experiment(text_of_file, origin=str(path), folder=path.absolute().parent)
 
 
-def _explain(error: ValidationError, origin: str) -> ExperimentError:
-    problems = error.errors()
-    for problem in problems:
-        if problem["type"] == "extra_forbidden":
-            *section, key = [str(part) for part in problem["loc"]]
-            section, known = _known_keys(section)
-            where = f" in '{'.'.join(section)}'" if section else ""
-            return UnknownKeyError(
-                f"{origin}: {unknown_name_message('key', key, known).removesuffix('.')}{where}."
-            )
-    lines = []
-    for problem in problems:
-        path, _ = _known_keys([str(part) for part in problem["loc"]])
-        place = ".".join(path) or "the experiment"
-        seen = problem["input"]
-        shown = "" if isinstance(seen, dict) else f" (got {seen!r})"
-        lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{shown}")
-    return ExperimentError(f"{origin}: " + "; ".join(lines))
+def parse_experiment(text: str, *, origin: str, folder: Path | None = None) -> Experiment:
+    """Return the experiment that ``text`` describes; ``origin`` names it in messages.
 
+    Relative paths begin in ``folder``, or where it is left out in the working folder.
 
-def _known_keys(path: list[str]) -> tuple[list[str], list[str]]:
-    """Return ``path`` as the YAML has it, without tags of unions, and the keys of its section.
+    Raises:
+        ExperimentError: it is not YAML, or values are refused: all of them are named.
 
-    Indices and mapping keys are stepped over.
     """
-    model: type[Section] = Experiment
-    inside: Any = None
-    shown = []
-    for part in path:
-        if (tagged := _tagged(inside, part)) is not None:
-            inside = tagged
-        else:
-            shown.append(part)
-            field = model.model_fields.get(part)
-            inside = field.annotation if field is not None else inside
-        model = _section_in(inside) or model
-    return shown, [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _tagged(annotation: Any, tag: str) -> Any:
-    """Return the member of a union that carries ``tag``."""
-    for member in typing.get_args(annotation):
-        if any(isinstance(mark, Tag) and mark.tag == tag for mark in typing.get_args(member)[1:]):
-            return typing.get_args(member)[0]
-    return None
-
-
-def _section_in(annotation: Any) -> type[Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    origin = typing.get_origin(annotation)
-    if origin in (types.UnionType, typing.Union, typing.Annotated, tuple, dict, list):
-        for inner in typing.get_args(annotation):
-            if found := _section_in(inner):
-                return found
-    return None
+    content = read_mapping(text, origin=origin)
+    if "folder" in content:
+        raise ExperimentError(f"{origin}: Unknown key 'folder'. Take it out.")
+    if folder is not None:
+        content |= {"folder": str(folder)}
+    experiment, found = all_mistakes(Experiment, content, stand_ins=_STAND_INS, entries=_ENTRIES)
+    mistakes = list(found.values())
+    if experiment is not None:
+        mistakes += mistakes_between(experiment, wrong=found)
+    if experiment is None or mistakes:
+        raise ExperimentError(f"{origin}{listed(mistakes)}")
+    return experiment
 
 
 def _refuse_repeats(what: str, names: list[str]) -> None:

@@ -8,8 +8,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Discriminator,
     Field,
     Tag,
@@ -17,7 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-PositiveInt = Annotated[int, Field(ge=1)]
+from mdel_assets.section import MAX_NAME_LENGTH, BatchSize, PositiveInt, Section, Seed, Text
+from mdel_assets.training.layers import layers_mistake
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
 SPLITS = ("train", *EVALUATION_SPLITS)
@@ -27,12 +28,6 @@ MIN_DOCUMENTS, _BYTES_PER_TOKEN = 16, 4
 _ROUTER_DOCUMENTS = 6000
 # Of a shard's record: far above any text, far below what a machine's memory holds.
 MAX_DOCUMENT_BYTES = 1 << 27
-
-
-class Section(BaseModel):
-    """A section of the YAML: unknown keys refused, values immutable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Domain(Section):
@@ -45,8 +40,11 @@ class Domain(Section):
     @field_validator("key")
     @classmethod
     def _is_a_slug(cls, key: str) -> str:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", key):
-            raise ValueError(f"a domain key is made of a-z, 0-9 and _, got '{key}'")
+        if not re.fullmatch(rf"[a-z0-9][a-z0-9_]{{0,{MAX_NAME_LENGTH - 1}}}", key):
+            raise ValueError(
+                f"a domain key is made of a-z, 0-9 and _, {MAX_NAME_LENGTH} characters at most, "
+                f"got '{key[:MAX_NAME_LENGTH]}'"
+            )
         return key
 
 
@@ -57,9 +55,9 @@ class ClusteredDomains(Section):
     equally large; their keys are ``cluster_0``, ``cluster_1``, ...
     """
 
-    clusters: Annotated[int, Field(ge=2)]
+    clusters: Annotated[int, Field(ge=2, le=10_000)]
     num_documents: PositiveInt = 20_000
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def table(self) -> tuple[Domain, ...]:
@@ -100,10 +98,10 @@ class Source(Section):
     """
 
     layout: Literal["pile", "dolma", "columns", "folders"] = "pile"
-    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    train: Annotated[tuple[Text, ...], Field(min_length=1)]
     validation: str | None = None
     test: str | None = None
-    text_field: str = "text"
+    text_field: Text = "text"
     domain_field: str | None = None
     license_field: str = "metadata.license"
     licenses: tuple[str, ...] | None = None
@@ -162,7 +160,7 @@ class Mixture(Section):
     general_ratio: Annotated[float, Field(ge=0.0)] = 1.0
     match: Literal["documents", "bytes"] = "documents"
     compatible_with_mdel: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 # Settings that say how a training is watched and kept, and nothing of what comes out of it.
@@ -185,7 +183,7 @@ class Optimization(Section):
     text in a document is read as.
     """
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1.0e-4
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0e-4
     warmup_ratio: Fraction = 0.03
     lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -193,13 +191,13 @@ class Optimization(Section):
     adam_beta2: Fraction = 0.95
     adam_epsilon: Annotated[float, Field(gt=0.0)] = 1.0e-8
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    block_size: Annotated[int, Field(ge=2)] = 512
+    block_size: Annotated[int, Field(ge=2, le=10**6)] = 512
     num_tokens: PositiveInt = 4_096_000
     max_steps: PositiveInt | None = None
-    num_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    num_epochs: Annotated[float, Field(gt=0.0, le=10.0**6)] | None = None
     max_train_documents: PositiveInt | None = None
-    batch_size: PositiveInt = 8
-    micro_batch_size: PositiveInt | None = None
+    batch_size: BatchSize = 8
+    micro_batch_size: BatchSize | None = None
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_validation_blocks: PositiveInt = 32
@@ -209,7 +207,7 @@ class Optimization(Section):
     eval_steps: PositiveInt | None = None
     save_steps: PositiveInt | None = None
     save_total_limit: PositiveInt = 1
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def num_steps(self) -> int:
@@ -248,6 +246,20 @@ class Optimization(Section):
         return self
 
 
+def _layers_setting(content: Any) -> Any:
+    """Return what ``trained_layers`` is given; raise where no model could have such layers."""
+    if content == "all":
+        return content
+    if not isinstance(content, list | tuple):
+        raise ValueError(f"expected 'all' or a list such as [9, 10, '11-13.mlp'], got {content!r}")  # noqa: TRY004
+    if mistake := layers_mistake(content):
+        raise ValueError(mistake)
+    return content
+
+
+TrainedLayers = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_layers_setting)]
+
+
 class ExpertTraining(Optimization):
     """How an expert is trained: the layers that move, and how.
 
@@ -255,7 +267,7 @@ class ExpertTraining(Optimization):
     what changed beside a link to the seed's own file.
     """
 
-    trained_layers: Literal["all"] | tuple[int | str, ...]
+    trained_layers: TrainedLayers
     store: Literal["full", "delta"] = "full"
 
 
@@ -290,7 +302,7 @@ class Pretraining(Optimization):
     """
 
     model: dict[str, Any]
-    vocab_size: Annotated[int, Field(ge=300)]
+    vocab_size: Annotated[int, Field(ge=300, le=10**7)]
 
     @field_validator("model")
     @classmethod
@@ -306,15 +318,15 @@ class ModelSource(Section):
     ``sample://smollm2-135m`` is one that a package carries.
     """
 
-    path: str
-    revision: str = "main"
+    path: Text
+    revision: Text = "main"
 
 
 class SeedModel(Section):
     """The model every expert branches from: as `ModelSource` has it, or pretrained from scratch."""
 
-    path: str | None = None
-    revision: str = "main"
+    path: Text | None = None
+    revision: Text = "main"
     pretrain: Pretraining | None = None
 
     @model_validator(mode="after")
@@ -355,7 +367,7 @@ class Evaluation(Section):
     of a longer one its beginning is scored.
     """
 
-    max_length: Annotated[int, Field(ge=2)] = 1024
+    max_length: Annotated[int, Field(ge=2, le=10**7)] = 1024
     stride: PositiveInt | None = None
     splits: Annotated[
         tuple[Literal["validation_domain", "validation_pile", "test_domain", "test_pile"], ...],
@@ -366,10 +378,10 @@ class Evaluation(Section):
     prefix_token: Literal["eos", "bos"] = "eos"
     special_tokens: SpecialTokens = "tokens"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    num_bootstrap_samples: PositiveInt = 1000
+    num_bootstrap_samples: Annotated[int, Field(ge=1, le=10**6)] = 1000
     ensemble: Ensemble = Ensemble()
     references: dict[str, ModelSource] = {}
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def max_bytes(self) -> int | None:

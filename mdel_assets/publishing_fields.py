@@ -4,7 +4,7 @@ import re
 
 from pydantic import ValidationInfo, field_validator
 
-from mdel_assets.experiment_fields import Section
+from mdel_assets.section import Section
 
 _LONGEST_NAME = 96
 

@@ -19,8 +19,10 @@ _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 MAX_SHARDS = 100_000
 
 
-def write_out(pattern: str) -> list[str]:
+def write_out(pattern: str, *, folder: str | None = None) -> list[str]:
     """Write out ``{00..29}`` and ``{a,b}``, then local globs in sorted order.
+
+    Relative paths begin in ``folder``, or in the working folder where there is none.
 
     Raises:
         ExperimentError: a glob matches nothing or is on a remote place, or there are too many.
@@ -32,7 +34,9 @@ def write_out(pattern: str) -> list[str]:
             f"source.train: '{pattern}' stands for {count} shards, and an experiment has up to "
             f"{MAX_SHARDS}. Correct the range, or join files into fewer shards."
         )
-    return [place for one in _without_braces(pattern) for place in _glob(one)]
+    if count == 0:
+        raise ExperimentError(f"source.train: '{pattern}' has a range that runs backwards.")
+    return [place for one in _without_braces(pattern) for place in _glob(one, folder)]
 
 
 def _num_choices(inside: str) -> int:
@@ -56,7 +60,7 @@ def _choices(inside: str) -> list[str]:
     return inside.split(",")
 
 
-def _glob(pattern: str) -> list[str]:
+def _glob(pattern: str, folder: str | None) -> list[str]:
     if "://" in pattern:
         if any(sign in pattern for sign in "*["):
             raise ExperimentError(
@@ -65,10 +69,12 @@ def _glob(pattern: str) -> list[str]:
             )
         return [pattern]
     require_writable_name(pattern, what="source.train:")
+    is_relative = not Path(pattern).is_absolute() and not pattern.startswith("~")
+    root = Path(folder) if folder and is_relative else Path(Path(pattern).anchor)
     if not any(sign in pattern for sign in "*?["):
-        return [pattern]
-    anchor = Path(Path(pattern).anchor)
-    matches = sorted(str(path) for path in anchor.glob(str(Path(pattern).relative_to(anchor))))
+        return [str(root / pattern)] if folder and is_relative else [pattern]
+    inside = pattern if is_relative else str(Path(pattern).relative_to(root))
+    matches = sorted(str(path) for path in root.glob(inside))
     if not matches:
         raise ExperimentError(f"source.train: '{pattern}' matches no file.")
     return matches

@@ -25,8 +25,8 @@ from mdel_assets.console import show_log_lines
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import MdelError, WorkerError
 from mdel_assets.experiment import Experiment
-from mdel_assets.experiment_fields import Section
 from mdel_assets.home import MdelHome
+from mdel_assets.section import Section
 from mdel_assets.tracking import Mode, Tracker
 from mdel_assets.training.conditions import Conditions
 from mdel_assets.training.processes import is_first_process, require_processes

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
-from mdel_assets.experiment_fields import PositiveInt, Section
+from mdel_assets.section import PositiveInt, Section
 
 Seconds = Annotated[float, Field(gt=0)]
 NaturalNumber = Annotated[int, Field(ge=0)]

@@ -3,16 +3,17 @@
 What is ours alone stands under ``mdel``. `docs/merging.md` says where the meaning departs.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from mdel_assets.errors import MergeError, UnknownKeyError, unknown_name_message
-from mdel_assets.experiment_fields import PositiveInt, Section
+from mdel_assets.errors import MergeError, unknown_name_message
 from mdel_assets.merging.methods import METHODS
 from mdel_assets.merging.methods.method import MergeMethod, Parameter, TensorSettings
-from mdel_assets.merging.settings import Flag, Number, value_for
+from mdel_assets.merging.settings import Flag, Number, numbers_in, value_for
+from mdel_assets.section import PositiveInt, Section, Seed, Text
 
 # The resolved recipe, beside what it made.
 RECIPE_NAME = "mergekit_config.yml"
@@ -47,7 +48,7 @@ class MergeModel(Section):
     folder.
     """
 
-    model: str
+    model: Text
     parameters: ModelParameters = ModelParameters()
 
 
@@ -83,7 +84,7 @@ class Search(Section):
     max_characters: PositiveInt = 4096
     num_test_documents: PositiveInt = 200
     max_test_characters: PositiveInt | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
 class MdelSettings(Section):
@@ -95,7 +96,7 @@ class MdelSettings(Section):
     """
 
     search: Search | None = None
-    seed: int = 0
+    seed: Seed = 0
     rescale: Literal["l1", "density"] = "l1"
     max_shard_mib: PositiveInt | None = None
 
@@ -140,59 +141,97 @@ class MergeRecipe(Section):
         return self.model_copy(update={"mdel": self.mdel.model_copy(update={"search": None})})
 
     @model_validator(mode="after")
-    def _leaves_to_the_search_what_it_finds(self) -> "MergeRecipe":
-        if self.mdel.search is None:
-            return self
-        if self.merge_method != _SEARCHED_METHOD or self.base != "seed":
+    def _fits_its_method(self) -> "MergeRecipe":
+        if self.merge_method not in METHODS:
             raise ValueError(
+                unknown_name_message("merge_method", self.merge_method, sorted(METHODS))
+            )
+        if mistakes := [*self._mistakes_of_search(), *self._mistakes_of_parameters()]:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def _given(self) -> list[tuple[str, Any]]:
+        sections = [self.parameters, *(entry.parameters for entry in self.models)]
+        return [pair for section in sections for pair in section.given().items()]
+
+    def _mistakes_of_search(self) -> Iterator[str]:
+        if self.mdel.search is None:
+            return
+        if self.merge_method != _SEARCHED_METHOD or self.base != "seed":
+            yield (
                 f"mdel.search finds the weights of merge_method '{_SEARCHED_METHOD}' with the base "
                 f"'seed', which every weighted mean of experts and seed is a case of; the recipe "
                 f"has '{self.merge_method}'"
                 + (f" with the base '{self.base}'" if self.base else "")
             )
-        sections = [self.parameters, *(entry.parameters for entry in self.models)]
-        given = {name for section in sections for name in section.given()} - _WITHOUT_EFFECT
-        if given:
-            raise ValueError(
-                f"mdel.search finds the weights: take {', '.join(sorted(given))} out of the recipe"
-            )
-        return self
+        if given := {name for name, _ in self._given()} - _WITHOUT_EFFECT:
+            names = ", ".join(sorted(given))
+            yield f"mdel.search finds the weights: take {names} out of the recipe"
 
-    @model_validator(mode="after")
-    def _fits_its_method(self) -> "MergeRecipe":
-        if self.merge_method not in METHODS:
-            raise UnknownKeyError(
-                unknown_name_message("merge_method", self.merge_method, sorted(METHODS))
-            )
-        if self.base_model and self.method.base == "refused":
-            raise ValueError(
+    def _mistakes_of_parameters(self) -> Iterator[str]:
+        method, given = self.method, self._given()
+        if self.base_model and method.base == "refused":
+            yield (
                 f"merge_method '{self.merge_method}' takes no base_model; take it out, or list "
                 f"'{self.base_model}' among the models"
             )
-        sections = [self.parameters, *(entry.parameters for entry in self.models)]
-        given = {name for section in sections for name in section.given()}
-        for name in sorted(given - _WITHOUT_EFFECT):
-            if name not in self.method.parameters:
-                raise UnknownKeyError(
-                    f"merge_method '{self.merge_method}' does not know the parameter '{name}'. "
-                    f"It knows: {', '.join(self.method.parameters) or 'none'}."
-                )
-        for name, parameter in self.method.parameters.items():
-            if parameter.default is None and name not in given:
-                raise ValueError(f"merge_method '{self.merge_method}' needs parameters.{name}")
-        return self
+        names = {name for name, _ in given}
+        for name in sorted(names - _WITHOUT_EFFECT - method.parameters.keys()):
+            yield (
+                f"merge_method '{self.merge_method}' does not know the parameter '{name}'. "
+                f"It knows: {', '.join(method.parameters) or 'none'}"
+            )
+        for name, parameter in method.parameters.items():
+            if parameter.default is None and name not in names:
+                yield f"merge_method '{self.merge_method}' needs parameters.{name}"
+        for name, setting in given:
+            known = method.parameters.get(name)
+            beyond = [n for n in numbers_in(setting) if known and not known.allows(n)]
+            yield from (out_of_bounds(f"'{name}'", known, n) for n in beyond if known)
+        weights = self._weights()
+        if weights and not any(number for weight in weights for number in numbers_in(weight)):
+            yield "all weights are 0: nothing would be merged. Give one model a weight"
+        elif self._is_mean() and weights and all(isinstance(w, float) for w in weights):
+            is_zero = math.isclose(sum(weights), 0.0, abs_tol=1e-12)
+            yield from ["the weights sum to 0: change them, or set normalize: false"] * is_zero
+
+    def _weights(self) -> list[Any]:
+        """Return each model's weight; none where the method has no weights."""
+        if "weight" not in self.method.parameters:
+            return []
+        whole = self.parameters.weight
+        whole = self.method.parameters["weight"].default if whole is None else whole
+        return [
+            whole if entry.parameters.weight is None else entry.parameters.weight
+            for entry in self.models
+            if entry.model != self.base
+        ]
+
+    def _is_mean(self) -> bool:
+        """Whether weights are divided by their sum, and every model is named one by one."""
+        given, known = self.parameters.normalize, self.method.parameters.get("normalize")
+        by_default = known is not None and bool(known.default)
+        is_listed = not any(entry.model.endswith(":*") for entry in self.models)
+        return is_listed and (by_default if given is None else given is True)
+
+
+def wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> str | None:
+    """Return how the method takes more or fewer models besides the base; None where it does not."""
+    low, high = recipe.method.min_models, recipe.method.max_models
+    if low <= len(names) <= (high or len(names)):
+        return None
+    expected = f"{low}" if low == high else f"at least {low}" if high is None else f"{high}"
+    besides = f" besides the base '{recipe.base}'" if recipe.base else ""
+    return (
+        f"merge_method '{recipe.merge_method}' takes {expected} models{besides}, the recipe has "
+        f"{len(names)}: {', '.join(names)}. Correct its models or its base_model."
+    )
 
 
 def refuse_wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> None:
     """Raise `MergeError` where the method takes more or fewer models besides the base."""
-    low, high = recipe.method.min_models, recipe.method.max_models
-    if not low <= len(names) <= (high or len(names)):
-        expected = f"{low}" if low == high else f"at least {low}" if high is None else f"{high}"
-        besides = f" besides the base '{recipe.base}'" if recipe.base else ""
-        raise MergeError(
-            f"merge_method '{recipe.merge_method}' takes {expected} models{besides}, the recipe "
-            f"has {len(names)}: {', '.join(names)}. Correct its models or its base_model."
-        )
+    if mistake := wrong_number(recipe, names):
+        raise MergeError(mistake)
 
 
 def settings_for(
@@ -258,7 +297,11 @@ def _value(
 
 def refuse_out_of_bounds(where: str, parameter: Parameter, value: Any) -> None:
     """Raise `MergeError` where ``value`` is out of the parameter's bounds."""
-    low = parameter.low if parameter.low is not None else float("-inf")
-    high = parameter.high if parameter.high is not None else float("inf")
-    if not low <= value <= high:
-        raise MergeError(f"{where} is {value}, expected {low:g} to {high:g}. Correct the recipe.")
+    if not parameter.allows(value):
+        raise MergeError(f"{out_of_bounds(where, parameter, value)}. Correct the recipe.")
+
+
+def out_of_bounds(where: str, parameter: Parameter, value: Any) -> str:
+    """Return what is wrong with a value that the parameter does not allow."""
+    low, high = parameter.bounds
+    return f"{where} is {value}, expected {low:g} to {high:g}"

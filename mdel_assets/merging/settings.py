@@ -4,12 +4,13 @@ A value is a scalar, a gradient (numbers spread evenly over depth, between which
 or a list of ``{filter, value}``, of which the first whose filter is in the tensor's name counts.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from mdel_assets.errors import UnknownKeyError, unknown_name_message
+from mdel_assets.errors import unknown_name_message
 from mdel_assets.merging.tensor_names import matches_filter
 
 _CONDITIONAL_KEYS = ("filter", "value")
@@ -19,8 +20,7 @@ def number_setting(value: Any) -> Any:
     """Return ``value`` as a float, a tuple of floats, or a tuple of ``{filter, value}``.
 
     Raises:
-        ValueError: it is nothing of these.
-        UnknownKeyError: a ``{filter, value}`` has another key.
+        ValueError: it is nothing of these, or a ``{filter, value}`` has another key.
 
     """
     if conditions := _conditions(value):
@@ -60,13 +60,26 @@ def value_for(setting: Any, *, name: str, depth: float) -> Any:
     return None
 
 
+def numbers_in(setting: Any) -> Iterator[float]:
+    """Yield every number that a setting may come to, a gradient's ends among them."""
+    if isinstance(setting, Mapping):
+        yield from numbers_in(setting["value"])
+    elif isinstance(setting, tuple):
+        for entry in setting:
+            yield from numbers_in(entry)
+    elif setting is not None:
+        yield setting
+
+
 def _number(value: Any) -> float:
     # YAML takes 1e-4, without a dot, for a word.
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
-            pass
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
     raise ValueError(
         f"expected a number, a list of numbers (a gradient over depth) or a list of "
         f"{{filter, value}}, got {value!r}"
@@ -81,7 +94,7 @@ def _conditions(value: Any) -> list[dict[str, Any]]:
     for entry in entries:
         for key in entry if isinstance(entry, Mapping) else ():
             if key not in _CONDITIONAL_KEYS:
-                raise UnknownKeyError(unknown_name_message("key", str(key), _CONDITIONAL_KEYS))
+                raise ValueError(unknown_name_message("key", str(key), _CONDITIONAL_KEYS))
         if not isinstance(entry, Mapping) or "value" not in entry:
             raise ValueError(f"expected {{filter, value}}, got {entry!r}")
     return [dict(entry) for entry in entries]

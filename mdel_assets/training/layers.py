@@ -40,6 +40,39 @@ class TrainedParts:
     first: int
 
 
+def layers_mistake(trained_layers: Sequence[Any], *, num_layers: int | None = None) -> str | None:
+    """Return why no seed model, or none of ``num_layers``, has the layers of a list; else None.
+
+    Entries are those of `resolve_layers`; which parts a layer has only the model itself tells.
+    """
+    if not trained_layers:
+        return "it is empty: nothing would be trained"
+    mistakes = []
+    for entry in trained_layers:
+        match = None if isinstance(entry, bool) else _ENTRY.fullmatch(str(entry))
+        if entry in _OUTSIDE:
+            continue
+        if match is None:
+            mistakes.append(
+                f"{entry!r} is neither an index, nor a range such as 9-13, nor either with a part "
+                f"such as 9-13.mlp, nor one of {', '.join(_OUTSIDE)}"
+            )
+        elif match[2] and int(match[2]) < int(match[1]):
+            mistakes.append(f"'{entry}' runs backwards: write '{match[2]}-{match[1]}'")
+        elif num_layers and (beyond := _beyond(match, num_layers)) is not None:
+            mistakes.append(
+                f"layer {beyond} does not exist; the seed model has {num_layers} layers, 0 to "
+                f"{num_layers - 1}"
+            )
+    return "; ".join(mistakes) or None
+
+
+def _beyond(match: re.Match[str], num_layers: int) -> int | None:
+    """Return an end of an entry's range that a model of ``num_layers`` does not have."""
+    ends = (int(match[1]), int(match[2] or match[1]))
+    return next((end for end in ends if not -num_layers <= end < num_layers), None)
+
+
 def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int) -> list[int]:
     """Return the indices of the layers that ``trained_layers`` names, in whole or in part.
 

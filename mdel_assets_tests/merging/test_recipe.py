@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from mdel_assets.errors import ExperimentError, MdelError, MergeError, UnknownKeyError
+from mdel_assets.errors import ExperimentError, MdelError, MergeError
 from mdel_assets.experiment import parse_experiment
 from mdel_assets.merging.members import (
     folder_digest,
@@ -197,7 +197,7 @@ def test_a_tensor_that_no_filter_matches_is_an_error():
 def test_mistakes_are_refused_with_the_remedy(recipe, message):
     with pytest.raises(MdelError) as refused:
         parse(recipe)
-    assert isinstance(refused.value, ExperimentError | UnknownKeyError)
+    assert isinstance(refused.value, ExperimentError)
     assert message in str(refused.value)
 
 
@@ -230,10 +230,10 @@ def test_a_search_becomes_a_recipe_when_its_weights_are_known():
     ("recipe", "message"),
     [
         (SEARCHED % "{num_trails: 9}", "Unknown key 'num_trails'. Did you mean 'num_trials'"),
-        (SEARCHED % "{num_trials: 41}", "less than or equal to 40"),
-        (SEARCHED % "{num_trials: 5}", "greater than or equal to 8"),
-        (SEARCHED % "{layer_groups: 0}", "greater than or equal to 1"),
-        (SEARCHED % "{num_documents: many}", "valid integer"),
+        (SEARCHED % "{num_trials: 41}", "num_trials: expected 40 or less, got 41"),
+        (SEARCHED % "{num_trials: 5}", "expected 8 or more"),
+        (SEARCHED % "{layer_groups: 0}", "expected 1 or more"),
+        (SEARCHED % "{num_documents: many}", "expected a whole number, got 'many'"),
         (BARE % ("ties", ""), "merge_method 'task_arithmetic' with the base 'seed'"),
         (BARE % ("task_arithmetic", "base_model: a/b"), "with the base 'a/b'"),
         (
@@ -245,7 +245,7 @@ def test_a_search_becomes_a_recipe_when_its_weights_are_known():
 def test_mistakes_in_a_search_are_refused_with_the_remedy(recipe, message):
     with pytest.raises(MdelError) as refused:
         parse(recipe)
-    assert isinstance(refused.value, ExperimentError | UnknownKeyError)
+    assert isinstance(refused.value, ExperimentError)
     assert message in str(refused.value)
 
 
@@ -287,7 +287,7 @@ def test_a_model_that_is_nowhere_is_refused():
 
 
 def test_a_wrong_number_of_models_is_refused_before_anything_is_trained():
-    with pytest.raises(MergeError, match="'model_stock' takes at least 2 models besides the base"):
+    with pytest.raises(ExperimentError, match="'model_stock' takes at least 2 models besides"):
         parse("{merge_method: model_stock, models: [{model: expert:github}, {model: seed}]}")
 
 

@@ -8,6 +8,7 @@ Shapes: E elements of a piece, M models besides the base.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,17 @@ class Parameter:
     per_model: bool = False
     low: float | None = None
     high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest value."""
+        low, high = self.low, self.high
+        return -math.inf if low is None else low, math.inf if high is None else high
+
+    def allows(self, value: float) -> bool:
+        """Whether ``value`` lies in the bounds."""
+        low, high = self.bounds
+        return low <= value <= high
 
 
 @dataclasses.dataclass(frozen=True)

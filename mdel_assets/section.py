@@ -1,0 +1,53 @@
+"""What the sections of an experiment have in common: strict keys, finite numbers, names, bounds."""
+
+import re
+import types
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+# Bounds that no run could come near keep a slip of the finger from being taken for a size.
+PositiveInt = Annotated[int, Field(ge=1, le=10**15)]
+BatchSize = Annotated[int, Field(ge=1, le=10**6)]
+# What NumPy's generators take.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Text = Annotated[str, Field(min_length=1)]
+# A longer name makes paths that file systems refuse.
+MAX_NAME_LENGTH = 100
+
+
+class Section(BaseModel):
+    """A section of the YAML: unknown keys refused, values immutable, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name:
+            taken = set(_types_in(cls.model_fields[info.field_name].annotation))
+            if taken & {int, float} and bool not in taken:
+                raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
+
+
+def name_mistake(name: str) -> str | None:
+    """Return why ``name`` cannot name a folder and a partition; None where it can."""
+    if len(name) > MAX_NAME_LENGTH:
+        return f"'{name[:20]}...' has {len(name)} characters; a name has {MAX_NAME_LENGTH} at most"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or ".." in name:
+        return (
+            f"'{name}' is no name: use letters (a-z, A-Z), digits, . _ - and begin with a letter "
+            f"or a digit"
+        )
+    return None
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """Yield a field's type, and what it is made of where it is a union."""
+    yield annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        for inner in typing.get_args(annotation):
+            yield from _types_in(inner)
