@@ -235,7 +235,7 @@ def examine_network(
 def _needs_hub(experiment: Experiment) -> bool:
     source, seed = experiment.source, experiment.seed_model
     shards = [*source.train, source.validation or "", source.test or ""]
-    named = seed.path or ""
+    named = experiment.place_of_model(seed.path or "")
     is_remote = bool(named) and "://" not in named and not Path(named).exists()
     return is_remote or any(place.startswith("hf://") for place in shards)
 

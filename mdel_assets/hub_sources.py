@@ -170,12 +170,12 @@ def fetch_model(reference: HubReference, commit: str) -> Path:
     return folder
 
 
-def at_commit(source: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
+def at_commit(source: Mapping[str, Any], artifact: Artifact, *, place: str) -> dict[str, Any]:
     """Return a model source with the commit of a Hub id in place of its revision; else as it is.
 
-    ``artifact`` is what was made of it before.
+    ``artifact`` is what was made of it before, ``place`` where its path leads.
     """
-    reference = hub_reference(source["path"] or "", revision=source["revision"])
+    reference = hub_reference(place, revision=source["revision"])
     if reference is None:
         return dict(source)
     record = artifact.last_record()

@@ -224,7 +224,8 @@ class Lineage(Line):
             inputs = [self.store.dataset(domain) for domain in self.experiment.domain_keys]
         unseen: Any = {"pretrain": _unseen(seed.pretrain) if seed.pretrain else set()}
         source = seed.model_dump(mode="json", exclude=unseen)
-        return at_commit(source, self.store.seed_model()), inputs
+        place = self.experiment.place_of_model(seed.path or "")
+        return at_commit(source, self.store.seed_model(), place=place), inputs
 
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         return self._training(), [self.store.seed_model(), self.store.dataset(key)]
@@ -246,8 +247,10 @@ class Lineage(Line):
     _random_split_expert = _dense_baseline
 
     def _reference_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        source = self.experiment.evaluation.references[key].model_dump(mode="json")
-        return at_commit(source, self.store.reference(key)), []
+        source = self.experiment.evaluation.references[key]
+        place = self.experiment.place_of_model(source.path)
+        content = source.model_dump(mode="json")
+        return at_commit(content, self.store.reference(key), place=place), []
 
     def _merged_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         is_searched = key in self.experiment.searched_recipes
@@ -267,7 +270,7 @@ class Lineage(Line):
         own = [self.store.model(member.name) for member in members if member.name in known]
         last = before.last_record()
         digests = {
-            member.name: outside_digest(member.name, before=last)
+            member.name: outside_digest(self.experiment.place_of_model(member.name), before=last)
             for member in members
             if member.name not in known
         }

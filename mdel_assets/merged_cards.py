@@ -68,10 +68,11 @@ def card_of_merged(
     for member, digest in zip(lineage.members(recipe_name), member_digests, strict=True):
         if not digest.startswith((FOLDER_PREFIX, HUB_PREFIX)):
             continue
-        reference = outside_reference(member.name)
+        place = experiment.place_of_model(member.name)
+        reference = outside_reference(place)
         name = member.name if reference else Path(member.name).name
         named[name] = digest
-        licences[name] = stated_licence(outside_folder(member.name, digest=digest))
+        licences[name] = stated_licence(outside_folder(place, digest=digest))
         if reference:
             links[name] = f"{_HUB}/{reference.name}/tree/{digest.rpartition('@')[2]}"
     if is_published:
@@ -111,7 +112,8 @@ def _links(lineage: Lineage, recipe_name: str) -> dict[str, str]:
         artifacts.append(lineage.store.search(recipe_name))
     links = {a.label: Path(os.path.relpath(a.folder, home)).as_posix() for a in artifacts}
     seed = lineage.experiment.seed_model
-    if reference := hub_reference(seed.path or "", revision=seed.revision):
+    place = lineage.experiment.place_of_model(seed.path or "")
+    if reference := hub_reference(place, revision=seed.revision):
         address = f"{_HUB}/{reference.name}/tree/{reference.revision}"
         links[lineage.store.seed_model().label] = address
     return links

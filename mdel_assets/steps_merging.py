@@ -109,7 +109,8 @@ def _expert_input(lineage: Lineage, domain: str) -> MergeInput:
 def merge_input(lineage: Lineage, member: Member, *, digest: str) -> MergeInput:
     """Return where a member's model lies and, by its record, in which tensors it differs."""
     if member.name not in lineage.experiment.model_keys:
-        folder = outside_folder(member.name, digest=digest)
+        place = lineage.experiment.place_of_model(member.name)
+        folder = outside_folder(place, digest=digest)
         return MergeInput(member.name, folder, member.parameters, digest=digest)
     artifact = lineage.store.model(member.name)
     trained = _trained_prefixes(artifact.require(), lineage.store.seed_model().require())

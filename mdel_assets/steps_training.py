@@ -258,7 +258,8 @@ def _adopt(lineage: Lineage, kind: str, key: str, *, source: ModelSource, cache:
     identity = lineage.identity(kind, key)
     artifact = lineage.artifact(kind, key)
     commit = identity.config.get("commit")
-    path = local_model(source.path, revision=source.revision, commit=commit)
+    place = lineage.experiment.place_of_model(source.path)
+    path = local_model(place, revision=source.revision, commit=commit)
     with artifact.staging() as stage:
         result = adopt_model(source.model_copy(update={"path": path}), stage, cache=cache)
         return artifact.publish(stage, identity, details=dataclasses.asdict(result))

@@ -1,15 +1,21 @@
 """What an experiment's YAML may say, and how mistakes in it are refused."""
 
+import shutil
+
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from mdel_assets.errors import ExperimentError, UnknownKeyError
+from mdel_assets import steps_training
+from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import (
     bundled_experiments,
     load_experiment,
     parse_experiment,
 )
+from mdel_assets.home import MdelHome
+from mdel_assets.merging.outside_models import outside_digest
+from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.shard_locations import repeated_locations, shard_key
 from mdel_assets_tests.conftest import PICO, pico_experiment
 
@@ -61,18 +67,18 @@ def test_the_hub_takes_templates_and_addresses_and_nothing_else():
 
 
 def test_unknown_key_is_refused_with_the_nearest_known_one():
-    with pytest.raises(UnknownKeyError, match=r"'learning_rat'.*Did you mean 'learning_rate'"):
+    with pytest.raises(ExperimentError, match=r"'learning_rat'.*Did you mean 'learning_rate'"):
         parse(training=PICO["training"] | {"learning_rat": 1.0})
-    with pytest.raises(UnknownKeyError, match=r"'mergse'.*Did you mean 'merges'"):
+    with pytest.raises(ExperimentError, match=r"'mergse'.*Did you mean 'merges'"):
         parse(mergse={})
-    with pytest.raises(UnknownKeyError, match=r"'wieght'.*Did you mean 'weight'"):
+    with pytest.raises(ExperimentError, match=r"'wieght'.*Did you mean 'weight'"):
         model = {"model": "seed", "parameters": {"wieght": 1}}
         parse(merges={"m": {"merge_method": "linear", "models": [model]}})
 
 
 def test_unknown_domain_in_a_recipe_is_refused_with_the_nearest_known_one():
     recipe = {"merge_method": "linear", "models": [{"model": "expert:githb"}]}
-    with pytest.raises(UnknownKeyError, match=r"'githb'\. Did you mean 'github'"):
+    with pytest.raises(ExperimentError, match=r"'githb'\. Did you mean 'github'"):
         parse(merges={"m": recipe})
 
 
@@ -182,3 +188,48 @@ def test_ranges_and_lists_in_braces_are_written_out(tmp_path):
     shards = pico_experiment(tmp_path, source=source).shards()
     assert [s.key for s in shards if s.role == "train"] == ["08", "09", "10", "11", "a", "b"]
     assert shards[2].location == "hf://datasets/a/b/train/10.jsonl.zst"
+
+
+@pytest.mark.in_use
+def test_relative_paths_begin_in_the_yamls_folder_and_change_no_fingerprint(
+    tmp_path, monkeypatch, make_model
+):
+    """The same names stand beside the shell's folder, and mean nothing there."""
+    content = PICO | {
+        "source": {"train": ["data/*.jsonl"], "validation": "data/held/out.jsonl"},
+        "seed_model": {"path": "models/seed"},
+        "merges": {
+            "m": {"merge_method": "linear", "models": [{"model": "models/seed"}, {"model": "seed"}]}
+        },
+        "hub": {"endpoint": "file:shelf", "namespace": "firm"},
+    }
+    model = make_model()
+    identities = []
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        (folder / "data" / "held").mkdir(parents=True)
+        (folder / "data" / "a.jsonl").write_text("{}")
+        (folder / "data" / "held" / "out.jsonl").write_text("{}")
+        shutil.copytree(model, folder / "models" / "seed")
+        (folder / "firm.yaml").write_text(yaml.safe_dump(content))
+    shell = tmp_path / "shell"
+    shutil.copytree(tmp_path / "here" / "data", shell / "data")
+    (shell / "data" / "b.jsonl").write_text("{}")
+    (shell / "models" / "seed").mkdir(parents=True)
+    for name in ("here", "there"):
+        monkeypatch.chdir(tmp_path / name)
+        experiment = load_experiment("firm.yaml")
+        monkeypatch.chdir(shell)
+        folder = tmp_path / name
+        assert [shard.location for shard in experiment.shards()] == [
+            str(folder / "data" / "a.jsonl"),
+            str(folder / "data" / "held" / "out.jsonl"),
+        ]
+        assert make_publisher(experiment).backend.location == f"file:{folder / 'shelf'}"
+        lineage = MdelHome(tmp_path / f"home of {name}").lineage(experiment)
+        adopted = steps_training.make_seed(lineage, cache=tmp_path / "cache")
+        digest = outside_digest(experiment.place_of_model("models/seed"), before=None)
+        assert digest.startswith("folder:")
+        identities.append((adopted.fingerprint, digest))
+    assert identities[0] == identities[1]
+    assert adopted.config == {"path": "models/seed", "revision": "main", "pretrain": None}

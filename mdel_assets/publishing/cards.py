@@ -88,7 +88,7 @@ def languages_of(experiment: Experiment, domains: Sequence[str]) -> list[str]:
 
 def base_model(experiment: Experiment) -> str | None:
     """Return the seed's Hub id; None where it is no model of the Hub."""
-    path = experiment.seed_model.path or ""
+    path = experiment.place_of_model(experiment.seed_model.path or "")
     return path if "://" not in path and _HUB_ID.fullmatch(path) else None
 
 

@@ -57,7 +57,7 @@ def make_publisher(
         PublishingError: the server does not know the token, or cannot be reached.
 
     """
-    backend = open_backend(endpoint or experiment.hub.endpoint, environment=environment)
+    backend = open_backend(endpoint or experiment.hub_endpoint, environment=environment)
     patience = patience or (ASKED_ONCE if dry_run else Patience())
     namespace = experiment.hub.namespace or publishing_with_patience(
         backend.owner, what=f"asking {backend.location} who the token's user is", patience=patience
