@@ -1,11 +1,11 @@
 """``mdel``: what the Dagster command line cannot do.
 
-``mdel run`` makes whatever is missing or stale, in order. ``mdel status`` says what that would be
-and why. ``mdel ui`` starts the web UI. ``mdel backfill`` makes several partitions of one asset,
-``mdel doctor`` finds and repairs what crashes leave behind. ``mdel matrix`` prints the perplexity
-matrix. ``mdel perplexity`` measures any model on any dataset. ``mdel merge`` merges models outside
-the graph, ``mdel publish`` publishes, ``mdel forget`` takes a domain back. ``mdel dg launch`` makes
-single assets and partitions, as Dagster does it.
+``mdel check`` looks an experiment over. ``mdel run`` makes whatever is missing or stale, in order.
+``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
+makes several partitions of one asset, ``mdel doctor`` finds and repairs what crashes leave behind.
+``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.
+``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
+domain back. ``mdel dg launch`` makes single assets and partitions, as Dagster does it.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from mdel_assets import __version__
 from mdel_assets.cli_backfill import backfill
+from mdel_assets.cli_check import check
 from mdel_assets.cli_dagster import dagster, dg
 from mdel_assets.cli_doctor import doctor
 from mdel_assets.cli_forget import forget
@@ -32,6 +33,7 @@ from mdel_assets.console import show_log_lines, showing_progress
 from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment import load_experiment
+from mdel_assets.experiment_checks import refuse_mistakes
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.lineage import Lineage
@@ -87,16 +89,18 @@ def run(workers: int, until: str | None) -> None:
     started = time.monotonic()
     experiment = load_experiment(experiment_name())
     home = MdelHome.from_environment()
-    kinds = home.lineage(experiment).kinds()
+    lineage = home.lineage(experiment)
+    kinds = lineage.kinds()
     if until is not None and until not in kinds:
         raise click.UsageError(unknown_name_message("asset", until, kinds))
+    refuse_mistakes(lineage)
     click.echo(f"Experiment '{experiment.name}' in {home.root}")
     warnings.simplefilter("ignore")
     from mdel_assets.defs.instance import open_instance
     from mdel_assets.defs.launch import run_line
 
-    failed: list[str] = []
-    num_made = 0
+    failed: list[RunOutcome] = []
+    num_made = num_waiting = 0
     with open_instance(home, experiment.name) as instance, _saying_how_to_go_on():
         for outcome in run_line(
             experiment,
@@ -109,15 +113,25 @@ def run(workers: int, until: str | None) -> None:
         ):
             _show(outcome)
             num_made += outcome.state == "made"
-            if outcome.state in ("failed", "skipped"):
-                failed.append(f"{outcome.kind} {outcome.key}".strip())
+            failed += [outcome] * (outcome.state == "failed")
+            num_waiting += len(outcome.not_made) if outcome.state == "skipped" else 0
     elapsed = time.monotonic() - started
     if failed:
-        raise click.ClickException(f"{len(failed)} not made: {', '.join(failed)}")
+        raise click.ClickException(_first_cause(failed, num_waiting))
     done = f"{num_made} runs in {elapsed:.0f} s" if num_made else "Nothing to do: all is up to date"
     click.echo(f"{done}.\n")
     if until is None:
         _print_matrix(home)
+
+
+def _first_cause(failed: "Sequence[RunOutcome]", num_waiting: int) -> str:
+    """Return what failed, what waits for it, and in the last lines what failed first, and why."""
+    names = [f"{outcome.kind} {outcome.key}".strip() for outcome in failed]
+    waiting = f"; {num_waiting} more wait for what failed" if num_waiting else ""
+    return (
+        f"{len(failed)} failed: {', '.join(names)}{waiting}.\n"
+        f"The first to fail was {names[0]}: {failed[0].message}"
+    )
 
 
 @contextlib.contextmanager
@@ -135,6 +149,7 @@ def _saying_how_to_go_on() -> Iterator[None]:
 def status() -> None:
     """List what is missing or stale, and why."""
     lineage = MdelHome.from_environment().lineage(load_experiment(experiment_name()))
+    refuse_mistakes(lineage)
     line = what_is_stale(lineage)
     for stale in line.found:
         click.echo(f"{stale.kind:20} {stale.key:28} {stale.reason}")
@@ -212,7 +227,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, dagster, dg, doctor, merge, publish, forget, ui):
+for _command in (backfill, check, dagster, dg, doctor, merge, publish, forget, ui):
     main.add_command(_command)
 
 
@@ -265,6 +280,9 @@ def _show_start(kind: str, key: str) -> None:
 def _show(outcome: "RunOutcome") -> None:
     if outcome.state == "up to date":
         click.echo(f"  up to date  {outcome.kind:18} {outcome.key}")
+        return
+    if outcome.state == "skipped":
+        click.echo(f"  skipped     {outcome.kind:18} {outcome.key:28} {outcome.message}")
         return
     click.echo(
         f"  {outcome.state:10}  {outcome.kind:18} {outcome.key:28} {outcome.elapsed_seconds:7.1f} s"

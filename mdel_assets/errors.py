@@ -3,6 +3,7 @@
     MdelError
     ├── ExperimentError            the experiment's YAML is wrong
     │   └── UnknownKeyError        a key or name that does not exist, with the nearest known one
+    ├── HomeError                  MDEL_HOME cannot be used
     ├── ArtifactError              an artifact on disk cannot be used
     │   ├── MissingArtifactError   it was never made
     │   ├── ForeignArtifactError   it was made by another experiment
@@ -57,6 +58,10 @@ class ExperimentError(MdelError):
 
 class UnknownKeyError(ExperimentError):
     """A key or name that does not exist."""
+
+
+class HomeError(MdelError):
+    """A folder for everything that cannot be used."""
 
 
 class ArtifactError(MdelError):

@@ -38,6 +38,7 @@ _SENTENCES = {
     "less_than": "expected less than {lt}",
     "less_than_equal": "expected {le} or less",
     "int_parsing_size": "expected a smaller number",
+    "string_pattern_mismatch": "expected text of the form {pattern}",
     "string_too_short": "expected some text",
     "string_too_long": "expected {max_length} characters or fewer",
     "too_short": "expected at least {min_length} entry",

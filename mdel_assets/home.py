@@ -7,12 +7,14 @@
 import dataclasses
 import logging
 import os
+import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.durable_files import write_text_atomically
+from mdel_assets.errors import HomeError
 from mdel_assets.experiment import Experiment
 from mdel_assets.file_names import require_writable_name
 from mdel_assets.lineage import Lineage
@@ -64,9 +66,14 @@ class MdelHome:
         return Lineage(experiment, store)
 
     def initialize(self, experiment: str) -> None:
-        """Create the folder and settings of an experiment's instance, where they are not there."""
+        """Create the folder and settings of an experiment's instance, where they are not there.
+
+        Raises:
+            HomeError: the home cannot be written to.
+
+        """
         folder = self.dagster_home(experiment)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._require_writable(folder)
         settings = folder / "dagster.yaml"
         if settings.exists():
             return
@@ -80,6 +87,18 @@ class MdelHome:
                 "as they were. To look at these runs: DAGSTER_HOME=%s mdel ui",
                 *(self.shared_dagster_home, self.shared_dagster_home),
             )
+
+    def _require_writable(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Whether a disk is mounted read-only, permissions do not tell.
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise HomeError(
+                f"MDEL_HOME is {self.root}, which cannot be written to ({error.strerror}). Set "
+                f"MDEL_HOME to a folder of yours on a disk that is mounted for writing."
+            ) from error
 
 
 def experiment_name(environment: Mapping[str, str] = os.environ) -> str:

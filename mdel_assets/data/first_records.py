@@ -1,0 +1,99 @@
+"""The first records of a source, read as a pass over all of it would read them.
+
+They are copied into a small shard of the same kind, and that goes through the pass: so whatever a
+pass reads, rejects or refuses, its first records tell within a moment.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mdel_assets.data.decompress import plain_bytes
+from mdel_assets.data.shard_counts import ShardCounts
+from mdel_assets.data.shard_pass import route_documents
+from mdel_assets.experiment_fields import Domain, Source
+
+_NUM_RECORDS = 1000
+_HEAD_BYTES = 1 << 20
+_NUM_FOLDERS, _NUM_FILES = 200, 5
+_COMPRESSED = (".zst", ".gz", ".bz2", ".xz")
+_LINES = (".jsonl", ".ndjson", ".json")
+
+
+def count_first_records(
+    shard: Path, *, domains: Sequence[Domain] | None, source: Source
+) -> ShardCounts | None:
+    """Return what a pass finds in the first records of a file, or in some files of each folder.
+
+    None where no beginning of such a file can be told from its end, as of a table.
+
+    Raises:
+        ShardError: the file is corrupt, or none of its first records is a document.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="mdel-first-records-") as folder:
+        head = Path(folder) / "head"
+        documents = Path(folder) / "documents"
+        for place in (head, documents):
+            place.mkdir()
+        found = _link_some(shard, head / shard.name) if shard.is_dir() else _copy_head(shard, head)
+        if found is None:
+            return None
+        # How many rejects are too many is a question to the whole of a shard.
+        source = source.model_copy(update={"max_reject_rate": 1.0})
+        return route_documents(found, documents, domains=domains, source=source)
+
+
+def _copy_head(file: Path, folder: Path) -> Path | None:
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes[-1:] == [".parquet"]:
+        return _copy_rows(file, folder / file.name)
+    is_lines = any(suffix in _LINES for suffix in suffixes[-2:]) or not suffixes
+    plain = file.stem if suffixes and suffixes[-1] in _COMPRESSED else file.name
+    return _copy_lines(file, folder / plain) if is_lines else None
+
+
+def _copy_rows(file: Path, target: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mdel_assets.errors import ShardError
+
+    try:
+        with pq.ParquetFile(file) as rows:
+            batch = next(rows.iter_batches(_NUM_RECORDS), None)
+            table = rows.schema_arrow.empty_table() if batch is None else None
+        pq.write_table(pa.Table.from_batches([batch]) if batch else table, target)
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{file.name} is not a whole Parquet file: {error}.") from error
+    return target
+
+
+def _copy_lines(file: Path, target: Path) -> Path | None:
+    head = bytearray(_HEAD_BYTES)
+    size = 0
+    with plain_bytes(file) as (stream, _), memoryview(head) as view:
+        while size < len(head) and (num_read := stream.readinto(view[size:])):
+            size += num_read
+    lines = bytes(head[:size]).split(b"\n")
+    if size == _HEAD_BYTES:
+        # The last line may go on.
+        lines.pop()
+    # One JSON array is no file of lines, and its beginning is no array.
+    if not lines or lines[0].lstrip().startswith(b"["):
+        return None
+    target.write_bytes(b"\n".join(lines[:_NUM_RECORDS]))
+    return target
+
+
+def _link_some(shard: Path, target: Path) -> Path:
+    """Link the first files of each folder."""
+    folders = sorted(path for path in shard.iterdir() if path.is_dir())[:_NUM_FOLDERS]
+    target.mkdir()
+    for folder in folders:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())[:_NUM_FILES]
+        for file in files:
+            place = target / folder.name / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(file.resolve())
+    return target
