@@ -10,6 +10,7 @@ import click
 from mdel_assets.errors import WebserverError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.lineage import Lineage
 from mdel_assets.webserver import LaunchedRun, Progress, Webserver
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def backfill(
         failed = _backfill_there(server, asset, list(reasons))
     else:
         with open_instance(home, experiment.name) as instance:
-            failed = _backfill_here(definitions, instance, asset, list(reasons))
+            failed = _backfill_here(definitions, lineage, instance, asset, list(reasons))
     if failed:
         raise click.ClickException(
             f"{len(failed)} of {len(reasons)} partitions of {asset} not made: {', '.join(failed)}. "
@@ -97,7 +98,9 @@ def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webse
     return None
 
 
-def _backfill_here(definitions: Any, instance: Any, asset: str, keys: Sequence[str]) -> list[str]:
+def _backfill_here(
+    definitions: Any, lineage: Lineage, instance: Any, asset: str, keys: Sequence[str]
+) -> list[str]:
     """Run the partitions in this process; return those that were not made."""
     from mdel_assets.defs.backfill import backfill_here
 
@@ -108,7 +111,7 @@ def _backfill_here(definitions: Any, instance: Any, asset: str, keys: Sequence[s
         click.echo(f"  {len(keys) - len(left) + 1:3} of {len(keys)}  {asset} {key} ...")
 
     outcomes = backfill_here(
-        definitions, instance=instance, asset=asset, keys=keys, on_start=show_start
+        definitions, lineage, instance=instance, asset=asset, keys=keys, on_start=show_start
     )
     try:
         for outcome in outcomes:

@@ -136,7 +136,8 @@ class Lineage(Line):
         found = []
         for model in self.reported_models():
             now = self._fingerprint_now(self.store.model(model))
-            for row in self.store.report(model).require().details["rows"]:
+            report = self.store.report(model).read_record()
+            for row in report.details["rows"] if report else ():
                 dataset = self._fingerprint_now(self.store.dataset(row["dataset"]))
                 if (row["model_fingerprint"], row["dataset_fingerprint"]) != (now, dataset):
                     found.append((model, row["dataset"], row["split"]))

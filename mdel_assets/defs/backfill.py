@@ -40,6 +40,7 @@ def select_partitions(
 
 def backfill_here(
     definitions: dg.Definitions,
+    lineage: Lineage,
     *,
     instance: dg.DagsterInstance,
     asset: str,
@@ -51,7 +52,7 @@ def backfill_here(
     Partitions that are made together, and follow one another, are one run. A failed one does not
     stop the others; ``on_start`` is told the first partition of each run before it begins.
     """
-    runner = Runner(definitions, instance)
+    runner = Runner(definitions, instance, lineage)
     all_keys = _partition_keys(definitions, asset)
     groups = (
         _neighbours(keys, all_keys) if runner.makes_together(asset) else [[key] for key in keys]

@@ -5,15 +5,17 @@ watch over these. Ctrl-C in a terminal reaches them too, and the watchers answer
 that bury the sentence of the run itself. They end with the step anyway.
 
 Python drops an exception that a signal's handler raises while a finalizer happens to run. Such a
-signal is sent again.
+signal is sent again. And while a run begins and ends, Dagster notes SIGINT and SIGTERM instead of
+raising them, and forgets the note when the run is over: `noting_signals` remembers.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -48,3 +50,38 @@ def answer_interrupts() -> None:
     """Let Ctrl-C always reach this process's run, and nothing that prints the run's output."""
     compute_logs.execute_posix_tail = _deaf_tail
     sys.unraisablehook = _send_again
+
+
+@contextlib.contextmanager
+def noting_signals() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether SIGINT or SIGTERM came since, whoever took it.
+
+    Python writes each signal's number into a pipe before any handler sees it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    _let_children_go()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.set_blocking(reading, False)
+    seen: set[int] = set()
+
+    def has_come() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            seen.update(os.read(reading, 1024))
+        return bool({signal.SIGINT, signal.SIGTERM} & seen)
+
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield has_come
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)
+
+
+@functools.cache
+def _let_children_go() -> None:
+    """Keep a forked child's signals from being taken for this process's."""
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

@@ -10,7 +10,7 @@ import multiprocessing
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -26,7 +26,7 @@ from mdel_assets.child_processes import (
     workers_deaf_to_interrupts,
 )
 from mdel_assets.definitions import build_definitions
-from mdel_assets.defs.interrupts import answer_interrupts
+from mdel_assets.defs.interrupts import answer_interrupts, noting_signals
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.durable_files import explaining_full_disk, require_room
@@ -36,6 +36,7 @@ from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
 from mdel_assets.memory import give_memory_back
+from mdel_assets.not_made import NotMade, in_words, reasons_not_made
 from mdel_assets.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -98,36 +99,70 @@ def run_line(
     ``num_workers`` shards are fetched, or routed, at the same time.
     """
     lineage = home.lineage(experiment)
-    runner = Runner(build_definitions(experiment, home), instance)
+    runner = Runner(build_definitions(experiment, home), instance, lineage)
     kinds = lineage.kinds()
     if until is not None:
         kinds = kinds[: kinds.index(until) + 1]
     time_left = TimeLeft(lineage)
+    not_made = NotMade(lineage)
     if _will_train_side_by_side(lineage):
         prepare()
     for number, kind in enumerate(kinds):
         try:
             keys = lineage.keys(kind)
-        except MissingArtifactError as error:
-            yield RunOutcome("everything after that", "", "skipped", message=str(error))
+        except MissingArtifactError:
+            message = f"waits for {not_made.in_words()}"
+            yield RunOutcome("everything after that", "", "skipped", message=message)
             return
         with looking_once():
             stale = [key for key in keys if lineage.stale(kind, key)]
+            awaited = {key: found for key in stale if (found := not_made.awaited_by(kind, key))}
         if len(stale) < len(keys):
             yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
-        if not stale:
+        yield from _skipped(kind, awaited)
+        not_made.add(kind, awaited)
+        wanted = [key for key in stale if key not in awaited]
+        if not wanted:
             continue
         if on_stage:
-            on_stage(Stage(kind, number + 1, len(kinds), len(stale), time_left.of(kinds[number:])))
+            on_stage(Stage(kind, number + 1, len(kinds), len(wanted), time_left.of(kinds[number:])))
         started = time.monotonic()
         num_made = 0
-        for outcome in _make(runner, experiment, home, kind, keys, stale, on_start, num_workers):
+        ranges = _ranges(keys, wanted, awaited)
+        for outcome in _make(runner, experiment, home, kind, ranges, on_start, num_workers):
             yield outcome
+            not_made.add(kind, outcome.not_made)
             if outcome.ends_line:
                 return
             num_made += len(outcome.keys) if outcome.state == "made" else 0
         if num_made:
             time_left.count(kind, num_made, time.monotonic() - started)
+
+
+def _skipped(kind: str, awaited: Mapping[str, tuple[str, ...]]) -> Iterator[RunOutcome]:
+    """Yield one outcome for all keys that wait for the same artifacts."""
+    waiting: dict[tuple[str, ...], list[str]] = {}
+    for key, labels in awaited.items():
+        waiting.setdefault(labels, []).append(key)
+    for labels, keys in waiting.items():
+        message = f"waits for {in_words(labels)}"
+        yield RunOutcome(kind, in_words(keys), "skipped", message=message, not_made=tuple(keys))
+
+
+def _ranges(
+    keys: Sequence[str], wanted: Sequence[str], awaited: Collection[str]
+) -> list[list[str]]:
+    """Return ranges of ``keys``, each from one that is wanted to one, without one that waits."""
+    found: list[list[str]] = [[]]
+    for key in keys:
+        if key in awaited:
+            found.append([])
+        elif key in wanted or found[-1]:
+            found[-1].append(key)
+    for group in found:
+        while group and group[-1] not in wanted:
+            group.pop()
+    return [group for group in found if group]
 
 
 def _will_train_side_by_side(lineage: Lineage) -> bool:
@@ -143,18 +178,19 @@ def _make(
     experiment: Experiment,
     home: MdelHome,
     kind: str,
-    keys: Sequence[str],
-    stale: Sequence[str],
+    ranges: Sequence[Sequence[str]],
     on_start: Callable[[str, str], None] | None,
     num_workers: int,
 ) -> Iterator[RunOutcome]:
-    """Make the ``stale`` ones among the ``keys`` of a kind: together, in workers, or in turn."""
-    if len(stale) > 1 and runner.makes_together(kind):
-        first, last = (keys.index(stale[place]) for place in (0, -1))
-        if on_start:
-            on_start(kind, f"all {last - first + 1}")
-        yield runner.run_range(kind, keys[first : last + 1])
+    """Make what is stale in ``ranges`` of a kind's keys: together, in workers, or in turn."""
+    keys = [key for group in ranges for key in group]
+    if len(keys) > 1 and runner.makes_together(kind):
+        for group in ranges:
+            if on_start:
+                on_start(kind, f"all {len(group)}")
+            yield runner.run_range(kind, group)
         return
+    stale = [key for key in keys if runner.lineage.stale(kind, key)]
     if kind in _PARALLEL and min(len(stale), num_workers) > 1:
         yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
         return
@@ -189,7 +225,7 @@ def _run_in_workers(
                         "a worker process was killed, perhaps for want of memory: run the same "
                         "command again, with fewer --workers"
                     )
-                    yield RunOutcome(kind, key, "failed", message=message)
+                    yield RunOutcome(kind, key, "failed", message=message, not_made=(key,))
 
 
 def _start_worker(experiment: Experiment, home: MdelHome) -> None:
@@ -202,7 +238,8 @@ def _start_worker(experiment: Experiment, home: MdelHome) -> None:
     warnings.simplefilter("ignore")
     show_log_lines()
     instance = dg.DagsterInstance.from_config(str(home.dagster_home(experiment.name)))
-    _worker = Runner(build_definitions(experiment, home), instance)
+    lineage = home.lineage(experiment)
+    _worker = Runner(build_definitions(experiment, home), instance, lineage)
 
 
 def _run_in_worker(kind: str, key: str) -> RunOutcome:
@@ -217,9 +254,12 @@ def _run_in_worker(kind: str, key: str) -> RunOutcome:
 class Runner:
     """Executes one asset partition after the other in this process."""
 
-    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    def __init__(
+        self, definitions: dg.Definitions, instance: dg.DagsterInstance, lineage: Lineage
+    ) -> None:
         keep_limits_of_pools()
         answer_interrupts()
+        self.lineage = lineage
         self.graph = definitions.resolve_asset_graph()
         self.job = definitions.resolve_implicit_global_asset_job_def()
         self.instance = instance
@@ -243,7 +283,7 @@ class Runner:
         started = time.monotonic()
         history, place = "Dagster's history of the run", Path(self.instance.root_directory)
         require_room(history, place, wanted_bytes=_RUN_BYTES)
-        with explaining_full_disk(history, place):
+        with explaining_full_disk(history, place), noting_signals() as has_come:
             result = self.job.execute_in_process(
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(kind)],
@@ -251,14 +291,16 @@ class Runner:
                 run_config=_QUIET,
                 **options,
             )
+            is_told_to_end = has_come()
         elapsed = time.monotonic() - started
         give_memory_back()
-        if result.success:
-            return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
-        name, message = _first_failure(result)
-        if name == "DagsterExecutionInterruptedError" or (not name and _was_interrupted(result)):
-            raise KeyboardInterrupt
+        name, message = ("", "") if result.success else _first_failure(result)
+        # A training that was told to end says itself how it goes on.
         ends_line = name == "TrainingInterruptedError"
+        if not ends_line and (is_told_to_end or _was_interrupted(result, name)):
+            raise KeyboardInterrupt
+        if result.success:
+            return self._succeeded(kind, shown, keys, elapsed)
         # What a failed step has made is in the event log alone.
         kinds = dg.DagsterEventType.ASSET_MATERIALIZATION
         entries = self.instance.all_logs(result.run_id, of_type=kinds)
@@ -268,12 +310,29 @@ class Runner:
             shown = ", ".join(not_made)
         return RunOutcome(kind, shown, "failed", elapsed, message, ends_line, tuple(keys), not_made)
 
+    def _succeeded(self, kind: str, shown: str, keys: Sequence[str], elapsed: float) -> RunOutcome:
+        """Return what a run without an error made: a step may have left partitions out."""
+        left_out = reasons_not_made(self.lineage, kind, keys)
+        if not left_out:
+            return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
+        told = (f"{key}: {reason}".removeprefix(": ") for key, reason in left_out.items())
+        message = "\n".join(told)
+        shown = in_words(list(left_out))
+        return RunOutcome(
+            kind, shown, "failed", elapsed, message, keys=tuple(keys), not_made=tuple(left_out)
+        )
+
 
 _worker: Runner | None = None
 
 
-def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether a signal ended the run outside of its steps, as while one waited for its pool."""
+def _was_interrupted(result: dg.ExecuteInProcessResult, name: str) -> bool:
+    """Whether a signal ended the run: in its step, which failed with an error called ``name``.
+
+    Or outside of its steps, as while one waited for its pool.
+    """
+    if name:
+        return name == "DagsterExecutionInterruptedError"
     failures = [
         event.job_failure_data
         for event in result.all_events
