@@ -35,6 +35,7 @@ from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment import load_experiment
 from mdel_assets.experiment_checks import refuse_mistakes
 from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.experiment_mistakes import sentences
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.lineage import Lineage
 from mdel_assets.what_is_stale import what_is_stale
@@ -204,7 +205,7 @@ def perplexity(
             max_length=max_length, stride=stride, prefix_token=prefix_token, dtype=dtype
         )
     except ValidationError as error:
-        raise click.UsageError("; ".join(e["msg"] for e in error.errors())) from error
+        raise click.UsageError("; ".join(sentences(error, Evaluation))) from error
     home = MdelHome.from_environment()
     with showing_progress():
         measured = measure_perplexity(

@@ -31,6 +31,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+_ALIKE = 0.8
 _NUM_NEAREST, _NUM_KNOWN, _NUM_MISTAKES = 3, 12, 50
 
 
@@ -159,10 +160,12 @@ def listed(mistakes: Sequence[str]) -> str:
 def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
     """Return ``Unknown WHAT 'NAME'. Did you mean 'NEAREST'?``, or what is known if nothing is near.
 
-    No more than the three nearest are named, or the first twelve of what is known.
+    Named are the three nearest at most, of which all but one are very near, or the first twelve of
+    what is known.
     """
     names = list(known)
-    if nearest := difflib.get_close_matches(name, names, n=_NUM_NEAREST):
+    alike = difflib.get_close_matches(name, names, n=_NUM_NEAREST, cutoff=_ALIKE)
+    if nearest := alike or difflib.get_close_matches(name, names, n=1):
         *others, last = [f"'{near}'" for near in nearest]
         meant = f"{', '.join(others)} or {last}" if others else last
         return f"Unknown {what} '{name}'. Did you mean {meant}?"

@@ -87,8 +87,10 @@ def sentences(
 
     ``within`` is where that stands in the YAML.
     """
-    problems = _own_problems(error)
-    return list(dict(in_words(problem, model, within=within) for problem in problems).values())
+    found: dict[str, str] = {}
+    for problem in _own_problems(error):
+        found.setdefault(*in_words(problem, model, within=within))
+    return list(found.values())
 
 
 def _own_problems(error: ValidationError) -> list[ErrorDetails]:
@@ -203,12 +205,18 @@ def _known_keys(path: list[str], model: type[BaseModel]) -> tuple[list[str], lis
             field = model.model_fields.get(part) or next(
                 (f for f in model.model_fields.values() if f.alias == part), None
             )
-            is_branch = field is None and part.endswith("]") and not part.isdigit()
+            is_branch = field is None and (part.endswith("]") or part in _types_of(inside))
             if not is_branch:
                 told.append(part)
             inside = field.annotation if field is not None else inside
         model = _section_in(inside) or model
     return told, [f.alias or name for name, f in model.model_fields.items() if not f.exclude]
+
+
+def _types_of(annotation: Any) -> set[str]:
+    """Return the names of the plain types that a union is made of."""
+    members = typing.get_args(annotation)
+    return {member.__name__ for member in members if member in (int, str, float, bool)}
 
 
 def _tagged(annotation: Any, tag: str) -> Any:

@@ -86,7 +86,7 @@ def test_everything_that_is_not_there_is_told_at_once(firm, tmp_path, monkeypatc
         "has 8 mistakes",
         f"data/b.jsonl' is no file. Paths begin in the YAML's folder, {tmp_path}/; the shell's fol",
         "data/*.parquet' matches no file",
-        "source.train: Unknown sample shard 'trian.jsonl.zst'. Did you mean 'train.jsonl.zst'?",
+        "source.train: Unknown sample shard 'trian.jsonl.zst'. Did you mean 'train.jsonl.zst'",
         "'hf://x' is not of the form hf://datasets/OWNER/NAME",
         "source.test: ",
         "seed' is no folder. Give one made by save_pretrained, or a Hub id OWNER/NAME",
@@ -137,7 +137,7 @@ def test_check_says_what_there_is(firm, tmp_path):
     firm()
     done = CliRunner().invoke(main, ["check", str(tmp_path / "firm.yaml")])
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("Experiment 'firm': 2 domains, 9 models to score at most; a seed")
+    assert done.output.startswith("Experiment 'firm': 2 domains, 7 models to score at most; a seed")
     assert "law 10, mail 10" in done.output
     assert done.output.endswith("No mistake was found.\n")
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
+from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
+from mdel_assets.experiment_mistakes import sentences
 from mdel_assets.section import PositiveInt, Section
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -93,12 +94,7 @@ def read_settings(model: type[_Settings], content: Mapping[str, Any], *, origin:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            place = ".".join(str(part) for part in problem["loc"])
-            text = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{place}: {text} (got {problem['input']!r})" if place else text)
-        raise ExperimentError(f"{origin}: " + "; ".join(lines)) from error
+        raise ExperimentError(f"{origin}{listed(sentences(error, model))}") from error
 
 
 def refuse_unknown_keys(content: Mapping[str, Any], known: list[str], *, origin: str) -> None:

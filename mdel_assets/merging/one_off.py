@@ -9,22 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity
-from mdel_assets.errors import MergeError, unknown_name_message
+from mdel_assets.errors import MergeError
+from mdel_assets.experiment_mistakes import sentences
 from mdel_assets.merging.members import Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX
-from mdel_assets.merging.recipe import (
-    RECIPE_NAME,
-    MdelSettings,
-    MergeModel,
-    MergeParameters,
-    MergeRecipe,
-    ModelParameters,
-    Search,
-)
+from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 
 MEAN = {"merge_method": "linear"}
@@ -58,6 +51,7 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
             raise MergeError(f"The recipe {recipe_file} cannot be read: {error}") from error
         if not isinstance(content, dict):
             raise MergeError(f"The recipe {recipe_file} must hold a mapping, see docs/merging.md.")
+        content = _beside(recipe_file.absolute().parent, content)
     if experts and content.get("models"):
         raise MergeError(
             f"The recipe {recipe_file} names its models itself: leave out -e, or take 'models' out "
@@ -68,15 +62,32 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
     try:
         recipe = MergeRecipe.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(map(_in_words, error.errors())).removesuffix(".")
+        mistakes = "; ".join(sentences(error, MergeRecipe)).removesuffix(".")
         origin = f"The recipe {recipe_file}" if recipe_file else "The recipe"
-        raise MergeError(f"{origin} is refused: {problems}. See docs/merging.md.") from error
+        raise MergeError(f"{origin} is refused: {mistakes}. See docs/merging.md.") from error
     if recipe.mdel.search:
         raise MergeError(
             "A search for weights needs an experiment's validation text: put the recipe under "
             "'merges' in one, or give the weights and take 'mdel.search' out."
         )
     return recipe
+
+
+def _beside(folder: Path, content: Any) -> Any:
+    """Return a recipe's content in which names of models that are folders beside it have a path."""
+    if isinstance(content, dict):
+        return {
+            key: _placed(folder, value)
+            if key in ("model", "base_model")
+            else _beside(folder, value)
+            for key, value in content.items()
+        }
+    return [_beside(folder, one) for one in content] if isinstance(content, list) else content
+
+
+def _placed(folder: Path, name: Any) -> Any:
+    is_there = isinstance(name, str) and (folder / name).is_dir()
+    return str(folder / name) if is_there else name
 
 
 def merge_once(
@@ -170,31 +181,3 @@ def _place(entry: MergeInput) -> str:
     """Return what a recipe names a model by that is to be repeated on this machine."""
     (name,) = shown_names([entry])
     return name if (entry.digest or "").startswith(HUB_PREFIX) else str(entry.folder.resolve())
-
-
-def _in_words(problem: Any) -> str:
-    """Return what is wrong with a recipe, and where."""
-    parts = [str(part) for part in problem["loc"]]
-    if problem["type"] == "extra_forbidden":
-        *section, key = parts
-        where = f" in '{'.'.join(section)}'" if section else ""
-        return unknown_name_message("key", key, _known_keys(section)).removesuffix(".") + where
-    if problem["type"] == "missing":
-        return f"{'.'.join(parts)} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(parts)}: {message}" if parts else message
-
-
-def _known_keys(section: Sequence[str]) -> list[str]:
-    """Return the keys that a section of a recipe takes."""
-    of_section: dict[str, type[BaseModel]] = {
-        "models": MergeModel,
-        "parameters": MergeParameters,
-        "mdel": MdelSettings,
-    }
-    model = of_section.get(section[0] if section else "", MergeRecipe)
-    if "parameters" in section[1:]:
-        model = ModelParameters
-    if section[-1:] == ["search"]:
-        model = Search
-    return [field.alias or name for name, field in model.model_fields.items()]

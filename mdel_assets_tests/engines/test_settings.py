@@ -36,7 +36,7 @@ def test_the_environment_names_another_file(home, tmp_path):
             "{engine: slurm, slurm: {partion: gpu}}",
             "compute.slurm: Unknown key 'partion'. Did you mean 'partition'?",
         ),
-        ("{engine: slurm, slurm: {gpus: []}}", "compute.slurm: gpus.int: "),
+        ("{engine: slurm, slurm: {gpus: []}}", "compute.slurm: gpus: expected"),
         (
             "{engine: slurm, slurm: {time_limit_minutes: 2}}",
             "a time limit of 2 minutes is over before its margin of 120 seconds begins",

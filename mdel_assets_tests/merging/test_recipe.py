@@ -15,6 +15,7 @@ from mdel_assets.merging.members import (
     with_weights,
 )
 from mdel_assets.merging.methods import METHODS
+from mdel_assets.merging.one_off import one_off_recipe
 from mdel_assets.merging.recipe import MergeRecipe, settings_for
 from mdel_assets.merging.tensor_names import Layers, matches_filter
 from mdel_assets_tests.conftest import PICO
@@ -313,3 +314,17 @@ def test_every_methods_parameters_can_be_set_in_a_recipe():
             {"merge_method": name, "models": [{"model": "x"}], "parameters": given}
         )
         assert recipe.parameters.given() == given
+
+
+@pytest.mark.in_use
+def test_a_recipe_files_folders_are_looked_for_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "recipes" / "mine").mkdir(parents=True)
+    (tmp_path / "shell" / "mine").mkdir(parents=True)
+    path = tmp_path / "recipes" / "recipe.yml"
+    path.write_text("{merge_method: linear, models: [{model: mine}, {model: owner/name}]}")
+    monkeypatch.chdir(tmp_path / "shell")
+    recipe = one_off_recipe([], path)
+    assert recipe.model_names == [str(tmp_path / "recipes" / "mine"), "owner/name"]
+    path.write_text("{merge_method: linear, models: [{model: seed, wieght: 1}]}")
+    with pytest.raises(MergeError, match=r"models\.0: Unknown key 'wieght'\. Known: model, para"):
+        one_off_recipe([], path)
