@@ -20,7 +20,7 @@ def check(file: str | None) -> None:
     experiment = load_experiment(file or experiment_name())
     findings = look_around(MdelHome.from_environment().lineage(experiment))
     click.echo(f"Experiment '{experiment.name}': {_in_words(experiment)}")
-    for note in findings.notes:
+    for note in (*findings.notes, *findings.doubts):
         click.echo(f"  {note}")
     for mistake in findings.mistakes:
         click.echo(f"- {mistake}")

@@ -6,6 +6,7 @@ or adopted already needs its source no more, and is not missed.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mdel_assets.lineage import Lineage
 from mdel_assets.model_families import shape_of
 from mdel_assets.shard_locations import repeated_locations, shard_keys, write_out
 
+_log = logging.getLogger(__name__)
 _NUM_SOURCES = 20
 _NUM_LABELS = 12
 _KEYS = {"validation": VALIDATION_SHARD, "test": TEST_SHARD}
@@ -29,16 +31,21 @@ _KEYS = {"validation": VALIDATION_SHARD, "test": TEST_SHARD}
 
 @dataclasses.dataclass
 class Findings:
-    """What was found: mistakes, and sentences about what there is."""
+    """What was found: mistakes, what may be one, and sentences about what there is."""
 
     mistakes: list[str] = dataclasses.field(default_factory=list)
+    doubts: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def refuse_mistakes(lineage: Lineage) -> None:
-    """Raise `ExperimentError` with everything that `look_around` finds wrong."""
-    if mistakes := look_around(lineage).mistakes:
-        raise ExperimentError(f"The experiment '{lineage.experiment.name}'{listed(mistakes)}")
+    """Raise `ExperimentError` with everything that `look_around` finds wrong; log what may be."""
+    findings = look_around(lineage)
+    for doubt in findings.doubts:
+        _log.warning(doubt)
+    if findings.mistakes:
+        told = listed(findings.mistakes)
+        raise ExperimentError(f"The experiment '{lineage.experiment.name}'{told}")
 
 
 def look_around(lineage: Lineage) -> Findings:
@@ -81,6 +88,7 @@ def _shards(lineage: Lineage, findings: Findings) -> Iterator[Shard]:
     given = [("train", key, location) for key, location in zip(keys, train, strict=True)]
     given += [(role, _KEYS[role], location) for role, location in held_out.items()]
     for role, key, location in given:
+        _doubt_where_the_shell_has_another(f"source.{role}", experiment, location, findings)
         if "://" in location:
             _look_at_address(f"source.{role}", location, findings)
         elif _is_there(Path(location).expanduser(), is_folder=source.layout == "folders"):
@@ -102,6 +110,19 @@ def _hint(experiment: Experiment, location: str) -> str:
     told = f". Paths begin in the YAML's folder, {experiment.folder}"
     written = Path(location).relative_to(experiment.folder)
     return f"{told}; the shell's folder has it" if written.exists() else told
+
+
+def _doubt_where_the_shell_has_another(
+    what: str, experiment: Experiment, place: str, findings: Findings
+) -> None:
+    """Note that a relative path leads to one thing from the YAML and to another from the shell."""
+    if experiment.folder is None or not place.startswith(f"{experiment.folder}/"):
+        return
+    here, there = Path(place).relative_to(experiment.folder), Path(place)
+    if here.exists() and there.exists() and not here.samefile(there):
+        findings.doubts.append(
+            f"{what}: {place} is read, beside the YAML; '{here}' of the shell's folder is not"
+        )
 
 
 def _look_at_address(place: str, location: str, findings: Findings) -> None:
@@ -205,6 +226,7 @@ def _look_at_model(place: str, experiment: Experiment, name: str, findings: Find
         return False
     folder = experiment.place_of_model(name)
     path = Path(folder).expanduser()
+    _doubt_where_the_shell_has_another(place, experiment, folder, findings)
     if folder == name and not path.is_absolute():
         if experiment.folder and path.exists():
             findings.mistakes.append(

@@ -118,10 +118,31 @@ def test_a_folder_that_only_the_shell_has_is_not_taken_for_a_hub_id(firm, tmp_pa
     assert "'models/seed' is a folder in the shell's folder, and none beside the YAML" in mistake
 
 
+def test_what_the_shell_has_by_the_same_name_is_told_of(firm, tmp_path, monkeypatch):
+    save_config(tmp_path / "models" / "seed", n_layer=3, n_positions=64)
+    save_config(tmp_path / "shell" / "models" / "seed")
+    (tmp_path / "shell" / "data").mkdir()
+    (tmp_path / "shell" / "data" / "a.jsonl.zst").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "shell")
+    findings = look_around(firm(seed_model={"path": "models/seed"}))
+    assert findings.mistakes == []
+    train, seed = findings.doubts
+    path = tmp_path / "data" / "a.jsonl.zst"
+    assert train.startswith(f"source.train: {path} is read, beside the YAML; 'data/a.jsonl.zst' of")
+    assert seed.startswith(f"seed_model.path: {tmp_path / 'models' / 'seed'} is read")
+
+
 def test_records_without_the_field_are_refused_at_the_door(firm):
     (mistake,) = look_around(firm(source={"text_field": "body"})).mistakes
     assert "a.jsonl holds no readable document in 30 lines" in mistake
     assert "source.text_field" in mistake
+
+
+def test_one_file_by_two_names_cannot_be_for_training_and_for_validation(firm, tmp_path):
+    (tmp_path / "data" / "held_out.jsonl.zst").symlink_to(tmp_path / "data" / "a.jsonl.zst")
+    (mistake,) = look_around(firm(source={"validation": "data/held_out.jsonl.zst"})).mistakes
+    assert mistake.startswith("source.train and source.validation are both '")
+    assert "every document of source.train would be removed as a copy" in mistake
 
 
 def test_commands_refuse_and_make_nothing(firm, tmp_path):

@@ -75,14 +75,12 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
 
 def _beside(folder: Path, content: Any) -> Any:
     """Return a recipe's content in which names of models that are folders beside it have a path."""
-    if isinstance(content, dict):
-        return {
-            key: _placed(folder, value)
-            if key in ("model", "base_model")
-            else _beside(folder, value)
-            for key, value in content.items()
-        }
-    return [_beside(folder, one) for one in content] if isinstance(content, list) else content
+    if isinstance(content, list):
+        return [_beside(folder, one) for one in content]
+    if not isinstance(content, dict):
+        return content
+    names = ("model", "base_model")
+    return {k: _placed(folder, v) if k in names else _beside(folder, v) for k, v in content.items()}
 
 
 def _placed(folder: Path, name: Any) -> Any:
