@@ -84,9 +84,12 @@ def test_the_sweep_says_what_each_variant_changes_on_its_own_domain(swept):
     [
         ({"domain": "arxv"}, "Did you mean 'arxiv'"),
         ({"domain": "arxiv", "training": {"learning_rat": 1}}, "Did you mean 'learning_rate'"),
-        ({"domain": "arxiv", "training": {"learning_rate": -1}}, "greater than 0"),
+        (
+            {"domain": "arxiv", "training": {"learning_rate": -1}},
+            "learning_rate: expected more than 0, got -1",
+        ),
         ({"domain": "arxiv", "training": {"max_steps": 1, "num_epochs": 2}}, "give one of"),
-        ({"domain": "arxiv", "text": "both"}, "'mixture' or 'domain'"),
+        ({"domain": "arxiv", "text": "both"}, "expected one of mixture, domain"),
     ],
 )
 def test_a_variant_that_cannot_be_is_refused_with_the_key(corpus, variant, message):
