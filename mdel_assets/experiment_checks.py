@@ -70,7 +70,8 @@ def _shards(lineage: Lineage, findings: Findings) -> Iterator[Shard]:
         try:
             train += write_out(pattern, folder=experiment.folder)
         except ExperimentError as error:
-            findings.mistakes.append(f"{error}{_hint(experiment, experiment.place(pattern))}")
+            hint = _hint(experiment, experiment.place(pattern))
+            findings.mistakes.append(str(error).removesuffix(".") + hint)
     held_out = {
         role: experiment.place(location)
         for role, location in (("validation", source.validation), ("test", source.test))

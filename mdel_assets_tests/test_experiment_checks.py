@@ -84,7 +84,7 @@ def test_everything_that_is_not_there_is_told_at_once(firm, tmp_path, monkeypatc
     message = str(refused.value)
     for told in (
         "has 8 mistakes",
-        f"data/b.jsonl' is no file. Paths begin in the YAML's folder, {tmp_path}/; the shell's fol",
+        f"data/b.jsonl' is no file. Paths begin in the YAML's folder, {tmp_path}; the shell's",
         "data/*.parquet' matches no file",
         "source.train: Unknown sample shard 'trian.jsonl.zst'. Did you mean 'train.jsonl.zst'",
         "'hf://x' is not of the form hf://datasets/OWNER/NAME",

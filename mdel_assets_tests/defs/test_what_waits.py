@@ -82,17 +82,16 @@ def test_one_failed_expert_leaves_the_others_alone(finished, corpus, tmp_path):
 
 
 def test_the_last_lines_name_the_first_cause(corpus, tmp_path, monkeypatch):
-    (tmp_path / "cut.jsonl.zst").write_bytes((corpus / "00.jsonl.zst").read_bytes()[:-5])
-    train = [str(tmp_path / "cut.jsonl.zst"), str(corpus / "01.jsonl.zst")]
-    experiment = pico_experiment(corpus, source={"train": train})
+    experiment = pico_experiment(corpus, source={"sha256": {"00": "0" * 64}})
     home = MdelHome(tmp_path / "home")
     for name, value in environment(experiment, home, tmp_path).items():
         monkeypatch.setenv(name, value)
-    done = CliRunner().invoke(main, ["run"])
+    done = CliRunner().invoke(main, ["run", "--workers", "1"])
     assert done.exit_code == 1
     last = done.output.strip().splitlines()[-2:]
-    assert last[0] == "Error: 1 failed: shard_documents cut; 5 more wait for what failed."
-    assert last[1].startswith("The first to fail was shard_documents cut: cut.jsonl.zst is not")
+    assert last[0] == "Error: 1 failed: raw_pile_shard 00; 6 more wait for what failed."
+    assert last[1].startswith("The first to fail was raw_pile_shard 00: ")
+    assert "has sha256" in last[1]
     assert "skipped     domain_dataset     github, arxiv, freelaw and 1 more waits" in done.output
 
 

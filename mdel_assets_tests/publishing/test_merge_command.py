@@ -143,7 +143,7 @@ def test_a_merge_is_repeated_by_its_recipe_and_known_by_its_record(mdel, own_hom
             "{merge_method: linear, models: [{model: seed, parameters: {wieght: 1}}]}",
             "Unknown key 'wieght'. Did you mean 'weight'?",
         ),
-        ([], "{models: [{model: seed}]}", "merge_method is missing"),
+        ([], "{models: [{model: seed}]}", "merge_method: is missing"),
     ],
 )
 def test_a_mistake_is_told_in_words_that_help(mdel, tmp_path, words, recipe, told):
