@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mdel_assets.data.pile_domains import PILE_DOMAINS
+from mdel_assets.domain_fields import ClusteredDomains, Domains
 from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
 from mdel_assets.experiment_fields import (
     Baselines,
-    ClusteredDomains,
     Domain,
-    Domains,
     Evaluation,
     ExpertTraining,
     Mixture,
