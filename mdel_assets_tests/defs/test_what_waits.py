@@ -13,7 +13,7 @@ from mdel_assets.defs.interrupts import noting_signals
 from mdel_assets.defs.launch import run_line
 from mdel_assets.home import MdelHome
 from mdel_assets.not_made import reasons_not_made
-from mdel_assets_tests.conftest import pico_experiment
+from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.defs.running_dagster import environment
 
 pytestmark = pytest.mark.in_use
@@ -57,17 +57,17 @@ def test_made_is_said_of_what_is_there(without_seed):
 
 
 def test_one_failed_expert_leaves_the_others_alone(finished, corpus, tmp_path):
-    """An expert's tensors are gone and its dataset is damaged: it alone, and its own, must wait."""
+    """An expert is gone and its dataset cannot be read, which no digest tells."""
     experiment, whole, _ = finished
     home = MdelHome(shutil.copytree(whole.root, tmp_path / "home"))
     root = home.root / "pico"
     shutil.rmtree(root / "models" / "experts" / "arxiv")
     for kind in ("scores", "models/merged"):
         shutil.rmtree(root / kind)
-    split = root / "datasets" / "arxiv" / "train.parquet"
-    size = split.stat().st_size
-    split.unlink()
-    split.write_bytes(b"\0" * size)
+    dataset = home.lineage(experiment).store.dataset("arxiv")
+    (dataset.folder / "train.parquet").unlink()
+    (dataset.folder / "train.parquet").write_bytes(b"no Parquet")
+    forge(dataset)
     with dg.DagsterInstance.ephemeral() as instance:
         outcomes = list(run_line(experiment, home, instance=instance))
     failed = [(o.kind, *o.not_made) for o in outcomes if o.state == "failed"]
