@@ -89,6 +89,10 @@ class ShardError(MdelError):
     """A shard that is truncated, corrupt, empty or too dirty."""
 
 
+class NothingWantedError(ShardError):
+    """A shard of which every record can be read, and each is left out on purpose."""
+
+
 class FetchError(ShardError):
     """A shard that could not be fetched whole."""
 

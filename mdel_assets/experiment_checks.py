@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.errors import ExperimentError, MdelError, listed, unknown_name_message
+from mdel_assets.errors import (
+    ExperimentError,
+    MdelError,
+    NothingWantedError,
+    listed,
+    unknown_name_message,
+)
 from mdel_assets.experiment import (
     TEST_SHARD,
     VALIDATION_SHARD,
@@ -156,6 +162,10 @@ def _look_at_records(lineage: Lineage, shard: Shard, findings: Findings) -> None
     try:
         path = Path(shard.location).expanduser()
         counts = count_first_records(path, domains=domains, source=experiment.source)
+    except NothingWantedError as error:
+        # What is wanted may come later in the file.
+        findings.doubts.append(f"source.{shard.role}, as far as its first records tell: {error}")
+        return
     except (MdelError, OSError) as error:
         findings.mistakes.append(f"source.{shard.role}: {error}")
         return

@@ -138,6 +138,14 @@ def test_records_without_the_field_are_refused_at_the_door(firm):
     assert "source.text_field" in mistake
 
 
+def test_what_is_wanted_may_come_after_the_first_records(firm):
+    """Files are often sorted by their labels."""
+    domains = [{"key": "tax", "name": "Tax"}]
+    findings = look_around(firm(domains=domains, source={"other_labels": "leave_out"}))
+    assert findings.mistakes == []
+    assert "as far as its first records tell: a.jsonl holds no readable" in findings.doubts[0]
+
+
 def test_one_file_by_two_names_cannot_be_for_training_and_for_validation(firm, tmp_path):
     (tmp_path / "data" / "held_out.jsonl.zst").symlink_to(tmp_path / "data" / "a.jsonl.zst")
     (mistake,) = look_around(firm(source={"validation": "data/held_out.jsonl.zst"})).mistakes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mdel_assets.data.json_lines import RejectReason
 from mdel_assets.data.other_labels import labels_in_words
-from mdel_assets.errors import ShardError
+from mdel_assets.errors import NothingWantedError, ShardError
 from mdel_assets.experiment_fields import Source
 
 _NUM_NAMES = 5
@@ -71,7 +71,8 @@ def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str
     """
     seen = "".join(f" {look}." for look in looks)
     if not counts.num_documents:
-        raise ShardError(
+        kind = ShardError if counts.num_rejects else NothingWantedError
+        raise kind(
             f"{name} holds no readable document in {counts.num_lines} lines: rejects "
             f"{counts.rejects or 'none'}{_labels(counts)}{_licenses(counts)}{_blank(counts)}"
             f"{_unread(counts)}.{seen or _where_to_look(counts)}"
