@@ -40,7 +40,7 @@ def test_a_flipped_bit_is_named_with_the_remedy(artifact):
     with pytest.raises(DamagedArtifactError) as raised:
         artifact.require()
     assert f"domain_dataset 'arxiv' is damaged: {path} has digest" in str(raised.value)
-    assert "--select domain_dataset --partition arxiv" in str(raised.value)
+    assert "--assets domain_dataset --partition arxiv" in str(raised.value)
     # It is known as damaged until it is made anew, or what it held is put back.
     assert artifact.holds(identity().fingerprint) is None
     flip_bit(path)
@@ -147,7 +147,7 @@ def test_a_flipped_bit_in_any_kind_of_artifact_is_named_where_it_is_read(line):
                 with pytest.raises(DamagedArtifactError) as raised:
                     line.identity(*user)
                 assert str(path) in str(raised.value)
-                assert f"--select {kind}" in str(raised.value)
+                assert f"--assets {kind}" in str(raised.value)
             flip_bit(path)
         assert _is_current(line, kind, key)
         tried[kind] = users
