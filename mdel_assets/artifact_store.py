@@ -48,6 +48,10 @@ class ArtifactStore:
         """One Parquet file per domain."""
         return self._folder("shard_documents", shard, "documents", shard)
 
+    def all_documents(self) -> list[Path]:
+        """The records of the shards that were routed."""
+        return list(self.root.glob(f"documents/[!.]*/{RECORD_NAME}"))
+
     def dataset(self, domain: str) -> Artifact:
         """One Parquet file per split."""
         return self._folder("domain_dataset", domain, "datasets", domain)

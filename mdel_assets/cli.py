@@ -148,7 +148,7 @@ def _saying_how_to_go_on() -> Iterator[None]:
 
 @main.command()
 def status() -> None:
-    """List what is missing or stale, and why."""
+    """List what is missing or stale, and why; and the domains that the corpus lacks."""
     lineage = MdelHome.from_environment().lineage(load_experiment(experiment_name()))
     refuse_mistakes(lineage)
     line = what_is_stale(lineage)
@@ -156,6 +156,8 @@ def status() -> None:
         click.echo(f"{stale.kind:20} {stale.key:28} {stale.reason}")
     if line.is_cut_off:
         click.echo("what follows depends on these and is stale too")
+    if absent := lineage.absent_domains():
+        click.echo(f"absent: the corpus has no training document of {', '.join(absent)}")
     num_stale = len(line.found)
     click.echo(f"{num_stale} stale" if num_stale else "Everything is up to date.")
 
@@ -279,8 +281,9 @@ def _show_start(kind: str, key: str) -> None:
 
 
 def _show(outcome: "RunOutcome") -> None:
-    if outcome.state == "up to date":
-        click.echo(f"  up to date  {outcome.kind:18} {outcome.key}")
+    if outcome.state in ("up to date", "absent"):
+        told = f": {outcome.message}" if outcome.message else ""
+        click.echo(f"  {outcome.state:10}  {outcome.kind:18} {outcome.key}{told}")
         return
     if outcome.state == "skipped":
         click.echo(f"  skipped     {outcome.kind:18} {outcome.key:28} {outcome.message}")

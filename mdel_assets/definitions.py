@@ -31,8 +31,12 @@ from mdel_assets.home import MdelHome, experiment_name
 
 
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
-    """Return the asset graph of one experiment over the artifacts in ``home``."""
-    partitions = Partitions.of(experiment)
+    """Return the asset graph of one experiment over the artifacts in ``home``.
+
+    Domains that the corpus is known to lack by now are in none of its partitions.
+    """
+    lineage = home.lineage(experiment)
+    partitions = Partitions.of(experiment, absent_domains=lineage.absent_domains())
     compute = load_compute(home)
     # Dagster resolves jobs later than this, and then says that it will do what is meant.
     warnings.filterwarnings("ignore", message="Asset job .* varying BackfillPolicies")
@@ -52,7 +56,6 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *ensemble_assets(experiment),
             *publishing_assets(experiment, partitions),
         ]
-        lineage = home.lineage(experiment)
         assets = [
             asset.map_asset_specs(
                 lambda spec: spec.merge_attributes(metadata={"experiment": experiment.name})
@@ -60,7 +63,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             for asset in assets
         ]
         assets = follow_inputs(failing_in_words(assets), lineage)
-        automation = automation_of(assets, lineage)
+        automation = automation_of(assets, lineage, partitions)
     return dg.Definitions(
         assets=assets,
         jobs=[line_job(experiment), *automation.jobs],

@@ -1,12 +1,13 @@
 """The line: which artifacts an experiment has, in the order in which they are made.
 
-A domain that the corpus lacks is *absent*: its expert is neither expected nor missed. Which domains
-there are, the records of their datasets say.
+A domain that the corpus lacks is *absent*: its dataset and its expert are neither expected nor
+missed. Which domains there are, the records of the routed shards and of the datasets say.
 """
 
 from collections.abc import Iterator
 
 from mdel_assets.artifact_store import ArtifactStore
+from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import Experiment
 
 
@@ -56,7 +57,8 @@ class Line:
             case "raw_pile_shard" | "shard_documents":
                 return [shard.key for shard in experiment.shards()]
             case "domain_dataset":
-                return experiment.domain_keys
+                absent = self.unrouted_domains()
+                return [key for key in experiment.domain_keys if key not in absent]
             case "expert_model" | "layer_differences":
                 return self.present_domains()
             case "random_split_expert":
@@ -83,18 +85,45 @@ class Line:
             yield kind, self.keys(kind)
 
     def present_domains(self) -> list[str]:
-        """Domains with training documents, by the records of their datasets.
+        """Domains with training documents, by the records of shards and datasets.
 
         Raises:
-            MissingArtifactError: a domain's dataset was never made.
+            MissingArtifactError: the dataset of a domain that a shard has was never made.
 
         """
-        return [key for key in self.experiment.domain_keys if self.is_present(key)]
+        return [key for key in self.keys("domain_dataset") if self._has_training_text(key)]
 
     def is_present(self, domain: str) -> bool:
-        """Whether the corpus has training documents of ``domain``."""
+        """Whether the corpus has training documents of ``domain``; raises as `present_domains`."""
+        return domain not in self.unrouted_domains() and self._has_training_text(domain)
+
+    def _has_training_text(self, domain: str) -> bool:
         record = self.store.dataset(domain).require()
         return bool(record.counts["train"]["num_domain_documents"])
+
+    def unrouted_domains(self) -> set[str]:
+        """Domains that no shard has a document of; none before every shard has been routed.
+
+        A domain whose row in the experiment was not yet there when a shard was routed, or was
+        another, is not known to be absent.
+        """
+        table = {d.key: d.model_dump(mode="json") for d in self.experiment.domain_table}
+        absent = set(table)
+        for shard in self._shard_keys():
+            record = self.store.documents(shard).read_record()
+            if record is None:
+                return set()
+            absent -= record.counts["domains"].keys()
+            looked_for = record.config.get("domains", table.values())
+            absent = {key for key in absent if table[key] in looked_for}
+        return absent
+
+    def _shard_keys(self) -> list[str]:
+        """Return the keys of the shards; of those that were routed, where their files are gone."""
+        try:
+            return [shard.key for shard in self.experiment.shards()]
+        except ExperimentError:
+            return sorted(path.parent.name for path in self.store.all_documents())
 
     def present_models(self) -> list[str]:
         """Models that exist or could: experts of absent domains are left out."""

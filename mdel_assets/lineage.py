@@ -5,10 +5,10 @@ records of its inputs. Assets write that identity; `mdel run` and `mdel status` 
 what lies on disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mdel_assets.artifacts import Artifact, Identity, Record
+from mdel_assets.artifacts import Artifact, Identity, Record, looking_once
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment import Shard
 from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining, Optimization
@@ -102,8 +102,19 @@ class Lineage(Line):
             experiment=self.experiment.name,
             code_version=CODE_VERSIONS[kind],
             config=config,
-            inputs={artifact.label: artifact.require().fingerprint for artifact in inputs},
+            inputs=self._fingerprints(inputs),
         )
+
+    def _fingerprints(self, inputs: Sequence[Artifact]) -> dict[str, str]:
+        """Return the inputs' fingerprints; an absent domain's is of the dataset it would have."""
+        has_datasets = any(artifact.kind == "domain_dataset" for artifact in inputs)
+        absent = self.unrouted_domains() if has_datasets else set()
+        return {
+            artifact.label: self.identity(artifact.kind, artifact.key).fingerprint
+            if artifact.kind == "domain_dataset" and artifact.key in absent
+            else artifact.require().fingerprint
+            for artifact in inputs
+        }
 
     def inputs(self, kind: str, key: str = "") -> list[Artifact]:
         """Return what an artifact is made from, whether that is there or not."""
@@ -118,6 +129,26 @@ class Lineage(Line):
         if kind == "raw_pile_shard":
             return self._current_shard(key)
         return self.artifact(kind, key).holds(self.identity(kind, key).fingerprint)
+
+    def absent_domains(self) -> list[str]:
+        """Domains of which the corpus is known to have no training document.
+
+        What was not read yet, or would be read anew, is not known to be absent.
+        """
+        try:
+            with looking_once():
+                unrouted = self.unrouted_domains()
+                return [
+                    key
+                    for key in self.experiment.domain_keys
+                    if key in unrouted or self._is_without_training_text(key)
+                ]
+        except MdelError:
+            return []
+
+    def _is_without_training_text(self, domain: str) -> bool:
+        record = self.current("domain_dataset", domain)
+        return record is not None and not record.counts["train"]["num_domain_documents"]
 
     def shard(self, key: str) -> Shard:
         """Return the experiment's shard called ``key``."""
@@ -229,12 +260,12 @@ class Lineage(Line):
         return at_commit(source, self.store.seed_model(), place=place), inputs
 
     def _expert_model(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
-        return self._training(), [self.store.seed_model(), self.store.dataset(key)]
+        return self._training(), [self.store.dataset(key), self.store.seed_model()]
 
     def _variant_expert(self, key: str) -> tuple[dict[str, Any], list[Artifact]]:
         variant = self.experiment.variants[key]
         config = self._training(self.experiment.variant_training(key)) | {"text": variant.text}
-        return config, [self.store.seed_model(), self.store.dataset(variant.domain)]
+        return config, [self.store.dataset(variant.domain), self.store.seed_model()]
 
     def _training(self, training: ExpertTraining | None = None) -> dict[str, Any]:
         training = training or self.experiment.training

@@ -35,8 +35,13 @@ def what_is_stale(lineage: Lineage, *, until: str | None = None) -> StaleLine:
 
 
 def could_be_made(lineage: Lineage, kind: str, key: str = "") -> bool:
-    """Whether an artifact is missing or stale, and everything that it is made from is there."""
+    """Whether an artifact is missing or stale, and everything that it is made from is there.
+
+    A domain that no shard has a document of needs no dataset.
+    """
     try:
+        if kind == "domain_dataset" and key not in lineage.keys(kind):
+            return False
         identity = lineage.identity(kind, key)
     except MdelError:
         return False

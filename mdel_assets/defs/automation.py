@@ -15,6 +15,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from mdel_assets.defs import schedules, sensors
+from mdel_assets.defs.partitions import Partitions
 from mdel_assets.lineage import Lineage
 from mdel_assets.what_is_stale import could_be_made
 
@@ -112,7 +113,9 @@ class Automation:
     sensors: Sequence[dg.SensorDefinition]
 
 
-def automation_of(assets: Sequence[dg.AssetsDefinition], lineage: Lineage) -> Automation:
+def automation_of(
+    assets: Sequence[dg.AssetsDefinition], lineage: Lineage, partitions: Partitions
+) -> Automation:
     """Return all automation over ``assets``."""
     names = {key.path[-1] for asset in assets for key in asset.keys}
     experts, reports = schedules.expert_job(), schedules.report_job(names)
@@ -121,7 +124,7 @@ def automation_of(assets: Sequence[dg.AssetsDefinition], lineage: Lineage) -> Au
         jobs=[experts, reports, shards],
         schedules=[
             schedules.nightly_experts(lineage, experts),
-            schedules.weekly_report(lineage, reports),
+            schedules.weekly_report(lineage, reports, partitions),
         ],
         sensors=[sensors.new_shards(lineage, shards), following_sensor(assets)],
     )

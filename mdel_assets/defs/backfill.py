@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import dagster as dg
 
+from mdel_assets.defs.absence import PartitionsThatAre
 from mdel_assets.defs.launch import Runner, RunOutcome
-from mdel_assets.errors import MdelError, UnknownKeyError, unknown_name_message
+from mdel_assets.errors import UnknownKeyError, unknown_name_message
 from mdel_assets.lineage import Lineage
 
 
@@ -15,20 +16,23 @@ def select_partitions(
     """Return the partitions that ``selection`` means, each with why a run would make it anew.
 
     They come in the asset's own order. ``selection`` is ``all``, ``stale`` or keys with commas
-    between. Of ``all`` and ``stale``, domains that the corpus lacks are left out. The reason is
-    empty where nothing is to be done.
+    between. Domains that the corpus is known to lack are in none of them. The reason is empty
+    where nothing is to be done.
 
     Raises:
         UnknownKeyError: no such asset or partition, or an asset without partitions.
-        MissingArtifactError: which domains are there cannot be told yet.
 
     """
-    known = _partition_keys(definitions, asset)
+    partitions = _partitions(definitions, asset)
+    known = list(partitions.get_partition_keys())
+    absent = partitions.absent if isinstance(partitions, PartitionsThatAre) else {}
     if selection in ("all", "stale"):
-        wanted = _expected_keys(lineage, asset, known)
+        wanted = known
     else:
         named = [key for part in selection.split(",") if (key := part.strip())]
         for key in named:
+            if key in absent:
+                raise UnknownKeyError(f"{asset} has no partition '{key}': {absent[key]}.")
             if key not in known:
                 raise UnknownKeyError(unknown_name_message(f"partition of {asset}", key, known))
         wanted = [key for key in known if key in named]
@@ -53,7 +57,7 @@ def backfill_here(
     stop the others; ``on_start`` is told the first partition of each run before it begins.
     """
     runner = Runner(definitions, instance, lineage)
-    all_keys = _partition_keys(definitions, asset)
+    all_keys = list(_partitions(definitions, asset).get_partition_keys())
     groups = (
         _neighbours(keys, all_keys) if runner.makes_together(asset) else [[key] for key in keys]
     )
@@ -65,7 +69,7 @@ def backfill_here(
             return
 
 
-def _partition_keys(definitions: dg.Definitions, asset: str) -> list[str]:
+def _partitions(definitions: dg.Definitions, asset: str) -> dg.PartitionsDefinition:
     graph = definitions.resolve_asset_graph()
     partitioned = {
         key.path[-1]: node.partitions_def
@@ -75,7 +79,7 @@ def _partition_keys(definitions: dg.Definitions, asset: str) -> list[str]:
     if asset not in partitioned:
         _refuse_without_partitions(asset, {key.path[-1] for key in graph.get_all_asset_keys()})
         raise UnknownKeyError(unknown_name_message("partitioned asset", asset, sorted(partitioned)))
-    return list(partitioned[asset].get_partition_keys())
+    return partitioned[asset]
 
 
 def _refuse_without_partitions(asset: str, known: Collection[str]) -> None:
@@ -85,28 +89,6 @@ def _refuse_without_partitions(asset: str, known: Collection[str]) -> None:
             f"materialize -m mdel_assets.definitions --select {asset}', or 'mdel run' for "
             f"everything that is missing."
         )
-
-
-def _expected_keys(lineage: Lineage, asset: str, known: Sequence[str]) -> list[str]:
-    """Return the partitions without those that the corpus has nothing for.
-
-    A domain whose dataset is missing or damaged is expected: its run says what is wrong.
-    """
-    if asset == "domain_dataset":
-        return list(known)
-    if known == lineage.experiment.domain_keys:
-        return [key for key in known if not _is_known_absent(lineage, key)]
-    for kind, keys in lineage.walk():
-        if kind == asset:
-            return keys
-    return list(known)
-
-
-def _is_known_absent(lineage: Lineage, domain: str) -> bool:
-    try:
-        return not lineage.is_present(domain)
-    except MdelError:
-        return False
 
 
 def _reason(lineage: Lineage, asset: str, key: str) -> str:

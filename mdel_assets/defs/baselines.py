@@ -1,9 +1,11 @@
 """Baseline assets: what the experts are judged against, each trained as they are."""
 
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 
+from mdel_assets.defs.absence import PartitionsThatAre, leaving_out_absent
 from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.metadata import OWNERS
 from mdel_assets.defs.partitions import Partitions
@@ -34,12 +36,14 @@ def _asset(
     *,
     partitions_def: dg.StaticPartitionsDefinition | None = None,
     backfill_policy: dg.BackfillPolicy | None = None,
-) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    output_required: bool = True,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return the decorator that makes a function the baseline called ``name``."""
     datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
     return dg.asset(
         name=name,
         group_name="training",
+        output_required=output_required,
         partitions_def=partitions_def,
         deps=[datasets, "seed_model"],
         owners=OWNERS,
@@ -93,13 +97,15 @@ def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
 
 
 def _random_split_expert(
-    experiment: Experiment, numbers: dg.StaticPartitionsDefinition, compute: Compute
+    experiment: Experiment, numbers: PartitionsThatAre, compute: Compute
 ) -> dg.AssetsDefinition:
     @_asset(
         "random_split_expert",
         partitions_def=numbers,
         backfill_policy=compute.backfill_policy,
+        output_required=False,
     )
+    @leaving_out_absent
     def random_split_expert(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -116,12 +122,9 @@ def _random_split_expert(
             context,
             experiment,
             context.partition_keys,
-            is_present=lambda number: number in lineage.random_split_numbers(),
             workspace=workspace,
             tracking=tracking,
         )
-        return trained_partitions(
-            context, made, artifact_of=lineage.store.random_expert, model_key="random-{}"
-        )
+        return trained_partitions(context, made, artifact_of=lineage.store.random_expert)
 
     return random_split_expert

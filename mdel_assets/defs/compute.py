@@ -8,7 +8,7 @@ start a run could run any command otherwise. Nothing of them enters a fingerprin
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,18 +60,14 @@ _COMMANDS = ("python", "environment", "modules", "options", "address")
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What became of the models of a run, each by its partition.
-
-    ``absent`` are those that the corpus has no text for.
-    """
+    """What became of the models of a run, each by its partition."""
 
     records: dict[str, Record] = dataclasses.field(default_factory=dict)
     failures: dict[str, MdelError] = dataclasses.field(default_factory=dict)
-    absent: list[str] = dataclasses.field(default_factory=list)
 
     def raise_failures(self) -> None:
         """Raise the one failure as it is, or all of them as one."""
-        if len(self.records) + len(self.absent) + len(self.failures) == 1:
+        if len(self.records) + len(self.failures) == 1:
             for error in self.failures.values():
                 raise error
         if self.failures:
@@ -136,7 +132,6 @@ class Compute(dg.ConfigurableResource):
         experiment: Experiment,
         keys: Sequence[str],
         *,
-        is_present: Callable[[str], bool] = lambda key: True,
         workspace: Workspace,
         tracking: Tracking,
     ) -> Made:
@@ -151,9 +146,7 @@ class Compute(dg.ConfigurableResource):
         missing = []
         for key in keys:
             try:
-                if not is_present(key):
-                    made.absent.append(key)
-                elif current := steps.current_record(lineage, kind, key):
+                if current := steps.current_record(lineage, kind, key):
                     made.records[key] = current
                 else:
                     missing.append(key)

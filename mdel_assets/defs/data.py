@@ -9,6 +9,7 @@ from mdel_assets import steps
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.data.fetch import sha256_of
 from mdel_assets.defs import columns
+from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
 from mdel_assets.defs.metadata import OWNERS, barring, link, provenance, shard_address, table
 from mdel_assets.defs.network import repeated_where_the_network_failed
@@ -112,6 +113,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
 
     @dg.asset(
         group_name="data",
+        output_required=False,
         partitions_def=partitions.domain,
         deps=[dg.AssetDep(shard_documents, partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -135,6 +137,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         ],
         pool="cpu",
     )
+    @leaving_out_absent
     def domain_dataset(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -142,11 +145,10 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
 
         The general half is drawn from the other domains by a seeded hash. No document is in two
         splits; copies within and across shards are removed. Load it with
-        `datasets.load_dataset(folder)`. A domain that the corpus lacks is shown as absent.
+        `datasets.load_dataset(folder)`. A domain that the corpus lacks has none.
         """
         lineage = workspace.lineage(experiment)
-        keys = [key for key in experiment.domain_keys if key in set(context.partition_keys)]
-        records = steps.assemble_domain_datasets(lineage, keys)
+        records = steps.assemble_domain_datasets(lineage, context.partition_keys)
         tokenizer = _tokenizer(experiment, lineage)
         for key, record in records.items():
             artifact = lineage.store.dataset(key)

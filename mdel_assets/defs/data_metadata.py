@@ -68,8 +68,6 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
     out.
     """
     counts = record.counts
-    if not counts["train"]["num_domain_documents"]:
-        return {"state": f"absent: the corpus has no training document of '{record.key}'"}
     rows = [
         {"split": split, **{name: counts[split][name] for name in _SPLIT_COLUMNS}}
         for split in SPLITS
@@ -79,7 +77,6 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
     num_bytes = sum(split["num_domain_bytes"] for split in own)
     train = artifact.folder / "train.parquet"
     return {
-        "state": "present",
         "dagster/row_count": sum(row["num_documents"] for row in rows),
         "num_domain_documents": sum(split["num_domain_documents"] for split in own),
         "num_domain_bytes": num_bytes,

@@ -1,7 +1,7 @@
 """Evaluation assets: token scores, perplexity reports, the matrix."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -9,6 +9,7 @@ import dagster as dg
 from mdel_assets import steps_evaluation as steps
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs import columns
+from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import raise_where_cancelled
 from mdel_assets.defs.evaluation_checks import (
     every_token_scored,
@@ -17,7 +18,6 @@ from mdel_assets.defs.evaluation_checks import (
 )
 from mdel_assets.defs.metadata import (
     OWNERS,
-    absent_state,
     chart,
     link,
     provenance,
@@ -57,6 +57,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
 
     @dg.asset(
         group_name="evaluation",
+        output_required=False,
         partitions_def=partitions.model,
         deps=[*models, datasets],
         owners=OWNERS,
@@ -74,6 +75,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool="gpu",
     )
+    @leaving_out_absent
     def token_scores(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -84,7 +86,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         several datasets share is scored once, and documents that were scored before are kept.
         """
         lineage = workspace.lineage(experiment)
-        keys = _in_order(context.partition_keys, experiment.model_keys)
+        keys = context.partition_keys
         states = _states(lineage, keys)
         try:
             scored = steps.score_side_by_side(lineage, [key for key in keys if key not in states])
@@ -112,6 +114,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
 
     @dg.asset(
         group_name="evaluation",
+        output_required=False,
         partitions_def=partitions.model,
         deps=[token_scores],
         owners=OWNERS,
@@ -134,6 +137,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
             ),
         ],
     )
+    @leaving_out_absent
     def perplexity_report(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -142,7 +146,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         Intervals are 95 % intervals of a document bootstrap.
         """
         lineage = workspace.lineage(experiment)
-        keys = _in_order(context.partition_keys, experiment.model_keys)
+        keys = context.partition_keys
         states = _states(lineage, keys)
         records, changes = {}, {}
         for key in keys:
@@ -212,25 +216,17 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
     return [token_scores, perplexity_report, perplexity_matrix]
 
 
-def _in_order(wanted: Iterable[str], keys: Sequence[str]) -> list[str]:
-    """Return those of ``keys`` that are wanted."""
-    asked = set(wanted)
-    return [key for key in keys if key in asked]
-
-
 def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what is shown of models that have no figures: absent ones, and those not made yet.
+    """Return what is shown of models that have no figures, for they were never made.
 
     A model that is asked for alone is expected to be there.
     """
-    present = set(lineage.present_models())
-    states = {key: {"state": absent_state(key)} for key in keys if key not in present}
-    if len(keys) > 1:
-        for key in (key for key in keys if key in present):
-            model = lineage.store.model(key)
-            if not model.record_path.exists():
-                states[key] = {"state": f"{model.label} was never made: nothing to score"}
-                _log.warning("%s was never made: left out", model.label)
+    states: dict[str, dict[str, str]] = {}
+    for key in keys if len(keys) > 1 else []:
+        model = lineage.store.model(key)
+        if not model.record_path.exists():
+            states[key] = {"state": f"{model.label} was never made: nothing to score"}
+            _log.warning("%s was never made: left out", model.label)
     return states
 
 

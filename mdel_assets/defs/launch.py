@@ -51,7 +51,9 @@ _LONG_TRAINING = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class RunOutcome:
-    """What became of one run: ``state`` is ``made``, ``up to date``, ``failed`` or ``skipped``.
+    """What became of one run: it was ``made``, ``up to date``, ``failed`` or ``skipped``.
+
+    Datasets of domains that the corpus lacks are ``absent``.
 
     ``key`` is the partition, or says how many partitions the run or the skipping stands for;
     ``keys`` are those that a run was for, ``not_made`` those that it did not come to make.
@@ -100,6 +102,7 @@ def run_line(
     """
     lineage = home.lineage(experiment)
     runner = Runner(build_definitions(experiment, home), instance, lineage)
+    absent = lineage.absent_domains()
     kinds = lineage.kinds()
     if until is not None:
         kinds = kinds[: kinds.index(until) + 1]
@@ -114,6 +117,8 @@ def run_line(
             message = f"waits for {not_made.in_words()}"
             yield RunOutcome("everything after that", "", "skipped", message=message)
             return
+        if absent != (absent := lineage.absent_domains()):
+            runner = Runner(build_definitions(experiment, home), instance, lineage)
         with looking_once():
             stale = [key for key in keys if lineage.stale(kind, key)]
             awaited = {key: found for key in stale if (found := not_made.awaited_by(kind, key))}
@@ -124,6 +129,10 @@ def run_line(
         wanted = [key for key in stale if key not in awaited]
         if not wanted:
             continue
+        if kind == "domain_dataset" and absent:
+            num_absent = f"{len(absent)} of {len(experiment.domain_keys)}"
+            message = f"the corpus has no training document of {', '.join(absent)}"
+            yield RunOutcome(kind, num_absent, "absent", message=message)
         if on_stage:
             on_stage(Stage(kind, number + 1, len(kinds), len(wanted), time_left.of(kinds[number:])))
         started = time.monotonic()

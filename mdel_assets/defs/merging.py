@@ -9,9 +9,9 @@ import dagster as dg
 from mdel_assets import steps_merging
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs import columns
+from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.metadata import (
     OWNERS,
-    absent_state,
     barring,
     chart,
     provenance,
@@ -31,6 +31,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
 
     @dg.asset(
         group_name="merging",
+        output_required=False,
         partitions_def=partitions.domain,
         deps=[
             dg.AssetDep("expert_model", partition_mapping=dg.AllPartitionMapping()),
@@ -50,6 +51,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         ],
         pool="io",
     )
+    @leaving_out_absent
     def layer_differences(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -59,11 +61,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         are equal for each tensor; `cosines.parquet` the cosine with every other expert's change.
         """
         lineage = workspace.lineage(experiment)
-        asked = set(context.partition_keys)
-        present = [key for key in lineage.present_domains() if key in asked]
-        records = steps_merging.measure_layer_differences(lineage, present)
-        for key in sorted(asked - set(present)):
-            context.add_asset_metadata({"state": absent_state(key)}, partition_key=key)
+        records = steps_merging.measure_layer_differences(lineage, context.partition_keys)
         for key, record in records.items():
             metadata = _differences_metadata(record, lineage.store.differences(key))
             context.add_asset_metadata(metadata, partition_key=key)

@@ -90,24 +90,3 @@ def barring(check: dg.AssetCheckResult, failed: Iterable[Artifact]) -> dg.AssetC
     for artifact in failed:
         artifact.bar(str(check.check_name))
     return check
-
-
-def absent(key: str, *check_names: str) -> dg.MaterializeResult:
-    """Return the result of a partition whose domain the corpus lacks: a state, not a failure."""
-    return dg.MaterializeResult(
-        metadata={"state": absent_state(key)},
-        check_results=[
-            dg.AssetCheckResult(
-                passed=True, check_name=name, description="absent: nothing to check"
-            )
-            for name in check_names
-        ],
-    )
-
-
-def absent_state(key: str) -> str:
-    """Say why ``key`` is absent: a domain, or a model of `Experiment.model_keys`."""
-    if key.startswith("random-"):
-        return "absent: the random split has as many experts as the corpus has domains"
-    domain = key.removeprefix("expert-")
-    return f"absent: the corpus has no training document of '{domain}'"

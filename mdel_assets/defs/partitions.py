@@ -11,6 +11,7 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
+from mdel_assets.defs.absence import PartitionsThatAre, absent_keys
 from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import Experiment
 
@@ -39,12 +40,12 @@ class Partitions:
     """The partitions that one experiment gives."""
 
     shard: dg.StaticPartitionsDefinition
-    domain: dg.StaticPartitionsDefinition
+    domain: PartitionsThatAre
     recipe: dg.StaticPartitionsDefinition | None
-    model: dg.StaticPartitionsDefinition
+    model: PartitionsThatAre
     experts_of_recipe: dg.StaticPartitionMapping
     expert_of_model: dg.StaticPartitionMapping
-    random_split: dg.StaticPartitionsDefinition | None
+    random_split: PartitionsThatAre | None
     random_of_recipe: dg.StaticPartitionMapping
     random_of_model: dg.StaticPartitionMapping
     recipe_of_model: dg.StaticPartitionMapping
@@ -54,43 +55,42 @@ class Partitions:
     search_of_recipe: dg.StaticPartitionMapping
     reference: dg.StaticPartitionsDefinition | None
     reference_of_model: dg.StaticPartitionMapping
-    variant: dg.StaticPartitionsDefinition | None
+    variant: PartitionsThatAre | None
     variant_of_model: dg.StaticPartitionMapping
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Partitions":
+    def of(cls, experiment: Experiment, *, absent_domains: Sequence[str] = ()) -> "Partitions":
         """Return the partitions of ``experiment``; None where there would be none."""
         recipes = list(experiment.merges)
         references = list(experiment.evaluation.references)
-        variants = list(experiment.variants)
-        numbers = experiment.random_split_keys
         of_random = [
             name for name, recipe in experiment.merges.items() if "random:*" in recipe.model_names
         ]
         searched = experiment.searched_recipes
+        absent = absent_keys(experiment, absent_domains)
+        domain = PartitionsThatAre(experiment.domain_keys, absent["domain"])
+        domains = domain.get_partition_keys()
+        random_split = PartitionsThatAre(experiment.random_split_keys, absent["random"])
+        numbers = random_split.get_partition_keys()
+        variant = PartitionsThatAre(list(experiment.variants), absent["variant"])
+        experts_of = _experts_by_domain(experiment, domains)
         return cls(
             shard=ShardPartitions(experiment),
-            domain=dg.StaticPartitionsDefinition(experiment.domain_keys),
+            domain=domain,
             recipe=dg.StaticPartitionsDefinition(recipes) if recipes else None,
-            model=dg.StaticPartitionsDefinition(experiment.model_keys),
-            experts_of_recipe=dg.StaticPartitionMapping(_experts_by_domain(experiment)),
-            expert_of_model=dg.StaticPartitionMapping(
-                {domain: f"expert-{domain}" for domain in experiment.domain_keys}
-            ),
-            random_split=dg.StaticPartitionsDefinition(numbers) if numbers else None,
+            model=PartitionsThatAre(experiment.model_keys, absent["model"]),
+            experts_of_recipe=dg.StaticPartitionMapping(experts_of),
+            expert_of_model=_named_after("expert", domains),
+            random_split=random_split if experiment.random_split_keys else None,
             random_of_recipe=dg.StaticPartitionMapping(dict.fromkeys(numbers, of_random)),
-            random_of_model=dg.StaticPartitionMapping(
-                {number: f"random-{number}" for number in numbers}
-            ),
-            recipe_of_model=dg.StaticPartitionMapping(
-                {recipe: f"merged-{recipe}" for recipe in recipes}
-            ),
+            random_of_model=_named_after("random", numbers),
+            recipe_of_model=_named_after("merged", recipes),
             searched=dg.StaticPartitionsDefinition(searched) if searched else None,
             experts_of_search=dg.StaticPartitionMapping(
                 {
-                    domain: own
-                    for domain, recipes in _experts_by_domain(experiment).items()
-                    if (own := [name for name in recipes if name in searched])
+                    key: own
+                    for key, names in experts_of.items()
+                    if (own := [name for name in names if name in searched])
                 }
             ),
             random_of_search=dg.StaticPartitionMapping(
@@ -98,13 +98,9 @@ class Partitions:
             ),
             search_of_recipe=dg.StaticPartitionMapping({name: name for name in searched}),
             reference=dg.StaticPartitionsDefinition(references) if references else None,
-            reference_of_model=dg.StaticPartitionMapping(
-                {name: f"reference-{name}" for name in references}
-            ),
-            variant=dg.StaticPartitionsDefinition(variants) if variants else None,
-            variant_of_model=dg.StaticPartitionMapping(
-                {name: f"variant-{name}" for name in variants}
-            ),
+            reference_of_model=_named_after("reference", references),
+            variant=variant if experiment.variants else None,
+            variant_of_model=_named_after("variant", variant.get_partition_keys()),
         )
 
 
@@ -113,15 +109,20 @@ def range_tags(keys: Sequence[str]) -> dict[str, str]:
     return {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]}
 
 
-def _experts_by_domain(experiment: Experiment) -> dict[str, list[str]]:
-    """Map each domain to the recipes that its expert goes into."""
+def _named_after(family: str, keys: Sequence[str]) -> dg.StaticPartitionMapping:
+    """Map each key to its model's."""
+    return dg.StaticPartitionMapping({key: f"{family}-{key}" for key in keys})
+
+
+def _experts_by_domain(experiment: Experiment, domains: Sequence[str]) -> dict[str, list[str]]:
+    """Map each of ``domains`` to the recipes that its expert goes into."""
     recipes_of: dict[str, list[str]] = {}
     for name, recipe in experiment.merges.items():
         for model in recipe.model_names:
             if not model.startswith("expert:"):
                 continue
             wanted = model.removeprefix("expert:")
-            for domain in experiment.domain_keys if wanted == "*" else [wanted]:
-                if name not in recipes_of.setdefault(domain, []):
+            for domain in domains if wanted == "*" else [wanted]:
+                if domain in domains and name not in recipes_of.setdefault(domain, []):
                     recipes_of[domain].append(name)
     return recipes_of

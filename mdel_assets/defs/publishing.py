@@ -6,7 +6,8 @@ import dagster as dg
 
 from mdel_assets import steps_publishing
 from mdel_assets.artifacts import Artifact
-from mdel_assets.defs.metadata import OWNERS, absent, provenance
+from mdel_assets.defs.absence import leaving_out_absent
+from mdel_assets.defs.metadata import OWNERS, provenance
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import HubResource, Workspace
@@ -20,6 +21,7 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
 
     @dg.asset(
         group_name="publishing",
+        output_required=False,
         partitions_def=partitions.domain,
         deps=["domain_dataset"],
         owners=OWNERS,
@@ -27,6 +29,7 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         code_version=CODE_VERSIONS["hub_dataset"],
         pool="io",
     )
+    @leaving_out_absent
     def hub_dataset(
         context: dg.AssetExecutionContext, workspace: Workspace, hub: HubResource
     ) -> dg.MaterializeResult:
@@ -38,14 +41,13 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         publisher = hub.publisher(experiment)
         lineage = workspace.lineage(experiment)
         domain = context.partition_key
-        if not lineage.is_present(domain):
-            return absent(domain)
         with repeated_where_the_network_failed(context):
             done = steps_publishing.publish_dataset(lineage, domain, publisher=publisher)
         return _result(done, lineage.store.publication("hub_dataset", domain))
 
     @dg.asset(
         group_name="publishing",
+        output_required=False,
         partitions_def=partitions.domain,
         deps=["expert_model"],
         owners=OWNERS,
@@ -53,6 +55,7 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         code_version=CODE_VERSIONS["hub_expert"],
         pool="io",
     )
+    @leaving_out_absent
     def hub_expert(
         context: dg.AssetExecutionContext, workspace: Workspace, hub: HubResource
     ) -> dg.MaterializeResult:
@@ -63,8 +66,6 @@ def publishing_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         publisher = hub.publisher(experiment)
         lineage = workspace.lineage(experiment)
         domain = context.partition_key
-        if not lineage.is_present(domain):
-            return absent(domain)
         with repeated_where_the_network_failed(context):
             done = steps_publishing.publish_expert(lineage, domain, publisher=publisher)
         return _result(done, lineage.store.publication("hub_expert", domain))

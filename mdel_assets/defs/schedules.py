@@ -5,7 +5,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 
-from mdel_assets.defs.partitions import range_tags
+from mdel_assets.defs.partitions import Partitions, range_tags
 from mdel_assets.lineage import Lineage
 from mdel_assets.what_is_stale import report_kinds, stale_experts, stale_reports
 
@@ -65,7 +65,9 @@ def report_job(assets: set[str]) -> UnresolvedAssetJobDefinition:
     )
 
 
-def weekly_report(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+def weekly_report(
+    lineage: Lineage, job: UnresolvedAssetJobDefinition, partitions: Partitions
+) -> dg.ScheduleDefinition:
     """Return the schedule, stopped, that requests all reports where a figure could change."""
 
     @dg.schedule(
@@ -85,7 +87,7 @@ def weekly_report(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.Sch
         return dg.RunRequest(
             run_key=f"weekly_report-{day}",
             asset_selection=[dg.AssetKey(kind) for kind in report_kinds(lineage)],
-            tags={**range_tags(lineage.experiment.model_keys), "mdel/reason": reason[:250]},
+            tags={**range_tags(partitions.model.get_partition_keys()), "mdel/reason": reason[:250]},
         )
 
     return schedule

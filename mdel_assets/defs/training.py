@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import Compute, Made
 from mdel_assets.defs.data_metadata import special_token_documents, tokens_per_byte
 from mdel_assets.defs.metadata import (
     OWNERS,
-    absent_state,
     barring,
     chart,
     link,
@@ -71,6 +71,7 @@ def training_assets(
 
     @dg.asset(
         group_name="training",
+        output_required=False,
         partitions_def=partitions.domain,
         deps=["domain_dataset", seed_model],
         owners=OWNERS,
@@ -87,6 +88,7 @@ def training_assets(
         backfill_policy=backfill_policy,
         pool="gpu",
     )
+    @leaving_out_absent
     def expert_model(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -104,7 +106,6 @@ def training_assets(
             context,
             experiment,
             context.partition_keys,
-            is_present=lineage.is_present,
             workspace=workspace,
             tracking=tracking,
         )
@@ -123,15 +124,10 @@ def trained_partitions(
     made: Made,
     *,
     artifact_of: Callable[[str], Artifact],
-    model_key: str = "{}",
     also_of: Callable[[str], Mapping[str, Any]] = lambda key: {},
 ) -> dg.MaterializeResult:
-    """Record each partition that was made; raise where others failed.
-
-    ``model_key`` is what a partition is called among `Experiment.model_keys`.
-    """
-    states = {key: absent_state(model_key.format(key)) for key in made.absent}
-    metadata = {key: {"state": state} for key, state in states.items()} | {
+    """Record each partition that was made; raise where others failed."""
+    metadata = {
         key: _trained_metadata(record, artifact_of(key), also=also_of(key))
         for key, record in made.records.items()
     }
@@ -172,7 +168,6 @@ def _frozen_unchanged(
         passed=not changed,
         check_name="frozen_weights_unchanged",
         metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
-        description=None if records else "absent: nothing to check",
     )
     return barring(check, [artifacts[key] for key in changed])
 

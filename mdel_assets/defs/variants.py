@@ -4,6 +4,7 @@ import dagster as dg
 
 from mdel_assets import steps_sweep
 from mdel_assets.defs import columns
+from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
 from mdel_assets.defs.partitions import Partitions
@@ -25,6 +26,7 @@ def variant_assets(
 
     @dg.asset(
         group_name="training",
+        output_required=False,
         partitions_def=partitions.variant,
         deps=[
             dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping()),
@@ -41,6 +43,7 @@ def variant_assets(
         backfill_policy=backfill_policy,
         pool="gpu",
     )
+    @leaving_out_absent
     def variant_expert(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -56,13 +59,10 @@ def variant_assets(
             context,
             experiment,
             context.partition_keys,
-            is_present=lambda name: name in lineage.present_variants(),
             workspace=workspace,
             tracking=tracking,
         )
-        return trained_partitions(
-            context, made, artifact_of=lineage.store.variant, model_key="variant-{}"
-        )
+        return trained_partitions(context, made, artifact_of=lineage.store.variant)
 
     @dg.asset(
         group_name="evaluation",

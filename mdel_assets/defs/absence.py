@@ -1,0 +1,115 @@
+"""Partitions that turned out to be nothing: domains that the corpus lacks, and models of them.
+
+The records of shards and datasets tell them when the definitions are loaded. An absent key is no
+partition: nothing lists, misses or requests it. It may still be named, and a range of partitions
+may begin or end with it; the run then says that it is absent, and records nothing as made.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec
+
+import dagster as dg
+from dagster._core.storage.tags import BACKFILL_ID_TAG
+
+from mdel_assets.defs.failures import in_words
+from mdel_assets.experiment import Experiment
+
+_Resources = ParamSpec("_Resources")
+
+
+class PartitionsThatAre(dg.StaticPartitionsDefinition):
+    """The ``declared`` keys but for those of ``absent``, which says of each why it is absent."""
+
+    def __init__(self, declared: Sequence[str], absent: Mapping[str, str]) -> None:
+        self.declared = list(declared)
+        self.absent = absent
+        super().__init__([key for key in declared if key not in absent])
+
+    def has_partition_key(self, partition_key: str) -> bool:
+        """Whether a run may be for ``partition_key``."""
+        return partition_key in self.declared
+
+    def get_partition_keys_in_range(
+        self, partition_key_range: dg.PartitionKeyRange
+    ) -> Sequence[str]:
+        """Return the keys between two that may be absent; absent ones where there is no other."""
+        asked = self.declared_in_range(partition_key_range)
+        return [key for key in asked if key not in self.absent] or asked
+
+    def declared_in_range(self, partition_key_range: dg.PartitionKeyRange) -> list[str]:
+        """Return all keys between two, the absent ones too.
+
+        Raises:
+            DagsterInvalidInvocationError: the experiment does not declare the first or the last.
+
+        """
+        ends = (partition_key_range.start, partition_key_range.end)
+        if not all(map(self.has_partition_key, ends)):
+            super().get_partition_keys_in_range(partition_key_range)
+        first, last = map(self.declared.index, ends)
+        return self.declared[first : last + 1]
+
+
+def absent_keys(experiment: Experiment, domains: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return what is absent with ``domains``: by kind of partition, each key with the reason."""
+    why = {key: f"absent: the corpus has no training document of '{key}'" for key in domains}
+    numbers = experiment.random_split_keys
+    dealt = numbers[len(experiment.domain_keys) - len(domains) :]
+    absent = {
+        "domain": why,
+        "random": dict.fromkeys(
+            dealt, "absent: the random split has as many experts as the corpus has domains"
+        ),
+        "variant": {
+            name: why[variant.domain]
+            for name, variant in experiment.variants.items()
+            if variant.domain in why
+        },
+    }
+    families = {"expert": "domain", "random": "random", "variant": "variant"}
+    absent["model"] = {
+        f"{family}-{key}": reason
+        for family, kind in families.items()
+        for key, reason in absent[kind].items()
+    }
+    return absent
+
+
+def leaving_out_absent(
+    compute: Callable[Concatenate[dg.AssetExecutionContext, _Resources], dg.MaterializeResult],
+) -> Callable[Concatenate[dg.AssetExecutionContext, _Resources], Iterator[Any]]:
+    """Let an asset's function, of `PartitionsThatAre`, see present partitions alone.
+
+    Of absent ones that the run was for, the log and an observation say why. A backfill would wait
+    for them for ever: in its runs, they are recorded as materialized, and as absent. The asset
+    needs ``output_required=False``.
+    """
+
+    @functools.wraps(compute)
+    def run(
+        context: dg.AssetExecutionContext,
+        /,
+        *args: _Resources.args,
+        **resources: _Resources.kwargs,
+    ) -> Iterator[Any]:
+        partitions = context.assets_def.partitions_def
+        assert isinstance(partitions, PartitionsThatAre)
+        asked = partitions.declared_in_range(context.partition_key_range)
+        absent = {key: partitions.absent[key] for key in asked if key in partitions.absent}
+        is_waited_for = BACKFILL_ID_TAG in context.run.tags
+        event = dg.AssetMaterialization if is_waited_for else dg.AssetObservation
+        for key, reason in absent.items():
+            context.log.warning(reason)
+            seen = event(context.asset_key, partition=key, metadata={"state": reason})
+            context.log_event(seen)
+        if len(absent) < len(asked):
+            # What is done as results are taken is outside of what `failing_in_words` sees.
+            yield in_words(compute)(context, *args, **resources)
+            return
+        for spec in context.assets_def.check_specs:
+            yield dg.AssetCheckResult(
+                passed=True, check_name=spec.name, description="absent: nothing to check"
+            )
+
+    return run
