@@ -264,6 +264,20 @@ class Artifact:
         """What tells it from the others of its experiment, as a file's name."""
         return f"{self.kind}-{self.key}".removesuffix("-")
 
+    def made_at(self) -> float:
+        """Return when it was made, in seconds since 1970: the time of its record's file."""
+        return self.record_path.stat().st_mtime
+
+    def remove(self) -> None:
+        """Remove it, where it is there: its folder, or its own files in a shared one."""
+        if self.owns_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        record = self.last_record()
+        for name in record.files if record else ():
+            (self.folder / name).unlink(missing_ok=True)
+        self.record_path.unlink(missing_ok=True)
+
     def holds(self, fingerprint: str) -> Record | None:
         """Return the record if the artifact is whole and has ``fingerprint``, else None."""
         try:

@@ -38,9 +38,18 @@ _PATIENCE_SECONDS = 20.0
     help=f"The webserver to go through.  [default: that of {_DEFAULT_WEBSERVER} where it serves "
     f"this home and experiment; without one, this process]",
 )
+@click.option(
+    "--force", is_flag=True, help="Remove what is up to date too, and make all of it anew."
+)
 @click.option("--here", is_flag=True, help="Run in this process, whatever webserver there is.")
 def backfill(
-    *, asset: str, selection: str, dry_run: bool, webserver: str | None, here: bool
+    *,
+    asset: str,
+    selection: str,
+    dry_run: bool,
+    force: bool,
+    webserver: str | None,
+    here: bool,
 ) -> None:
     """Materialize several partitions of one asset.
 
@@ -60,9 +69,15 @@ def backfill(
     definitions = build_definitions(experiment, home)
     lineage = home.lineage(experiment)
     reasons = select_partitions(definitions, lineage, asset=asset, selection=selection)
+    if force:
+        if asset.startswith("hub_"):
+            raise click.UsageError("--force is not for publishing, which looks at the Hub itself.")
+        reasons = {key: reason or "forced" for key, reason in reasons.items()}
     if dry_run or not reasons:
         _show_plan(asset, reasons)
         return
+    for key in reasons if force else ():
+        lineage.artifact(asset, key).remove()
     server = None if here else _find_webserver(webserver, home, experiment.name)
     if server:
         failed = _backfill_there(server, asset, list(reasons))

@@ -6,7 +6,7 @@ import dagster as dg
 
 from mdel_assets import steps
 from mdel_assets.artifacts import Record
-from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
+from mdel_assets.defs.metadata import OWNERS, chart, page, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS
@@ -45,10 +45,7 @@ def cluster_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         lineage = workspace.lineage(experiment)
         record = steps.make_clusters(lineage)
         return dg.MaterializeResult(
-            metadata={
-                **_clusters_metadata(experiment, record),
-                **provenance(record, lineage.store.clusters()),
-            },
+            metadata=page(_clusters_metadata(experiment, record), record, lineage.store.clusters()),
             check_results=[_are_balanced(record)],
         )
 

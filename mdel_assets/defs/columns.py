@@ -9,6 +9,7 @@ import dagster as dg
 
 COLUMN_SCHEMA = "dagster/column_schema"
 ROW_COUNT = "dagster/row_count"
+BELOW = "columns"
 
 
 def _columns(**described: tuple[str, str]) -> dg.TableSchema:
@@ -22,8 +23,16 @@ def _columns(**described: tuple[str, str]) -> dg.TableSchema:
 
 
 def of(schema: dg.TableSchema) -> dict[str, Any]:
-    """Return the definition metadata that shows ``schema`` on an asset's page."""
+    """Return the definition metadata that shows ``schema`` first on an asset's page: for data."""
     return {COLUMN_SCHEMA: schema}
+
+
+def below(schema: dg.TableSchema) -> dict[str, Any]:
+    """Return the definition metadata that shows ``schema`` below figures and charts: for reports.
+
+    Under Dagster's own name it would stand above them, a screen high.
+    """
+    return {BELOW: schema}
 
 
 _TEXT: dict[str, tuple[str, str]] = {

@@ -11,7 +11,7 @@ from mdel_assets.data.fetch import sha256_of
 from mdel_assets.defs import columns
 from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
-from mdel_assets.defs.metadata import OWNERS, barring, link, provenance, shard_address, table
+from mdel_assets.defs.metadata import OWNERS, barring, link, page, shard_address, table
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
@@ -62,7 +62,6 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             "size_bytes": record.counts["size_bytes"],
             "sha256": record.config["sha256"],
             **link("source", shard_address(location, commit=record.details["source_signature"])),
-            **provenance(record, artifact),
         }
         is_whole = dg.AssetCheckResult(
             passed=seen == record.config["sha256"],
@@ -73,7 +72,9 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             metadata={"sha256_now": seen, "sha256_recorded": record.config["sha256"]},
         )
         failed = [] if is_whole.passed else [artifact]
-        return dg.MaterializeResult(metadata=metadata, check_results=[barring(is_whole, failed)])
+        return dg.MaterializeResult(
+            metadata=page(metadata, record, artifact), check_results=[barring(is_whole, failed)]
+        )
 
     @dg.asset(
         group_name="data",
@@ -107,7 +108,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         record = steps.route_shard(lineage, context.partition_key)
         artifact = lineage.store.documents(context.partition_key)
         return dg.MaterializeResult(
-            metadata={**shard_metadata(record), **provenance(record, artifact)},
+            metadata=page(shard_metadata(record), record, artifact),
             check_results=[_every_line_is_counted(record, artifact)],
         )
 
@@ -155,7 +156,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             shown = dataset_metadata(record, artifact, tokenizer=tokenizer)
             advice = steps.held_out_words(lineage, {key: record})
             warning = {"too_few_held_out": advice} if advice else {}
-            metadata = {**warning, **shown, **provenance(record, artifact)}
+            metadata = page({**warning, **shown}, record, artifact)
             context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(
             check_results=[

@@ -32,18 +32,6 @@ def shard_metadata(record: Record) -> dict[str, Any]:
     domains = sorted(counts["domains"].items(), key=lambda item: -item[1]["num_bytes"])
     sizes = {key: found["num_bytes"] / 1e6 for key, found in domains}
     return {
-        "dagster/row_count": counts["num_documents"],
-        "num_lines": counts["num_lines"],
-        "num_rejects": counts["num_rejects"],
-        "num_repaired": counts["num_repaired"],
-        "num_without_text": counts.get("num_without_text", 0),
-        "num_filtered": counts["num_filtered"],
-        "num_unclaimed": counts.get("num_unclaimed", 0),
-        "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
-        "filtered_licenses": dg.MetadataValue.json(counts["filtered_licenses"]),
-        "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
-        "similar_labels": dg.MetadataValue.json(counts.get("similar_labels", {})),
-        "unread_files": dg.MetadataValue.json(counts.get("unread_files", {})),
         "text_by_domain": chart(
             bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
         ),
@@ -58,6 +46,18 @@ def shard_metadata(record: Record) -> dict[str, Any]:
                 for key, found in domains
             ]
         ),
+        "dagster/row_count": counts["num_documents"],
+        "num_lines": counts["num_lines"],
+        "num_rejects": counts["num_rejects"],
+        "num_repaired": counts["num_repaired"],
+        "num_without_text": counts.get("num_without_text", 0),
+        "num_filtered": counts["num_filtered"],
+        "num_unclaimed": counts.get("num_unclaimed", 0),
+        "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
+        "filtered_licenses": dg.MetadataValue.json(counts["filtered_licenses"]),
+        "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
+        "similar_labels": dg.MetadataValue.json(counts.get("similar_labels", {})),
+        "unread_files": dg.MetadataValue.json(counts.get("unread_files", {})),
     }
 
 
@@ -77,6 +77,9 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
     num_bytes = sum(split["num_domain_bytes"] for split in own)
     train = artifact.folder / "train.parquet"
     return {
+        "splits": table(rows),
+        "document_lengths": _length_chart(train, record.key),
+        "sample": table(_sample_rows(train)),
         "dagster/row_count": sum(row["num_documents"] for row in rows),
         "num_domain_documents": sum(split["num_domain_documents"] for split in own),
         "num_domain_bytes": num_bytes,
@@ -85,10 +88,7 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
         **special_token_documents(
             [artifact.folder / f"{split}.parquet" for split in SPLITS], tokenizer
         ),
-        "splits": table(rows),
-        "document_lengths": _length_chart(train, record.key),
         "removed_from_corpus": dg.MetadataValue.json(record.details["removed_from_corpus"]),
-        "sample": table(_sample_rows(train)),
     }
 
 

@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets import steps_ensembles as steps
 from mdel_assets.artifacts import Record
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, chart, provenance, rounded, table
+from mdel_assets.defs.metadata import OWNERS, chart, page, rounded, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
@@ -36,7 +36,7 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             return dg.MaterializeResult(metadata=_NOTHING)
         record = steps.make_router(lineage)
         return dg.MaterializeResult(
-            metadata={**_router_metadata(record), **provenance(record, lineage.store.router())}
+            metadata=page(_router_metadata(record), record, lineage.store.router())
         )
 
     @dg.asset(
@@ -48,7 +48,7 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         owners=OWNERS,
         kinds={"parquet", "markdown"},
         code_version=CODE_VERSIONS["ensemble_report"],
-        metadata=columns.of(columns.ENSEMBLE_REPORT),
+        metadata=columns.below(columns.ENSEMBLE_REPORT),
         check_specs=[
             dg.AssetCheckSpec(
                 "posterior_beats_every_single_model",
@@ -76,7 +76,7 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         record = steps.make_ensemble_report(lineage, matrix)
         metadata, check = _report_metadata(lineage, record, matrix)
         return dg.MaterializeResult(
-            metadata={**metadata, **provenance(record, lineage.store.ensemble())},
+            metadata=page(metadata, record, lineage.store.ensemble()),
             check_results=[check],
         )
 
@@ -115,8 +115,8 @@ def _report_metadata(
     text = total_label(matrix, matrix.splits[0])
     at_a_glance = glance_figure(bars, split=matrix.splits[0], text=text)
     metadata = {
-        "at_a_glance": chart(at_a_glance, "gains at a glance"),
         "findings": dg.MetadataValue.md("\n".join(f"- {f}" for f in ensemble_findings(ranked))),
+        "at_a_glance": chart(at_a_glance, "gains at a glance"),
         "chart": chart(drawn, "ensembles and single models"),
         "tables": dg.MetadataValue.md(ensemble_markdown(matrix, num_experts=num_experts)),
         "num_experts": num_experts,

@@ -20,7 +20,7 @@ from mdel_assets.defs.metadata import (
     OWNERS,
     chart,
     link,
-    provenance,
+    page,
     rounded,
     table,
 )
@@ -63,7 +63,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         owners=OWNERS,
         kinds={"pytorch", "parquet"},
         code_version=CODE_VERSIONS["token_scores"],
-        metadata=columns.of(columns.TOKEN_SCORES),
+        metadata=columns.below(columns.TOKEN_SCORES),
         check_specs=[
             dg.AssetCheckSpec(
                 "every_token_scored",
@@ -121,7 +121,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         kinds={"json"},
         code_version=CODE_VERSIONS["perplexity_report"],
         backfill_policy=dg.BackfillPolicy.single_run(),
-        metadata=columns.of(columns.PERPLEXITY_REPORT),
+        metadata=columns.below(columns.PERPLEXITY_REPORT),
         check_specs=[
             dg.AssetCheckSpec(
                 "figures_are_consistent",
@@ -155,10 +155,8 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
                 continue
             changes[key] = steps.changes_since_last_report(lineage, key)
             records[key] = steps.report(lineage, key)
-            metadata = {
-                **_report_metadata(records[key]),
-                **provenance(records[key], lineage.store.report(key)),
-            }
+            shown = _report_metadata(records[key])
+            metadata = page(shown, records[key], lineage.store.report(key))
             context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(
             check_results=[figures_are_consistent(records), no_worse_than_before(changes)]
@@ -170,7 +168,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         owners=OWNERS,
         kinds={"parquet", "markdown"},
         code_version=CODE_VERSIONS["perplexity_matrix"],
-        metadata=columns.of(columns.PERPLEXITY_MATRIX),
+        metadata=columns.below(columns.PERPLEXITY_MATRIX),
         check_specs=[
             dg.AssetCheckSpec(
                 "matrix_is_complete",
@@ -204,12 +202,15 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
             metadata={"missing_cells": dg.MetadataValue.json(missing)},
         )
         return dg.MaterializeResult(
-            metadata={
-                **_matrix_metadata(matrix),
-                "what_is_stale": _stale_table(lineage),
-                **link("wandb", address),
-                **provenance(record, lineage.store.matrix()),
-            },
+            metadata=page(
+                {
+                    **_matrix_metadata(matrix),
+                    "what_is_stale": _stale_table(lineage),
+                    **link("wandb", address),
+                },
+                record,
+                lineage.store.matrix(),
+            ),
             check_results=[complete],
         )
 
@@ -231,11 +232,8 @@ def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
-    return {
-        "dagster/row_count": record.counts["num_documents"],
-        **record.counts,
-        **provenance(record, artifact),
-    }
+    counts = record.counts
+    return page({columns.ROW_COUNT: counts["num_documents"], **counts}, record, artifact)
 
 
 def _report_metadata(record: Record) -> dict[str, Any]:
@@ -261,8 +259,8 @@ def _report_metadata(record: Record) -> dict[str, Any]:
     }
     drawn = bar_chart(bits, x_label="bits per byte (lower is better)", title=split)
     return {
-        "perplexity": table(shown),
         "bits_per_byte": chart(drawn, "bits per byte"),
+        "perplexity": table(shown),
         columns.ROW_COUNT: len(rows),
     }
 
@@ -283,9 +281,9 @@ def _matrix_metadata(matrix: Any) -> dict[str, Any]:
     from mdel_assets.evaluation.matrix_markdown import matrix_markdown
 
     return {
+        "findings": dg.MetadataValue.md("\n".join(f"- {line}" for line in findings(matrix))),
         "heatmap": chart(inline_heatmap_figure(matrix), "perplexity matrix"),
         "changes": chart(inline_changes_figure(matrix), "change from the seed"),
-        "findings": dg.MetadataValue.md("\n".join(f"- {line}" for line in findings(matrix))),
         "tables": dg.MetadataValue.md(matrix_markdown(matrix)),
         columns.ROW_COUNT: len(matrix.rows),
         "num_models": len(matrix.models),

@@ -14,7 +14,7 @@ from mdel_assets.defs.metadata import (
     OWNERS,
     barring,
     chart,
-    provenance,
+    page,
     rounded,
     table,
 )
@@ -41,7 +41,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         owners=OWNERS,
         kinds={"parquet"},
         code_version=CODE_VERSIONS["layer_differences"],
-        metadata=columns.of(columns.LAYER_DIFFERENCES),
+        metadata=columns.below(columns.LAYER_DIFFERENCES),
         check_specs=[
             dg.AssetCheckSpec(
                 "frozen_tensors_equal",
@@ -128,10 +128,10 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
             "num_tensors": record.details["num_tensors"],
             "num_copied_tensors": record.details["num_copied_tensors"],
             "num_parameters": record.details["num_parameters"],
-            **provenance(record, artifact),
         }
         return dg.MaterializeResult(
-            metadata=metadata, check_results=[barring(sound, [] if sound.passed else [artifact])]
+            metadata=page(metadata, record, artifact),
+            check_results=[barring(sound, [] if sound.passed else [artifact])],
         )
 
     return [layer_differences, merged_model]
@@ -148,15 +148,15 @@ def _differences_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
         title=f"How far {record.key} moved",
     )
     cosines = record.details["mean_cosines"]
-    return {
+    shown = {
+        "changes": chart(drawn, "changes by layer"),
+        "cosines": table([{"expert": e, "cosine": rounded(float(c))} for e, c in cosines.items()]),
         "relative_l2": rounded(record.details["relative_l2"]),
         "num_changed_tensors": record.details["num_changed_tensors"],
         "num_tensors": record.details["num_tensors"],
         columns.ROW_COUNT: record.details["num_tensors"],
-        "cosines": table([{"expert": e, "cosine": rounded(float(c))} for e, c in cosines.items()]),
-        "changes": chart(drawn, "changes by layer"),
-        **provenance(record, artifact),
     }
+    return page(shown, record, artifact)
 
 
 def _frozen_tensors_equal(records: Mapping[str, Record]) -> dg.AssetCheckResult:

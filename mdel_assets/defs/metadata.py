@@ -1,5 +1,6 @@
 """What an artifact's record looks like in the web UI."""
 
+import datetime as dt
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +13,39 @@ from mdel_assets.artifacts import Artifact, Record
 OWNERS = ["team:mdel"]
 
 
-def provenance(record: Record, artifact: Artifact) -> dict[str, Any]:
-    """Return the entries that every asset shows: where it lies, what made it."""
+def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict[str, Any]:
+    """Return what the page of an artifact shows, in that order.
+
+    Whether this run made it, its own ``entries``, when it was made, where it lies, made from what.
+    """
+    context = dg.AssetExecutionContext.get()
+    run = context.instance.get_run_record_by_id(context.run.run_id)
+    made_at = artifact.made_at()
+    is_reused = run is not None and made_at < run.create_timestamp.timestamp()
+    since = dt.datetime.fromtimestamp(made_at, dt.UTC)
+    reused = f"reused: up to date since {since:%Y-%m-%d %H:%M} UTC"
     return {
+        "state": reused if is_reused else "made in this run",
+        **entries,
+        "made_at": dg.MetadataValue.timestamp(made_at),
         "path": dg.MetadataValue.path(str(artifact.folder)),
         "fingerprint": record.fingerprint,
         "size_mib": round(sum(f["size_bytes"] for f in record.files.values()) / 2**20, 2),
         "config": dg.MetadataValue.json(record.config),
         "inputs": dg.MetadataValue.json(record.inputs),
         "versions": dg.MetadataValue.json(record.versions),
+        **(_forcing(artifact) if is_reused else {}),
     }
+
+
+def _forcing(artifact: Artifact) -> dict[str, str]:
+    """Say how an artifact is made anew though it is up to date; publishing looks at the Hub."""
+    if artifact.kind.startswith("hub_"):
+        return {}
+    words = f"mdel backfill --asset {artifact.kind} --partitions {artifact.key} --force"
+    if not artifact.key:
+        words = f"Remove {artifact.record_path}, then materialize it."
+    return {"to_make_it_anew": words}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:

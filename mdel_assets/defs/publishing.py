@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets import steps_publishing
 from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.absence import leaving_out_absent
-from mdel_assets.defs.metadata import OWNERS, provenance
+from mdel_assets.defs.metadata import OWNERS, page
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import HubResource, Workspace
@@ -112,14 +112,12 @@ def _result(done: Outcome, artifact: Artifact) -> dg.MaterializeResult:
     details = record.details
     address = details["url"]
     is_address = address.startswith(("http://", "https://"))
-    return dg.MaterializeResult(
-        metadata={
-            "repository": details["repository"],
-            "revision": details["revision"],
-            "url": dg.MetadataValue.url(address) if is_address else address,
-            "made_commit": details["made_commit"],
-            **record.counts,
-            "card": dg.MetadataValue.md((artifact.folder / "README.md").read_text("utf-8")),
-            **provenance(record, artifact),
-        }
-    )
+    shown = {
+        "repository": details["repository"],
+        "revision": details["revision"],
+        "url": dg.MetadataValue.url(address) if is_address else address,
+        "made_commit": details["made_commit"],
+        **record.counts,
+        "card": dg.MetadataValue.md((artifact.folder / "README.md").read_text("utf-8")),
+    }
+    return dg.MaterializeResult(metadata=page(shown, record, artifact))

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from mdel_assets import steps_training
-from mdel_assets.defs.metadata import OWNERS, provenance
+from mdel_assets.defs.metadata import OWNERS, page
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
@@ -45,7 +45,7 @@ def reference_assets(experiment: Experiment, partitions: Partitions) -> list[dg.
             record = steps_training.make_reference(lineage, name, cache=workspace.home.cache)
         artifact = lineage.store.reference(name)
         return dg.MaterializeResult(
-            metadata={**model_metadata(record, artifact), **provenance(record, artifact)},
+            metadata=page(model_metadata(record, artifact), record, artifact),
             check_results=[model_is_whole(record, artifact, check_name=_CHECK)],
         )
 

@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets import steps_search
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, barring, chart, provenance, rounded, table
+from mdel_assets.defs.metadata import OWNERS, barring, chart, page, rounded, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.estimates import Estimate
@@ -40,7 +40,7 @@ def search_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Ass
         owners=OWNERS,
         kinds={"pytorch", "json"},
         code_version=CODE_VERSIONS["searched_merge"],
-        metadata=columns.of(columns.SEARCH_TRIALS),
+        metadata=columns.below(columns.SEARCH_TRIALS),
         check_specs=[
             dg.AssetCheckSpec(
                 _BEST,
@@ -75,11 +75,9 @@ def search_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Ass
             {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
         ]
         return dg.MaterializeResult(
-            metadata={
-                **_search_metadata(record, artifact),
-                "weights": table(weights),
-                **provenance(record, artifact),
-            },
+            metadata=page(
+                {**_search_metadata(record, artifact), "weights": table(weights)}, record, artifact
+            ),
             check_results=[_best_of_all_trials(record, artifact), _not_worse_on_test(record)],
         )
 
@@ -93,9 +91,9 @@ def _search_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     trials = read_trials(artifact.folder / TRIALS_NAME)
     drawn = trials_figure(trials, title=record.key)
     return {
+        "report": dg.MetadataValue.md((artifact.folder / steps_search.REPORT_NAME).read_text()),
         "trials": chart(drawn, "trials"),
         columns.ROW_COUNT: len(trials),
-        "report": dg.MetadataValue.md((artifact.folder / steps_search.REPORT_NAME).read_text()),
         "bits_per_byte": record.details["best"]["bits_per_byte"],
         **record.counts,
     }

@@ -15,7 +15,7 @@ from mdel_assets.defs.metadata import (
     chart,
     link,
     model_address,
-    provenance,
+    page,
     rounded,
     table,
 )
@@ -65,7 +65,7 @@ def training_assets(
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
         artifact = lineage.store.seed_model()
         return dg.MaterializeResult(
-            metadata={**model_metadata(record, artifact), **provenance(record, artifact)},
+            metadata=page(model_metadata(record, artifact), record, artifact),
             check_results=[model_is_whole(record, artifact, check_name="seed_loads")],
         )
 
@@ -155,7 +155,7 @@ def _trained_metadata(
     record: Record, artifact: Artifact, *, also: Mapping[str, Any]
 ) -> dict[str, Any]:
     shown = _expert_metadata(artifact.all_details(record))
-    return {**shown, **also, **provenance(record, artifact)}
+    return page({**shown, **also}, record, artifact)
 
 
 def _frozen_unchanged(
@@ -205,15 +205,14 @@ def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg
 def model_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     """Return what a seed or reference model shows."""
     details = artifact.all_details(record)
-    shown = {
-        name: details[name]
-        for name in ("architecture", "num_parameters", "num_layers", "vocab_rows")
-    }
+    shown: dict[str, Any] = {}
     if details["history"]:
         shown["validation_loss"] = rounded(details["validation_loss"])
         shown |= _history_metadata(details["history"])
+    names = ("architecture", "num_parameters", "num_layers", "vocab_rows")
     return {
         **shown,
+        **{name: details[name] for name in names},
         **link("wandb", details.get("tracked_at")),
         **link("hub", model_address(record.config)),
     }
@@ -223,19 +222,19 @@ def _expert_metadata(details: Mapping[str, Any]) -> dict[str, Any]:
     losses = [
         {
             "split": split,
-            "loss_before": round(before, 4),
-            "loss_after": round(details["losses_after"][split], 4),
+            "before": round(before, 4),
+            "after": round(details["losses_after"][split], 4),
             "change": round(details["losses_after"][split] - before, 4),
         }
         for split, before in details["losses_before"].items()
     ]
     return {
+        **({"validation_losses": table(losses)} if losses else {}),
+        **_history_metadata(details["history"], details),
         "trained_layers": str(details["trained_layers"]),
         "num_trained_parameters": details["num_trained_parameters"],
         "num_frozen_parameters": details["num_frozen_parameters"],
-        **({"validation_losses": table(losses)} if losses else {}),
         **link("wandb", details.get("tracked_at")),
-        **_history_metadata(details["history"], details),
     }
 
 
@@ -260,11 +259,11 @@ def _history_metadata(
         num_steps=history["num_steps"],
     )
     return {
+        "loss_curve": chart(losses, "loss"),
+        "other_curves": chart(pace_charts(history["curves"]), "learning rate, gradient, pace"),
         "final_training_loss": rounded(history["final_loss"]),
         "num_steps": history["num_steps"],
         "num_tokens": history["num_tokens"],
         "num_epochs": round(history["num_epochs"], 3),
         **_making_metadata(history),
-        "loss_curve": chart(losses, "loss"),
-        "other_curves": chart(pace_charts(history["curves"]), "learning rate, gradient, pace"),
     }

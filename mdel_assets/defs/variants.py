@@ -6,7 +6,7 @@ from mdel_assets import steps_sweep
 from mdel_assets.defs import columns
 from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import Compute
-from mdel_assets.defs.metadata import OWNERS, chart, provenance, table
+from mdel_assets.defs.metadata import OWNERS, chart, page, table
 from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions
@@ -70,7 +70,7 @@ def variant_assets(
         owners=OWNERS,
         kinds={"parquet", "matplotlib"},
         code_version=CODE_VERSIONS["sweep_report"],
-        metadata=columns.of(columns.SWEEP_REPORT),
+        metadata=columns.below(columns.SWEEP_REPORT),
     )
     def sweep_report(workspace: Workspace) -> dg.MaterializeResult:
         """What each variant gains on its own domain and on general text, beside the expert.
@@ -83,14 +83,12 @@ def variant_assets(
         record = steps_sweep.make_sweep_report(lineage)
         entries = steps_sweep.read_sweep(lineage)
         rows = sweep_rows(entries)
-        return dg.MaterializeResult(
-            metadata={
-                "sweep": chart(draw_sweep(entries), "what each variant gains"),
-                "changes": dg.MetadataValue.md(sweep_markdown(entries)),
-                "rows": table(rows),
-                columns.ROW_COUNT: len(rows),
-                **provenance(record, lineage.store.sweep()),
-            }
-        )
+        shown = {
+            "changes": dg.MetadataValue.md(sweep_markdown(entries)),
+            "sweep": chart(draw_sweep(entries), "what each variant gains"),
+            "rows": table(rows),
+            columns.ROW_COUNT: len(rows),
+        }
+        return dg.MaterializeResult(metadata=page(shown, record, lineage.store.sweep()))
 
     return [variant_expert, sweep_report]

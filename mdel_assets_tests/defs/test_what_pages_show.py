@@ -70,7 +70,8 @@ def test_every_table_names_and_describes_its_columns(definitions):
     ]
     assert len(tables) >= 6
     for spec in tables:
-        shown = spec.metadata["dagster/column_schema"].columns
+        is_data = spec.group_name == "data"
+        shown = spec.metadata["dagster/column_schema" if is_data else "columns"].columns
         assert shown, spec.key
         assert all(column.description and column.type for column in shown), spec.key
 
@@ -223,3 +224,26 @@ def test_links_lead_to_the_commit_that_something_was_taken_from(monkeypatch):
     assert link("hub", model) == {"hub": dg.MetadataValue.url(model)}
     assert link("source", shard_address("/corpus/01.jsonl.zst", commit=None)) == {}
     assert link("wandb", None) == {}
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    ("asset", "key", "first"),
+    [
+        ("shard_documents", "00", ["text_by_domain", "domains"]),
+        ("domain_dataset", "arxiv", ["splits", "document_lengths"]),
+        ("seed_model", None, ["validation_loss", "loss_curve"]),
+        ("expert_model", "arxiv", ["validation_losses", "loss_curve"]),
+        ("layer_differences", "arxiv", ["changes", "cosines"]),
+        ("perplexity_report", "seed", ["bits_per_byte", "perplexity"]),
+        ("perplexity_matrix", None, ["findings", "heatmap"]),
+        ("ensemble_report", None, ["findings", "at_a_glance"]),
+    ],
+)
+def test_what_matters_comes_first_and_a_reports_columns_stand_below(finished, asset, key, first):
+    experiment, home, _ = finished
+    (event,) = materialize(experiment, home, asset, key).asset_materializations_for_node(asset)
+    assert list(event.metadata)[:3] == ["state", *first]
+    graph = build_definitions(experiment, home).resolve_asset_graph()
+    above = "dagster/column_schema" in graph.get(event.asset_key).metadata
+    assert above == (asset in ("shard_documents", "domain_dataset"))
