@@ -4,7 +4,7 @@ A dataset is judged by the documents that it holds, everything else by the input
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from mdel_assets.artifacts import Record
 from mdel_assets.recorded_artifacts import Recorded
@@ -27,15 +27,16 @@ def derived_from(
     *,
     shards: Iterable[str],
     count_documents: Callable[[Recorded], int | None],
+    never_made: Collection[tuple[str, str]] = (),
 ) -> list[Derived]:
     """Return what was made from the text of ``domain``, each after what it was made from.
 
     ``shards`` are those that hold documents of the domain. ``count_documents`` counts those in a
     dataset; None where its files are damaged. An input that is no longer on disk as it was used may
     have held the domain's text: it counts if the corpus has the domain, or if it was the domain's
-    own dataset.
+    own dataset; not if it is one of ``never_made``, the datasets of absent domains.
     """
-    return _Walk(domain, found, set(shards), count_documents).derived()
+    return _Walk(domain, found, set(shards), count_documents, never_made).derived()
 
 
 class _Walk:
@@ -47,8 +48,10 @@ class _Walk:
         found: Sequence[Recorded],
         shards: set[str],
         count_documents: Callable[[Recorded], int | None],
+        never_made: Collection[tuple[str, str]],
     ) -> None:
         self.domain = domain
+        self.never_made = never_made
         self.shards = shards
         # A copied folder has the identity of its original.
         self.by_identity: dict[tuple[str, str], list[Recorded]] = {}
@@ -97,6 +100,8 @@ class _Walk:
 
     def _holds_text(self, identity: tuple[str, str]) -> bool:
         """Whether an input was made from the domain's text, or may have been."""
+        if identity in self.never_made:
+            return False
         if identity not in self.by_identity:
             return self.in_corpus or identity[0] == f"domain_dataset '{self.domain}'"
         source = self.by_identity[identity][0].record

@@ -108,12 +108,20 @@ class Lineage(Line):
     def _fingerprints(self, inputs: Sequence[Artifact]) -> dict[str, str]:
         """Return the inputs' fingerprints; an absent domain's is of the dataset it would have."""
         has_datasets = any(artifact.kind == "domain_dataset" for artifact in inputs)
-        absent = self.unrouted_domains() if has_datasets else set()
+        absent = dict(self.absent_datasets()) if has_datasets else {}
         return {
-            artifact.label: self.identity(artifact.kind, artifact.key).fingerprint
-            if artifact.kind == "domain_dataset" and artifact.key in absent
-            else artifact.require().fingerprint
+            artifact.label: absent.get(artifact.label) or artifact.require().fingerprint
             for artifact in inputs
+        }
+
+    def absent_datasets(self) -> set[tuple[str, str]]:
+        """Return label and fingerprint of the dataset that each unrouted domain would have."""
+        return {
+            (
+                self.store.dataset(domain).label,
+                self.identity("domain_dataset", domain).fingerprint,
+            )
+            for domain in self.unrouted_domains()
         }
 
     def inputs(self, kind: str, key: str = "") -> list[Artifact]:

@@ -76,6 +76,14 @@ def test_its_own_dataset_counts_even_if_it_is_gone():
     assert list(labels([own, SEED], {})) == ["expert_model 'books'"]
 
 
+def test_the_dataset_of_an_absent_domain_that_was_never_made_holds_no_text():
+    own = recorded("seed_model", "", "o", BOOKS)
+    derived = derived_from(
+        "books", [own], shards=[], count_documents=lambda _: 0, never_made={BOOKS.identity}
+    )
+    assert derived == []
+
+
 def test_a_dataset_that_was_made_anew_does_not_speak_for_the_one_before():
     anew = recorded("domain_dataset", "court", "anew")
     found = labels([EXPERT, SEED, anew, BOOKS], {"books": 5, "court": 0})

@@ -156,8 +156,8 @@ def test_a_domain_of_validation_text_alone_has_a_dataset_and_no_expert(tmp_path,
     sizes = dict.fromkeys(KEY_OF, 4)
     for name in ("00", "01"):
         write_shard(tmp_path / f"{name}.jsonl.zst", make_documents(sizes | {"FreeLaw": 0}))
-    for name in ("val", "test"):
-        write_shard(tmp_path / f"{name}.jsonl.zst", make_documents(sizes, first=100))
+    for name, first in (("val", 100), ("test", 200)):
+        write_shard(tmp_path / f"{name}.jsonl.zst", make_documents(sizes, first=first))
     experiment = pico_experiment(tmp_path)
     lineage = home.lineage(experiment)
     for shard in experiment.shards():

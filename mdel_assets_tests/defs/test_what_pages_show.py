@@ -231,7 +231,7 @@ def test_links_lead_to_the_commit_that_something_was_taken_from(monkeypatch):
     ("asset", "key", "first"),
     [
         ("shard_documents", "00", ["text_by_domain", "domains"]),
-        ("domain_dataset", "arxiv", ["splits", "document_lengths"]),
+        ("domain_dataset", "arxiv", ["too_few_held_out", "splits"]),
         ("seed_model", None, ["validation_loss", "loss_curve"]),
         ("expert_model", "arxiv", ["validation_losses", "loss_curve"]),
         ("layer_differences", "arxiv", ["changes", "cosines"]),
