@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdel_assets.artifacts import Artifact, Identity, Record, looking_once
-from mdel_assets.errors import MdelError, MissingArtifactError
+from mdel_assets.errors import ExperimentError, MdelError, MissingArtifactError
 from mdel_assets.experiment import Shard
 from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining, Optimization
 from mdel_assets.hub_sources import at_commit
@@ -96,13 +96,18 @@ class Lineage(Line):
 
         """
         config, inputs = self._made_of(kind, key)
+        return self._identity(kind, key, config, self._fingerprints(inputs))
+
+    def _identity(
+        self, kind: str, key: str, config: dict[str, Any], inputs: dict[str, str]
+    ) -> Identity:
         return Identity(
             kind=kind,
             key=key,
             experiment=self.experiment.name,
             code_version=CODE_VERSIONS[kind],
             config=config,
-            inputs=self._fingerprints(inputs),
+            inputs=inputs,
         )
 
     def _fingerprints(self, inputs: Sequence[Artifact]) -> dict[str, str]:
@@ -115,14 +120,24 @@ class Lineage(Line):
         }
 
     def absent_datasets(self) -> set[tuple[str, str]]:
-        """Return label and fingerprint of the dataset that each unrouted domain would have."""
-        return {
-            (
-                self.store.dataset(domain).label,
-                self.identity("domain_dataset", domain).fingerprint,
-            )
-            for domain in self.unrouted_domains()
-        }
+        """Return label and fingerprint of the dataset that each unrouted domain would have.
+
+        None where the files of the shards are gone.
+        """
+        try:
+            return {
+                (self.store.dataset(domain).label, self._dataset_by_records(domain))
+                for domain in self.unrouted_domains()
+            }
+        except ExperimentError:
+            return set()
+
+    def _dataset_by_records(self, domain: str) -> str:
+        """Return the fingerprint that a dataset would have; no file of a document is read."""
+        config, documents = self._domain_dataset(domain)
+        records = {artifact.label: artifact.read_record() for artifact in documents}
+        inputs = {label: record.fingerprint for label, record in records.items() if record}
+        return self._identity("domain_dataset", domain, config, inputs).fingerprint
 
     def inputs(self, kind: str, key: str = "") -> list[Artifact]:
         """Return what an artifact is made from, whether that is there or not."""
@@ -141,7 +156,8 @@ class Lineage(Line):
     def absent_domains(self) -> list[str]:
         """Domains of which the corpus is known to have no training document.
 
-        What was not read yet, or would be read anew, is not known to be absent.
+        What was not read yet, or would be read anew, is not known to be absent. Records alone are
+        read: the definitions ask this whenever they are loaded.
         """
         try:
             with looking_once():
@@ -155,8 +171,10 @@ class Lineage(Line):
             return []
 
     def _is_without_training_text(self, domain: str) -> bool:
-        record = self.current("domain_dataset", domain)
-        return record is not None and not record.counts["train"]["num_domain_documents"]
+        record = self.store.dataset(domain).read_record()
+        if record is None or record.counts["train"]["num_domain_documents"]:
+            return False
+        return record.fingerprint == self._dataset_by_records(domain)
 
     def shard(self, key: str) -> Shard:
         """Return the experiment's shard called ``key``."""

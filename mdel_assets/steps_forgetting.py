@@ -16,7 +16,6 @@ from mdel_assets.derived_artifacts import Derived, derived_from, marked_in
 from mdel_assets.domain_text import TextFound, shards_with, text_of
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import (
-    MdelError,
     PublishingError,
     UnknownKeyError,
     unknown_name_message,
@@ -83,7 +82,7 @@ def find_traces(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
         artifacts,
         shards=shards,
         count_documents=lambda entry: _count_documents(entry, domain),
-        never_made=_never_made(lineage),
+        never_made=lineage.absent_datasets(),
     )
     publications = [
         entry
@@ -164,14 +163,6 @@ def _require_known(lineage: Lineage, found: Sequence[Recorded], domain: str) -> 
     known = dict.fromkeys([*lineage.experiment.domain_keys, *sorted(on_disk)])
     if domain not in known:
         raise UnknownKeyError(unknown_name_message("domain", domain, known))
-
-
-def _never_made(lineage: Lineage) -> set[tuple[str, str]]:
-    """Return the identities of absent domains' datasets; none where documents are damaged."""
-    try:
-        return lineage.absent_datasets()
-    except MdelError:
-        return set()
 
 
 def _count_documents(entry: Recorded, domain: str) -> int | None:

@@ -130,9 +130,7 @@ def run_line(
         if not wanted:
             continue
         if kind == "domain_dataset" and absent:
-            num_absent = f"{len(absent)} of {len(experiment.domain_keys)}"
-            message = f"the corpus has no training document of {', '.join(absent)}"
-            yield RunOutcome(kind, num_absent, "absent", message=message)
+            yield _absent(experiment, absent)
         if on_stage:
             on_stage(Stage(kind, number + 1, len(kinds), len(wanted), time_left.of(kinds[number:])))
         started = time.monotonic()
@@ -146,6 +144,12 @@ def run_line(
             num_made += len(outcome.keys) if outcome.state == "made" else 0
         if num_made:
             time_left.count(kind, num_made, time.monotonic() - started)
+
+
+def _absent(experiment: Experiment, domains: Sequence[str]) -> RunOutcome:
+    num_absent = f"{len(domains)} of {len(experiment.domain_keys)}"
+    message = f"the corpus has no training document of {', '.join(domains)}"
+    return RunOutcome("domain_dataset", num_absent, "absent", message=message)
 
 
 def _skipped(kind: str, awaited: Mapping[str, tuple[str, ...]]) -> Iterator[RunOutcome]:

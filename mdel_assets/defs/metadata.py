@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterInvariantViolationError
 
 from mdel_assets.artifacts import Artifact, Record
 
@@ -18,10 +19,8 @@ def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict
 
     Whether this run made it, its own ``entries``, when it was made, where it lies, made from what.
     """
-    context = dg.AssetExecutionContext.get()
-    run = context.instance.get_run_record_by_id(context.run.run_id)
     made_at = artifact.made_at()
-    is_reused = run is not None and made_at < run.create_timestamp.timestamp()
+    is_reused = made_at < _run_began_at()
     since = dt.datetime.fromtimestamp(made_at, dt.UTC)
     reused = f"reused: up to date since {since:%Y-%m-%d %H:%M} UTC"
     return {
@@ -36,6 +35,16 @@ def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict
         "versions": dg.MetadataValue.json(record.versions),
         **(_forcing(artifact) if is_reused else {}),
     }
+
+
+def _run_began_at() -> float:
+    """Return when the present run was requested, in seconds since 1970; 0 outside of runs."""
+    try:
+        context = dg.AssetExecutionContext.get()
+    except DagsterInvariantViolationError:
+        return 0.0
+    run = context.instance.get_run_record_by_id(context.run.run_id)
+    return run.create_timestamp.timestamp() if run else 0.0
 
 
 def _forcing(artifact: Artifact) -> dict[str, str]:

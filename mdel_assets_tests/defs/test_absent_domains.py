@@ -197,3 +197,14 @@ def test_nothing_requests_a_dataset_of_an_absent_domain(finished):
     shutil.move(lineage.store.dataset("arxiv").folder, home.root / "away")
     assert could_be_made(lineage, "domain_dataset", "arxiv")
     shutil.move(home.root / "away", lineage.store.dataset("arxiv").folder)
+
+
+def test_loading_the_definitions_reads_records_alone(finished, tmp_path):
+    """A corpus of a terabyte is not verified before its graph is shown."""
+    experiment, home, _ = finished
+    bare = MdelHome(tmp_path / "home")
+    for record in (home.root / "pico").rglob("record.json"):
+        copy = bare.root / record.relative_to(home.root)
+        copy.parent.mkdir(parents=True)
+        shutil.copy(record, copy)
+    assert partitions(experiment, bare)["expert_model"] == PRESENT
