@@ -149,7 +149,8 @@ def test_dagster_gives_the_last_slot_to_both(home: MdelHome, own_way_of_dagster)
 
 
 def test_runs_of_both_kinds_claim_slots_so(own_way_of_dagster, corpus: Path, tmp_path: Path):
-    definitions = build_definitions(pico_experiment(corpus), MdelHome(tmp_path))
+    experiment, home = pico_experiment(corpus), MdelHome(tmp_path)
+    definitions = build_definitions(experiment, home)
     job = definitions.resolve_implicit_global_asset_job_def()
     with dg.DagsterInstance.ephemeral() as instance:
         settings = {"retries": {"enabled": {}}}
@@ -158,5 +159,5 @@ def test_runs_of_both_kinds_claim_slots_so(own_way_of_dagster, corpus: Path, tmp
         assert SqlEventLogStorage._claim_concurrency_slot is claim_free_slot
 
         SqlEventLogStorage._claim_concurrency_slot = DAGSTERS_OWN
-        Runner(definitions, instance)
+        Runner(definitions, instance, home.lineage(experiment))
         assert SqlEventLogStorage._claim_concurrency_slot is claim_free_slot

@@ -20,7 +20,7 @@ def test_two_experiments_of_one_home_show_their_own_runs_by_name(home, corpus):
     for name in ("pico", "firm"):
         experiment = pico_experiment(corpus, name=name)
         with open_instance(home, name) as instance:
-            runner = Runner(build_definitions(experiment, home), instance)
+            runner = Runner(build_definitions(experiment, home), instance, home.lineage(experiment))
             assert runner.run("raw_pile_shard", "val").state == "made"
     for name in ("pico", "firm"):
         with open_instance(home, name) as instance:
@@ -40,9 +40,9 @@ def test_two_experiments_of_one_home_show_their_own_runs_by_name(home, corpus):
 def test_the_location_of_a_deployment_has_the_name_that_it_was_given(home, corpus, monkeypatch):
     monkeypatch.setenv("MDEL_LOCATION", "mdel_assets")
     with open_instance(home, "pico") as instance:
-        Runner(build_definitions(pico_experiment(corpus), home), instance).run(
-            "raw_pile_shard", "val"
-        )
+        experiment = pico_experiment(corpus)
+        runner = Runner(build_definitions(experiment, home), instance, home.lineage(experiment))
+        runner.run("raw_pile_shard", "val")
         assert len(runs_of(instance, "mdel_assets")) == 1
 
 
