@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
+from pydantic import ValidationError
 
 from mdel_assets import errors
 from mdel_assets.console import show_log_lines
@@ -48,6 +49,19 @@ class WorkerSpec(Section):
     is_sharded: bool = False
     tracking_folder: str
     tracking_mode: Mode
+
+    def is_written_at(self, path: Path) -> bool:
+        """Whether the specification at ``path`` says the same, wherever the YAML lies by now."""
+        try:
+            earlier = WorkerSpec.model_validate_json(path.read_text("utf-8"))
+        except (OSError, ValidationError):
+            return False
+        return self._without_place() == earlier._without_place()
+
+    def _without_place(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json")
+        content["experiment"].pop("folder", None)
+        return content
 
     def write(self, path: Path) -> None:
         """Write the specification, and forget how an earlier worker ended."""

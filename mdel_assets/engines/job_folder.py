@@ -92,7 +92,7 @@ class JobFolder:
 
     def has_spec(self, spec: WorkerSpec) -> bool:
         """Whether the last job was to make exactly what ``spec`` says."""
-        return self.spec.exists() and self.spec.read_text("utf-8") == spec.model_dump_json(indent=2)
+        return spec.is_written_at(self.spec)
 
     def answer(self, note: Note) -> str | None:
         """Return the host that answered for the job of ``note``, or nothing so far."""

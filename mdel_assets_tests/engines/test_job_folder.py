@@ -63,6 +63,10 @@ def test_a_note_outlives_its_writer_and_nothing_else_of_an_earlier_job_does(tmp_
     assert folder.note() == NOTE
     assert folder.has_spec(SPEC)
     assert not folder.has_spec(SPEC.model_copy(update={"key": "github"}))
+    moved = SPEC.experiment | {"folder": "/elsewhere"}
+    assert folder.has_spec(SPEC.model_copy(update={"experiment": moved}))
+    folder.spec.write_text("{")
+    assert not folder.has_spec(SPEC)
     for path in (folder.messages, folder.output, folder.answered):
         path.write_text("old")
     folder.prepare(SPEC, Note("slurm", "4567"))
