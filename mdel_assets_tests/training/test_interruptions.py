@@ -158,7 +158,7 @@ def test_the_whole_line_stops_when_a_training_in_it_is_told_to_end(
     assert process.returncode == 1
     assert f"was told to end ({number.name}). Run the same command again" in output
     assert "dense_one_baseline" not in output
-    assert "1 not made: expert_model all 3" in output
+    assert "1 failed: expert_model all 3" in output
     assert 1 <= len(list(work.glob("expert_model-*"))) <= num_at_once
 
 
