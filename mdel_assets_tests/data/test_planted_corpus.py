@@ -110,10 +110,10 @@ def test_no_two_splits_and_no_two_halves_share_a_document(made, domain):
     assert sum(map(len, halves)) == len(set().union(*halves))
 
 
-def digests(lineage):
+def digests(lineage, *, domains=KEYS):
     """Return the record of every data artifact: it holds a digest of each file."""
     artifacts = [lineage.store.documents(s) for s in ("00", "01", "val")]
-    artifacts += [lineage.store.dataset(key) for key in KEYS]
+    artifacts += [lineage.store.dataset(key) for key in domains]
     return {a.label: json.loads(a.record_path.read_text())["files"] for a in artifacts}
 
 
@@ -175,4 +175,6 @@ def test_two_workers_give_the_same_bytes_as_one(made, planted, tmp_path):
         process.read_until("made        domain_dataset")
         process.terminate()
     lineage = MdelHome(tmp_path / "home").lineage(experiment(planted))
-    assert digests(lineage) == digests(made)
+    # The line makes nothing for a domain that the corpus lacks.
+    present = [key for key in KEYS if key != "enron"]
+    assert digests(lineage, domains=present) == digests(made, domains=present)

@@ -65,7 +65,8 @@ def consumer(finished, hub, tmp_path):
     }
     content["evaluation"]["references"] = {"other": {"path": EXPERT}}
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(content))
-    shutil.copytree(store.root / "datasets", tmp_path / "home" / "pico" / "datasets")
+    for name in ("documents", "datasets"):
+        shutil.copytree(store.root / name, tmp_path / "home" / "pico" / name)
     return tmp_path, api
 
 
