@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -33,6 +32,7 @@ from mdel_assets.errors import (
     ForeignArtifactError,
     MissingArtifactError,
 )
+from mdel_assets.half_written import remove_left_behind, staging_prefix
 from mdel_assets.verification import Notes
 from mdel_assets.versions import library_versions
 
@@ -297,6 +297,8 @@ class Artifact:
     def staging(self) -> Iterator[Path]:
         """Give a hidden empty folder beside the final place; it is removed if not published.
 
+        What a killed process left there of the same artifact is removed, too.
+
         Raises:
             DiskFullError: the disk or a quota filled; nothing is left behind.
 
@@ -304,9 +306,8 @@ class Artifact:
         parent = self.folder.parent if self.owns_folder else self.folder
         parent.mkdir(parents=True, exist_ok=True)
         name = self.folder.name if self.owns_folder else self.record_path.name
-        # Who writes it, for `mdel doctor` to tell what was left behind.
-        prefix = f".{name}.tmp-{socket.gethostname()}-{os.getpid()}-"
-        stage = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        remove_left_behind(parent, name)
+        stage = Path(tempfile.mkdtemp(prefix=staging_prefix(name), dir=parent))
         stage.chmod(0o755)
         try:
             with explaining_full_disk(self.label, parent):

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,16 +17,14 @@ from pathlib import Path
 from mdel_assets.artifacts import RECORD_NAME, Artifact, Record
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment import Experiment
+from mdel_assets.half_written import ELSEWHERE_SECONDS, dead_writer
 from mdel_assets.home import MdelHome
 from mdel_assets.hub_credentials import find_token
 from mdel_assets.lineage import Lineage
 from mdel_assets.recorded_artifacts import record_paths
 from mdel_assets.tracking import tracking_mode
 
-_HALF_WRITTEN = re.compile(r"\..+\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
 _WORK_IN_PROGRESS = re.compile(r"(?P<name>.+)-(?P<fingerprint>[0-9a-f]{32})")
-# Another machine that shares the disk may be writing; it shows no process here.
-_ELSEWHERE_SECONDS = 24 * 3600.0
 _LOW_DISK_BYTES = 2 * 2**30
 _TIMEOUT_SECONDS = 5.0
 
@@ -78,8 +75,8 @@ def _database_problem(path: Path) -> str:
 def examine_folders(home: MdelHome) -> Iterator[Finding]:
     """Look for folders that a killed process left half-written."""
     for folder in sorted(home.root.rglob(".*")):
-        match = _HALF_WRITTEN.fullmatch(folder.name)
-        if match is None or _is_being_written(folder, match["host"], int(match["pid"])):
+        writer = dead_writer(folder)
+        if writer is None:
             continue
 
         def repair(folder: Path = folder) -> str:
@@ -87,8 +84,8 @@ def examine_folders(home: MdelHome) -> Iterator[Finding]:
             return f"removed {folder}"
 
         yield Finding(
-            f"{folder} ({_size_mib(folder):.0f} MiB) was left half-written by process "
-            f"{match['pid']} of {match['host']}, which is gone.",
+            f"{folder} ({_size_mib(folder):.0f} MiB) was left half-written by {writer}, "
+            f"which is gone.",
             repair,
         )
 
@@ -104,7 +101,7 @@ def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
         if match is None or _is_wanted(lineage, match["name"], match["fingerprint"]):
             continue
         newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-        if time.time() - newest < _ELSEWHERE_SECONDS:
+        if time.time() - newest < ELSEWHERE_SECONDS:
             continue
 
         def repair(folder: Path = folder) -> str:
@@ -127,18 +124,6 @@ def _is_wanted(lineage: Lineage, name: str, fingerprint: str) -> bool:
         return bool(lineage.identity(kind, key).fingerprint == fingerprint)
     except (MdelError, AttributeError, KeyError):
         return True
-
-
-def _is_being_written(folder: Path, host: str, pid: int) -> bool:
-    import psutil
-
-    if host != socket.gethostname():
-        return time.time() - folder.stat().st_mtime < _ELSEWHERE_SECONDS
-    try:
-        # A process that began after the folder only has its number from another.
-        return bool(psutil.Process(pid).create_time() <= folder.stat().st_mtime + 1)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _size_mib(folder: Path) -> float:

@@ -10,7 +10,7 @@ import time
 import pytest
 import xxhash
 
-from mdel_assets.artifacts import RECORD_NAME
+from mdel_assets.artifacts import MAKING_NAME
 from mdel_assets.home import MdelHome
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import pico_experiment
@@ -43,14 +43,14 @@ class Line:
         assert process.returncode == 0, self.printed[-5000:]
 
     def digests(self):
-        """Return the digest of every file of every artifact, by its path; records apart."""
+        """Return the digest of every file of every artifact, by its path, records among them."""
         lineage, found = self.lineage, {}
         for kind in lineage.kinds():
             for key in lineage.keys(kind):
                 artifact = lineage.artifact(kind, key)
                 assert lineage.current(kind, key), (kind, key)
                 for path in artifact.folder.rglob("*"):
-                    if path.is_file() and not path.name.endswith(RECORD_NAME):
+                    if path.is_file() and path.name != MAKING_NAME:
                         name = str(path.relative_to(self.home.root))
                         found[name] = xxhash.xxh3_64_hexdigest(path.read_bytes())
         return found

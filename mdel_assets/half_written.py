@@ -1,0 +1,49 @@
+"""Folders in which artifacts are written before they are moved into place, and who writes them."""
+
+import glob
+import os
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+
+_NAME = re.compile(r"\..+\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
+# Another machine that shares the disk may be writing; it shows no process here.
+ELSEWHERE_SECONDS = 24 * 3600.0
+
+
+def staging_prefix(name: str) -> str:
+    """Return what the name of this process's staging folder for ``name`` begins with."""
+    return f".{name}.tmp-{socket.gethostname()}-{os.getpid()}-"
+
+
+def dead_writer(folder: Path) -> str | None:
+    """Return the process that left ``folder`` half-written; None if it may still write there."""
+    match = _NAME.fullmatch(folder.name)
+    if match is None or _is_being_written(folder, match["host"], int(match["pid"])):
+        return None
+    return f"process {match['pid']} of {match['host']}"
+
+
+def remove_left_behind(parent: Path, name: str) -> None:
+    """Remove what dead processes left half-written of ``name``."""
+    for folder in parent.glob(f".{glob.escape(name)}.tmp-*"):
+        if dead_writer(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_being_written(folder: Path, host: str, pid: int) -> bool:
+    import psutil
+
+    try:
+        changed = folder.stat().st_mtime
+        if host != socket.gethostname():
+            return time.time() - changed < ELSEWHERE_SECONDS
+        # A process that began after the folder only has its number from another.
+        return bool(psutil.Process(pid).create_time() <= changed + 1)
+    except FileNotFoundError:
+        # Just moved into its place.
+        return True
+    except psutil.NoSuchProcess:
+        return False
