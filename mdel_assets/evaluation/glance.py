@@ -87,7 +87,7 @@ def glance_figure(bars: Sequence[Bar], *, split: str, text: str) -> Any:
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_title("Bits per byte better than the seed (longer is better)")
-    axes.set_xlabel(f"mean of domains on {split} ({text}), with 95 % intervals", fontsize=9)
+    axes.set_xlabel(f"mean of domains on {split},\nof {text}, with 95 % intervals", fontsize=9)
     axes.grid(alpha=0.3, axis="x")
     return drawn
 
