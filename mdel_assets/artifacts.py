@@ -38,6 +38,8 @@ from mdel_assets.versions import library_versions
 
 RECORD_NAME = "record.json"
 MAKING_NAME = "making.json"
+# Folders in an experiment's work folder that are no work in progress.
+KEPT_IN_WORK = ("locks", "verified")
 _FAILED_CHECK_NAME = "failed_check"
 _log = logging.getLogger(__name__)
 
@@ -207,7 +209,11 @@ class Artifact:
                 f"'{record.experiment}', expected {self.label} of experiment '{self.experiment}'. "
                 f"Move it away, then {self.remedy}."
             )
-        if problem := self._damage_seen(record):
+        problem = self._damage_seen(record)
+        if problem and self.read_record() != record:
+            # Another process made it anew meanwhile.
+            return self.require()
+        if problem:
             raise DamagedArtifactError(
                 f"{self.label} is damaged: {problem}. Nothing is made from it. To make it anew, "
                 f"{self.remedy}."

@@ -48,8 +48,8 @@ class _Commands(click.Group):
     """Shows an `MdelError`, or a full disk, as one message without a traceback."""
 
     def invoke(self, context: click.Context) -> object:
-        place = MdelHome.from_environment().root
         try:
+            place = MdelHome.from_environment().root
             with explaining_full_disk("what this command keeps", place):
                 return super().invoke(context)
         except MdelError as error:
@@ -183,7 +183,13 @@ def matrix() -> None:
     type=click.IntRange(min=1),
     help="New tokens per later window.  [default: the context length]",
 )
-@click.option("--num-documents", default=10_000, show_default=True, help="A seeded sample.")
+@click.option(
+    "--num-documents",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="A seeded sample.",
+)
 @click.option("--prefix-token", type=click.Choice(["eos", "bos"]), default="eos", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True

@@ -35,7 +35,7 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
     home, experiment = MdelHome.from_environment(), load_experiment(experiment_name())
     lineage = home.lineage(experiment)
     traces = find_traces(home, lineage, domain)
-    runs = runs_with_samples(home, domain)
+    runs = runs_with_samples(home, domain, experiment=experiment.name)
     _show(traces, runs)
     if not (traces.text or traces.derived or traces.publications or runs):
         click.echo(f"Nothing in {home.root} was made from text of '{domain}'.")
@@ -45,7 +45,7 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
         click.echo(f"{len(traces.derived)} marked in {lineage.store.forgotten}")
     if delete and _is_agreed(traces, runs, yes=yes):
         if runs:
-            delete_samples(home, domain)
+            delete_samples(home, domain, experiment=experiment.name)
         delete_local(traces)
         click.echo(f"{_amount(traces, runs)} deleted here")
     if yes_delete_remote:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from mdel_assets.artifacts import KEPT_IN_WORK
 from mdel_assets.home import MdelHome
 
 
@@ -30,26 +31,34 @@ class TextFound:
 
 def shards_with(domain: str, root: Path) -> list[str]:
     """Return the shards of an experiment that hold documents of ``domain``."""
+    files = sorted(root.glob(f"documents/*/{domain}.parquet"))
+    return [path.parent.name for path in files if _may_hold_rows(path)]
+
+
+def _may_hold_rows(path: Path) -> bool:
+    """Whether a file has rows; a damaged one may still hold text."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = sorted(root.glob(f"documents/*/{domain}.parquet"))
-    return [path.parent.name for path in files if pq.read_metadata(path).num_rows]
+    try:
+        return bool(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return True
 
 
 def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]:
     """Yield where text of ``domain`` lies, its own files first, then what may hold some of it."""
-    import pyarrow.parquet as pq
-
     from mdel_assets.data.document_writer import REJECTS_NAME
 
     root = home.root / experiment
     for shard in shards_with(domain, root):
         yield TextFound(root / "documents" / shard / f"{domain}.parquet", "its documents")
     for path in sorted(root.glob(f"documents/*/{REJECTS_NAME}")):
-        if pq.read_metadata(path).num_rows:
+        if _may_hold_rows(path):
             yield TextFound(path, "rejected lines of any domain")
     for path in sorted(root.glob("work/*")):
-        yield TextFound(path, "work in progress, or damaged")
+        if path.name not in KEPT_IN_WORK:
+            yield TextFound(path, "work in progress, or damaged")
     for path in sorted(home.cache.glob(f"partial-{experiment}-*")):
         yield TextFound(path, "a shard that was not fetched to its end")
     other = "other text too, so it stays: rm -r it if no other domain needs it"

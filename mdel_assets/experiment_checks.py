@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import (
     ExperimentError,
@@ -28,6 +28,9 @@ from mdel_assets.experiment_rules import mistakes_of_scoring, mistakes_of_traini
 from mdel_assets.lineage import Lineage
 from mdel_assets.model_families import shape_of
 from mdel_assets.shard_locations import repeated_locations, shard_keys, write_out
+
+if TYPE_CHECKING:
+    from mdel_assets.data.shard_counts import ShardCounts
 
 _log = logging.getLogger(__name__)
 _NUM_SOURCES = 20
@@ -100,14 +103,22 @@ def _shards(lineage: Lineage, findings: Findings) -> Iterator[Shard]:
             _look_at_address(f"source.{role}", location, findings)
         elif _is_there(Path(location).expanduser(), is_folder=source.layout == "folders"):
             yield Shard.model_construct(key=key, location=location, role=role)
-        elif lineage.store.shard(key).read_record() is None:
+        elif not _exists(lineage.store.shard(key).record_path):
             what = "folder" if source.layout == "folders" else "file"
             hint = _hint(experiment, location)
             findings.mistakes.append(f"source.{role}: '{location}' is no {what}{hint}")
 
 
 def _is_there(path: Path, *, is_folder: bool) -> bool:
-    return path.is_dir() if is_folder else path.is_file()
+    return _exists(path) and (path.is_dir() if is_folder else path.is_file())
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Such as a name that is too long.
+        return False
 
 
 def _hint(experiment: Experiment, location: str) -> str:
@@ -116,7 +127,7 @@ def _hint(experiment: Experiment, location: str) -> str:
         return ""
     told = f". Paths begin in the YAML's folder, {experiment.folder}"
     written = Path(location).relative_to(experiment.folder)
-    return f"{told}; the shell's folder has it" if written.exists() else told
+    return f"{told}; the shell's folder has it" if _exists(written) else told
 
 
 def _doubt_where_the_shell_has_another(
@@ -126,7 +137,7 @@ def _doubt_where_the_shell_has_another(
     if experiment.folder is None or not place.startswith(f"{experiment.folder}/"):
         return
     here, there = Path(place).relative_to(experiment.folder), Path(place)
-    if here.exists() and there.exists() and not here.samefile(there):
+    if _exists(here) and _exists(there) and not here.samefile(there):
         findings.doubts.append(
             f"{what}: {place} is read, beside the YAML; '{here}' of the shell's folder is not"
         )
@@ -176,11 +187,24 @@ def _look_at_records(lineage: Lineage, shard: Shard, findings: Findings) -> None
     told = f"{place}: {counts.num_lines:,} records read, {counts.num_documents:,} documents"
     if domains is not None:
         told += f": {', '.join(shown[:_NUM_LABELS])}" + ", ..." * (len(shown) > _NUM_LABELS)
+    _doubt_where_many_are_rejected(experiment, place, counts, findings)
     if counts.num_rejects:
         told += f"; {counts.num_rejects:,} rejected ({_in_words(counts.rejects)})"
     if counts.unknown_labels:
         told += f"; labels that no domain claims: {_in_words(counts.unknown_labels)}"
     findings.notes.append(told)
+
+
+def _doubt_where_many_are_rejected(
+    experiment: Experiment, place: str, counts: "ShardCounts", findings: Findings
+) -> None:
+    """Note where the shard would be refused if all of it were as its first records."""
+    rate, allowed = counts.num_rejects / counts.num_lines, experiment.source.max_reject_rate
+    if rate > allowed:
+        findings.doubts.append(
+            f"{place}: {rate:.2g} of its first records are rejected, where source.max_reject_rate "
+            f"allows {allowed:.2g} of a shard"
+        )
 
 
 def _in_words(counts: dict[str, int]) -> str:
@@ -239,7 +263,7 @@ def _look_at_model(place: str, experiment: Experiment, name: str, findings: Find
     path = Path(folder).expanduser()
     _doubt_where_the_shell_has_another(place, experiment, folder, findings)
     if folder == name and not path.is_absolute():
-        if experiment.folder and path.exists():
+        if experiment.folder and _exists(path):
             findings.mistakes.append(
                 f"{place}: '{name}' is a folder in the shell's folder, and none beside the YAML in "
                 f"{experiment.folder}, where its paths begin. Write the path from there"

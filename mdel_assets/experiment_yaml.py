@@ -23,8 +23,8 @@ def read_mapping(text: str, *, origin: str) -> dict[Any, Any]:
             named.
 
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         mistakes = _mistakes_in(node)
         content = None if mistakes or node is None else loader.construct_document(node)
@@ -32,8 +32,6 @@ def read_mapping(text: str, *, origin: str) -> dict[Any, Any]:
         mistakes = [_too_deep()]
     except (yaml.YAMLError, ValueError) as error:
         raise ExperimentError(f"{origin} is not YAML: {error}") from error
-    finally:
-        loader.dispose()  # type: ignore[no-untyped-call, unused-ignore]
     if mistakes:
         raise ExperimentError(f"{origin}{listed(mistakes)}")
     if not isinstance(content, dict):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from mdel_assets.artifacts import looking_once
-from mdel_assets.errors import MdelError
+from mdel_assets.errors import ArtifactError, MdelError
 from mdel_assets.lineage import Lineage
 
 # Made of the models that are there, and says which are missing.
@@ -60,6 +60,10 @@ def reasons_not_made(lineage: Lineage, kind: str, keys: Iterable[str]) -> dict[s
     """
     if kind not in lineage.kinds() or kind == "raw_pile_shard":
         return {}
-    present = set(lineage.keys(kind))
+    try:
+        present = set(lineage.keys(kind))
+    except ArtifactError:
+        # Which keys there are is not known yet: those that were asked for count.
+        present = set(keys := list(keys))
     stale = {key: lineage.stale(kind, key) for key in keys if key in present}
     return {key: found.reason for key, found in stale.items() if found}

@@ -142,6 +142,9 @@ def _identity(location: str) -> str:
         status = path.stat()
     except OSError:
         return os.path.realpath(path)
+    except ValueError:
+        # No file can have such a name.
+        return location
     return f"inode {status.st_dev} {status.st_ino}"
 
 

@@ -42,10 +42,14 @@ def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
     with ExitStack() as stack:
         identities, tasks = {}, {}
         for key in model_keys:
-            if current := current_record(lineage, "token_scores", key):
-                scored.records[key] = current
+            try:
+                if current := current_record(lineage, "token_scores", key):
+                    scored.records[key] = current
+                    continue
+                identity = identities[key] = lineage.identity("token_scores", key)
+            except MdelError as error:
+                scored.failures[key] = str(error)
                 continue
-            identity = identities[key] = lineage.identity("token_scores", key)
             artifact = lineage.store.scores(key)
             is_reusable = _is_reusable(lineage, artifact.last_record(), identity, key)
             tasks[key] = ScoringTask(
@@ -71,7 +75,7 @@ def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
     """Score models as `score` does, some at a time in processes of their own where that pays."""
     from mdel_assets.engines.side_by_side import Work, run_side_by_side
 
-    missing = [key for key in model_keys if not lineage.current("token_scores", key)]
+    missing = [key for key in model_keys if not _is_scored(lineage, key)]
     count = _num_scored_at_once(lineage, len(missing))
     failures: dict[str, str] = {}
     if count > 1:
@@ -83,6 +87,14 @@ def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
             failures |= outcome.value.failures
     rest = score(lineage, [key for key in model_keys if key not in failures])
     return Scored(rest.records, failures | rest.failures)
+
+
+def _is_scored(lineage: Lineage, key: str) -> bool:
+    """Whether a model's scores are there; not where it is damaged, which `score` tells."""
+    try:
+        return lineage.current("token_scores", key) is not None
+    except MdelError:
+        return False
 
 
 def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:

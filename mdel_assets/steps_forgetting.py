@@ -90,9 +90,15 @@ def find_traces(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
         # What it was made of may be gone already.
         if entry.record.kind.startswith(_PUBLICATION) and domain in entry.record.details["domains"]
     ]
-    is_there = bool(shards or derived or publications)
+    is_there = bool(shards or derived or publications or _was_routed(lineage, domain))
     text = list(text_of(domain, home, lineage.experiment.name)) if is_there else []
     return Traces(domain, text, derived, publications)
+
+
+def _was_routed(lineage: Lineage, domain: str) -> bool:
+    """Whether a raw shard held the domain, also where its documents were removed since."""
+    records = (lineage.store.documents(path.parent.name) for path in lineage.store.all_documents())
+    return any(domain in record.counts["domains"] for a in records if (record := a.read_record()))
 
 
 def mark_forgotten(lineage: Lineage, traces: Traces) -> None:

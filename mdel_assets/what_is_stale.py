@@ -3,7 +3,7 @@
 import dataclasses
 
 from mdel_assets.artifacts import looking_once
-from mdel_assets.errors import MdelError, MissingArtifactError
+from mdel_assets.errors import ArtifactError, MdelError
 from mdel_assets.lineage import Lineage
 from mdel_assets.staleness import Stale
 
@@ -29,7 +29,7 @@ def what_is_stale(lineage: Lineage, *, until: str | None = None) -> StaleLine:
             if kind == until:
                 break
             found += [stale for key in keys if (stale := lineage.stale(kind, key))]
-    except MissingArtifactError:
+    except ArtifactError:
         return StaleLine(found, is_cut_off=True)
     return StaleLine(found)
 

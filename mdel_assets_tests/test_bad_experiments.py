@@ -151,6 +151,7 @@ CASES = [
     ("name: firm", "name: [" * 5000, ["nested more than 40 levels deep"]),
     ("name: firm", "name: " + "{a: " * 5000, ["nested more than 40 levels deep"]),
     ("name: firm", "name: [firm", ["is not YAML"]),
+    ("name: firm", "name: firm\a", ["is not YAML", "special characters"]),
     ("name: firm", "name: &a [*a]", ["levels deep"]),
     (GOOD, "- a list\n", ["must hold a mapping of keys"]),
     (GOOD, "", ["must hold a mapping of keys"]),

@@ -124,7 +124,8 @@ def test_what_the_shell_has_by_the_same_name_is_told_of(firm, tmp_path, monkeypa
     (tmp_path / "shell" / "data").mkdir()
     (tmp_path / "shell" / "data" / "a.jsonl.zst").write_bytes(b"")
     monkeypatch.chdir(tmp_path / "shell")
-    findings = look_around(firm(seed_model={"path": "models/seed"}))
+    source = {"max_reject_rate": 0.5}
+    findings = look_around(firm(source=source, seed_model={"path": "models/seed"}))
     assert findings.mistakes == []
     train, seed = findings.doubts
     path = tmp_path / "data" / "a.jsonl.zst"
@@ -144,6 +145,46 @@ def test_what_is_wanted_may_come_after_the_first_records(firm):
     findings = look_around(firm(domains=domains, source={"other_labels": "leave_out"}))
     assert findings.mistakes == []
     assert "as far as its first records tell: a.jsonl holds no readable" in findings.doubts[0]
+
+
+def test_first_records_of_which_too_many_are_rejected_are_a_doubt(firm):
+    (doubt,) = look_around(firm()).doubts
+    assert doubt.endswith(
+        "0.33 of its first records are rejected, where source.max_reject_rate allows 0.0001 of a "
+        "shard"
+    )
+    assert look_around(firm(source={"max_reject_rate": 0.5})).doubts == []
+
+
+@pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_no_file(firm, name):
+    (mistake,) = look_around(firm(source={"train": [name]})).mistakes
+    assert "is no file" in mistake
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark"), [("utf-8", "\ufeff\n"), ("utf-16", ""), ("utf-16-be", "\ufeff")]
+)
+def test_the_head_of_a_long_array_is_read_whatever_its_encoding(firm, tmp_path, encoding, mark):
+    rows = [{"text": "word " * 100, "dept": "Law"} for _ in range(4000)]
+    path = tmp_path / "data" / "rows.json"
+    path.write_bytes((mark + json.dumps(rows, indent=1)).encode(encoding))
+    findings = look_around(firm(source={"train": ["data/rows.json"]}))
+    assert findings.mistakes == []
+    assert "1,000 documents: law 1,000" in findings.notes[0]
+
+
+def test_large_files_in_folders_are_not_read_whole(firm, tmp_path):
+    for name in ("Law", "Mail"):
+        (tmp_path / "corpus" / name).mkdir(parents=True)
+        (tmp_path / "corpus" / name / "a.txt").write_text("text")
+        with (tmp_path / "corpus" / name / "b.jsonl").open("w") as file:
+            file.writelines(json.dumps({"text": f"text {n}"}) + "\n" for n in range(3000))
+    findings = look_around(
+        firm(source={"layout": "folders", "domain_field": None, "train": ["corpus"]})
+    )
+    assert findings.mistakes == []
+    assert "law 1,001, mail 1,001" in findings.notes[0]
 
 
 def test_one_file_by_two_names_cannot_be_for_training_and_for_validation(firm, tmp_path):

@@ -107,7 +107,7 @@ def source_signature(location: str) -> str | None:
         return f"{status.st_size}-{status.st_mtime_ns}"
     files = folder_files(path) if path.is_dir() else []
     marks = [f"{f.relative_to(path)} {source_signature(str(f))}" for f in files]
-    return hashlib.sha256("\n".join(marks).encode()).hexdigest() if marks else None
+    return hashlib.sha256(os.fsencode("\n".join(marks))).hexdigest() if marks else None
 
 
 def sha256_of(path: Path) -> str:
@@ -115,7 +115,7 @@ def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_dir():
         for file in _files(path):
-            digest.update(f"{sha256_of(file)}  {file.relative_to(path)}\n".encode())
+            digest.update(os.fsencode(f"{sha256_of(file)}  {file.relative_to(path)}\n"))
         return digest.hexdigest()
     with path.open("rb") as opened:
         while block := opened.read(1 << 22):

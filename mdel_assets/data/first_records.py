@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdel_assets.data.decompress import plain_bytes
+from mdel_assets.data.file_kinds import plain_suffix
+from mdel_assets.data.folder_files import folder_files
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.shard_pass import route_documents
+from mdel_assets.data.text_stream import begins_array, read_up_to, text_bytes
 from mdel_assets.experiment_fields import Domain, Source
 
 _NUM_RECORDS = 1000
@@ -36,7 +38,7 @@ def count_first_records(
         documents = Path(folder) / "documents"
         for place in (head, documents):
             place.mkdir()
-        found = _link_some(shard, head / shard.name) if shard.is_dir() else _copy_head(shard, head)
+        found = _copy_some(shard, head / shard.name) if shard.is_dir() else _copy_head(shard, head)
         if found is None:
             return None
         # How many rejects are too many is a question to the whole of a shard.
@@ -70,30 +72,29 @@ def _copy_rows(file: Path, target: Path) -> Path:
 
 
 def _copy_lines(file: Path, target: Path) -> Path | None:
-    head = bytearray(_HEAD_BYTES)
-    size = 0
-    with plain_bytes(file) as (stream, _), memoryview(head) as view:
-        while size < len(head) and (num_read := stream.readinto(view[size:])):
-            size += num_read
-    lines = bytes(head[:size]).split(b"\n")
-    if size == _HEAD_BYTES:
+    """Copy the first lines, in UTF-8; of one JSON array, its first elements as lines."""
+    is_array = plain_suffix(file) == ".json" and begins_array(file)
+    with text_bytes(file, is_array=is_array) as (stream, _):
+        head = read_up_to(stream, _HEAD_BYTES)
+    lines = head.split(b"\n")
+    if len(head) == _HEAD_BYTES:
         # The last line may go on.
         lines.pop()
-    # One JSON array is no file of lines, and its beginning is no array.
-    if not lines or lines[0].lstrip().startswith(b"["):
+    if not lines:
         return None
+    target = target.with_suffix(".jsonl") if is_array else target
     target.write_bytes(b"\n".join(lines[:_NUM_RECORDS]))
     return target
 
 
-def _link_some(shard: Path, target: Path) -> Path:
-    """Link the first files of each folder."""
+def _copy_some(shard: Path, target: Path) -> Path:
+    """Copy the heads of the first files of each folder, and link small files of other kinds."""
     folders = sorted(path for path in shard.iterdir() if path.is_dir())[:_NUM_FOLDERS]
     target.mkdir()
     for folder in folders:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())[:_NUM_FILES]
-        for file in files:
+        for file in folder_files(folder)[:_NUM_FILES]:
             place = target / folder.name / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.symlink_to(file.resolve())
+            if _copy_head(file, place.parent) is None and file.stat().st_size <= _HEAD_BYTES:
+                place.symlink_to(file.resolve())
     return target

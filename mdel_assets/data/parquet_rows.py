@@ -136,6 +136,8 @@ def _column_path(
     """
     if path is None:
         return []
+    if schema.names.count(path) > 1:
+        raise ShardError(f"{name}: more than one column is called '{path}'. Rename all but one.")
     place = path.split(".")
     kind = _kind_at(schema, place)
     if kind is None and path in schema.names:

@@ -85,9 +85,8 @@ def _partitions(definitions: dg.Definitions, asset: str) -> dg.PartitionsDefinit
 def _refuse_without_partitions(asset: str, known: Collection[str]) -> None:
     if asset in known:
         raise UnknownKeyError(
-            f"{asset} has no partitions, so there are not several to make. Run 'dagster asset "
-            f"materialize -m mdel_assets.definitions --select {asset}', or 'mdel run' for "
-            f"everything that is missing."
+            f"{asset} has no partitions, so there are not several to make. Run 'mdel dg "
+            f"launch --assets {asset}', or 'mdel run' for everything that is missing."
         )
 
 

@@ -16,20 +16,22 @@ _DATASETS = dg.AssetKey("domain_dataset")
 _PAGE = 500
 
 
-def runs_with_samples(home: MdelHome, domain: str) -> list[str]:
-    """Return the runs whose history holds rows of ``domain``, sorted."""
+def runs_with_samples(home: MdelHome, domain: str, *, experiment: str) -> list[str]:
+    """Return the experiment's runs whose history holds rows of ``domain``, sorted."""
     found: set[str] = set()
     for folder in _instances(home):
         with dg.DagsterInstance.from_config(str(folder)) as instance:
-            found |= {event.run_id for event in _samples(instance, domain)}
+            samples = _samples(instance, domain, home.root / experiment)
+            found |= {event.run_id for event in samples}
     return sorted(found)
 
 
-def delete_samples(home: MdelHome, domain: str) -> None:
+def delete_samples(home: MdelHome, domain: str, *, experiment: str) -> None:
     """Delete those runs from the history, and what it keeps of the newest datasets."""
     for folder in _instances(home):
         with dg.DagsterInstance.from_config(str(folder)) as instance:
-            runs = sorted({event.run_id for event in _samples(instance, domain)})
+            samples = _samples(instance, domain, home.root / experiment)
+            runs = sorted({event.run_id for event in samples})
             for run_id in runs:
                 instance.delete_run(run_id)
             if runs:
@@ -46,19 +48,24 @@ def _instances(home: MdelHome, environment: Mapping[str, str] = os.environ) -> l
     return sorted({path.parent.resolve() for path in settings})
 
 
-def _samples(instance: dg.DagsterInstance, domain: str) -> Iterator[dg.EventLogRecord]:
+def _samples(instance: dg.DagsterInstance, domain: str, root: Path) -> Iterator[dg.EventLogRecord]:
     cursor = None
     while True:
         page = instance.fetch_materializations(_DATASETS, limit=_PAGE, cursor=cursor)
-        yield from (event for event in page.records if _shows(event, domain))
+        yield from (event for event in page.records if _shows(event, domain, root))
         if not page.has_more:
             return
         cursor = page.cursor
 
 
-def _shows(event: dg.EventLogRecord, domain: str) -> bool:
+def _shows(event: dg.EventLogRecord, domain: str, root: Path) -> bool:
+    """Whether an event shows rows of ``domain`` of the experiment whose folder is ``root``."""
     made = event.asset_materialization
-    sample = made.metadata.get("sample") if made else None
+    if made is None:
+        return False
+    sample, place = made.metadata.get("sample"), made.metadata.get("path")
+    if isinstance(place, dg.PathMetadataValue) and root not in Path(place.path or "").parents:
+        return False
     if not isinstance(sample, dg.TableMetadataValue):
         return False
     return any(row.data.get("domain") == domain for row in sample.records)

@@ -31,7 +31,7 @@ from mdel_assets.defs.partitions import range_tags
 from mdel_assets.defs.pools import keep_limits_of_pools
 from mdel_assets.durable_files import explaining_full_disk, require_room
 from mdel_assets.engines.side_by_side import prepare
-from mdel_assets.errors import MissingArtifactError
+from mdel_assets.errors import ArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.lineage import Lineage
@@ -113,7 +113,7 @@ def run_line(
     for number, kind in enumerate(kinds):
         try:
             keys = lineage.keys(kind)
-        except MissingArtifactError:
+        except ArtifactError:
             message = f"waits for {not_made.in_words()}"
             yield RunOutcome("everything after that", "", "skipped", message=message)
             return
@@ -318,7 +318,9 @@ class Runner:
         kinds = dg.DagsterEventType.ASSET_MATERIALIZATION
         entries = self.instance.all_logs(result.run_id, of_type=kinds)
         made = {entry.dagster_event.partition for entry in entries if entry.dagster_event}
-        not_made = tuple(key for key in keys if key not in made)
+        # A partition is recorded before the check that it fails.
+        left_out = reasons_not_made(self.lineage, kind, keys)
+        not_made = tuple(key for key in keys if key not in made or key in left_out)
         if len(not_made) < len(keys):
             shown = ", ".join(not_made)
         return RunOutcome(kind, shown, "failed", elapsed, message, ends_line, tuple(keys), not_made)

@@ -13,6 +13,7 @@ from mdel_assets.defs.failures import in_words
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import LineError
 from mdel_assets.experiment import Experiment
+from mdel_assets.experiment_checks import refuse_mistakes
 
 LINE_JOB = "bring_line_up_to_date"
 
@@ -46,6 +47,7 @@ def _run_line(
     # It builds the definitions, of which this job is a part.
     from mdel_assets.defs.launch import run_line
 
+    refuse_mistakes(workspace.home.lineage(experiment))
     for outcome in run_line(experiment, workspace.home, instance=context.instance):
         what = f"{outcome.kind} {outcome.key}".strip()
         context.log.info("%s: %s", outcome.state, what)

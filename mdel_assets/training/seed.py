@@ -85,7 +85,7 @@ def pretrain_seed(
 
     """
     import torch
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     from mdel_assets.training.stored_precision import leaving_weights_alone
 
@@ -104,7 +104,7 @@ def pretrain_seed(
     refuse_long_blocks(config, pretraining.block_size, setting=setting)
     set_seed(pretraining.seed)
     with torch.device("cpu"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = _initialized(config)
     whole = pretraining.num_epochs is not None
     blocks = pack(
         documents,
@@ -119,7 +119,7 @@ def pretrain_seed(
     if folder is None:
         return None
     with torch.device("cpu"):
-        model = AutoModelForCausalLM.from_config(_configuration(pretraining, tokenizer))
+        model = _initialized(_configuration(pretraining, tokenizer))
     put_tensors(model, trained.tensors)
     saved = _save(model, tokenizer, folder)
     loss = _held_out_loss(leaving_weights_alone(model), tokenizer, pretraining, datasets=datasets)
@@ -182,6 +182,20 @@ def _configuration(pretraining: Pretraining, tokenizer: Any) -> Any:
         )
     except (ValueError, TypeError) as error:
         raise TrainingError(f"seed_model.pretrain.model is refused: {error}") from error
+
+
+def _initialized(config: Any) -> Any:
+    """Return a model of random weights."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_config(config)
+    except Exception as error:
+        # What a family makes of settings that cannot work is its own: KeyError, ZeroDivisionError.
+        raise TrainingError(
+            f"seed_model.pretrain.model is refused by transformers' {config.model_type}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> SeedResult:

@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import json
+import os
 import unicodedata
 
 import pyarrow as pa
@@ -134,6 +135,18 @@ def test_files_beside_the_domains_folders_are_counted_through_the_steps(tmp_path
 
 
 # Labels.
+
+
+def test_a_file_whose_name_is_not_utf8_is_read_through_the_steps(tmp_path, home):
+    """As old shares have them, with names in Latin-1."""
+    shard = folder_of(tmp_path / "s", Law__a__txt="one", Tax__b__txt="two")
+    (shard / "Law" / os.fsdecode(b"caf\xe9.txt")).write_text("three")
+    source = {"layout": "folders", "train": [str(shard)]}
+    domains = [domain.model_dump() for domain in DOMAINS]
+    lineage = home.lineage(pico_experiment(tmp_path, source=source, domains=domains, merges={}))
+    steps.fetch_raw_shard(lineage, "s", cache=home.cache)
+    steps.route_shard(lineage, "s")
+    assert texts(lineage.store.documents("s").folder) == ["one", "three"]
 
 
 def test_a_label_that_differs_in_case_or_spaces_is_named_and_taken_where_an_alias_says_so(tmp_path):

@@ -119,6 +119,13 @@ def test_a_column_whose_name_has_a_dot_is_found(tmp_path):
     assert texts(tmp_path / "out") == ["a"]
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    arrays = [pa.array(["a"]), pa.array(["Law"]), pa.array(["Tax"])]
+    pq.write_table(pa.table(arrays, names=["text", "dept", "dept"]), tmp_path / "s.parquet")
+    with pytest.raises(ShardError, match="more than one column is called 'dept'"):
+        run(tmp_path / "s.parquet", tmp_path / "out", **COLUMNS)
+
+
 def test_a_flipped_byte_anywhere_in_a_parquet_file_is_told_with_its_name(tmp_path):
     rows = {"text": [f"{n} some words" * 20 for n in range(50)], "dept": ["Law"] * 50}
     pq.write_table(pa.table(rows), tmp_path / "good.parquet", compression="zstd")

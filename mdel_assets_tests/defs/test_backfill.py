@@ -40,7 +40,7 @@ def test_names_that_are_not_there_are_answered_with_those_that_are(select):
 @pytest.mark.in_use
 @pytest.mark.parametrize("asset", ["perplexity_matrix", "seed_model"])
 def test_an_asset_without_partitions_is_answered_with_what_makes_it(select, asset):
-    with pytest.raises(UnknownKeyError, match=f"has no partitions.*--select {asset}"):
+    with pytest.raises(UnknownKeyError, match=f"has no partitions.*--assets {asset}"):
         select(asset, "all")
 
 

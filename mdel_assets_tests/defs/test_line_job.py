@@ -38,11 +38,11 @@ def test_it_makes_what_is_missing_and_leaves_the_rest(finished, tmp_path):
 
 
 def test_it_fails_with_the_first_cause_where_something_is_not_made(corpus, home):
-    source = {"train": [str(corpus / "none.jsonl.zst")]}
+    source = {"sha256": {"00": "0" * 64}}
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_job(pico_experiment(corpus, source=source), home, instance)
     assert not result.success
     (error,) = [e.step_failure_data.error for e in result.all_events if e.is_step_failure]
     assert error.message.startswith("mdel_assets.errors.LineError: ")
-    assert "The first: raw_pile_shard none: " in error.message
+    assert "The first: raw_pile_shard 00: " in error.message
     assert error.stack == []

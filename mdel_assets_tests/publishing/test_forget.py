@@ -188,7 +188,18 @@ def test_text_outside_of_artifacts_is_named_and_removed(mdel, finished, own_home
         assert instance.fetch_materializations(datasets[0], limit=1).records == []
     files = [path for path in own_home.root.rglob("*") if path.is_file()]
     assert [path for path in files if fragment in path.read_bytes()] == []
-    assert mdel("forget", "--domain", "github").startswith("Nothing in ")
+    again = mdel("forget", "--domain", "github").splitlines()
+    assert not [line for line in again if line.startswith(("text", "derived"))]
+
+
+def test_text_in_a_damaged_file_counts_and_raw_shards_are_named_to_the_end(mdel, own_home):
+    documents = own_home.root / "pico" / "documents" / "00" / "github.parquet"
+    documents.write_bytes(b"junk")
+    said = mdel("forget", "--domain", "github", "--delete", "--yes")
+    assert f"text       {documents}" in said
+    assert not documents.exists()
+    again = mdel("forget", "--domain", "github")
+    assert f"elsewhere  {own_home.root / 'pico' / 'shards' / '00'}: a raw shard" in again
 
 
 def test_what_is_marked_is_not_published(mdel, hub):

@@ -9,7 +9,7 @@ from mdel_assets.evaluation.score_together import score_documents
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.training.model_files import load_tokenizer, reading
 from mdel_assets.training.packing import tokenized_documents
-from mdel_assets_tests.conftest import TRAINING, pico_experiment, write_split
+from mdel_assets_tests.conftest import PICO, TRAINING, pico_experiment, write_split
 
 CODE = 'if token == "<|endoftext|>": return None'
 
@@ -63,7 +63,8 @@ def test_only_another_reading_changes_what_a_thing_is(corpus, home):
 
     def settings(**changes):
         training = TRAINING.model_dump(mode="json", exclude_unset=True) | changes
-        experiment = pico_experiment(corpus, training=training, evaluation=changes)
+        evaluation = PICO["evaluation"] | changes
+        experiment = pico_experiment(corpus, training=training, evaluation=evaluation)
         lineage = home.lineage(experiment)
         made_of = [lineage._made_of(*place)[0] for place in (("expert_model", "github"),)]
         return [*made_of, lineage._evaluation({"dtype"})]
