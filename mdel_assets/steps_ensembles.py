@@ -33,17 +33,20 @@ def make_router(lineage: Lineage) -> Record:
 
 
 @makes("ensemble_report", has_key=False)
-def make_ensemble_report(lineage: Lineage, matrix: Any) -> Record:
-    """Write what `read_ensembles` returns: experts weighed together, beside the single models."""
+def make_ensemble_report(lineage: Lineage) -> tuple[Record, Any]:
+    """Write experts weighed together, beside single models; return record and their matrix."""
     from mdel_assets.evaluation.ensemble_report import (
         ensemble_findings,
         standings,
         write_ensemble_report,
     )
 
-    if current := current_record(lineage, "ensemble_report"):
-        return current
+    current = current_record(lineage, "ensemble_report")
+    # Before anything is read: what another run makes meanwhile leaves a report that is stale.
     identity = lineage.identity("ensemble_report")
+    matrix = read_ensembles(lineage, fingerprint=identity.fingerprint)
+    if current:
+        return current, matrix
     artifact = lineage.store.ensemble()
     num_experts = len(lineage.present_domains())
     with artifact.staging() as stage:
@@ -51,11 +54,14 @@ def make_ensemble_report(lineage: Lineage, matrix: Any) -> Record:
         ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
         counts = {"num_experts": num_experts}
         details = {"findings": ensemble_findings(ranked)}
-        return artifact.publish(stage, identity, counts=counts, details=details)
+        return artifact.publish(stage, identity, counts=counts, details=details), matrix
 
 
-def read_ensembles(lineage: Lineage) -> Any:
-    """Return the matrix of single models and ensembles, computed from the token scores."""
+def read_ensembles(lineage: Lineage, *, fingerprint: str) -> Any:
+    """Return the matrix of single models and ensembles, computed from the token scores.
+
+    ``fingerprint`` is that of the report in which they stand.
+    """
     from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.matrix import build_matrix
     from mdel_assets.evaluation.perplexity import with_samples
@@ -79,7 +85,6 @@ def read_ensembles(lineage: Lineage) -> Any:
             {number: store.scores(f"random-{number}").folder for number in numbers},
             prior_decay=evaluation.ensemble.prior_decay,
         )
-    fingerprint = lineage.identity("ensemble_report").fingerprint
     singles = {model: read_reported_cells(lineage, model) for model in lineage.own_models()}
     # Drawn once, for the rows and for the differences.
     sampling = {"num_samples": evaluation.num_bootstrap_samples, "seed": evaluation.seed}

@@ -203,19 +203,22 @@ def report_rows(
 
 
 @makes("perplexity_matrix", has_key=False)
-def make_matrix(lineage: Lineage, matrix: Any) -> Record:
-    """Write what `read_matrix` returns: all reports in one matrix."""
+def make_matrix(lineage: Lineage) -> tuple[Record, Any]:
+    """Write all reports in one matrix; return its record and what `read_matrix` returns."""
     from mdel_assets.evaluation.matrix import write_matrix
 
-    if current := current_record(lineage, "perplexity_matrix"):
-        return current
+    current = current_record(lineage, "perplexity_matrix")
+    # Before anything is read: what another run makes meanwhile leaves a matrix that is stale.
     identity = lineage.identity("perplexity_matrix")
+    matrix = read_matrix(lineage)
+    if current:
+        return current, matrix
     artifact = lineage.store.matrix()
     with artifact.staging() as stage:
         write_matrix(matrix, stage)
         counts = {"num_models": len(matrix.models), "num_datasets": len(matrix.datasets)}
         details = {"missing": matrix.missing}
-        return artifact.publish(stage, identity, counts=counts, details=details)
+        return artifact.publish(stage, identity, counts=counts, details=details), matrix
 
 
 @looking_once()

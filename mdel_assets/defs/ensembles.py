@@ -72,8 +72,7 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
                 description="absent: nothing to check",
             )
             return dg.MaterializeResult(metadata=_NOTHING, check_results=[check])
-        matrix = steps.read_ensembles(lineage)
-        record = steps.make_ensemble_report(lineage, matrix)
+        record, matrix = steps.make_ensemble_report(lineage)
         metadata, check = _report_metadata(lineage, record, matrix)
         return dg.MaterializeResult(
             metadata=page(metadata, record, lineage.store.ensemble()),

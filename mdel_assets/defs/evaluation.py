@@ -186,8 +186,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         from mdel_assets.evaluation.tracked_matrix import track_matrix
 
         lineage = workspace.lineage(experiment)
-        matrix = steps.read_matrix(lineage)
-        record = steps.make_matrix(lineage, matrix)
+        record, matrix = steps.make_matrix(lineage)
         tracker = tracking.tracker(experiment)
         address = track_matrix(tracker, matrix, fingerprint=record.fingerprint)
         missing = record.details["missing"]
