@@ -277,7 +277,8 @@ class Artifact:
     def remove(self) -> None:
         """Remove it, where it is there: its folder, or its own files in a shared one."""
         if self.owns_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
             return
         record = self.last_record()
         for name in record.files if record else ():

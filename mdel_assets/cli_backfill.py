@@ -11,6 +11,7 @@ from mdel_assets.errors import WebserverError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.lineage import Lineage
+from mdel_assets.makers import making
 from mdel_assets.webserver import LaunchedRun, Progress, Webserver
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def backfill(
         _show_plan(asset, reasons)
         return
     for key in reasons if force else ():
-        lineage.artifact(asset, key).remove()
+        artifact = lineage.artifact(asset, key)
+        with making(artifact):
+            artifact.remove()
     server = None if here else _find_webserver(webserver, home, experiment.name)
     if server:
         failed = _backfill_there(server, asset, list(reasons))

@@ -82,8 +82,8 @@ def _is_agreed(traces: "Traces", runs: list[str], *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise click.UsageError(
-            f"--delete would remove {_amount(traces, runs)} for good. Here nobody can be asked: "
-            f"give --yes, too."
+            f"--delete would remove {_amount(traces, runs)} for good. This is no "
+            f"terminal, so nobody can be asked: add --yes to confirm."
         )
     return click.confirm(f"Delete {_amount(traces, runs)} for good?")
 

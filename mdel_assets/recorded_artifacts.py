@@ -33,14 +33,14 @@ def record_paths(root: Path) -> Iterator[Path]:
             yield path
 
 
-def recorded_at(path: Path) -> Recorded:
-    """Return the artifact that a record is of.
+def recorded_at(path: Path, *, work: Path | None = None) -> Recorded:
+    """Return the artifact that a record is of; ``work`` is the work folder of its experiment.
 
     Raises:
         DamagedArtifactError: the file is not a record.
 
     """
-    unknown = Artifact("artifact", str(path), "", path.parent, path, remedy="make it anew")
+    unknown = Artifact("artifact", str(path), "", path.parent, path, "make it anew", work)
     record = unknown.read_record()
     assert record is not None
     artifact = dataclasses.replace(

@@ -131,7 +131,7 @@ def delete_local(traces: Traces) -> None:
     """
     # What was made last goes first: lineage still reaches the rest if this is interrupted.
     for entry in reversed(traces.derived):
-        _remove(entry.found)
+        entry.found.artifact.remove()
     for text in reversed(traces.removable):
         shutil.rmtree(text.path) if text.path.is_dir() else text.path.unlink(missing_ok=True)
 
@@ -153,7 +153,7 @@ def delete_remote(traces: Traces, *, patience: Patience | None = None) -> Iterat
             what=f"deleting {repository}",
             patience=patience or Patience(),
         )
-        _remove(entry)
+        entry.artifact.remove()
         yield told
 
 
@@ -161,7 +161,8 @@ def _recorded(home: MdelHome, lineage: Lineage) -> list[Recorded]:
     """Return what lies in the experiment's folder, and what ``mdel merge`` made of it."""
     merges = [recorded_at(path) for path in record_paths(home.merges)]
     own = [entry for entry in merges if entry.record.experiment == lineage.experiment.name]
-    return [*(recorded_at(path) for path in record_paths(lineage.store.root)), *own]
+    root = lineage.store.root
+    return [*(recorded_at(path, work=root / "work") for path in record_paths(root)), *own]
 
 
 def _require_known(lineage: Lineage, found: Sequence[Recorded], domain: str) -> None:
@@ -178,16 +179,6 @@ def _count_documents(entry: Recorded, domain: str) -> int | None:
     if entry.artifact.damage(entry.record):
         return None
     return documents_by_domain(entry.artifact.folder).get(domain, 0)
-
-
-def _remove(entry: Recorded) -> None:
-    artifact = entry.artifact
-    if artifact.owns_folder:
-        shutil.rmtree(artifact.folder)
-        return
-    for name in entry.record.files:
-        (artifact.folder / name).unlink(missing_ok=True)
-    artifact.record_path.unlink()
 
 
 def _forgotten(lineage: Lineage) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity, Record
 from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.makers import making
 from mdel_assets.merging.members import without_folders
 from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.publishing.backend import Outgoing, Repository
@@ -127,6 +128,18 @@ def _publish(
 ) -> Outcome:
     refuse_forgotten(lineage, content.artifact)
     target = lineage.store.publication(content.kind, content.key)
+    # What is sent is not replaced meanwhile, nor sent by another run.
+    with making(content.artifact, target):
+        return _publish_alone(lineage, content, target, repository, publisher)
+
+
+def _publish_alone(
+    lineage: Lineage,
+    content: _Content,
+    target: Artifact,
+    repository: Repository,
+    publisher: Publisher,
+) -> Outcome:
     identity = _identity(lineage, content, repository, publisher)
     chart = draw_chart(content.figures)
     files = _files(content.artifact, content.card, chart)
