@@ -1,6 +1,6 @@
 """``mdel``: what the Dagster command line cannot do.
 
-``mdel check`` looks an experiment over. ``mdel run`` makes whatever is missing or stale, in order.
+``mdel check`` checks an experiment before it runs. ``mdel run`` makes whatever is missing or stale.
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
 makes several partitions of one asset, ``mdel doctor`` finds and repairs what crashes leave behind.
 ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.

@@ -9,7 +9,7 @@ from mdel_assets.home import MdelHome, experiment_name
 @click.command()
 @click.argument("file", required=False)
 def check(file: str | None) -> None:
-    """Look an experiment over, and say what is wrong and what its sources hold.
+    """Check an experiment before it runs: every mistake, and what its sources hold.
 
     FILE is a YAML file or a bundled experiment, by default MDEL_EXPERIMENT's. Settings, files,
     models' configurations and each local source's first records are looked at. Nothing is made, and

@@ -33,7 +33,7 @@ def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
         free_mib = _free_bytes(place) // 2**20
         raise DiskFullError(
             f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
-            f"limit may apply). Free some space or set MDEL_HOME to another disk, then run the "
+            f"limit may apply). Free some space, or move MDEL_HOME to a larger disk; then run the "
             f"same command again; finished artifacts are kept."
         ) from error
 
@@ -49,7 +49,7 @@ def require_room(what: str, place: Path, *, wanted_bytes: int) -> None:
     if free < wanted_bytes:
         raise DiskFullError(
             f"No room to write {what} under {place}: {free / 2**20:.1f} MiB are free, at least "
-            f"{wanted_bytes / 2**20:.0f} MiB are needed. Free some space or set MDEL_HOME to "
+            f"{wanted_bytes / 2**20:.0f} MiB are needed. Free some space, or move MDEL_HOME to "
             f"another disk, then run the same command again; finished artifacts are kept."
         )
 

@@ -189,7 +189,7 @@ def examine_disk(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
     if free < wanted:
         yield Finding(
             f"{free / 2**30:.1f} GiB are free under {home.root}, at least {wanted / 2**30:.1f} GiB "
-            f"are wanted to make the largest artifact anew. Free some space, or set MDEL_HOME to "
+            f"are wanted to make the largest artifact anew. Free some space, or move MDEL_HOME to "
             f"another disk."
         )
 

@@ -99,7 +99,10 @@ def _take(descriptor: int, artifact: Artifact) -> bool:
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                _log.warning("%s has no locks: make nothing twice at a time", artifact.work)
+                _log.warning(
+                    "the file system of %s has no locks: start no two runs of one artifact",
+                    artifact.work,
+                )
                 return False
             else:
                 return True

@@ -122,7 +122,7 @@ def test_a_full_disk_is_explained_and_leaves_nothing(artifact):
         try:
             publish(artifact, "x" * 2_000_000)
         except DiskFullError as error:
-            os._exit(0 if "Free some space or set MDEL_HOME" in str(error) else 2)
+            os._exit(0 if "Free some space, or move MDEL_HOME" in str(error) else 2)
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)

@@ -269,7 +269,9 @@ def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
     try:
         if seed.read_record():
             return load_tokenizer(seed.folder)
-        return load_tokenizer(named.path, revision=named.revision) if named.path else None
+        if named.path is None:
+            return None
+        return load_tokenizer(experiment.place_of_model(named.path), revision=named.revision)
     except TrainingError:
         # The seed model's own asset tells what is wrong with it.
         return None
