@@ -1,7 +1,5 @@
 """What the web UI shows of shards and datasets: counts, charts, samples."""
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from mdel_assets.experiment_fields import SPLITS
 _NUM_SAMPLE_ROWS = 5
 _NUM_TOKENIZED_CHARACTERS = 1 << 16
 _ROWS_PER_BATCH = 1 << 16
-_TEXTS_PER_BATCH = 256
 _SPLIT_COLUMNS = (
     "num_documents",
     "num_domain_documents",
@@ -85,9 +82,6 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
         "num_domain_bytes": num_bytes,
         "share_of_corpus": round(num_bytes / max(1, counts["corpus_bytes"]), 4),
         **tokens_per_byte(train, record.key, tokenizer),
-        **special_token_documents(
-            [artifact.folder / f"{split}.parquet" for split in SPLITS], tokenizer
-        ),
         "removed_from_corpus": dg.MetadataValue.json(record.details["removed_from_corpus"]),
     }
 
@@ -113,28 +107,6 @@ def tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
     num_tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
     num_bytes = sum(len(text.encode()) for text in texts)
     return {"tokens_per_byte": round(num_tokens / max(1, num_bytes), 4)}
-
-
-def special_token_documents(paths: Sequence[Path], tokenizer: Any) -> dict[str, Any]:
-    """Count the documents that hold the literal text of a special token; nothing without tokenizer.
-
-    By default it is read as the token itself: see ``special_tokens`` of the settings.
-    """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from mdel_assets.training.model_files import special_texts
-
-    if tokenizer is None:
-        return {}
-    pattern = "|".join(map(re.escape, special_texts(tokenizer)))
-    count = 0
-    for path in paths if pattern else ():
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_TEXTS_PER_BATCH, columns=["text"]):
-                found = pc.match_substring_regex(batch.column("text"), pattern)
-                count += pc.sum(found).as_py() or 0
-    return {"num_documents_with_special_tokens": count}
 
 
 def _length_chart(path: Path, domain: str) -> dg.MetadataValue:

@@ -8,7 +8,7 @@ import dagster as dg
 from mdel_assets.artifacts import Artifact, Record
 from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import Compute, Made
-from mdel_assets.defs.data_metadata import special_token_documents, tokens_per_byte
+from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.metadata import (
     OWNERS,
     barring,
@@ -177,10 +177,7 @@ def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:
 
     tokenizer = load_tokenizer(lineage.store.seed_model().folder)
     train = lineage.store.dataset(domain).folder / "train.parquet"
-    return {
-        **tokens_per_byte(train, domain, tokenizer),
-        **special_token_documents([train], tokenizer),
-    }
+    return tokens_per_byte(train, domain, tokenizer)
 
 
 def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg.AssetCheckResult:

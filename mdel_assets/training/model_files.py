@@ -72,10 +72,9 @@ def reading(tokenizer: Any, special_tokens: SpecialTokens) -> Any:
     return reader
 
 
-def special_texts(tokenizer: Any) -> list[str]:
-    """Return the texts that a tokenizer reads as special tokens, such as ``<|endoftext|>``."""
-    added = tokenizer.added_tokens_decoder.values()
-    return sorted({token.content for token in added if token.special})
+def special_ids(tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens that stand for no text, such as ``<|endoftext|>``."""
+    return [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
 
 
 def load_config(source: str | Path) -> Any:

@@ -5,6 +5,7 @@ token after each. The last, incomplete block is left out. Documents are read and
 a time, and no more of them than fill the blocks.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.data.text_batches import MAX_CHARACTERS, text_batches
 from mdel_assets.errors import TrainingError
+from mdel_assets.training.model_files import special_ids
 
+_log = logging.getLogger(__name__)
 # Fewer characters than this are not worth a call of the tokenizer.
 _MIN_CHARACTERS = 1 << 14
 _CHARACTERS_PER_TOKEN = 4
@@ -31,7 +34,8 @@ def pack(
 ) -> NDArray[np.int32]:
     """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``documents``.
 
-    Of the shuffled documents only the first ``max_documents`` are taken.
+    Of the shuffled documents only the first ``max_documents`` are taken. The log tells how many of
+    those that were read hold the literal text of a special token, and so the token itself.
 
     Raises:
         TrainingError: the documents hold fewer tokens than one block, or the tokenizer has no
@@ -39,18 +43,28 @@ def pack(
 
     """
     pieces: list[NDArray[np.int32]] = []
-    have = 0
+    have = num_special = 0
+    special = special_ids(tokenizer)
     wanted = None if num_blocks is None else num_blocks * block_size
     order = shuffled(documents, seed=seed)[:max_documents]
     for tokens in tokenized_documents(documents, order, tokenizer, num_tokens=wanted):
         pieces.append(tokens)
         have += len(tokens)
+        # The last one is the end-of-text that every document gets.
+        num_special += bool(np.isin(tokens[:-1], special).any())
         if wanted is not None and have >= wanted:
             break
     if have < block_size:
         raise TrainingError(
             f"{len(documents)} documents hold {have} tokens, fewer than one block of {block_size}. "
             f"Lower training.block_size, or give the domain more text."
+        )
+    if num_special:
+        _log.warning(
+            "%d of %d documents hold the literal text of a special token and are read as having "
+            "that token; special_tokens: text reads it as text",
+            num_special,
+            len(pieces),
         )
     packed = np.concatenate(pieces)
     count = len(packed) // block_size

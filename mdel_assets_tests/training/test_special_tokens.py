@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from mdel_assets.data.split_documents import SplitDocuments
-from mdel_assets.defs.data_metadata import special_token_documents
 from mdel_assets.evaluation.score_together import score_documents
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.training.model_files import load_tokenizer, reading
-from mdel_assets.training.packing import tokenized_documents
+from mdel_assets.training.packing import pack, tokenized_documents
 from mdel_assets_tests.conftest import PICO, TRAINING, pico_experiment, write_split
 
 CODE = 'if token == "<|endoftext|>": return None'
@@ -46,15 +45,15 @@ def test_a_scoring_reads_it_as_the_settings_say(make_model):
 
 
 @pytest.mark.in_use
-def test_documents_with_it_are_counted(make_model, tmp_path):
+def test_documents_with_it_are_counted_as_they_are_read(make_model, tmp_path, caplog):
     tokenizer = load_tokenizer(make_model())
-    texts = {"train": [CODE, "def", "class"], "validation_domain": ["def self", CODE + " again"]}
-    paths = [tmp_path / f"{split}.parquet" for split in texts]
-    for path, held in zip(paths, texts.values(), strict=True):
-        write_split(path, held, domain="Github")
-    counted = {"num_documents_with_special_tokens": 2}
-    assert special_token_documents(paths, tokenizer) == counted
-    assert special_token_documents(paths, None) == {}
+    write_split(tmp_path / "train.parquet", [CODE, "def", CODE + " again"], domain="Github")
+    documents = SplitDocuments.of(tmp_path / "train.parquet")
+    for special_tokens in ("text", "tokens"):
+        reader = reading(tokenizer, special_tokens)
+        pack(documents, reader, block_size=8, num_blocks=None, seed=0)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("2 of 3 documents hold the literal text of a special token")
 
 
 @pytest.mark.in_use
