@@ -188,6 +188,7 @@ class Lineage(Line):
             if key == "seed" or self.store.report(key).record_path.exists()
         ]
 
+    @looking_once()
     def stale_cells(self) -> list[tuple[str, str, str]]:
         """Reported (model, dataset, split) whose model or dataset was made anew since scored."""
         found = []
