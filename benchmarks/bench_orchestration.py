@@ -21,7 +21,6 @@ _ALONE = """
 import os
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.steps_training import make_expert
 home = MdelHome.from_environment()
 make_expert(home.lineage(load_experiment(os.environ["MDEL_EXPERIMENT"])), {domain!r})
 """

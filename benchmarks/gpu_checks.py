@@ -130,7 +130,7 @@ def _train(
     """Return the trained tensors; with ``stops_at`` those of a run that stopped and went on."""
     from mdel_assets.errors import TrainingInterruptedError
     from mdel_assets.experiment_fields import Optimization
-    from mdel_assets.training.conditions import Conditions
+    from mdel_assets.line.conditions import Conditions
     from mdel_assets.training.optimize import optimize
 
     blocks = _words(np.random.default_rng(2), (_NUM_STEPS * _BATCH_SIZE // 2, _BLOCK_SIZE))

@@ -8,7 +8,6 @@ model was made this time, its pace and its run's address, lies beside in ``makin
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -24,7 +23,6 @@ from mdel_assets.durable_files import (
     file_digest,
     swap_into_place,
     sync,
-    text_digest,
     write_text_atomically,
 )
 from mdel_assets.errors import (
@@ -33,6 +31,7 @@ from mdel_assets.errors import (
     MissingArtifactError,
 )
 from mdel_assets.half_written import remove_left_behind, staging_prefix
+from mdel_assets.records import Identity, Record
 from mdel_assets.verification import Notes
 from mdel_assets.versions import library_versions
 
@@ -42,78 +41,6 @@ MAKING_NAME = "making.json"
 KEPT_IN_WORK = ("locks", "verified")
 _FAILED_CHECK_NAME = "failed_check"
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Identity:
-    """What an artifact is: its config and its inputs' fingerprints. How it is made is not in it."""
-
-    kind: str
-    key: str
-    experiment: str
-    code_version: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with anything the identity holds."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:32]
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """The content of ``record.json``.
-
-    ``files`` maps a file's relative path to its size in bytes and xxh3-128 digest. ``counts`` are
-    numbers worth comparing, ``details`` anything else a reader wants. ``seal`` is the digest of all
-    else in the record; one that was written before there were seals has none.
-    """
-
-    kind: str
-    key: str
-    experiment: str
-    fingerprint: str
-    code_version: str
-    config: dict[str, Any]
-    inputs: dict[str, str]
-    counts: dict[str, Any]
-    details: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    versions: dict[str, str]
-    seal: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "Record":
-        """Return the record that the text of a ``record.json`` holds.
-
-        Raises:
-            ValueError: it is no record, or not the one that was written.
-
-        """
-        content = json.loads(text)
-        try:
-            record = cls(**content)
-        except TypeError as error:
-            raise ValueError(f"not a record's fields: {error}") from error
-        if record.seal not in ("", _seal(content)):
-            raise ValueError(f"its seal is {record.seal}, of its content {_seal(content)}")
-        return record
-
-    def sealed(self) -> "Record":
-        """Return the same record with its seal."""
-        return dataclasses.replace(self, seal=_seal(dataclasses.asdict(self)))
-
-    def text(self) -> str:
-        """Return the text of its ``record.json``."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    """Return the digest of a record's content, as it is after it was written and read."""
-    as_read = json.loads(json.dumps({**content, "seal": ""}))
-    return text_digest(json.dumps(as_read, sort_keys=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +69,8 @@ class Artifact:
     """A place for one artifact: a folder, or named files in a folder that others share.
 
     ``work`` is the folder, outside every artifact, of its lock and of the notes on its files; one
-    that belongs to no experiment's folder has neither.
+    that belongs to no experiment's folder has neither. ``owns_folder``: the folder is this
+    artifact's alone.
     """
 
     kind: str
@@ -152,16 +80,12 @@ class Artifact:
     record_path: Path
     remedy: str
     work: Path | None = None
+    owns_folder: bool = True
 
     @property
     def label(self) -> str:
         """How messages name it."""
         return f"{self.kind} '{self.key}'" if self.key else self.kind
-
-    @property
-    def owns_folder(self) -> bool:
-        """Whether the folder is this artifact's alone."""
-        return self.record_path == self.folder / RECORD_NAME and self.kind != "perplexity_matrix"
 
     def read_record(self) -> Record | None:
         """Return the record, or None where the artifact was never made."""
@@ -256,19 +180,23 @@ class Artifact:
 
     @property
     def _notes(self) -> Notes:
-        notes = self.work / "verified" / f"{self._name}.json" if self.work else None
+        notes = self.work / "verified" / f"{self.name}.json" if self.work else None
         return Notes(self.folder, notes)
 
     @property
     def lock_path(self) -> Path:
-        """What whoever makes it holds: see `mdel_assets.makers`."""
+        """What whoever makes it holds: see `mdel_assets.line.locks`."""
         assert self.work
-        return self.work / "locks" / self._name
+        return self.work / "locks" / self.name
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         """What tells it from the others of its experiment, as a file's name."""
         return f"{self.kind}-{self.key}".removesuffix("-")
+
+    def work_name(self, identity: Identity) -> str:
+        """Return the name of the folder of work in progress on what ``identity`` says."""
+        return f"{self.name}-{identity.fingerprint}"
 
     def made_at(self) -> float:
         """Return when it was made, in seconds since 1970: the time of its record's file."""

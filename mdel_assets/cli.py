@@ -37,8 +37,8 @@ from mdel_assets.experiment_checks import refuse_mistakes
 from mdel_assets.experiment_fields import Evaluation
 from mdel_assets.experiment_mistakes import sentences
 from mdel_assets.home import MdelHome, experiment_name
-from mdel_assets.lineage import Lineage
-from mdel_assets.what_is_stale import what_is_stale
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.what_is_stale import what_is_stale
 
 if TYPE_CHECKING:
     from mdel_assets.defs.launch import RunOutcome, Stage
@@ -242,13 +242,13 @@ for _command in (backfill, check, dagster, dg, doctor, merge, publish, forget, u
 
 def _print_matrix(home: MdelHome) -> None:
     from mdel_assets.evaluation.matrix_markdown import matrix_text
-    from mdel_assets.steps_evaluation import read_matrix
+    from mdel_assets.evaluation.steps import read_matrix
 
     lineage = home.lineage(load_experiment(experiment_name()))
     width = shutil.get_terminal_size((160, 24)).columns
     click.echo(matrix_text(read_matrix(lineage), width=width))
-    reports = lineage.store.matrix().folder
-    if record := lineage.store.ensemble().read_record():
+    reports = lineage.folder("perplexity_matrix")
+    if record := lineage.artifact("ensemble_report").read_record():
         click.echo("\nExperts together, against the best single model (no model was run)\n")
         click.echo("\n".join(record.details["findings"]))
     click.echo(
@@ -256,15 +256,15 @@ def _print_matrix(home: MdelHome) -> None:
         f"  {reports}/perplexity.md   all splits, with perplexities\n"
         f"  {reports}/perplexity.png  the heatmap\n"
         f"{_ensemble_hint(lineage)}"
-        f"  {lineage.store.root}/models  the models, for AutoModelForCausalLM.from_pretrained\n"
+        f"  {lineage.root}/models  the models, for AutoModelForCausalLM.from_pretrained\n"
         f"  make ui   the graph with every chart, on http://127.0.0.1:3000"
     )
 
 
 def _ensemble_hint(lineage: Lineage) -> str:
-    if not lineage.has_ensembles():
+    if not lineage.keys("ensemble_report"):
         return ""
-    reports = lineage.store.matrix().folder
+    reports = lineage.folder("perplexity_matrix")
     return f"  {reports}/ensemble.md     experts weighed together, beside single models\n"
 
 

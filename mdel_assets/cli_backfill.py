@@ -10,8 +10,8 @@ import click
 from mdel_assets.errors import WebserverError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
-from mdel_assets.lineage import Lineage
-from mdel_assets.makers import making
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.locks import making
 from mdel_assets.webserver import LaunchedRun, Progress, Webserver
 
 if TYPE_CHECKING:

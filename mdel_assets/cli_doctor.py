@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import click
 
-from mdel_assets import examination
-from mdel_assets.examination import Finding
 from mdel_assets.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.maintenance import examination
+from mdel_assets.maintenance.examination import Finding
 
 
 @click.command()

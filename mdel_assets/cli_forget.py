@@ -10,7 +10,7 @@ from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 if TYPE_CHECKING:
-    from mdel_assets.steps_forgetting import Traces
+    from mdel_assets.maintenance.forgetting import Traces
 
 
 @click.command()
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remote: bool) -> None:
     """List what was made from a domain's text; mark or delete it where an option says so."""
     from mdel_assets.defs.forgetting import delete_samples, runs_with_samples
-    from mdel_assets.steps_forgetting import (
+    from mdel_assets.maintenance.forgetting import (
         delete_local,
         delete_remote,
         find_traces,
@@ -42,7 +42,7 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
         return
     if mark:
         mark_forgotten(lineage, traces)
-        click.echo(f"{len(traces.derived)} marked in {lineage.store.forgotten}")
+        click.echo(f"{len(traces.derived)} marked in {lineage.forgotten}")
     if delete and _is_agreed(traces, runs, yes=yes):
         if runs:
             delete_samples(home, domain, experiment=experiment.name)

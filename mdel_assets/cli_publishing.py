@@ -43,8 +43,8 @@ def merge(
     """Merge two or more models into a folder, and publish it where --hf-repo says so."""
     from mdel_assets.merging.one_off import one_off_recipe, refuse_foreign_folder
     from mdel_assets.publishing.backend import Repository
+    from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge, publish_one_off
     from mdel_assets.publishing.publisher import make_publisher
-    from mdel_assets.steps_one_off_merge import make_one_off, plan_merge, publish_one_off
 
     if not experts and recipe_file is None:
         raise click.UsageError("Give -e twice or more, or a --recipe that names its models.")
@@ -86,7 +86,7 @@ def publish(
 
     The same as the assets hub_dataset, hub_expert and hub_merged_model, without a Dagster run.
     """
-    from mdel_assets import steps_publishing
+    from mdel_assets.publishing import steps as steps_publishing
     from mdel_assets.publishing.publisher import make_publisher
 
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()

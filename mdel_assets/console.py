@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 # What they say of each artifact, that it is made or needs no making, commands say themselves.
-_SAID_ELSEWHERE = ("mdel_assets.artifacts", "mdel_assets.steps")
+_SAID_ELSEWHERE = ("mdel_assets.artifacts", "mdel_assets.line.making")
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

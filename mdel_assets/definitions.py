@@ -17,9 +17,9 @@ from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.executor import in_process_executor
 from mdel_assets.defs.failures import failing_in_words
+from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.line_job import line_job
 from mdel_assets.defs.merging import merging_assets
-from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import resources_of
@@ -36,25 +36,25 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     Domains that the corpus is known to lack by now are in none of its partitions.
     """
     lineage = home.lineage(experiment)
-    partitions = Partitions.of(experiment, absent_domains=lineage.absent_domains())
     compute = load_compute(home)
     # Dagster resolves jobs later than this, and then says that it will do what is meant.
     warnings.filterwarnings("ignore", message="Asset job .* varying BackfillPolicies")
     with warnings.catch_warnings():
         # Pools and backfill policies are in beta; a user can do nothing about it.
         warnings.simplefilter("ignore", category=dg.BetaWarning)
+        line = LineAssets(lineage)
         assets = [
-            *data_assets(experiment, partitions),
-            *cluster_assets(experiment),
-            *training_assets(experiment, partitions, compute),
-            *baseline_assets(experiment, partitions, compute),
-            *search_assets(experiment, partitions),
-            *merging_assets(experiment, partitions),
-            *variant_assets(experiment, partitions, compute),
-            *reference_assets(experiment, partitions),
-            *evaluation_assets(experiment, partitions),
-            *ensemble_assets(experiment),
-            *publishing_assets(experiment, partitions),
+            *data_assets(line),
+            *cluster_assets(line),
+            *training_assets(line, compute),
+            *baseline_assets(line, compute),
+            *search_assets(line),
+            *merging_assets(line),
+            *variant_assets(line, compute),
+            *reference_assets(line),
+            *evaluation_assets(line),
+            *ensemble_assets(line),
+            *publishing_assets(line),
         ]
         assets = [
             asset.map_asset_specs(
@@ -63,7 +63,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             for asset in assets
         ]
         assets = follow_inputs(failing_in_words(assets), lineage)
-        automation = automation_of(assets, lineage, partitions)
+        automation = automation_of(line)
     return dg.Definitions(
         assets=assets,
         jobs=[line_job(experiment), *automation.jobs],

@@ -25,7 +25,7 @@ from mdel_assets.experiment import (
     Shard,
 )
 from mdel_assets.experiment_rules import mistakes_of_scoring, mistakes_of_training
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.model_families import shape_of
 from mdel_assets.shard_locations import repeated_locations, shard_keys, write_out
 
@@ -103,7 +103,7 @@ def _shards(lineage: Lineage, findings: Findings) -> Iterator[Shard]:
             _look_at_address(f"source.{role}", location, findings)
         elif _is_there(Path(location).expanduser(), is_folder=source.layout == "folders"):
             yield Shard.model_construct(key=key, location=location, role=role)
-        elif not _exists(lineage.store.shard(key).record_path):
+        elif not _exists(lineage.artifact("raw_pile_shard", key).record_path):
             what = "folder" if source.layout == "folders" else "file"
             hint = _hint(experiment, location)
             findings.mistakes.append(f"source.{role}: '{location}' is no {what}{hint}")
@@ -165,7 +165,7 @@ def _look_at_address(place: str, location: str, findings: Findings) -> None:
 def _look_at_records(lineage: Lineage, shard: Shard, findings: Findings) -> None:
     from mdel_assets.data.first_records import count_first_records
 
-    if lineage.store.documents(shard.key).read_record():
+    if lineage.artifact("shard_documents", shard.key).read_record():
         return
     experiment = lineage.experiment
     domains = None if experiment.clusters else experiment.domain_table
@@ -214,7 +214,7 @@ def _in_words(counts: dict[str, int]) -> str:
 
 def _look_at_seed(lineage: Lineage, findings: Findings) -> None:
     """Compare the experiment with the seed's configuration, wherever there is one to read."""
-    experiment, made = lineage.experiment, lineage.store.seed_model()
+    experiment, made = lineage.experiment, lineage.artifact("seed_model")
     path = experiment.seed_model.path
     if path is None:
         return

@@ -5,7 +5,8 @@ tokens, folders) is never here.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -57,6 +58,8 @@ class Source(Section):
     text besides those of the known suffixes; ``""`` stands for names without one.
     """
 
+    added_later: ClassVar[frozenset[str]] = frozenset({"other_labels", "max_document_bytes"})
+
     layout: Literal["pile", "dolma", "columns", "folders"] = "pile"
     train: Annotated[tuple[Text, ...], Field(min_length=1)]
     validation: str | None = None
@@ -74,23 +77,16 @@ class Source(Section):
     sha256: dict[str, str] = {}
 
     def reading(self, *, is_labelled: bool) -> dict[str, Any]:
-        """Return the settings that decide what a shard's records become.
-
-        A setting that came later is among them only where it is used, so that what was made before
-        stays what it is.
-        """
+        """Return the settings that decide what a shard's records become."""
         fields = {"layout", "text_field", "max_reject_rate", "lone_surrogates"}
+        fields.add("max_document_bytes")
         if is_labelled:
-            fields.add("domain_field")
-        if is_labelled and self.other_labels != "reject":
-            fields.add("other_labels")
+            fields |= {"domain_field", "other_labels"}
         if self.licenses is not None:
             fields |= {"licenses", "license_field"}
-        if self.max_document_bytes != MAX_DOCUMENT_BYTES:
-            fields.add("max_document_bytes")
         if self.layout == "folders":
             fields.add("text_suffixes")
-        return self.model_dump(mode="json", include=fields)
+        return self.made_of(fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -142,6 +138,8 @@ class Optimization(Section):
     some minutes' worth where it is left out. ``special_tokens`` says what a special token's literal
     text in a document is read as.
     """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"special_tokens"})
 
     learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0e-4
     warmup_ratio: Fraction = 0.03
@@ -314,6 +312,10 @@ class Ensemble(Section):
         return min(self.router_documents, max(100, _ROUTER_DOCUMENTS // max(1, num_domains)))
 
 
+# What else than model and document a token's score depends on.
+WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
+
+
 class Evaluation(Section):
     """How perplexity is measured, and of which models besides the experiment's own.
 
@@ -326,6 +328,8 @@ class Evaluation(Section):
     so many tokens, four bytes of text counted as one. A document then makes up a sixteenth at most:
     of a longer one its beginning is scored.
     """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"max_tokens", "special_tokens"})
 
     max_length: Annotated[int, Field(ge=2, le=10**7)] = 1024
     stride: PositiveInt | None = None
@@ -342,6 +346,10 @@ class Evaluation(Section):
     ensemble: Ensemble = Ensemble()
     references: dict[str, ModelSource] = {}
     seed: Seed = 0
+
+    def scoring(self, also: Collection[str] = ()) -> dict[str, Any]:
+        """Return the settings that a token's score depends on, and those of ``also``."""
+        return self.made_of({*WINDOW_SETTINGS, "max_tokens", "special_tokens", *also})
 
     @property
     def max_bytes(self) -> int | None:

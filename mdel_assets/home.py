@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import HomeError
 from mdel_assets.experiment import Experiment
 from mdel_assets.file_names import require_writable_name
-from mdel_assets.lineage import Lineage
+from mdel_assets.kinds import KINDS
+from mdel_assets.line.lineage import Lineage
 
 _log = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "sample"
@@ -62,8 +62,9 @@ class MdelHome:
 
     def lineage(self, experiment: Experiment) -> Lineage:
         """Return the lineage of ``experiment`` over the artifacts in this home."""
-        store = ArtifactStore(self.root / experiment.name, experiment=experiment.name)
-        return Lineage(experiment, store)
+        return Lineage(
+            experiment, root=self.root / experiment.name, cache=self.cache, registry=KINDS
+        )
 
     def initialize(self, experiment: str) -> None:
         """Create the folder and settings of an experiment's instance, where they are not there.

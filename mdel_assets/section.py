@@ -3,8 +3,8 @@
 import re
 import types
 import typing
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -19,9 +19,32 @@ MAX_NAME_LENGTH = 100
 
 
 class Section(BaseModel):
-    """A section of the YAML: unknown keys refused, values immutable, numbers finite."""
+    """A section of the YAML: unknown keys refused, values immutable, numbers finite.
+
+    ``added_later`` names settings that came after artifacts had been made without them. Their
+    default means what was done before, and keeps what was made up to date.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    added_later: ClassVar[frozenset[str]] = frozenset()
+
+    def made_of(
+        self, include: Collection[str] | None = None, *, exclude: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Return the settings as what an artifact is made of has them, for its fingerprint.
+
+        Those of ``include`` (None: all), without those of ``exclude`` here and in the sections
+        inside, and without settings of ``added_later`` that are left at their default.
+        """
+        chosen = None if include is None else set(include)
+        content = self.model_dump(mode="json", include=chosen, exclude=set(exclude))
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in self.added_later and value == field.get_default(call_default_factory=True):
+                content.pop(name, None)
+            elif name in content and isinstance(value, Section):
+                content[name] = value.made_of(exclude=exclude)
+        return content
 
     @field_validator("*", mode="before")
     @classmethod

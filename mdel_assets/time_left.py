@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mdel_assets.artifacts import looking_once
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment_fields import Optimization
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 
 # For each parameter and token: a product forward, two backward, of a multiplication and a sum each.
 TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
@@ -78,7 +78,7 @@ def evaluation_bytes(lineage: Lineage) -> float:
     evaluation = lineage.experiment.evaluation
     total = 0.0
     for domain in lineage.present_domains():
-        counts = lineage.store.dataset(domain).require().counts
+        counts = lineage.artifact("domain_dataset", domain).require().counts
         for split in evaluation.splits:
             size, documents = counts[split]["num_bytes"], counts[split]["num_documents"]
             size *= min(1.0, evaluation.max_documents / max(documents, 1))
@@ -93,5 +93,5 @@ def _training(lineage: Lineage, settings: Optimization) -> float:
 
 
 def _num_parameters(lineage: Lineage) -> int:
-    number: int = lineage.store.seed_model().require().details["num_parameters"]
+    number: int = lineage.artifact("seed_model").require().details["num_parameters"]
     return number

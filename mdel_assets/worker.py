@@ -1,4 +1,4 @@
-"""The worker: one training step in processes of its own, as ``python -m mdel_assets.worker SPEC``.
+"""The worker: makes one artifact in processes of its own: ``python -m mdel_assets.worker SPEC``.
 
 Whatever starts it (torchrun, accelerate, a queue), it reads the same specification, takes the same
 step and leaves the same artifact as the step's own process would. Its log goes to Dagster through
@@ -27,10 +27,11 @@ from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import MdelError, WorkerError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.line.conditions import Conditions
+from mdel_assets.line.making import make
+from mdel_assets.line.processes import is_first_process, require_processes
 from mdel_assets.section import Section
 from mdel_assets.tracking import Mode, Tracker
-from mdel_assets.training.conditions import Conditions
-from mdel_assets.training.processes import is_first_process, require_processes
 
 
 class WorkerSpec(Section):
@@ -77,8 +78,6 @@ def run_worker(path: Path) -> None:
             processes than the specification says.
 
     """
-    from mdel_assets.steps_training import make_model
-
     spec = WorkerSpec.model_validate_json(path.read_text("utf-8"))
     require_processes(spec.num_processes)
     experiment = Experiment.model_validate(spec.experiment)
@@ -92,8 +91,14 @@ def run_worker(path: Path) -> None:
     )
     seconds = _seconds_to_train(spec.max_seconds)
     conditions = Conditions(max_seconds=seconds, tracker=tracker, is_sharded=spec.is_sharded)
-    lineage = home.lineage(experiment)
-    make_model(lineage, spec.kind, spec.key, cache=home.cache, conditions=conditions)
+    made = make(
+        home.lineage(experiment),
+        spec.kind,
+        [spec.key],
+        conditions=conditions,
+        takes_locks=False,
+    )
+    made.raise_failures()
 
 
 def _seconds_to_train(limit: float | None) -> float | None:

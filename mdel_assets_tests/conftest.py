@@ -13,13 +13,15 @@ import pytest
 import yaml
 import zstandard
 
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.durable_files import file_digest
 from mdel_assets.evaluation.score_together import ScoringTask
 from mdel_assets.experiment import Experiment, parse_experiment
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import make_all, make_one
+from mdel_assets.records import Record
 from mdel_assets_tests.made_once import made_once
 
 # Read when huggingface_hub is imported: large files go by LFS, which test servers speak, and
@@ -308,11 +310,10 @@ def branched(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ex
 
 def branch(experiment: Experiment, home: MdelHome) -> None:
     """Make all that comes before the experts."""
-    from mdel_assets import steps, steps_training
 
     lineage = home.lineage(experiment)
     for shard in experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
-    steps_training.make_seed(lineage, cache=home.cache)
+        make_one(lineage, "raw_pile_shard", shard.key)
+        make_one(lineage, "shard_documents", shard.key)
+    make_all(lineage, "domain_dataset", experiment.domain_keys)
+    make_one(lineage, "seed_model")

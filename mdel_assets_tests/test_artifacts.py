@@ -8,8 +8,7 @@ import signal
 
 import pytest
 
-from mdel_assets.artifact_store import ArtifactStore
-from mdel_assets.artifacts import Identity
+from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import (
     DamagedArtifactError,
@@ -17,6 +16,7 @@ from mdel_assets.errors import (
     ForeignArtifactError,
     MissingArtifactError,
 )
+from mdel_assets.records import Identity
 
 
 def identity(**changes):
@@ -37,9 +37,23 @@ def publish(artifact, text="hello", **changes):
         return artifact.publish(stage, identity(**changes), counts={"n": 1})
 
 
+def dataset_of(root, *, experiment="e"):
+    """Return the place of a dataset under ``root``."""
+    folder = root / "datasets" / "arxiv"
+    return Artifact(
+        "domain_dataset",
+        "arxiv",
+        experiment,
+        folder,
+        folder / RECORD_NAME,
+        remedy="run 'mdel dg launch --assets domain_dataset --partition arxiv', or 'mdel run'",
+        work=root / "work",
+    )
+
+
 @pytest.fixture
 def artifact(tmp_path):
-    return ArtifactStore(tmp_path, experiment="e").dataset("arxiv")
+    return dataset_of(tmp_path)
 
 
 def test_a_published_artifact_is_read_back(artifact):
@@ -92,7 +106,7 @@ def test_missing_artifact_names_the_command_that_makes_it(artifact):
 
 def test_folder_of_another_experiment_is_refused(artifact, tmp_path):
     publish(artifact)
-    other = ArtifactStore(tmp_path, experiment="other").dataset("arxiv")
+    other = dataset_of(tmp_path, experiment="other")
     with pytest.raises(ForeignArtifactError, match="experiment 'e', expected"):
         other.require()
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mdel_assets.artifacts import Artifact, Record
-from mdel_assets.derived_artifacts import derived_from, marked_in
-from mdel_assets.recorded_artifacts import Recorded
+from mdel_assets.artifacts import Artifact
+from mdel_assets.line.recorded_artifacts import Recorded
+from mdel_assets.maintenance.derived_artifacts import derived_from
+from mdel_assets.publishing.forgotten import marked_in
+from mdel_assets.records import Record
 
 pytestmark = pytest.mark.in_use
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mdel_assets import steps
-from mdel_assets.examination import (
+from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
+from mdel_assets.maintenance.examination import (
     examine_disk,
     examine_folders,
     examine_home,
@@ -22,7 +23,6 @@ from mdel_assets.examination import (
     examine_records,
     examine_work,
 )
-from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import flip_bit, pico_experiment
 
 
@@ -30,9 +30,9 @@ from mdel_assets_tests.conftest import flip_bit, pico_experiment
 def routed(lineage, home):
     """A home with the documents of one shard."""
     key = lineage.experiment.shards()[0].key
-    steps.fetch_raw_shard(lineage, key, cache=home.cache)
-    steps.route_shard(lineage, key)
-    return lineage, lineage.store.documents(key)
+    make_one(lineage, "raw_pile_shard", key)
+    make_one(lineage, "shard_documents", key)
+    return lineage, lineage.artifact("shard_documents", key)
 
 
 def dead_process():
@@ -81,9 +81,9 @@ def test_what_a_dead_process_left_half_written_is_removed_and_what_is_being_writ
 
 
 def test_a_staging_folder_names_its_writer(lineage, home):
-    with lineage.store.seed_model().staging():
+    with lineage.artifact("seed_model").staging():
         assert list(examine_folders(home)) == []
-        (stage,) = (p for p in (lineage.store.root / "models").iterdir() if p.name[0] == ".")
+        (stage,) = (p for p in (lineage.root / "models").iterdir() if p.name[0] == ".")
         assert f".tmp-{socket.gethostname()}-{os.getpid()}-" in stage.name
 
 
@@ -97,7 +97,7 @@ def test_a_missing_file_and_one_of_another_size_are_found_and_made_anew(routed, 
     finding.repair()
     assert not documents.folder.exists()
     assert list(examine_records(home, lineage.experiment, read_files=True)) == []
-    steps.route_shard(lineage, "00")
+    make_one(lineage, "shard_documents", "00")
     assert lineage.current("shard_documents", "00")
 
 
@@ -137,8 +137,8 @@ def test_a_home_below_a_hidden_folder_is_looked_at_all_the_same(lineage, tmp_pat
     home = MdelHome(tmp_path / ".cache" / "home")
     hidden = home.lineage(lineage.experiment)
     key = lineage.experiment.shards()[0].key
-    steps.fetch_raw_shard(hidden, key, cache=home.cache)
-    hidden.store.shard(key).record_path.write_text("{")
+    make_one(hidden, "raw_pile_shard", key)
+    hidden.artifact("raw_pile_shard", key).record_path.write_text("{")
     (finding,) = examine_records(home, lineage.experiment, read_files=False)
     assert "cannot be read" in finding.sentence
     # Nor does what cannot be read stop the next examination.
@@ -149,11 +149,11 @@ def test_work_on_what_has_other_settings_now_is_found_and_removed(routed, home):
     lineage, documents = routed
     key = documents.key
     now = lineage.identity("shard_documents", key).fingerprint
-    wanted = lineage.store.work_folder(f"shard_documents-{key}-{now}")
-    old = lineage.store.work_folder(f"shard_documents-{key}-{'0' * 32}")
+    wanted = lineage.work_folder(f"shard_documents-{key}-{now}")
+    old = lineage.work_folder(f"shard_documents-{key}-{'0' * 32}")
     # What is made of datasets that are not there cannot be judged, and other folders are not work.
-    unknown = lineage.store.work_folder(f"expert_model-arxiv-{'0' * 32}")
-    rejects = lineage.store.work_folder(f"rejects-{key}")
+    unknown = lineage.work_folder(f"expert_model-arxiv-{'0' * 32}")
+    rejects = lineage.work_folder(f"rejects-{key}")
     # A run that was started before may still be at it.
     assert not list(examine_work(home, lineage.experiment))
     for folder in (wanted, old, unknown, rejects):
@@ -227,7 +227,7 @@ def test_the_command_mends_and_then_finds_nothing(routed, home, tmp_path, monkey
     from mdel_assets.cli import main
 
     lineage, _ = routed
-    half_written(Path(lineage.store.root), socket.gethostname(), dead_process())
+    half_written(Path(lineage.root), socket.gethostname(), dead_process())
     monkeypatch.setenv("MDEL_HOME", str(home.root))
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     found = CliRunner().invoke(main, ["doctor", "--offline"])

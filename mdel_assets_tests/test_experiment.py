@@ -6,7 +6,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mdel_assets import steps_training
 from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import (
     bundled_experiments,
@@ -14,6 +13,7 @@ from mdel_assets.experiment import (
     parse_experiment,
 )
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
 from mdel_assets.merging.outside_models import outside_digest
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.shard_locations import repeated_locations, shard_key
@@ -227,7 +227,7 @@ def test_relative_paths_begin_in_the_yamls_folder_and_change_no_fingerprint(
         ]
         assert make_publisher(experiment).backend.location == f"file:{folder / 'shelf'}"
         lineage = MdelHome(tmp_path / f"home of {name}").lineage(experiment)
-        adopted = steps_training.make_seed(lineage, cache=tmp_path / "cache")
+        adopted = make_one(lineage, "seed_model")
         digest = outside_digest(experiment.place_of_model("models/seed"), before=None)
         assert digest.startswith("folder:")
         identities.append((adopted.fingerprint, digest))

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mdel_assets import steps
 from mdel_assets.errors import TrainingInterruptedError
-from mdel_assets.makers import making
+from mdel_assets.line.locks import making
+from mdel_assets.line.making import make_one
 from mdel_assets_tests.waiting import wait_until
 
 pytestmark = pytest.mark.in_use
@@ -28,7 +28,9 @@ def hold(artifact, is_held, may_end):
 def holder(lineage):
     """A process that holds the lock of the dataset of arxiv until ``may_end`` is set."""
     is_held, may_end = SPAWN.Event(), SPAWN.Event()
-    process = SPAWN.Process(target=hold, args=(lineage.store.dataset("arxiv"), is_held, may_end))
+    process = SPAWN.Process(
+        target=hold, args=(lineage.artifact("domain_dataset", "arxiv"), is_held, may_end)
+    )
     process.start()
     assert is_held.wait(60)
     process.may_end = may_end
@@ -43,7 +45,10 @@ def waiting(lineage, caplog):
     entered = threading.Event()
 
     def wait():
-        with making(lineage.store.dataset("arxiv"), lineage.store.dataset("github")):
+        with making(
+            lineage.artifact("domain_dataset", "arxiv"),
+            lineage.artifact("domain_dataset", "github"),
+        ):
             entered.set()
 
     thread = threading.Thread(target=wait)
@@ -67,12 +72,12 @@ def test_a_signal_ends_the_waiting(holder, lineage, number):
         def emit(self, record):
             os.kill(os.getpid(), number)
 
-    logger, teller = logging.getLogger("mdel_assets.makers"), Teller()
+    logger, teller = logging.getLogger("mdel_assets.line.locks"), Teller()
     logger.addHandler(teller)
     try:
         with (
             pytest.raises(TrainingInterruptedError, match="Run the same command again") as raised,
-            making(lineage.store.dataset("arxiv")),
+            making(lineage.artifact("domain_dataset", "arxiv")),
         ):
             pass
     finally:
@@ -86,7 +91,7 @@ def test_who_wants_several_does_not_block_who_wants_them_in_another_order(lineag
 
     def take(order):
         for _ in range(50):
-            with making(*(lineage.store.dataset(domain) for domain in order)):
+            with making(*(lineage.artifact("domain_dataset", domain) for domain in order)):
                 pass
 
     with ThreadPoolExecutor(2) as threads:
@@ -97,9 +102,9 @@ def test_who_wants_several_does_not_block_who_wants_them_in_another_order(lineag
 def test_a_step_taken_twice_at_once_makes_its_artifact_once(lineage, home, caplog):
     caplog.set_level(logging.INFO)
     key = lineage.experiment.shards()[0].key
-    steps.fetch_raw_shard(lineage, key, cache=home.cache)
+    make_one(lineage, "raw_pile_shard", key)
     with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(lambda _: steps.route_shard(lineage, key), range(2))
+        first, second = threads.map(lambda _: make_one(lineage, "shard_documents", key), range(2))
     assert first.files == second.files
     assert caplog.text.count("shard_documents '00' is made") == 1
     assert caplog.text.count("shard_documents '00' is up to date") == 1

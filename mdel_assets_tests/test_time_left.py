@@ -10,7 +10,7 @@ from mdel_assets_tests.conftest import pico_experiment
 def test_operations_are_six_for_each_parameter_and_token_of_a_training(finished):
     experiment, home, _ = finished
     lineage = home.lineage(experiment)
-    parameters = lineage.store.seed_model().require().details["num_parameters"]
+    parameters = lineage.artifact("seed_model").require().details["num_parameters"]
     assert operations_of(lineage, "expert_model") == 6 * parameters * 2048
     assert operations_of(lineage, "dense_baseline") == 3 * 6 * parameters * 2048
     assert operations_of(lineage, "merged_model") == 0

@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 
-from mdel_assets import steps_merging
-from mdel_assets.artifact_store import ArtifactStore
 from mdel_assets.errors import DamagedArtifactError
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import current_record, make_one
 from mdel_assets_tests.conftest import flip_bit
-from mdel_assets_tests.test_artifacts import identity
+from mdel_assets_tests.test_artifacts import dataset_of, identity
 
 pytestmark = pytest.mark.in_use
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.in_use
 @pytest.fixture
 def artifact(tmp_path):
     """A dataset of two files that were written some time ago."""
-    artifact = ArtifactStore(tmp_path, experiment="e").dataset("arxiv")
+    artifact = dataset_of(tmp_path)
     with artifact.staging() as stage:
         for name in ("train.parquet", "validation_domain.parquet"):
             (stage / name).write_bytes(bytes(range(256)))
@@ -167,15 +166,15 @@ def test_nothing_is_merged_from_damaged_weights(line, caplog):
     merged = line.artifact("merged_model", "mean-all")
     before = merged.require()
     shutil.rmtree(merged.folder)
-    weights = line.store.expert("github").folder / "model.safetensors"
+    weights = line.folder("expert_model", "github") / "model.safetensors"
     flip_bit(weights)
     with pytest.raises(DamagedArtifactError) as raised:
-        steps_merging.make_merged(line, "mean-all")
+        make_one(line, "merged_model", "mean-all")
     assert str(weights) in str(raised.value)
     assert not merged.folder.exists()
     # What is damaged is what a run makes anew, first of all, and its step says why.
     assert str(weights) in line.stale("expert_model", "github").reason
-    assert steps_merging.current_record(line, "expert_model", "github") is None
+    assert current_record(line, "expert_model", "github") is None
     assert f"damaged and made anew: {weights}" in caplog.text
     flip_bit(weights)
-    assert steps_merging.make_merged(line, "mean-all").files == before.files
+    assert make_one(line, "merged_model", "mean-all").files == before.files

@@ -13,7 +13,6 @@ import dagster as dg
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
 from mdel_assets.defs.failures import in_words
-from mdel_assets.experiment import Experiment
 
 _Resources = ParamSpec("_Resources")
 
@@ -49,31 +48,6 @@ class PartitionsThatAre(dg.StaticPartitionsDefinition):
             super().get_partition_keys_in_range(partition_key_range)
         first, last = map(self.declared.index, ends)
         return self.declared[first : last + 1]
-
-
-def absent_keys(experiment: Experiment, domains: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what is absent with ``domains``: by kind of partition, each key with the reason."""
-    why = {key: f"absent: the corpus has no training document of '{key}'" for key in domains}
-    numbers = experiment.random_split_keys
-    dealt = numbers[len(experiment.domain_keys) - len(domains) :]
-    absent = {
-        "domain": why,
-        "random": dict.fromkeys(
-            dealt, "absent: the random split has as many experts as the corpus has domains"
-        ),
-        "variant": {
-            name: why[variant.domain]
-            for name, variant in experiment.variants.items()
-            if variant.domain in why
-        },
-    }
-    families = {"expert": "domain", "random": "random", "variant": "variant"}
-    absent["model"] = {
-        f"{family}-{key}": reason
-        for family, kind in families.items()
-        for key, reason in absent[kind].items()
-    }
-    return absent
 
 
 def leaving_out_absent(

@@ -15,12 +15,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from mdel_assets.defs import schedules, sensors
-from mdel_assets.defs.partitions import Partitions
-from mdel_assets.lineage import Lineage
-from mdel_assets.what_is_stale import could_be_made
-
-# Cheap, or the point of everything before them. Trainings are left to schedules and people.
-FOLLOWING = ("domain_dataset", "merged_model", *schedules.REPORTS)
+from mdel_assets.defs.line_assets import LineAssets
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.what_is_stale import could_be_made
 
 
 class CouldBeMade(dg.AutomationCondition[dg.AssetKey]):
@@ -59,7 +56,7 @@ class CouldBeMade(dg.AutomationCondition[dg.AssetKey]):
 
 
 def following_condition(lineage: Lineage) -> dg.AutomationCondition:
-    """Return the condition under which an asset of `FOLLOWING` is requested."""
+    """Return the condition under which an asset that follows its inputs is requested."""
     could_be = CouldBeMade(lineage)
     has_news = could_be.newly_true() | dg.AutomationCondition.any_deps_updated()
     failed = dg.AutomationCondition.any_checks_match(
@@ -78,22 +75,21 @@ def following_condition(lineage: Lineage) -> dg.AutomationCondition:
 def follow_inputs(
     assets: Iterable[dg.AssetsDefinition], lineage: Lineage
 ) -> list[dg.AssetsDefinition]:
-    """Return the assets, those of `FOLLOWING` with their condition."""
+    """Return the assets, those of kinds that follow their inputs with their condition."""
     condition = following_condition(lineage)
 
     def follow(spec: dg.AssetSpec) -> dg.AssetSpec:
-        if spec.key.path[-1] not in FOLLOWING:
+        kind = lineage.registry.get(spec.key.path[-1])
+        if kind is None or not kind.follows_inputs:
             return spec
         return spec.replace_attributes(automation_condition=condition)
 
     return list(dg.map_asset_specs(follow, assets))
 
 
-def following_sensor(
-    assets: Iterable[dg.AssetsDefinition],
-) -> dg.AutomationConditionSensorDefinition:
-    """Return the sensor, stopped, that requests those of ``assets`` that could be made."""
-    followers = [key for a in assets for key in a.keys if key.path[-1] in FOLLOWING]
+def following_sensor(lineage: Lineage) -> dg.AutomationConditionSensorDefinition:
+    """Return the sensor, stopped, that requests assets that follow their inputs."""
+    followers = [kind for kind in lineage.kinds() if lineage.registry[kind].follows_inputs]
     return dg.AutomationConditionSensorDefinition(
         "follow_inputs",
         target=dg.AssetSelection.assets(*followers),
@@ -113,18 +109,16 @@ class Automation:
     sensors: Sequence[dg.SensorDefinition]
 
 
-def automation_of(
-    assets: Sequence[dg.AssetsDefinition], lineage: Lineage, partitions: Partitions
-) -> Automation:
-    """Return all automation over ``assets``."""
-    names = {key.path[-1] for asset in assets for key in asset.keys}
-    experts, reports = schedules.expert_job(), schedules.report_job(names)
+def automation_of(line: LineAssets) -> Automation:
+    """Return all automation over the assets of ``line``."""
+    lineage = line.lineage
+    experts, reports = schedules.expert_job(), schedules.report_job(lineage)
     shards = sensors.shard_job()
     return Automation(
         jobs=[experts, reports, shards],
         schedules=[
             schedules.nightly_experts(lineage, experts),
-            schedules.weekly_report(lineage, reports, partitions),
+            schedules.weekly_report(lineage, reports, line.partitions),
         ],
-        sensors=[sensors.new_shards(lineage, shards), following_sensor(assets)],
+        sensors=[sensors.new_shards(lineage, shards), following_sensor(lineage)],
     )

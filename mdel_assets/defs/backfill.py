@@ -7,7 +7,7 @@ import dagster as dg
 from mdel_assets.defs.absence import PartitionsThatAre
 from mdel_assets.defs.launch import Runner, RunOutcome
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 
 
 def select_partitions(

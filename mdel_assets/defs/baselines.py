@@ -1,64 +1,42 @@
 """Baseline assets: what the experts are judged against, each trained as they are."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
 
 import dagster as dg
 
-from mdel_assets.defs.absence import PartitionsThatAre, leaving_out_absent
 from mdel_assets.defs.compute import Compute
-from mdel_assets.defs.metadata import OWNERS
-from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions, trained_result
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.defs.training import (
+    FROZEN_CHECK,
+    FROZEN_UNCHANGED,
+    trained_partitions,
+    trained_result,
+)
 
-_CHECK = "frozen_weights_unchanged"
 
-
-def baseline_assets(
-    experiment: Experiment, partitions: Partitions, compute: Compute
-) -> list[dg.AssetsDefinition]:
+def baseline_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
     """Return those baselines of the group ``training`` that the experiment asks for."""
     found = []
-    if experiment.baselines.dense_one:
-        found.append(_dense_one_baseline(experiment))
-    if experiment.baselines.dense:
-        found.append(_dense_baseline(experiment))
-    if partitions.random_split is not None:
-        found.append(_random_split_expert(experiment, partitions.random_split, compute))
+    if line.has("dense_one_baseline"):
+        found.append(_dense_one_baseline(line))
+    if line.has("dense_baseline"):
+        found.append(_dense_baseline(line))
+    if line.has("random_split_expert"):
+        found.append(_random_split_expert(line, compute))
     return found
 
 
-def _asset(
-    name: str,
-    *,
-    partitions_def: dg.StaticPartitionsDefinition | None = None,
-    backfill_policy: dg.BackfillPolicy | None = None,
-    output_required: bool = True,
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator that makes a function the baseline called ``name``."""
-    datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
-    return dg.asset(
-        name=name,
-        group_name="training",
-        output_required=output_required,
-        partitions_def=partitions_def,
-        deps=[datasets, "seed_model"],
-        owners=OWNERS,
-        kinds={"pytorch", "huggingface"},
-        code_version=CODE_VERSIONS[name],
-        check_specs=[
-            dg.AssetCheckSpec(_CHECK, asset=name, blocking=True, description=FROZEN_UNCHANGED)
-        ],
-        backfill_policy=backfill_policy,
+def _dense_one_baseline(line: LineAssets) -> dg.AssetsDefinition:
+    experiment = line.experiment
+
+    @line.asset(
+        "dense_one_baseline",
+        group="training",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={FROZEN_CHECK: FROZEN_UNCHANGED},
         pool="gpu",
     )
-
-
-def _dense_one_baseline(experiment: Experiment) -> dg.AssetsDefinition:
-    @_asset("dense_one_baseline")
     def dense_one_baseline(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -72,13 +50,21 @@ def _dense_one_baseline(experiment: Experiment) -> dg.AssetsDefinition:
         """
         lineage = workspace.lineage(experiment)
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
-        return trained_result(record, lineage.store.dense_one())
+        return trained_result(record, lineage.artifact("dense_one_baseline"))
 
     return dense_one_baseline
 
 
-def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
-    @_asset("dense_baseline")
+def _dense_baseline(line: LineAssets) -> dg.AssetsDefinition:
+    experiment = line.experiment
+
+    @line.asset(
+        "dense_baseline",
+        group="training",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={FROZEN_CHECK: FROZEN_UNCHANGED},
+        pool="gpu",
+    )
     def dense_baseline(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -91,21 +77,22 @@ def _dense_baseline(experiment: Experiment) -> dg.AssetsDefinition:
         """
         lineage = workspace.lineage(experiment)
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
-        return trained_result(record, lineage.store.dense())
+        return trained_result(record, lineage.artifact("dense_baseline"))
 
     return dense_baseline
 
 
-def _random_split_expert(
-    experiment: Experiment, numbers: PartitionsThatAre, compute: Compute
-) -> dg.AssetsDefinition:
-    @_asset(
+def _random_split_expert(line: LineAssets, compute: Compute) -> dg.AssetsDefinition:
+    experiment = line.experiment
+
+    @line.asset(
         "random_split_expert",
-        partitions_def=numbers,
+        group="training",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={FROZEN_CHECK: FROZEN_UNCHANGED},
         backfill_policy=compute.backfill_policy,
-        output_required=False,
+        pool="gpu",
     )
-    @leaving_out_absent
     def random_split_expert(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -125,6 +112,8 @@ def _random_split_expert(
             workspace=workspace,
             tracking=tracking,
         )
-        return trained_partitions(context, made, artifact_of=lineage.store.random_expert)
+        return trained_partitions(
+            context, made, artifact_of=functools.partial(lineage.artifact, "random_split_expert")
+        )
 
     return random_split_expert

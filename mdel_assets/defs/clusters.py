@@ -4,37 +4,31 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps
-from mdel_assets.artifacts import Record
-from mdel_assets.defs.metadata import OWNERS, chart, page, table
+from mdel_assets.defs.line_assets import LineAssets
+from mdel_assets.defs.metadata import chart, page, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.line.making import make_one
+from mdel_assets.records import Record
 
 _CHECK = "clusters_are_balanced"
 _MAX_IMBALANCE = 1.5
 
 
-def cluster_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+def cluster_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     """Return the asset `corpus_clusters`; none where the corpus has labels."""
-    if not experiment.clusters:
+    experiment = line.experiment
+    if not line.has("corpus_clusters"):
         return []
-    first = dg.SpecificPartitionsPartitionMapping([experiment.shards()[0].key])
 
-    @dg.asset(
-        group_name="data",
-        deps=[dg.AssetDep("raw_pile_shard", partition_mapping=first)],
-        owners=OWNERS,
-        kinds={"scikitlearn", "safetensors"},
-        code_version=CODE_VERSIONS["corpus_clusters"],
-        check_specs=[
-            dg.AssetCheckSpec(
-                _CHECK,
-                asset="corpus_clusters",
-                description="Warns where a cluster has more than 1.5 times, or less than 1 / 1.5 "
-                "of, an even share of the documents.",
-            )
-        ],
+    @line.asset(
+        "corpus_clusters",
+        group="data",
+        icons={"scikitlearn", "safetensors"},
+        checks={
+            _CHECK: "Warns where a cluster has more than 1.5 times, or less than 1 / 1.5 of, an "
+            "even share of the documents."
+        },
     )
     def corpus_clusters(workspace: Workspace) -> dg.MaterializeResult:
         """The domains of a corpus without labels: documents about alike things.
@@ -43,9 +37,11 @@ def cluster_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         with the words that mark it.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.make_clusters(lineage)
+        record = make_one(lineage, "corpus_clusters")
         return dg.MaterializeResult(
-            metadata=page(_clusters_metadata(experiment, record), record, lineage.store.clusters()),
+            metadata=page(
+                _clusters_metadata(experiment, record), record, lineage.artifact("corpus_clusters")
+            ),
             check_results=[_are_balanced(record)],
         )
 

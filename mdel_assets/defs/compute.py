@@ -17,8 +17,6 @@ import yaml
 from dagster._core.errors import DagsterPipesExecutionError
 from pydantic import TypeAdapter, create_model
 
-from mdel_assets import steps, steps_training
-from mdel_assets.artifacts import Record
 from mdel_assets.defs.job_messages import JobMessages
 from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.engines.job_folder import JobFolder, look_again
@@ -42,11 +40,13 @@ from mdel_assets.errors import (
 )
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
-from mdel_assets.makers import making
+from mdel_assets.line.conditions import Conditions
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.locks import making
+from mdel_assets.line.making import Made, current_record, make_one
+from mdel_assets.records import Record
 from mdel_assets.time_left import operations_of
 from mdel_assets.tracking import Tracker
-from mdel_assets.training.conditions import Conditions
 from mdel_assets.worker import WorkerSpec, raise_outcome
 
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
@@ -56,26 +56,6 @@ _TRAINING_BYTES = 20
 # Settings that become a command, or say whose machines run it.
 _LAUNCHER = "launcher"
 _COMMANDS = ("python", "environment", "modules", "options", "address")
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """What became of the models of a run, each by its partition."""
-
-    records: dict[str, Record] = dataclasses.field(default_factory=dict)
-    failures: dict[str, MdelError] = dataclasses.field(default_factory=dict)
-
-    def raise_failures(self) -> None:
-        """Raise the one failure as it is, or all of them as one."""
-        if len(self.records) + len(self.failures) == 1:
-            for error in self.failures.values():
-                raise error
-        if self.failures:
-            kinds = {type(error) for error in self.failures.values()}
-            kind = kinds.pop() if len(kinds) == 1 else WorkerError
-            if TrainingInterruptedError in kinds:
-                kind = TrainingInterruptedError
-            raise kind("\n".join(f"{key}: {error}" for key, error in self.failures.items()))
 
 
 class Compute(dg.ConfigurableResource):
@@ -146,7 +126,7 @@ class Compute(dg.ConfigurableResource):
         missing = []
         for key in keys:
             try:
-                if current := steps.current_record(lineage, kind, key):
+                if current := current_record(lineage, kind, key):
                     made.records[key] = current
                 else:
                     missing.append(key)
@@ -230,7 +210,7 @@ class _Plan:
             return 1
         if self.compute.models_at_once:
             return min(num_models, self.compute.models_at_once)
-        num_parameters = self.lineage.store.seed_model().require().details["num_parameters"]
+        num_parameters = self.lineage.artifact("seed_model").require().details["num_parameters"]
         return num_at_once(
             num_models,
             model_bytes=_TRAINING_BYTES * num_parameters,
@@ -242,7 +222,7 @@ class _Plan:
         from mdel_assets.engines.side_by_side import Work, run_side_by_side
 
         names = {f"{self.kind} '{key}'": key for key in keys}
-        work = [Work(name, _train, self._arguments(key)) for name, key in names.items()]
+        work = [Work(name, _make, self._arguments(key)) for name, key in names.items()]
         for key in keys:
             refuse_foreign_note(self._folder(key), engine=self.compute.engine)
         for done, outcome in run_side_by_side(work, num_processes=num_processes):
@@ -264,13 +244,13 @@ class _Plan:
 
     def _arguments(self, key: str) -> tuple[Any, ...]:
         conditions = Conditions(max_seconds=self.compute.max_seconds, tracker=self.tracker)
-        return self.lineage, self.kind, key, self.workspace.home.cache, conditions
+        return self.lineage, self.kind, key, conditions
 
     def _train_here(self, key: str) -> Record:
         """Train one model in this process, or in workers on this machine."""
         refuse_foreign_note(self._folder(key), engine=self.compute.engine)
         if self.compute.engine == "local":
-            return _train(*self._arguments(key))
+            return _make(*self._arguments(key))
         folder = self._folder(key)
         command = [*self.compute.command(sys.executable), str(folder.spec)]
         context = self.context.op_execution_context
@@ -300,7 +280,7 @@ class _Plan:
             Queue(self.compute.make_engine(settings), settings, listener=listener).run(jobs)
         for job in jobs:
             artifact = self.lineage.artifact(self.kind, job.key)
-            look_again(artifact.folder, within=self.lineage.store.root)
+            look_again(artifact.folder, within=self.lineage.root)
             try:
                 if job.error:
                     raise job.error
@@ -310,7 +290,7 @@ class _Plan:
 
     def _folder(self, key: str) -> JobFolder:
         name = f"{self.kind}-{key}".removesuffix("-")
-        return JobFolder(self.lineage.store.root / "work" / "workers" / name)
+        return JobFolder(self.lineage.root / "work" / "workers" / name)
 
     def _spec(self, key: str) -> WorkerSpec:
         experiment = self.lineage.experiment
@@ -333,9 +313,8 @@ def raise_where_cancelled(error: MdelError) -> None:
         raise dg.DagsterExecutionInterruptedError(str(error)) from error
 
 
-def _train(lineage: Lineage, kind: str, key: str, cache: Path, conditions: Conditions) -> Record:
-    with making(lineage.artifact(kind, key)):
-        return steps_training.make_model(lineage, kind, key, cache=cache, conditions=conditions)
+def _make(lineage: Lineage, kind: str, key: str, conditions: Conditions) -> Record:
+    return make_one(lineage, kind, key, conditions=conditions)
 
 
 def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Compute:

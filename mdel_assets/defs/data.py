@@ -5,41 +5,36 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.data.fetch import sha256_of
+from mdel_assets.data.steps import held_out_words
 from mdel_assets.defs import columns
-from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
-from mdel_assets.defs.metadata import OWNERS, barring, link, page, shard_address, table
+from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
+from mdel_assets.defs.metadata import barring, link, page, shard_address, table
 from mdel_assets.defs.network import repeated_where_the_network_failed
-from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import make_all, make_one
+from mdel_assets.records import Record
 
 _MAX_CONTAMINATED_SHARE = 1e-3
 _NUM_NAMED = 3
 
 
-def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """Return the assets of the group ``data``."""
+def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``data`` that a labelled corpus has."""
+    experiment = line.experiment
 
-    @dg.asset(
-        group_name="data",
-        partitions_def=partitions.shard,
-        owners=OWNERS,
-        kinds={"file"},
-        code_version=CODE_VERSIONS["raw_pile_shard"],
-        check_specs=[
-            dg.AssetCheckSpec(
-                "shard_is_whole",
-                asset="raw_pile_shard",
-                blocking=True,
-                description="The file's sha256 is the one that was recorded when it was fetched.",
-            )
-        ],
+    @line.asset(
+        "raw_pile_shard",
+        group="data",
+        icons={"file"},
+        blocking_checks={
+            "shard_is_whole": "The file's sha256 is the one that was recorded when it was fetched."
+        },
     )
     def raw_pile_shard(
         context: dg.AssetExecutionContext, workspace: Workspace
@@ -52,8 +47,8 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         lineage = workspace.lineage(experiment)
         shard = context.partition_key
         with repeated_where_the_network_failed(context):
-            record = steps.fetch_raw_shard(lineage, shard, cache=workspace.home.cache)
-        artifact = lineage.store.shard(shard)
+            record = make_one(lineage, "raw_pile_shard", shard)
+        artifact = lineage.artifact("raw_pile_shard", shard)
         seen = sha256_of(artifact.folder / record.details["file"])
         location = record.details["location"]
         metadata = {
@@ -76,24 +71,16 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             metadata=page(metadata, record, artifact), check_results=[barring(is_whole, failed)]
         )
 
-    @dg.asset(
-        group_name="data",
-        partitions_def=partitions.shard,
-        deps=[raw_pile_shard, *(["corpus_clusters"] if experiment.clusters else [])],
-        owners=OWNERS,
-        kinds={"parquet"},
-        code_version=CODE_VERSIONS["shard_documents"],
+    @line.asset(
+        "shard_documents",
+        group="data",
+        icons={"parquet"},
         metadata=columns.of(columns.SHARD_DOCUMENTS),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "every_line_is_counted",
-                asset="shard_documents",
-                blocking=True,
-                description="Every line of the shard is a row of a Parquet file, or counted as "
-                "blank, as without text, as of a licence that is not allowed, or as of a label "
-                "that is left out.",
-            )
-        ],
+        blocking_checks={
+            "every_line_is_counted": "Every line of the shard is a row of a Parquet file, or "
+            "counted as blank, as without text, as of a licence that is not allowed, or as of a "
+            "label that is left out."
+        },
     )
     def shard_documents(
         context: dg.AssetExecutionContext, workspace: Workspace
@@ -105,40 +92,26 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         shard that is truncated, corrupt, or dirtier than `source.max_reject_rate` is refused.
         """
         lineage = workspace.lineage(experiment)
-        record = steps.route_shard(lineage, context.partition_key)
-        artifact = lineage.store.documents(context.partition_key)
+        record = make_one(lineage, "shard_documents", context.partition_key)
+        artifact = lineage.artifact("shard_documents", context.partition_key)
         return dg.MaterializeResult(
             metadata=page(shard_metadata(record), record, artifact),
             check_results=[_every_line_is_counted(record, artifact)],
         )
 
-    @dg.asset(
-        group_name="data",
-        output_required=False,
-        partitions_def=partitions.domain,
-        deps=[dg.AssetDep(shard_documents, partition_mapping=dg.AllPartitionMapping())],
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        owners=OWNERS,
-        kinds={"parquet", "huggingface"},
-        code_version=CODE_VERSIONS["domain_dataset"],
+    @line.asset(
+        "domain_dataset",
+        group="data",
+        icons={"parquet", "huggingface"},
         metadata=columns.of(columns.DOMAIN_DATASET),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "splits_are_disjoint",
-                asset="domain_dataset",
-                blocking=True,
-                description="No document is in two splits.",
-            ),
-            dg.AssetCheckSpec(
-                "evaluation_is_uncontaminated",
-                asset="domain_dataset",
-                description="Warns where more than 0.1 % of an evaluation split's documents share "
-                "13 words in a row with the training split.",
-            ),
-        ],
+        blocking_checks={"splits_are_disjoint": "No document is in two splits."},
+        checks={
+            "evaluation_is_uncontaminated": "Warns where more than 0.1 % of an evaluation split's "
+            "documents share 13 words in a row with the training split."
+        },
+        backfill_policy=AllInOneRun(),
         pool="cpu",
     )
-    @leaving_out_absent
     def domain_dataset(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -149,12 +122,12 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
         `datasets.load_dataset(folder)`. A domain that the corpus lacks has none.
         """
         lineage = workspace.lineage(experiment)
-        records = steps.assemble_domain_datasets(lineage, context.partition_keys)
+        records = make_all(lineage, "domain_dataset", context.partition_keys)
         tokenizer = _tokenizer(experiment, lineage)
         for key, record in records.items():
-            artifact = lineage.store.dataset(key)
+            artifact = lineage.artifact("domain_dataset", key)
             shown = dataset_metadata(record, artifact, tokenizer=tokenizer)
-            advice = steps.held_out_words(lineage, {key: record})
+            advice = held_out_words(lineage, {key: record.counts})
             warning = {"too_few_held_out": advice} if advice else {}
             metadata = page({**warning, **shown}, record, artifact)
             context.add_asset_metadata(metadata, partition_key=key)
@@ -162,7 +135,7 @@ def data_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Asset
             check_results=[
                 _splits_are_disjoint(
                     records,
-                    {key: lineage.store.dataset(key) for key in records},
+                    {key: lineage.artifact("domain_dataset", key) for key in records},
                     expected=not experiment.mixture.compatible_with_mdel,
                 ),
                 evaluation_is_uncontaminated(records),
@@ -265,7 +238,7 @@ def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
     """Return the seed model's tokenizer, or None where it is not at hand yet."""
     from mdel_assets.training.model_files import load_tokenizer
 
-    seed, named = lineage.store.seed_model(), experiment.seed_model
+    seed, named = lineage.artifact("seed_model"), experiment.seed_model
     try:
         if seed.read_record():
             return load_tokenizer(seed.folder)

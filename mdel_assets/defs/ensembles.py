@@ -4,27 +4,23 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps_ensembles as steps
-from mdel_assets.artifacts import Record
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, chart, page, rounded, table
+from mdel_assets.defs.line_assets import LineAssets
+from mdel_assets.defs.metadata import chart, page, rounded, table
 from mdel_assets.defs.resources import Workspace
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.evaluation.ensemble_steps import read_ensembles, shown_merges
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import make_one, make_shown
+from mdel_assets.records import Record
 
 _NOTHING = {"state": "absent: fewer than two domains have training documents, nothing to weigh"}
 
 
-def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     """Return the assets of the group ``evaluation`` that put experts together."""
+    experiment = line.experiment
 
-    @dg.asset(
-        group_name="evaluation",
-        deps=[dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())],
-        owners=OWNERS,
-        kinds={"scikitlearn", "safetensors"},
-        code_version=CODE_VERSIONS["domain_router"],
-    )
+    @line.asset("domain_router", group="evaluation", icons={"scikitlearn", "safetensors"})
     def domain_router(workspace: Workspace) -> dg.MaterializeResult:
         """Tells a text's domain from its beginning, in two ways, for ensembles to weigh experts by.
 
@@ -32,31 +28,22 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         regression; both on hashed words and pairs of words, learned from training documents.
         """
         lineage = workspace.lineage(experiment)
-        if not lineage.has_ensembles():
+        if not lineage.keys("domain_router"):
             return dg.MaterializeResult(metadata=_NOTHING)
-        record = steps.make_router(lineage)
+        record = make_one(lineage, "domain_router")
         return dg.MaterializeResult(
-            metadata=page(_router_metadata(record), record, lineage.store.router())
+            metadata=page(_router_metadata(record), record, lineage.artifact("domain_router"))
         )
 
-    @dg.asset(
-        group_name="evaluation",
-        deps=[
-            dg.AssetDep("token_scores", partition_mapping=dg.AllPartitionMapping()),
-            domain_router,
-        ],
-        owners=OWNERS,
-        kinds={"parquet", "markdown"},
-        code_version=CODE_VERSIONS["ensemble_report"],
+    @line.asset(
+        "ensemble_report",
+        group="evaluation",
+        icons={"parquet", "markdown"},
         metadata=columns.below(columns.ENSEMBLE_REPORT),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "posterior_beats_every_single_model",
-                asset="ensemble_report",
-                description="Warns unless the posterior ensemble of all experts is better than "
-                "the best single model, by its paired 95 % interval.",
-            )
-        ],
+        checks={
+            "posterior_beats_every_single_model": "Warns unless the posterior ensemble of all "
+            "experts is better than the best single model, by its paired 95 % interval."
+        },
     )
     def ensemble_report(workspace: Workspace) -> dg.MaterializeResult:
         """Experts put together token by token, beside every single model. No model is run.
@@ -65,17 +52,17 @@ def ensemble_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         routers (c-BTM); all experts or only the heaviest one or two.
         """
         lineage = workspace.lineage(experiment)
-        if not lineage.has_ensembles():
+        if not lineage.keys("ensemble_report"):
             check = dg.AssetCheckResult(
                 passed=True,
                 check_name="posterior_beats_every_single_model",
                 description="absent: nothing to check",
             )
             return dg.MaterializeResult(metadata=_NOTHING, check_results=[check])
-        record, matrix = steps.make_ensemble_report(lineage)
+        record, matrix = make_shown(lineage, "ensemble_report", read_ensembles)
         metadata, check = _report_metadata(lineage, record, matrix)
         return dg.MaterializeResult(
-            metadata=page(metadata, record, lineage.store.ensemble()),
+            metadata=page(metadata, record, lineage.artifact("ensemble_report")),
             check_results=[check],
         )
 
@@ -110,7 +97,7 @@ def _report_metadata(
     ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
     change = next(s.change for s in ranked if s.name == POSTERIOR)
     drawn = ensemble_figure(matrix, num_experts=num_experts)
-    bars = glance(matrix, num_experts=num_experts, merged=steps.shown_merges(lineage))
+    bars = glance(matrix, num_experts=num_experts, merged=shown_merges(lineage))
     text = total_label(matrix, matrix.splits[0])
     at_a_glance = glance_figure(bars, split=matrix.splits[0], text=text)
     metadata = {

@@ -6,76 +6,49 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps_evaluation as steps
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.defs import columns
-from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import raise_where_cancelled
 from mdel_assets.defs.evaluation_checks import (
     every_token_scored,
     figures_are_consistent,
     no_worse_than_before,
 )
+from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import (
-    OWNERS,
     chart,
     link,
     page,
     rounded,
     table,
 )
-from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.errors import ScoringError, TrainingInterruptedError
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS, Lineage
-from mdel_assets.what_is_stale import what_is_stale
+from mdel_assets.errors import TrainingInterruptedError
+from mdel_assets.evaluation import steps
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import make_one, make_shown
+from mdel_assets.line.what_is_stale import what_is_stale
+from mdel_assets.records import Record
 
 _log = logging.getLogger(__name__)
 
 
-def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     """Return the assets of the group ``evaluation``."""
-    models: list[Any] = [
-        "seed_model",
-        *(f"{key.replace('-', '_')}_baseline" for key in experiment.dense_keys),
-        dg.AssetDep("expert_model", partition_mapping=partitions.expert_of_model),
-    ]
-    if partitions.random_split is not None:
-        random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_model)
-        models.append(random)
-    if partitions.variant is not None:
-        swept = dg.AssetDep("variant_expert", partition_mapping=partitions.variant_of_model)
-        models.append(swept)
-    if partitions.recipe is not None:
-        merged = dg.AssetDep("merged_model", partition_mapping=partitions.recipe_of_model)
-        models.append(merged)
-    if partitions.reference is not None:
-        named = dg.AssetDep("reference_model", partition_mapping=partitions.reference_of_model)
-        models.append(named)
-    datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
+    experiment = line.experiment
 
-    @dg.asset(
-        group_name="evaluation",
-        output_required=False,
-        partitions_def=partitions.model,
-        deps=[*models, datasets],
-        owners=OWNERS,
-        kinds={"pytorch", "parquet"},
-        code_version=CODE_VERSIONS["token_scores"],
+    @line.asset(
+        "token_scores",
+        group="evaluation",
+        icons={"pytorch", "parquet"},
         metadata=columns.below(columns.TOKEN_SCORES),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "every_token_scored",
-                asset="token_scores",
-                blocking=True,
-                description="One log-probability for each token that was counted, none above 0.",
-            )
-        ],
-        backfill_policy=dg.BackfillPolicy.single_run(),
+        blocking_checks={
+            "every_token_scored": "One log-probability for each token that was counted, none above "
+            "0."
+        },
+        backfill_policy=AllInOneRun(),
         pool="gpu",
     )
-    @leaving_out_absent
     def token_scores(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -96,7 +69,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         metadata = {
             key: states[key]
             if key in states
-            else _scores_metadata(scored.records[key], lineage.store.scores(key))
+            else _scores_metadata(scored.records[key], lineage.artifact("token_scores", key))
             for key in keys
             if key not in scored.failures
         }
@@ -105,39 +78,27 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
             for key, entries in metadata.items():
                 event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
                 context.log_event(event)
-            reasons = [f"{key}: {reason}" for key, reason in scored.failures.items()]
-            raise ScoringError("\n".join(reasons))
+            scored.raise_failures()
         for key, entries in metadata.items():
             context.add_asset_metadata(entries, partition_key=key)
-        checked = {key: lineage.store.scores(key) for key in scored.records}
+        checked = {key: lineage.artifact("token_scores", key) for key in scored.records}
         return dg.MaterializeResult(check_results=[every_token_scored(scored.records, checked)])
 
-    @dg.asset(
-        group_name="evaluation",
-        output_required=False,
-        partitions_def=partitions.model,
-        deps=[token_scores],
-        owners=OWNERS,
-        kinds={"json"},
-        code_version=CODE_VERSIONS["perplexity_report"],
-        backfill_policy=dg.BackfillPolicy.single_run(),
+    @line.asset(
+        "perplexity_report",
+        group="evaluation",
+        icons={"json"},
         metadata=columns.below(columns.PERPLEXITY_REPORT),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "figures_are_consistent",
-                asset="perplexity_report",
-                blocking=True,
-                description="Every figure lies in its own interval; no perplexity is below 1.",
-            ),
-            dg.AssetCheckSpec(
-                "no_worse_than_before",
-                asset="perplexity_report",
-                description="Warns where a model became worse since its last report, by more than "
-                "the paired 95 % interval.",
-            ),
-        ],
+        blocking_checks={
+            "figures_are_consistent": "Every figure lies in its own interval; no perplexity is "
+            "below 1."
+        },
+        checks={
+            "no_worse_than_before": "Warns where a model became worse since its last report, by "
+            "more than the paired 95 % interval."
+        },
+        backfill_policy=AllInOneRun(),
     )
-    @leaving_out_absent
     def perplexity_report(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -154,28 +115,22 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
                 context.add_asset_metadata(states[key], partition_key=key)
                 continue
             changes[key] = steps.changes_since_last_report(lineage, key)
-            records[key] = steps.report(lineage, key)
+            records[key] = make_one(lineage, "perplexity_report", key)
             shown = _report_metadata(records[key])
-            metadata = page(shown, records[key], lineage.store.report(key))
+            metadata = page(shown, records[key], lineage.artifact("perplexity_report", key))
             context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(
             check_results=[figures_are_consistent(records), no_worse_than_before(changes)]
         )
 
-    @dg.asset(
-        group_name="evaluation",
-        deps=[dg.AssetDep(perplexity_report, partition_mapping=dg.AllPartitionMapping())],
-        owners=OWNERS,
-        kinds={"parquet", "markdown"},
-        code_version=CODE_VERSIONS["perplexity_matrix"],
+    @line.asset(
+        "perplexity_matrix",
+        group="evaluation",
+        icons={"parquet", "markdown"},
         metadata=columns.below(columns.PERPLEXITY_MATRIX),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "matrix_is_complete",
-                asset="perplexity_matrix",
-                description="There is a figure for every model on every dataset and split.",
-            )
-        ],
+        checks={
+            "matrix_is_complete": "There is a figure for every model on every dataset and split."
+        },
     )
     def perplexity_matrix(workspace: Workspace, tracking: Tracking) -> dg.MaterializeResult:
         """Every model on every domain and split: what was worth its training.
@@ -186,7 +141,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
         from mdel_assets.evaluation.tracked_matrix import track_matrix
 
         lineage = workspace.lineage(experiment)
-        record, matrix = steps.make_matrix(lineage)
+        record, matrix = make_shown(lineage, "perplexity_matrix", steps.read_matrix)
         tracker = tracking.tracker(experiment)
         address = track_matrix(tracker, matrix, fingerprint=record.fingerprint)
         missing = record.details["missing"]
@@ -208,7 +163,7 @@ def evaluation_assets(experiment: Experiment, partitions: Partitions) -> list[dg
                     **link("wandb", address),
                 },
                 record,
-                lineage.store.matrix(),
+                lineage.artifact("perplexity_matrix"),
             ),
             check_results=[complete],
         )
@@ -223,7 +178,7 @@ def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
     """
     states: dict[str, dict[str, str]] = {}
     for key in keys if len(keys) > 1 else []:
-        model = lineage.store.model(key)
+        model = lineage.model(key)
         if not model.record_path.exists():
             states[key] = {"state": f"{model.label} was never made: nothing to score"}
             _log.warning("%s was never made: left out", model.label)

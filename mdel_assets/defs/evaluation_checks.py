@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.metadata import barring, rounded, table
 from mdel_assets.evaluation.sample_sizes import TOO_FEW
+from mdel_assets.records import Record
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.regression import Change

@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterEventType
 
-from mdel_assets.examination import Finding
+from mdel_assets.maintenance.examination import Finding
 
 _RUNNING = [
     dg.DagsterRunStatus.STARTING,

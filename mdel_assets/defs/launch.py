@@ -34,9 +34,9 @@ from mdel_assets.engines.side_by_side import prepare
 from mdel_assets.errors import ArtifactError
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.not_made import NotMade, in_words, reasons_not_made
 from mdel_assets.memory import give_memory_back
-from mdel_assets.not_made import NotMade, in_words, reasons_not_made
 from mdel_assets.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -182,7 +182,7 @@ def _will_train_side_by_side(lineage: Lineage) -> bool:
     """Whether nothing is trained yet, and what will be is worth processes beside each other."""
     training = lineage.experiment.training
     is_long = training.num_epochs is not None or training.num_tokens_read >= _LONG_TRAINING
-    is_first = lineage.store.seed_model().read_record() is None
+    is_first = lineage.artifact("seed_model").read_record() is None
     return is_first and is_long and shutil.which("nvidia-smi") is None
 
 

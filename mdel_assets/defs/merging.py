@@ -6,52 +6,40 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps_merging
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.defs import columns
-from mdel_assets.defs.absence import leaving_out_absent
+from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import (
-    OWNERS,
     barring,
     chart,
     page,
     rounded,
     table,
 )
-from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Workspace
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets.merging.members import recipe_parameters
+from mdel_assets.merging.recipe_members import weighted_recipe
+from mdel_assets.records import Record
 from mdel_assets.tensor_files import TensorFolder
 
 
-def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """Return the assets of the group ``merging``; a merge only where there is a recipe."""
+def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``merging``; a merge only if there is a recipe."""
+    experiment = line.experiment
 
-    @dg.asset(
-        group_name="merging",
-        output_required=False,
-        partitions_def=partitions.domain,
-        deps=[
-            dg.AssetDep("expert_model", partition_mapping=dg.AllPartitionMapping()),
-            "seed_model",
-        ],
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        owners=OWNERS,
-        kinds={"parquet"},
-        code_version=CODE_VERSIONS["layer_differences"],
+    @line.asset(
+        "layer_differences",
+        group="merging",
+        icons={"parquet"},
         metadata=columns.below(columns.LAYER_DIFFERENCES),
-        check_specs=[
-            dg.AssetCheckSpec(
-                "frozen_tensors_equal",
-                asset="layer_differences",
-                description="No tensor that the expert's training froze differs from the seed's.",
-            )
-        ],
+        checks={
+            "frozen_tensors_equal": "No tensor that the expert's training froze differs from the "
+            "seed's."
+        },
+        backfill_policy=AllInOneRun(),
         pool="io",
     )
-    @leaving_out_absent
     def layer_differences(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
@@ -61,40 +49,23 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         are equal for each tensor; `cosines.parquet` the cosine with every other expert's change.
         """
         lineage = workspace.lineage(experiment)
-        records = steps_merging.measure_layer_differences(lineage, context.partition_keys)
+        records = make_all(lineage, "layer_differences", context.partition_keys)
         for key, record in records.items():
-            metadata = _differences_metadata(record, lineage.store.differences(key))
+            metadata = _differences_metadata(record, lineage.artifact("layer_differences", key))
             context.add_asset_metadata(metadata, partition_key=key)
         return dg.MaterializeResult(check_results=[_frozen_tensors_equal(records)])
 
-    if partitions.recipe is None:
+    if not line.has("merged_model"):
         return [layer_differences]
-    models: list[Any] = [
-        dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_recipe),
-        "seed_model",
-    ]
-    if partitions.random_split is not None:
-        random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_recipe)
-        models.append(random)
-    if partitions.searched is not None:
-        weights = dg.AssetDep("searched_merge", partition_mapping=partitions.search_of_recipe)
-        models.append(weights)
 
-    @dg.asset(
-        group_name="merging",
-        partitions_def=partitions.recipe,
-        deps=models,
-        owners=OWNERS,
-        kinds={"pytorch", "huggingface"},
-        code_version=CODE_VERSIONS["merged_model"],
-        check_specs=[
-            dg.AssetCheckSpec(
-                "tensors_finite_and_shaped",
-                asset="merged_model",
-                blocking=True,
-                description="Every number is finite, and every tensor has the seed's shape.",
-            )
-        ],
+    @line.asset(
+        "merged_model",
+        group="merging",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={
+            "tensors_finite_and_shaped": "Every number is finite, and every tensor has the seed's "
+            "shape."
+        },
         pool="io",
     )
     def merged_model(
@@ -107,9 +78,9 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         """
         lineage = workspace.lineage(experiment)
         recipe = context.partition_key
-        record = steps_merging.make_merged(lineage, recipe)
-        artifact = lineage.store.merged(recipe)
-        seed_folder = lineage.store.seed_model().folder
+        record = make_one(lineage, "merged_model", recipe)
+        artifact = lineage.artifact("merged_model", recipe)
+        seed_folder = lineage.folder("seed_model")
         with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
             same_shapes = ours.shapes == seeds.shapes
         non_finite = record.details["non_finite"]
@@ -120,7 +91,7 @@ def merging_assets(experiment: Experiment, partitions: Partitions) -> list[dg.As
         )
         members = [
             {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
-            for member in steps_merging.weighted_recipe(lineage, recipe)[1].models
+            for member in weighted_recipe(lineage, recipe)[1].models
         ]
         metadata = {
             "merge_method": record.config["merge_method"],

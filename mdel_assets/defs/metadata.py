@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterInvariantViolationError
 
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
+from mdel_assets.records import Record
 
 OWNERS = ["team:mdel"]
 

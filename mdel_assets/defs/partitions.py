@@ -1,7 +1,6 @@
-"""Partitions of the graph, and which partition is made from which."""
+"""Partitions of the graph, and which is made from which: both as the kinds declare them."""
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,12 @@ from dagster._core.storage.tags import (
     ASSET_PARTITION_RANGE_START_TAG,
 )
 
-from mdel_assets.defs.absence import PartitionsThatAre, absent_keys
+from mdel_assets.data.kinds import shard_keys
+from mdel_assets.defs.absence import PartitionsThatAre
 from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment import Experiment
+from mdel_assets.line.kind import Kind, only_one
+from mdel_assets.line.lineage import Lineage
 
 
 class ShardPartitions(dg.StaticPartitionsDefinition):
@@ -35,94 +37,70 @@ class ShardPartitions(dg.StaticPartitionsDefinition):
         return super().get_partition_keys(*args, **options)
 
 
-@dataclasses.dataclass(frozen=True)
 class Partitions:
-    """The partitions that one experiment gives."""
+    """The partitions of an experiment's kinds, without those that are known to be absent."""
 
-    shard: dg.StaticPartitionsDefinition
-    domain: PartitionsThatAre
-    recipe: dg.StaticPartitionsDefinition | None
-    model: PartitionsThatAre
-    experts_of_recipe: dg.StaticPartitionMapping
-    expert_of_model: dg.StaticPartitionMapping
-    random_split: PartitionsThatAre | None
-    random_of_recipe: dg.StaticPartitionMapping
-    random_of_model: dg.StaticPartitionMapping
-    recipe_of_model: dg.StaticPartitionMapping
-    searched: dg.StaticPartitionsDefinition | None
-    experts_of_search: dg.StaticPartitionMapping
-    random_of_search: dg.StaticPartitionMapping
-    search_of_recipe: dg.StaticPartitionMapping
-    reference: dg.StaticPartitionsDefinition | None
-    reference_of_model: dg.StaticPartitionMapping
-    variant: PartitionsThatAre | None
-    variant_of_model: dg.StaticPartitionMapping
+    def __init__(self, lineage: Lineage) -> None:
+        self._experiment = lineage.experiment
+        self._registry = lineage.registry
+        self._absent_domains = lineage.absent_domains()
+        # Kinds that have their keys from the same function have the same partitions.
+        self._by_keys: dict[Any, dg.StaticPartitionsDefinition] = {}
 
-    @classmethod
-    def of(cls, experiment: Experiment, *, absent_domains: Sequence[str] = ()) -> "Partitions":
-        """Return the partitions of ``experiment``; None where there would be none."""
-        recipes = list(experiment.merges)
-        references = list(experiment.evaluation.references)
-        of_random = [
-            name for name, recipe in experiment.merges.items() if "random:*" in recipe.model_names
+    def of(self, name: str) -> dg.StaticPartitionsDefinition | None:
+        """Return the partitions of a kind; None for one with a single artifact."""
+        kind = self._registry[name]
+        if kind.keys is only_one:
+            return None
+        if kind.keys not in self._by_keys:
+            self._by_keys[kind.keys] = self._new(kind)
+        return self._by_keys[kind.keys]
+
+    def _new(self, kind: Kind) -> dg.StaticPartitionsDefinition:
+        if kind.keys is shard_keys:
+            return ShardPartitions(self._experiment)
+        keys = list(kind.keys(self._experiment))
+        if kind.absent is None:
+            return dg.StaticPartitionsDefinition(keys)
+        return PartitionsThatAre(keys, kind.absent(self._experiment, self._absent_domains))
+
+    def keys(self, name: str) -> list[str]:
+        """Return the keys of a kind's partitions; the empty one for a single artifact."""
+        partitions = self.of(name)
+        return list(partitions.get_partition_keys()) if partitions else [""]
+
+    def deps(self, name: str) -> list[dg.AssetDep]:
+        """Return what a kind is made from, with the partitions of it that each partition takes."""
+        kind = self._registry[name]
+        present = self.keys(name)
+        users: dict[str, dict[str, list[str]]] = {}
+        for key in kind.keys(self._experiment):
+            for entry in kind.inputs(self._experiment, key):
+                of_key = users.setdefault(entry.kind, {}).setdefault(entry.key, [])
+                of_key += [key] if key in present and key not in of_key else []
+        return [
+            dg.AssetDep(input_kind, partition_mapping=self._mapping(name, input_kind, by_key))
+            for input_kind, by_key in users.items()
         ]
-        searched = experiment.searched_recipes
-        absent = absent_keys(experiment, absent_domains)
-        domain = PartitionsThatAre(experiment.domain_keys, absent["domain"])
-        domains = domain.get_partition_keys()
-        random_split = PartitionsThatAre(experiment.random_split_keys, absent["random"])
-        numbers = random_split.get_partition_keys()
-        variant = PartitionsThatAre(list(experiment.variants), absent["variant"])
-        experts_of = _experts_by_domain(experiment, domains)
-        return cls(
-            shard=ShardPartitions(experiment),
-            domain=domain,
-            recipe=dg.StaticPartitionsDefinition(recipes) if recipes else None,
-            model=PartitionsThatAre(experiment.model_keys, absent["model"]),
-            experts_of_recipe=dg.StaticPartitionMapping(experts_of),
-            expert_of_model=_named_after("expert", domains),
-            random_split=random_split if experiment.random_split_keys else None,
-            random_of_recipe=dg.StaticPartitionMapping(dict.fromkeys(numbers, of_random)),
-            random_of_model=_named_after("random", numbers),
-            recipe_of_model=_named_after("merged", recipes),
-            searched=dg.StaticPartitionsDefinition(searched) if searched else None,
-            experts_of_search=dg.StaticPartitionMapping(
-                {
-                    key: own
-                    for key, names in experts_of.items()
-                    if (own := [name for name in names if name in searched])
-                }
-            ),
-            random_of_search=dg.StaticPartitionMapping(
-                {key: [name for name in of_random if name in searched] for key in numbers}
-            ),
-            search_of_recipe=dg.StaticPartitionMapping({name: name for name in searched}),
-            reference=dg.StaticPartitionsDefinition(references) if references else None,
-            reference_of_model=_named_after("reference", references),
-            variant=variant if experiment.variants else None,
-            variant_of_model=_named_after("variant", variant.get_partition_keys()),
-        )
+
+    def _mapping(
+        self, name: str, input_kind: str, users: dict[str, list[str]]
+    ) -> dg.PartitionMapping | None:
+        """Return how partitions of an input map to those of a kind that use them."""
+        if self.of(input_kind) is None:
+            return None
+        own, theirs = self.keys(name), self.keys(input_kind)
+        used = {key: users.get(key, []) for key in theirs}
+        are_same = self._registry[name].keys is self._registry[input_kind].keys
+        if are_same and all(keys == [key] for key, keys in used.items()):
+            return dg.IdentityPartitionMapping()
+        if all(len(keys) == len(own) for keys in used.values()):
+            return dg.AllPartitionMapping()
+        if self.of(name) is None:
+            return dg.SpecificPartitionsPartitionMapping([key for key in theirs if used[key]])
+        return dg.StaticPartitionMapping(used)
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:
     """Return the tags of a run for ``keys``, which follow one another."""
     return {ASSET_PARTITION_RANGE_START_TAG: keys[0], ASSET_PARTITION_RANGE_END_TAG: keys[-1]}
-
-
-def _named_after(family: str, keys: Sequence[str]) -> dg.StaticPartitionMapping:
-    """Map each key to its model's."""
-    return dg.StaticPartitionMapping({key: f"{family}-{key}" for key in keys})
-
-
-def _experts_by_domain(experiment: Experiment, domains: Sequence[str]) -> dict[str, list[str]]:
-    """Map each of ``domains`` to the recipes that its expert goes into."""
-    recipes_of: dict[str, list[str]] = {}
-    for name, recipe in experiment.merges.items():
-        for model in recipe.model_names:
-            if not model.startswith("expert:"):
-                continue
-            wanted = model.removeprefix("expert:")
-            for domain in domains if wanted == "*" else [wanted]:
-                if domain in domains and name not in recipes_of.setdefault(domain, []):
-                    recipes_of[domain].append(name)
-    return recipes_of

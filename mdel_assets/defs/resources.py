@@ -14,7 +14,7 @@ from pydantic import create_model
 from mdel_assets.defs.run_labels import label_run
 from mdel_assets.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.publisher import Publisher, make_publisher
 from mdel_assets.tracking import Tracker, tracking_mode
 from mdel_assets.webserver import place_in_words

@@ -6,18 +6,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from mdel_assets.defs.partitions import Partitions, range_tags
-from mdel_assets.lineage import Lineage
-from mdel_assets.what_is_stale import report_kinds, stale_experts, stale_reports
-
-# What makes up the report, of those that the experiment has.
-REPORTS = (
-    "token_scores",
-    "perplexity_report",
-    "perplexity_matrix",
-    "domain_router",
-    "ensemble_report",
-    "sweep_report",
-)
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.what_is_stale import report_kinds, stale_experts, stale_reports
 
 
 def expert_job() -> UnresolvedAssetJobDefinition:
@@ -56,11 +46,12 @@ def nightly_experts(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.S
     return schedule
 
 
-def report_job(assets: set[str]) -> UnresolvedAssetJobDefinition:
+def report_job(lineage: Lineage) -> UnresolvedAssetJobDefinition:
     """Return the job that scores models and puts them into the matrix."""
+    reports = [kind for kind in lineage.kinds() if lineage.registry[kind].is_report]
     return dg.define_asset_job(
         "bring_reports_up_to_date",
-        selection=dg.AssetSelection.assets(*(name for name in REPORTS if name in assets)),
+        selection=dg.AssetSelection.assets(*reports),
         description="Scores, reports, the matrix and the ensembles, of all models that are there.",
     )
 
@@ -87,7 +78,7 @@ def weekly_report(
         return dg.RunRequest(
             run_key=f"weekly_report-{day}",
             asset_selection=[dg.AssetKey(kind) for kind in report_kinds(lineage)],
-            tags={**range_tags(partitions.model.get_partition_keys()), "mdel/reason": reason[:250]},
+            tags={**range_tags(partitions.keys("token_scores")), "mdel/reason": reason[:250]},
         )
 
     return schedule
@@ -101,4 +92,4 @@ def _nothing_for_experts(lineage: Lineage) -> str:
 
 
 def _has_dataset(lineage: Lineage, domain: str) -> bool:
-    return lineage.store.dataset(domain).record_path.exists()
+    return lineage.artifact("domain_dataset", domain).record_path.exists()

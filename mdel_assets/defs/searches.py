@@ -4,57 +4,38 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets import steps_search
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.defs import columns
-from mdel_assets.defs.metadata import OWNERS, barring, chart, page, rounded, table
-from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.line_assets import LineAssets
+from mdel_assets.defs.metadata import barring, chart, page, rounded, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.estimates import Estimate
 from mdel_assets.evaluation.findings import verdict
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.line.making import make_one
 from mdel_assets.merging.members import recipe_parameters
-from mdel_assets.steps_merging import weighted_recipe
+from mdel_assets.merging.recipe_members import weighted_recipe
+from mdel_assets.merging.search_step import REPORT_NAME
+from mdel_assets.records import Record
 
 _BEST, _TEST = "best_of_all_trials", "not_worse_than_the_mean_on_test"
 
 
-def search_assets(experiment: Experiment, partitions: Partitions) -> list[dg.AssetsDefinition]:
+def search_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     """Return the asset of searched weights, where a recipe asks for a search."""
-    if partitions.searched is None:
+    experiment = line.experiment
+    if not line.has("searched_merge"):
         return []
-    models: list[Any] = [
-        dg.AssetDep("expert_model", partition_mapping=partitions.experts_of_search),
-        dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping()),
-        "seed_model",
-    ]
-    if any("random:*" in experiment.merges[n].model_names for n in experiment.searched_recipes):
-        random = dg.AssetDep("random_split_expert", partition_mapping=partitions.random_of_search)
-        models.append(random)
 
-    @dg.asset(
-        group_name="merging",
-        partitions_def=partitions.searched,
-        deps=models,
-        owners=OWNERS,
-        kinds={"pytorch", "json"},
-        code_version=CODE_VERSIONS["searched_merge"],
+    @line.asset(
+        "searched_merge",
+        group="merging",
+        icons={"pytorch", "json"},
         metadata=columns.below(columns.SEARCH_TRIALS),
-        check_specs=[
-            dg.AssetCheckSpec(
-                _BEST,
-                asset="searched_merge",
-                blocking=True,
-                description="No trial in the log has fewer bits per byte than the answer.",
-            ),
-            dg.AssetCheckSpec(
-                _TEST,
-                asset="searched_merge",
-                description="Warns where the answer is clearly worse than the uniform mean on "
-                "test text like that of the search.",
-            ),
-        ],
+        blocking_checks={_BEST: "No trial in the log has fewer bits per byte than the answer."},
+        checks={
+            _TEST: "Warns where the answer is clearly worse than the uniform mean on test text "
+            "like that of the search."
+        },
         pool="gpu",
     )
     def searched_merge(
@@ -68,8 +49,8 @@ def search_assets(experiment: Experiment, partitions: Partitions) -> list[dg.Ass
         """
         lineage = workspace.lineage(experiment)
         recipe = context.partition_key
-        record = steps_search.search_merge(lineage, recipe)
-        artifact = lineage.store.search(recipe)
+        record = make_one(lineage, "searched_merge", recipe)
+        artifact = lineage.artifact("searched_merge", recipe)
         members = weighted_recipe(lineage, recipe)[1].models
         weights = [
             {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
@@ -91,7 +72,7 @@ def _search_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
     trials = read_trials(artifact.folder / TRIALS_NAME)
     drawn = trials_figure(trials, title=record.key)
     return {
-        "report": dg.MetadataValue.md((artifact.folder / steps_search.REPORT_NAME).read_text()),
+        "report": dg.MetadataValue.md((artifact.folder / REPORT_NAME).read_text()),
         "trials": chart(drawn, "trials"),
         columns.ROW_COUNT: len(trials),
         "bits_per_byte": record.details["best"]["bits_per_byte"],

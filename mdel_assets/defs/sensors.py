@@ -8,7 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from mdel_assets.data.fetch import source_signature
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 
 
 def shard_job() -> UnresolvedAssetJobDefinition:

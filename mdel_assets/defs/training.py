@@ -1,16 +1,16 @@
 """Training assets: the seed model and the experts."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact, Record
-from mdel_assets.defs.absence import leaving_out_absent
-from mdel_assets.defs.compute import Compute, Made
+from mdel_assets.artifacts import Artifact
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.data_metadata import tokens_per_byte
+from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import (
-    OWNERS,
     barring,
     chart,
     link,
@@ -19,35 +19,27 @@ from mdel_assets.defs.metadata import (
     rounded,
     table,
 )
-from mdel_assets.defs.partitions import Partitions
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import Made
+from mdel_assets.records import Record
 
 MODEL_IS_WHOLE = (
     "The stored tensors hold as many parameters as the model has, and its tokenizer lies beside."
 )
+FROZEN_CHECK = "frozen_weights_unchanged"
 FROZEN_UNCHANGED = "Every tensor outside the trained layers equals the seed's to the bit."
 
 
-def training_assets(
-    experiment: Experiment, partitions: Partitions, compute: Compute
-) -> list[dg.AssetsDefinition]:
-    """Return the assets of the group ``training``; ``compute`` says how they are backfilled."""
-    backfill_policy = compute.backfill_policy
-    datasets = dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping())
+def training_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
+    """Return seed and experts, of the group ``training``; ``compute`` says how to backfill them."""
+    experiment = line.experiment
 
-    @dg.asset(
-        group_name="training",
-        deps=[datasets] if experiment.seed_model.pretrain else [],
-        owners=OWNERS,
-        kinds={"pytorch", "huggingface"},
-        code_version=CODE_VERSIONS["seed_model"],
-        check_specs=[
-            dg.AssetCheckSpec(
-                "seed_loads", asset="seed_model", blocking=True, description=MODEL_IS_WHOLE
-            )
-        ],
+    @line.asset(
+        "seed_model",
+        group="training",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={"seed_loads": MODEL_IS_WHOLE},
         pool="gpu",
     )
     def seed_model(
@@ -63,32 +55,20 @@ def training_assets(
         """
         lineage = workspace.lineage(experiment)
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
-        artifact = lineage.store.seed_model()
+        artifact = lineage.artifact("seed_model")
         return dg.MaterializeResult(
             metadata=page(model_metadata(record, artifact), record, artifact),
             check_results=[model_is_whole(record, artifact, check_name="seed_loads")],
         )
 
-    @dg.asset(
-        group_name="training",
-        output_required=False,
-        partitions_def=partitions.domain,
-        deps=["domain_dataset", seed_model],
-        owners=OWNERS,
-        kinds={"pytorch", "huggingface"},
-        code_version=CODE_VERSIONS["expert_model"],
-        check_specs=[
-            dg.AssetCheckSpec(
-                "frozen_weights_unchanged",
-                asset="expert_model",
-                blocking=True,
-                description=FROZEN_UNCHANGED,
-            )
-        ],
-        backfill_policy=backfill_policy,
+    @line.asset(
+        "expert_model",
+        group="training",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={FROZEN_CHECK: FROZEN_UNCHANGED},
+        backfill_policy=compute.backfill_policy,
         pool="gpu",
     )
-    @leaving_out_absent
     def expert_model(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -112,7 +92,7 @@ def training_assets(
         return trained_partitions(
             context,
             made,
-            artifact_of=lineage.store.expert,
+            artifact_of=functools.partial(lineage.artifact, "expert_model"),
             also_of=lambda domain: _text_of_domain(lineage, domain),
         )
 
@@ -166,7 +146,7 @@ def _frozen_unchanged(
     changed = {key: names for key, names in found.items() if names}
     check = dg.AssetCheckResult(
         passed=not changed,
-        check_name="frozen_weights_unchanged",
+        check_name=FROZEN_CHECK,
         metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
     )
     return barring(check, [artifacts[key] for key in changed])
@@ -175,8 +155,8 @@ def _frozen_unchanged(
 def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:
     from mdel_assets.training.model_files import load_tokenizer
 
-    tokenizer = load_tokenizer(lineage.store.seed_model().folder)
-    train = lineage.store.dataset(domain).folder / "train.parquet"
+    tokenizer = load_tokenizer(lineage.folder("seed_model"))
+    train = lineage.folder("domain_dataset", domain) / "train.parquet"
     return tokens_per_byte(train, domain, tokenizer)
 
 

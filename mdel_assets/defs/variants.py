@@ -1,49 +1,33 @@
 """The assets of a sweep: experts trained in other ways, and the report that compares them."""
 
+import functools
+
 import dagster as dg
 
-from mdel_assets import steps_sweep
 from mdel_assets.defs import columns
-from mdel_assets.defs.absence import leaving_out_absent
 from mdel_assets.defs.compute import Compute
-from mdel_assets.defs.metadata import OWNERS, chart, page, table
-from mdel_assets.defs.partitions import Partitions
+from mdel_assets.defs.line_assets import LineAssets
+from mdel_assets.defs.metadata import chart, page, table
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.defs.training import FROZEN_UNCHANGED, trained_partitions
-from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import CODE_VERSIONS
-
-_CHECK = "frozen_weights_unchanged"
+from mdel_assets.defs.training import FROZEN_CHECK, FROZEN_UNCHANGED, trained_partitions
+from mdel_assets.evaluation.sweep_step import read_sweep
+from mdel_assets.line.making import make_one
 
 
-def variant_assets(
-    experiment: Experiment, partitions: Partitions, compute: Compute
-) -> list[dg.AssetsDefinition]:
+def variant_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
     """Return `variant_expert` and `sweep_report`; none where the experiment has no variants."""
-    if partitions.variant is None:
+    experiment = line.experiment
+    if not line.has("variant_expert"):
         return []
-    backfill_policy = compute.backfill_policy
 
-    @dg.asset(
-        group_name="training",
-        output_required=False,
-        partitions_def=partitions.variant,
-        deps=[
-            dg.AssetDep("domain_dataset", partition_mapping=dg.AllPartitionMapping()),
-            "seed_model",
-        ],
-        owners=OWNERS,
-        kinds={"pytorch", "huggingface"},
-        code_version=CODE_VERSIONS["variant_expert"],
-        check_specs=[
-            dg.AssetCheckSpec(
-                _CHECK, asset="variant_expert", blocking=True, description=FROZEN_UNCHANGED
-            )
-        ],
-        backfill_policy=backfill_policy,
+    @line.asset(
+        "variant_expert",
+        group="training",
+        icons={"pytorch", "huggingface"},
+        blocking_checks={FROZEN_CHECK: FROZEN_UNCHANGED},
+        backfill_policy=compute.backfill_policy,
         pool="gpu",
     )
-    @leaving_out_absent
     def variant_expert(
         context: dg.AssetExecutionContext,
         workspace: Workspace,
@@ -62,14 +46,14 @@ def variant_assets(
             workspace=workspace,
             tracking=tracking,
         )
-        return trained_partitions(context, made, artifact_of=lineage.store.variant)
+        return trained_partitions(
+            context, made, artifact_of=functools.partial(lineage.artifact, "variant_expert")
+        )
 
-    @dg.asset(
-        group_name="evaluation",
-        deps=[dg.AssetDep("token_scores", partition_mapping=dg.AllPartitionMapping())],
-        owners=OWNERS,
-        kinds={"parquet", "matplotlib"},
-        code_version=CODE_VERSIONS["sweep_report"],
+    @line.asset(
+        "sweep_report",
+        group="evaluation",
+        icons={"parquet", "matplotlib"},
         metadata=columns.below(columns.SWEEP_REPORT),
     )
     def sweep_report(workspace: Workspace) -> dg.MaterializeResult:
@@ -80,8 +64,8 @@ def variant_assets(
         from mdel_assets.evaluation.sweep import draw_sweep, sweep_markdown, sweep_rows
 
         lineage = workspace.lineage(experiment)
-        record = steps_sweep.make_sweep_report(lineage)
-        entries = steps_sweep.read_sweep(lineage)
+        record = make_one(lineage, "sweep_report")
+        entries = read_sweep(lineage)
         rows = sweep_rows(entries)
         shown = {
             "changes": dg.MetadataValue.md(sweep_markdown(entries)),
@@ -89,6 +73,6 @@ def variant_assets(
             "rows": table(rows),
             columns.ROW_COUNT: len(rows),
         }
-        return dg.MaterializeResult(metadata=page(shown, record, lineage.store.sweep()))
+        return dg.MaterializeResult(metadata=page(shown, record, lineage.artifact("sweep_report")))
 
     return [variant_expert, sweep_report]

@@ -27,12 +27,12 @@ from mdel_assets.child_processes import (
     workers_deaf_to_interrupts,
 )
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
-from mdel_assets.training.termination import Termination, noticing_termination
+from mdel_assets.line.termination import Termination, noticing_termination
 
 _log = logging.getLogger(__name__)
 _LOADED_BEFOREHAND = [
-    "mdel_assets.steps_training",
-    "mdel_assets.steps_evaluation",
+    "mdel_assets.training.steps",
+    "mdel_assets.evaluation.steps",
     "mdel_assets.training.expert",
     "mdel_assets.training.baseline",
     "mdel_assets.training.trainer",

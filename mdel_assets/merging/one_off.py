@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity
+from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment_mistakes import sentences
 from mdel_assets.merging.members import Members, resolved_recipe
@@ -19,6 +19,7 @@ from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX
 from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.merging.sources import MergeInput
+from mdel_assets.records import Identity
 
 MEAN = {"merge_method": "linear"}
 ONE_OFF_KIND = "one_off_merge"

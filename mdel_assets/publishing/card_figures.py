@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 
 _log = logging.getLogger(__name__)
 CHART_NAME = "perplexity.png"
@@ -66,14 +66,14 @@ def mean_models(experiment: Experiment) -> list[str]:
 
 
 def _current_rows(lineage: Lineage, model_key: str) -> list[Row]:
-    report = lineage.store.report(model_key).read_record()
-    model = lineage.store.model(model_key).read_record()
+    report = lineage.artifact("perplexity_report", model_key).read_record()
+    model = lineage.model(model_key).read_record()
     if report is None or model is None:
         return []
     fingerprints = {
         key: record.fingerprint
         for key in lineage.experiment.domain_keys
-        if (record := lineage.store.dataset(key).read_record())
+        if (record := lineage.artifact("domain_dataset", key).read_record())
     }
     return [
         row

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from mdel_assets.artifacts import Artifact, Record
+from mdel_assets.artifacts import Artifact
 from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.licences import source_note
+from mdel_assets.records import Record
 
 CARD_NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -94,7 +95,7 @@ def base_model(experiment: Experiment) -> str | None:
 
 def seed_in_words(lineage: Lineage) -> str:
     """Return what the seed model is."""
-    seed = lineage.store.seed_model().read_record()
+    seed = lineage.artifact("seed_model").read_record()
     fingerprint = f" (fingerprint `{seed.fingerprint}`)" if seed else ""
     if base := base_model(lineage.experiment):
         commit = seed.config.get("commit") if seed else None
@@ -137,8 +138,8 @@ def shard_rows(lineage: Lineage) -> list[tuple[str, str]]:
     """Return a row for each shard of the corpus: its source, and what was read and rejected."""
     rows = []
     for shard in lineage.experiment.shards():
-        raw = lineage.store.shard(shard.key).read_record()
-        routed = lineage.store.documents(shard.key).read_record()
+        raw = lineage.artifact("raw_pile_shard", shard.key).read_record()
+        routed = lineage.artifact("shard_documents", shard.key).read_record()
         told: list[Any] = [public_place(shard.location)]
         if raw:
             told.append(f"sha256 `{raw.config['sha256']}`")

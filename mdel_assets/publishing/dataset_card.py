@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdel_assets.experiment_fields import SPLITS, Mixture
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.cards import (
     front_matter,
     languages_of,
@@ -34,7 +34,7 @@ def documents_by_domain(folder: Path) -> dict[str, int]:
 def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
     """Return the card of the dataset of ``domain``; ``name`` is what it is loaded by."""
     experiment = lineage.experiment
-    artifact = lineage.store.dataset(domain)
+    artifact = lineage.artifact("domain_dataset", domain)
     record = artifact.require()
     held = documents_by_domain(artifact.folder)
     domains = [domain, *(key for key in held if key != domain)]

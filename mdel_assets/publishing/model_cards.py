@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from mdel_assets.artifacts import Record
 from mdel_assets.experiment import Experiment
-from mdel_assets.lineage import Lineage
-from mdel_assets.merged_cards import merged_model_card
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.merging.merged_cards import merged_model_card
 from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
 from mdel_assets.publishing.cards import (
     base_model,
@@ -18,6 +17,7 @@ from mdel_assets.publishing.cards import (
     shard_rows,
     without_front_matter,
 )
+from mdel_assets.records import Record
 
 _LICENCE = {"license": "other", "license_name": "see-licence-and-sources"}
 _SETTINGS_LEFT_OUT = {"trained_layers", "micro_batch_size", "cache_prefix"}
@@ -41,7 +41,7 @@ def expert_card(
     ``repository@revision``.
     """
     experiment = lineage.experiment
-    artifact = lineage.store.expert(domain)
+    artifact = lineage.artifact("expert_model", domain)
     record = artifact.require()
     label = experiment.require_domain(domain).name
     repositories = _repositories(datasets)
@@ -103,7 +103,7 @@ def merged_card(
     the recipe and the inputs is taken over.
     """
     experiment = lineage.experiment
-    artifact = lineage.store.merged(recipe)
+    artifact = lineage.artifact("merged_model", recipe)
     record = artifact.require()
     seed = base_model(experiment)
     repositories = _repositories(datasets)
@@ -213,7 +213,7 @@ def _text_rows(
     """Return a row for the training text of each domain, and for each shard of the corpus."""
     rows = []
     for key in domains:
-        record = lineage.store.dataset(key).read_record()
+        record = lineage.artifact("domain_dataset", key).read_record()
         told = [f"`{datasets[key]}`"] if key in datasets else []
         if record:
             train = record.counts["train"]

@@ -17,10 +17,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import DiskFullError, TrainingError
 from mdel_assets.experiment_fields import Optimization
+from mdel_assets.line.processes import any_process
+from mdel_assets.line.termination import Termination
 from mdel_assets.tensor_files import bytes_of
 from mdel_assets.tensor_writer import TensorLayout, TensorWriter
-from mdel_assets.training.processes import any_process
-from mdel_assets.training.termination import Termination
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0

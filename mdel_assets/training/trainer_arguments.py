@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment_fields import Optimization
-from mdel_assets.training.processes import num_processes
+from mdel_assets.line.processes import num_processes
 
 _NUM_LOG_POINTS = 50
 

@@ -74,7 +74,7 @@ def main() -> int:
         sys.stderr.write("chromium is missing: make test_services installs it\n")
         return 1
     home, experiment = MdelHome.from_environment(), experiment_name()
-    if not home.lineage(load_experiment(experiment)).store.matrix().read_record():
+    if not home.lineage(load_experiment(experiment)).artifact("perplexity_matrix").read_record():
         sys.stderr.write(f"{home.root} holds no finished line of '{experiment}': make demo\n")
         return 1
     for path in take_screenshots(home, experiment=experiment, folder=IMAGES):

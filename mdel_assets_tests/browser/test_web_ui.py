@@ -18,7 +18,7 @@ from PIL import Image
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import CODE_VERSIONS
+from mdel_assets.kinds import KINDS
 from mdel_assets_tests.browser import screenshots
 from mdel_assets_tests.browser.web_ui import CHROMIUM, open_browser, serve
 
@@ -223,7 +223,7 @@ def test_an_asset_page_tells_what_it_is_and_what_it_holds(ui, line):
         ("Group", "data"),
         ("Owners", "mdel"),
         ("Row count", str(row_count(home))),
-        ("Code version", CODE_VERSIONS["domain_dataset"]),
+        ("Code version", {kind.name: kind.code_version for kind in KINDS}["domain_dataset"]),
         ("Pool", "cpu"),
     ):
         assert f"\n{heading}\n" in shown, heading

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets import steps
 from mdel_assets.data.clusters import Clusters, balancing_prices, fit_clusters
 from mdel_assets.definitions import build_definitions
 from mdel_assets.errors import ExperimentError, ShardError
+from mdel_assets.line.making import make_one
 from mdel_assets_tests.conftest import KEY_OF, compress, make_document, pico_experiment, write_shard
 
 
@@ -92,19 +92,22 @@ def test_a_corpus_without_labels_goes_through_the_data_stage(tmp_path, corpus, h
                 assert result.success
     labels = {}
     for shard in ("00", "01"):
-        record = lineage.store.documents(shard).require()
+        record = lineage.artifact("shard_documents", shard).require()
         assert record.counts["num_rejects"] == 0
         assert sum(d["num_documents"] for d in record.counts["domains"].values()) == 40
         for key in experiment.domain_keys:
-            path = lineage.store.documents(shard).folder / f"{key}.parquet"
+            path = lineage.folder("shard_documents", shard) / f"{key}.parquet"
             for text in pq.read_table(path).column("text").to_pylist() if path.exists() else ():
                 label = next(name for name in KEY_OF if text in all_texts(name))
                 labels.setdefault(key, []).append(label)
     # Both shards' 40 Github documents are more than a third: prices part them.
     assert set(labels) == {"cluster_0", "cluster_1", "cluster_2"}
     assert all(15 <= len(found) <= 40 for found in labels.values())
-    assert [p for p in lineage.store.clusters().folder.iterdir() if p.name.startswith(".")] == []
-    assert lineage.store.dataset("cluster_1").require().counts["num_shared_documents"] == 0
+    assert [p for p in lineage.folder("corpus_clusters").iterdir() if p.name.startswith(".")] == []
+    assert (
+        lineage.artifact("domain_dataset", "cluster_1").require().counts["num_shared_documents"]
+        == 0
+    )
 
 
 def all_texts(label):
@@ -113,13 +116,13 @@ def all_texts(label):
 
 def test_another_number_of_clusters_makes_documents_stale(corpus, home):
     lineage = home.lineage(unlabelled(pico_experiment, corpus))
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
-    steps.make_clusters(lineage)
-    steps.route_shard(lineage, "00")
+    make_one(lineage, "raw_pile_shard", "00")
+    make_one(lineage, "corpus_clusters")
+    make_one(lineage, "shard_documents", "00")
     assert lineage.stale("shard_documents", "00") is None
     more = home.lineage(pico_experiment(corpus, domains={"clusters": 4}, merges={}))
     assert "domains" in more.stale("corpus_clusters").reason
-    assert steps.make_clusters(more).details["sizes"] != []
+    assert make_one(more, "corpus_clusters").details["sizes"] != []
     assert "corpus_clusters" in more.stale("shard_documents", "00").reason
 
 
@@ -137,11 +140,11 @@ def test_no_label_is_read_and_rejects_are_kept(tmp_path, home):
     lineage = home.lineage(
         pico_experiment(tmp_path, domains={"clusters": 2}, merges={}, source=source)
     )
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
-    steps.make_clusters(lineage)
-    record = steps.route_shard(lineage, "00")
+    make_one(lineage, "raw_pile_shard", "00")
+    make_one(lineage, "corpus_clusters")
+    record = make_one(lineage, "shard_documents", "00")
     assert (record.counts["num_documents"], record.counts["num_rejects"]) == (20, 1)
-    rejects = pq.read_table(lineage.store.documents("00").folder / "rejects.parquet")
+    rejects = pq.read_table(lineage.folder("shard_documents", "00") / "rejects.parquet")
     assert rejects.column("line").to_pylist() == [b"{broken"]
 
 
@@ -154,9 +157,9 @@ def test_folders_need_not_name_domains(tmp_path, home):
     lineage = home.lineage(
         pico_experiment(tmp_path, domains={"clusters": 2}, merges={}, source=source)
     )
-    steps.fetch_raw_shard(lineage, "corpus", cache=home.cache)
-    steps.make_clusters(lineage)
-    counts = steps.route_shard(lineage, "corpus").counts["domains"]
+    make_one(lineage, "raw_pile_shard", "corpus")
+    make_one(lineage, "corpus_clusters")
+    counts = make_one(lineage, "shard_documents", "corpus").counts["domains"]
     assert {key: count["num_documents"] for key, count in counts.items()} == {
         "cluster_0": 10,
         "cluster_1": 10,

@@ -7,10 +7,10 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets import steps
 from mdel_assets.data.document_index import DocumentFile, DocumentIndex, salted_hash
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import SPLITS
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import (
     KEY_OF,
     decompress,
@@ -46,9 +46,9 @@ def made(planted, tmp_path_factory):
     home = MdelHome(tmp_path_factory.mktemp("home"))
     lineage = home.lineage(pico_experiment(planted))
     for shard in ("00", "01", "val", "test"):
-        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
-        steps.route_shard(lineage, shard)
-    steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
+        make_one(lineage, "raw_pile_shard", shard)
+        make_one(lineage, "shard_documents", shard)
+    make_all(lineage, "domain_dataset", lineage.experiment.domain_keys)
     return lineage
 
 
@@ -72,7 +72,7 @@ def oracle(planted):
 
 
 def rows(lineage, domain, split):
-    return pq.read_table(lineage.store.dataset(domain).folder / f"{split}.parquet").to_pylist()
+    return pq.read_table(lineage.folder("domain_dataset", domain) / f"{split}.parquet").to_pylist()
 
 
 @pytest.mark.parametrize("domain", sorted(KEY_OF.values()))
@@ -109,7 +109,7 @@ def test_no_document_is_in_two_splits(made, domain):
 
 def test_removed_copies_are_counted_by_cause(made):
     """Planted by hand: 4 training copies, 2 of evaluation documents, 1 between those."""
-    removed = made.store.dataset("arxiv").require().details["removed_from_corpus"]
+    removed = made.artifact("domain_dataset", "arxiv").require().details["removed_from_corpus"]
     assert removed == {
         "num_duplicates": 4,
         "num_train_also_in_evaluation": 2,
@@ -118,7 +118,7 @@ def test_removed_copies_are_counted_by_cause(made):
 
 
 def test_an_absent_domain_is_a_state(made):
-    record = made.store.dataset("enron").require()
+    record = made.artifact("domain_dataset", "enron").require()
     assert record.counts["train"]["num_documents"] == 0
     assert not made.is_present("enron")
     assert made.present_domains() == ["github", "arxiv", "freelaw"]
@@ -126,7 +126,7 @@ def test_an_absent_domain_is_a_state(made):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_load_dataset_gives_each_split_by_its_name(made, tmp_path, streaming):
-    folder = str(made.store.dataset("arxiv").folder)
+    folder = str(made.folder("domain_dataset", "arxiv"))
     loaded = datasets.load_dataset(folder, streaming=streaming, cache_dir=str(tmp_path))
     assert set(loaded) == set(SPLITS)
     for split in SPLITS:
@@ -141,10 +141,10 @@ def test_a_dataset_with_an_empty_split_loads_without_it(planted, home, tmp_path)
     write_shard(tmp_path / "val.jsonl.zst", make_documents({"Github": 4}, first=5000))
     lineage = home.lineage(pico_experiment(tmp_path))
     for shard in ("00", "01", "val", "test"):
-        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
-        steps.route_shard(lineage, shard)
-    steps.assemble_domain_datasets(lineage, ["freelaw"])
-    folder = lineage.store.dataset("freelaw").folder
+        make_one(lineage, "raw_pile_shard", shard)
+        make_one(lineage, "shard_documents", shard)
+    make_all(lineage, "domain_dataset", ["freelaw"])
+    folder = lineage.folder("domain_dataset", "freelaw")
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert set(loaded) == {"train", "test_domain", "test_pile"}
 
@@ -152,10 +152,13 @@ def test_a_dataset_with_an_empty_split_loads_without_it(planted, home, tmp_path)
 def test_one_domain_alone_equals_the_same_domain_among_all(made, planted, home):
     alone = home.lineage(pico_experiment(planted))
     for shard in ("00", "01", "val", "test"):
-        steps.fetch_raw_shard(alone, shard, cache=home.cache)
-        steps.route_shard(alone, shard)
-    steps.assemble_domain_datasets(alone, ["arxiv"])
-    first, second = made.store.dataset("arxiv"), alone.store.dataset("arxiv")
+        make_one(alone, "raw_pile_shard", shard)
+        make_one(alone, "shard_documents", shard)
+    make_all(alone, "domain_dataset", ["arxiv"])
+    first, second = (
+        made.artifact("domain_dataset", "arxiv"),
+        alone.artifact("domain_dataset", "arxiv"),
+    )
     assert first.record_path.read_bytes() == second.record_path.read_bytes()
     for split in SPLITS:
         assert rows(made, "arxiv", split) == rows(alone, "arxiv", split)
@@ -164,9 +167,9 @@ def test_one_domain_alone_equals_the_same_domain_among_all(made, planted, home):
 def test_another_seed_draws_another_general_half(made, planted, home):
     other = home.lineage(pico_experiment(planted, mixture={"seed": 1}))
     for shard in ("00", "01", "val", "test"):
-        steps.fetch_raw_shard(other, shard, cache=home.cache)
-        steps.route_shard(other, shard)
-    steps.assemble_domain_datasets(other, ["freelaw"])
+        make_one(other, "raw_pile_shard", shard)
+        make_one(other, "shard_documents", shard)
+    make_all(other, "domain_dataset", ["freelaw"])
     first, second = rows(made, "freelaw", "train"), rows(other, "freelaw", "train")
     assert len(first) == len(second)
     assert first != second
@@ -228,9 +231,9 @@ def uneven(tmp_path_factory):
 def assemble(home, folder, domain, **mixture):
     lineage = home.lineage(pico_experiment(folder, mixture=mixture))
     for shard in ("00", "01", "val", "test"):
-        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
-        steps.route_shard(lineage, shard)
-    return lineage, steps.assemble_domain_datasets(lineage, [domain])[domain].counts["train"]
+        make_one(lineage, "raw_pile_shard", shard)
+        make_one(lineage, "shard_documents", shard)
+    return lineage, make_all(lineage, "domain_dataset", [domain])[domain].counts["train"]
 
 
 def test_a_mixture_matched_by_bytes_has_halves_of_equal_size(uneven, home):
@@ -261,9 +264,9 @@ def through_the_data_stage(home, folder, documents, **source):
     source = {"train": [str(shard)], "validation": None, "test": None} | source
     lineage = home.lineage(pico_experiment(folder, source=source))
     for shard in lineage.experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
+        make_one(lineage, "raw_pile_shard", shard.key)
+        make_one(lineage, "shard_documents", shard.key)
+    make_all(lineage, "domain_dataset", lineage.experiment.domain_keys)
     return lineage
 
 

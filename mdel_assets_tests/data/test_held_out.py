@@ -7,7 +7,10 @@ import pytest
 from mdel_assets.data.held_out import held_out_advice
 from mdel_assets.experiment_fields import MIN_DOCUMENTS, Source
 from mdel_assets.home import MdelHome
-from mdel_assets.steps import assemble_domain_datasets, fetch_raw_shard, route_shard
+from mdel_assets.line.making import (
+    make_all,
+    make_one,
+)
 from mdel_assets_tests.conftest import make_documents, pico_experiment, write_shard
 
 pytestmark = pytest.mark.in_use
@@ -60,10 +63,10 @@ def test_the_share_that_is_named_holds_out_enough(tmp_path, caplog):
         experiment = pico_experiment(tmp_path, source=settings)
         home = MdelHome(tmp_path / str(fraction))
         lineage = home.lineage(experiment)
-        fetch_raw_shard(lineage, "all", cache=home.cache)
-        route_shard(lineage, "all")
+        make_one(lineage, "raw_pile_shard", "all")
+        make_one(lineage, "shard_documents", "all")
         caplog.clear()
-        records = assemble_domain_datasets(lineage, ["github", "arxiv", "freelaw"])
+        records = make_all(lineage, "domain_dataset", ["github", "arxiv", "freelaw"])
         found.append(records["github"].counts["validation_domain"]["num_domain_documents"])
         assert ("A verdict needs 16 documents" in caplog.text) is (fraction == 0.01)
     assert found[0] < MIN_DOCUMENTS <= found[1]

@@ -6,19 +6,19 @@ import signal
 import pytest
 import yaml
 
-from mdel_assets import steps
+from mdel_assets.line.making import make_one
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import make_documents, pico_experiment, write_shard
 
 CODE = """
 import sys
 from pathlib import Path
-from mdel_assets import steps
+from mdel_assets.line.making import make_one
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
 print("ready", flush=True)
-steps.route_shard(lineage, "00")
+make_one(lineage, "shard_documents", "00")
 """
 
 
@@ -43,8 +43,8 @@ def test_a_killed_pass_leaves_nothing_under_the_final_name(home, tmp_path):
     path = tmp_path / "pico.yaml"
     path.write_text(yaml.safe_dump(experiment.model_dump(mode="json", exclude_none=True)))
     lineage = home.lineage(experiment)
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
-    artifact = lineage.store.documents("00")
+    make_one(lineage, "raw_pile_shard", "00")
+    artifact = lineage.artifact("shard_documents", "00")
     words = ["-c", CODE, home.root, path]
     # How far it is, by the bytes that it has written.
     for written in (0, 1, 10_000):
@@ -60,5 +60,5 @@ def test_a_killed_pass_leaves_nothing_under_the_final_name(home, tmp_path):
     assert artifact.require().counts["num_documents"] == 270_000
     # Digests in the record are those of the files: equal records are equal bytes.
     artifact.record_path.unlink()
-    steps.route_shard(lineage, "00")
+    make_one(lineage, "shard_documents", "00")
     assert artifact.record_path.read_bytes() == once

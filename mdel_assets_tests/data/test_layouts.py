@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets import steps
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.errors import ExperimentError, ShardError
 from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import compress, pico_experiment
 
 DOMAINS = [Domain(key="github", name="Github"), Domain(key="arxiv", name="ArXiv")]
@@ -161,14 +161,14 @@ def test_a_folder_goes_through_the_data_stage_and_a_changed_file_is_noticed(tmp_
         for number in range(40):
             (root / label / f"{number}.txt").write_text(f"{label} document {number}")
     lineage = home.lineage(folders_experiment(root))
-    steps.fetch_raw_shard(lineage, "corpus", cache=home.cache)
-    steps.route_shard(lineage, "corpus")
-    record = steps.assemble_domain_datasets(lineage, ["arxiv"])["arxiv"]
+    make_one(lineage, "raw_pile_shard", "corpus")
+    make_one(lineage, "shard_documents", "corpus")
+    record = make_all(lineage, "domain_dataset", ["arxiv"])["arxiv"]
     assert record.counts["train"]["num_domain_documents"] > 10
     assert lineage.stale("raw_pile_shard", "corpus") is None
     (root / "Github" / "3.txt").write_text("another text")
     assert lineage.stale("raw_pile_shard", "corpus") is not None
-    steps.fetch_raw_shard(lineage, "corpus", cache=home.cache)
+    make_one(lineage, "raw_pile_shard", "corpus")
     assert lineage.stale("shard_documents", "corpus") is not None
 
 
@@ -189,10 +189,10 @@ def test_a_refused_shard_leaves_its_rejects_where_the_message_says(tmp_path, hom
     compress(good + b"\n{broken\n", tmp_path / "00.jsonl.zst")
     source = {"train": [str(tmp_path / "00.jsonl.zst")], "validation": None, "test": None}
     lineage = home.lineage(pico_experiment(tmp_path, source=source))
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
+    make_one(lineage, "raw_pile_shard", "00")
     with pytest.raises(ShardError, match=r"1 of 2 lines .* The rejected lines are in (\S+)\.") as e:
-        steps.route_shard(lineage, "00")
+        make_one(lineage, "shard_documents", "00")
     (kept,) = home.root.rglob("rejects.parquet")
     assert str(kept) in str(e.value)
     assert pq.read_table(kept).column("line").to_pylist() == [b"{broken"]
-    assert not lineage.store.documents("00").folder.exists()
+    assert not lineage.folder("shard_documents", "00").exists()

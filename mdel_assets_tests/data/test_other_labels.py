@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets import steps
 from mdel_assets.data.other_labels import OtherLabels, labels_in_words
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.defs.data import _every_line_is_counted
 from mdel_assets.defs.data_metadata import shard_metadata
 from mdel_assets.errors import ExperimentError, ShardError
 from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import compress, pico_experiment
 
 DOMAINS = [
@@ -286,15 +286,15 @@ def test_several_shards_go_through_the_data_stage_with_some_of_their_domains(tmp
     two_shards(tmp_path)
     lineage = home.lineage(experiment_of(tmp_path, other_labels="leave_out"))
     for shard, num_unclaimed in (("00", 60), ("01", 60)):
-        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
-        record = steps.route_shard(lineage, shard)
+        make_one(lineage, "raw_pile_shard", shard)
+        record = make_one(lineage, "shard_documents", shard)
         assert record.counts["num_unclaimed"] == num_unclaimed
-        check = _every_line_is_counted(record, lineage.store.documents(shard))
+        check = _every_line_is_counted(record, lineage.artifact("shard_documents", shard))
         assert check.passed
         shown = shard_metadata(record)
         assert shown["num_unclaimed"] == num_unclaimed
         assert shown["unknown_labels"].value == {"FreeLaw": 30, "EuroParl": 30}
-    datasets = steps.assemble_domain_datasets(lineage, ["github", "arxiv"])
+    datasets = make_all(lineage, "domain_dataset", ["github", "arxiv"])
     for key, num_documents in (("github", 59), ("arxiv", 60)):
         own = ("train", "validation_domain", "test_domain")
         counts = datasets[key].counts
@@ -304,17 +304,17 @@ def test_several_shards_go_through_the_data_stage_with_some_of_their_domains(tmp
 def test_the_check_fails_where_a_line_is_lost(tmp_path, home):
     two_shards(tmp_path)
     lineage = home.lineage(experiment_of(tmp_path, other_labels="leave_out"))
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
-    record = steps.route_shard(lineage, "00")
+    make_one(lineage, "raw_pile_shard", "00")
+    record = make_one(lineage, "shard_documents", "00")
     record.counts["num_unclaimed"] -= 1
-    assert not _every_line_is_counted(record, lineage.store.documents("00")).passed
+    assert not _every_line_is_counted(record, lineage.artifact("shard_documents", "00")).passed
 
 
 def test_an_artifact_made_before_stays_current_unless_labels_are_left_out(tmp_path, home):
     two_shards(tmp_path)
     lineage = home.lineage(experiment_of(tmp_path, max_reject_rate=0.6))
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
-    steps.route_shard(lineage, "00")
+    make_one(lineage, "raw_pile_shard", "00")
+    make_one(lineage, "shard_documents", "00")
     config = lineage.identity("shard_documents", "00").config
     # What the identity of `shard_documents` was made of before there was the setting.
     assert set(config) == {
@@ -334,9 +334,9 @@ def test_an_artifact_made_before_stays_current_unless_labels_are_left_out(tmp_pa
 def test_a_record_from_before_the_setting_is_shown(tmp_path, home):
     two_shards(tmp_path)
     lineage = home.lineage(experiment_of(tmp_path, max_reject_rate=0.6))
-    steps.fetch_raw_shard(lineage, "00", cache=home.cache)
-    record = steps.route_shard(lineage, "00")
+    make_one(lineage, "raw_pile_shard", "00")
+    record = make_one(lineage, "shard_documents", "00")
     for name in ("num_unclaimed", "similar_labels"):
         del record.counts[name]
     assert shard_metadata(record)["num_unclaimed"] == 0
-    assert _every_line_is_counted(record, lineage.store.documents("00")).passed
+    assert _every_line_is_counted(record, lineage.artifact("shard_documents", "00")).passed

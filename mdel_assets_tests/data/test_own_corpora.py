@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets import steps
 from mdel_assets.data.fetch import source_signature
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment_fields import Domain
+from mdel_assets.line.making import make_one
 from mdel_assets_tests.conftest import compress, pico_experiment
 from mdel_assets_tests.data.own_corpora import (
     COLUMNS,
@@ -128,9 +128,9 @@ def test_files_beside_the_domains_folders_are_counted_through_the_steps(tmp_path
     root = folder_of(tmp_path / "s", Github__a__txt="one", ArXiv__b__txt="two", beside__txt="three")
     source = {"layout": "folders", "train": [str(root)], "validation": None, "test": None}
     lineage = home.lineage(pico_experiment(tmp_path, source=source))
-    steps.fetch_raw_shard(lineage, "s", cache=home.cache)
-    steps.route_shard(lineage, "s")
-    unread = lineage.store.documents("s").require().counts["unread_files"]
+    make_one(lineage, "raw_pile_shard", "s")
+    make_one(lineage, "shard_documents", "s")
+    unread = lineage.artifact("shard_documents", "s").require().counts["unread_files"]
     assert unread == {"(beside the domains' folders)": {"num_files": 1, "names": ["beside.txt"]}}
 
 
@@ -144,9 +144,9 @@ def test_a_file_whose_name_is_not_utf8_is_read_through_the_steps(tmp_path, home)
     source = {"layout": "folders", "train": [str(shard)]}
     domains = [domain.model_dump() for domain in DOMAINS]
     lineage = home.lineage(pico_experiment(tmp_path, source=source, domains=domains, merges={}))
-    steps.fetch_raw_shard(lineage, "s", cache=home.cache)
-    steps.route_shard(lineage, "s")
-    assert texts(lineage.store.documents("s").folder) == ["one", "three"]
+    make_one(lineage, "raw_pile_shard", "s")
+    make_one(lineage, "shard_documents", "s")
+    assert texts(lineage.folder("shard_documents", "s")) == ["one", "three"]
 
 
 def test_a_label_that_differs_in_case_or_spaces_is_named_and_taken_where_an_alias_says_so(tmp_path):

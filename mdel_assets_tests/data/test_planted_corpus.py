@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mdel_assets import steps
 from mdel_assets.experiment_fields import SPLITS
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.data.planted_corpus import KEYS, Oracle, plant
@@ -30,9 +30,9 @@ def experiment(folder):
 def make(home, folder):
     lineage = home.lineage(experiment(folder))
     for shard in ("00", "01", "val"):
-        steps.fetch_raw_shard(lineage, shard, cache=home.cache)
-        steps.route_shard(lineage, shard)
-    steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
+        make_one(lineage, "raw_pile_shard", shard)
+        make_one(lineage, "shard_documents", shard)
+    make_all(lineage, "domain_dataset", lineage.experiment.domain_keys)
     return lineage
 
 
@@ -59,7 +59,7 @@ def column(path, name):
 
 @pytest.mark.parametrize("shard", ["00", "01", "val"])
 def test_documents_and_rejects_of_a_shard_are_the_oracles(made, oracle, shard):
-    documents = made.store.documents(shard)
+    documents = made.artifact("shard_documents", shard)
     counts = documents.require().counts
     for key in KEYS:
         expected = oracle.documents[shard].get(key, [])
@@ -82,7 +82,7 @@ def test_documents_and_rejects_of_a_shard_are_the_oracles(made, oracle, shard):
 
 @pytest.mark.parametrize("domain", KEYS)
 def test_splits_of_a_domain_are_the_oracles(made, oracle, domain):
-    folder = made.store.dataset(domain).folder
+    folder = made.folder("domain_dataset", domain)
     expected = oracle.dataset(domain)
     for split in SPLITS:
         found = column(folder / f"{split}.parquet", "text")
@@ -99,7 +99,7 @@ def test_held_out_and_general_halves_are_not_empty(oracle):
 
 @pytest.mark.parametrize("domain", KEYS)
 def test_no_two_splits_and_no_two_halves_share_a_document(made, domain):
-    folder = made.store.dataset(domain).folder
+    folder = made.folder("domain_dataset", domain)
     halves = []
     for split in SPLITS:
         table = pq.read_table(folder / f"{split}.parquet").to_pylist()
@@ -112,8 +112,8 @@ def test_no_two_splits_and_no_two_halves_share_a_document(made, domain):
 
 def digests(lineage, *, domains=KEYS):
     """Return the record of every data artifact: it holds a digest of each file."""
-    artifacts = [lineage.store.documents(s) for s in ("00", "01", "val")]
-    artifacts += [lineage.store.dataset(key) for key in domains]
+    artifacts = [lineage.artifact("shard_documents", s) for s in ("00", "01", "val")]
+    artifacts += [lineage.artifact("domain_dataset", key) for key in domains]
     return {a.label: json.loads(a.record_path.read_text())["files"] for a in artifacts}
 
 
@@ -127,17 +127,17 @@ def write_experiment(folder, planted):
 
 SCRIPT = """
 import sys
-from mdel_assets import steps
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_all, make_one
 from pathlib import Path
 home = MdelHome(Path(sys.argv[2]))
 lineage = home.lineage(load_experiment(sys.argv[1]))
 for shard in ("00", "01", "val"):
-    steps.fetch_raw_shard(lineage, shard, cache=home.cache)
-    steps.route_shard(lineage, shard)
+    make_one(lineage, "raw_pile_shard", shard)
+    make_one(lineage, "shard_documents", shard)
 print("assembling", flush=True)
-steps.assemble_domain_datasets(lineage, lineage.experiment.domain_keys)
+make_all(lineage, "domain_dataset", lineage.experiment.domain_keys)
 """
 
 

@@ -99,12 +99,12 @@ class Place:
         )
 
     def weights(self, domain: str) -> dict[str, Any]:
-        artifact = self.home.lineage(self.experiment).store.expert(domain)
+        artifact = self.home.lineage(self.experiment).artifact("expert_model", domain)
         artifact.require()
         return load_file(artifact.folder / "model.safetensors")
 
     def has_expert(self, domain: str) -> bool:
-        return self.home.lineage(self.experiment).store.expert(domain).folder.exists()
+        return self.home.lineage(self.experiment).folder("expert_model", domain).exists()
 
     def has_checkpoint(self, domain: str) -> bool:
         """Whether a training that has not ended has saved a checkpoint, whole or nearly so."""

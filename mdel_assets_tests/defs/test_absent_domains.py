@@ -9,12 +9,12 @@ import yaml
 from click.testing import CliRunner
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
-from mdel_assets import steps
 from mdel_assets.cli import main
 from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.home import MdelHome
-from mdel_assets.what_is_stale import could_be_made
+from mdel_assets.line.making import make_all, make_one
+from mdel_assets.line.what_is_stale import could_be_made
 from mdel_assets_tests.conftest import KEY_OF, PICO, make_documents, pico_experiment, write_shard
 
 pytestmark = pytest.mark.in_use
@@ -84,9 +84,9 @@ def test_the_seed_is_what_it_was_beside_an_empty_dataset(finished, tmp_path):
     older = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, older.root, symlinks=True)
     lineage = older.lineage(experiment)
-    (empty,) = steps.assemble_domain_datasets(lineage, ["enron"]).values()
+    (empty,) = make_all(lineage, "domain_dataset", ["enron"]).values()
     assert empty.counts["train"]["num_documents"] == 0
-    seed = lineage.store.seed_model().require()
+    seed = lineage.artifact("seed_model").require()
     assert seed.inputs["domain_dataset 'enron'"] == empty.fingerprint
     assert lineage.current("seed_model") == seed
     assert partitions(experiment, older)["expert_model"] == PRESENT
@@ -161,11 +161,11 @@ def test_a_domain_of_validation_text_alone_has_a_dataset_and_no_expert(tmp_path,
     experiment = pico_experiment(tmp_path)
     lineage = home.lineage(experiment)
     for shard in experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
+        make_one(lineage, "raw_pile_shard", shard.key)
+        make_one(lineage, "shard_documents", shard.key)
     assert lineage.keys("domain_dataset") == PRESENT
     assert lineage.absent_domains() == ["enron"]
-    steps.assemble_domain_datasets(lineage, lineage.keys("domain_dataset"))
+    make_all(lineage, "domain_dataset", lineage.keys("domain_dataset"))
     assert lineage.absent_domains() == ["freelaw", "enron"]
     assert partitions(experiment, home)["expert_model"] == ["github", "arxiv"]
 
@@ -194,9 +194,9 @@ def test_nothing_requests_a_dataset_of_an_absent_domain(finished):
     experiment, home, _ = finished
     lineage = home.lineage(experiment)
     assert not could_be_made(lineage, "domain_dataset", "enron")
-    shutil.move(lineage.store.dataset("arxiv").folder, home.root / "away")
+    shutil.move(lineage.folder("domain_dataset", "arxiv"), home.root / "away")
     assert could_be_made(lineage, "domain_dataset", "arxiv")
-    shutil.move(home.root / "away", lineage.store.dataset("arxiv").folder)
+    shutil.move(home.root / "away", lineage.folder("domain_dataset", "arxiv"))
 
 
 def test_loading_the_definitions_reads_records_alone(finished, tmp_path):

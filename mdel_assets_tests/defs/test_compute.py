@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from mdel_assets.definitions import build_definitions
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.home import MdelHome
+from mdel_assets.line.processes import require_processes
 from mdel_assets.training.optimize import last_whole_checkpoint
-from mdel_assets.training.processes import require_processes
 from mdel_assets.worker import WorkerSpec, raise_outcome, run_worker
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
@@ -42,7 +42,7 @@ def train(experiment, home, **compute):
             run_config={"resources": {"compute": {"config": compute}}},
             raise_on_error=False,
         )
-    return result, home.lineage(experiment).store.expert(DOMAIN)
+    return result, home.lineage(experiment).artifact("expert_model", DOMAIN)
 
 
 def spec_of(experiment, home, folder, *, num_processes=1):

@@ -112,14 +112,17 @@ def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
     content[-1] ^= 1
     shard.unlink()
     shard.write_bytes(content)
-    store = broken.lineage(experiment).store
-    forge(store.shard("00"))
-    counts = store.dataset("arxiv").require().counts
+    store = broken.lineage(experiment)
+    forge(store.artifact("raw_pile_shard", "00"))
+    counts = store.artifact("domain_dataset", "arxiv").require().counts
     overlap = counts["contamination"]["validation_pile"]
     overlap["num_contaminated_documents"] = overlap["num_documents"]
-    forge(store.dataset("arxiv"), counts=counts | {"num_shared_documents": 1})
-    counts = store.documents("01").require().counts
-    forge(store.documents("01"), counts=counts | {"num_lines": counts["num_lines"] + 1})
+    forge(store.artifact("domain_dataset", "arxiv"), counts=counts | {"num_shared_documents": 1})
+    counts = store.artifact("shard_documents", "01").require().counts
+    forge(
+        store.artifact("shard_documents", "01"),
+        counts=counts | {"num_lines": counts["num_lines"] + 1},
+    )
     for asset, key in (
         ("raw_pile_shard", "00"),
         ("shard_documents", "01"),
@@ -266,7 +269,7 @@ def test_layer_differences_show_where_experts_moved_and_flag_a_frozen_tensor(fin
     name = next(name for name in tensors if ".layers.0." in name and tensors[name].dim() == 2)
     tensors[name][0, 0] += 1.0
     save_file(tensors, expert / "model.safetensors", metadata={"format": "pt"})
-    forge(copy.lineage(experiment).store.expert("arxiv"))
+    forge(copy.lineage(experiment).artifact("expert_model", "arxiv"))
     shutil.rmtree(copy.root / "pico" / "differences" / "arxiv")
     for place, passed in ((home, True), (copy, False)):
         result = materialize(experiment, place, "layer_differences", "arxiv")
@@ -285,7 +288,7 @@ def test_nothing_is_made_of_what_failed_a_blocking_check_until_it_passes(finishe
     experiment, home, _ = finished
     copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
     lineage = copy.lineage(experiment)
-    expert = lineage.store.expert("github")
+    expert = lineage.artifact("expert_model", "github")
     record = expert.require()
     details = record.details | {"changed_though_frozen": ["a.weight"]}
     result = trained_result(dataclasses.replace(record, details=details), expert)

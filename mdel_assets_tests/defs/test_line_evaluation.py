@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mdel_assets.defs.launch import run_line
+from mdel_assets.evaluation.reported import stale_cells
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.defs.finished_line import MODELS, materialize
@@ -81,12 +82,12 @@ def test_a_model_that_cannot_be_scored_is_named_and_the_others_stand(finished, t
     experiment, home, _ = finished
     copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
     lineage = copy.lineage(experiment)
-    weights = lineage.store.expert("arxiv").folder / "model.safetensors"
+    weights = lineage.folder("expert_model", "arxiv") / "model.safetensors"
     tensors = {name: tensor * float("nan") for name, tensor in load_file(weights).items()}
     save_file(tensors, weights, metadata={"format": "pt"})
-    forge(lineage.store.expert("arxiv"))
+    forge(lineage.artifact("expert_model", "arxiv"))
     for model in ("expert-github", "expert-arxiv"):
-        shutil.rmtree(lineage.store.scores(model).folder)
+        shutil.rmtree(lineage.folder("token_scores", model))
     with dg.DagsterInstance.ephemeral() as instance:
         outcomes = list(run_line(experiment, copy, instance=instance))
         made = instance.get_materialized_partitions(dg.AssetKey("token_scores"))
@@ -94,7 +95,7 @@ def test_a_model_that_cannot_be_scored_is_named_and_the_others_stand(finished, t
     assert failure.message.startswith("expert-arxiv: The model gives probabilities")
     assert made == {"expert-github"}
     assert lineage.current("token_scores", "expert-github")
-    assert lineage.store.scores("expert-arxiv").read_record() is None
+    assert lineage.artifact("token_scores", "expert-arxiv").read_record() is None
 
 
 def test_a_model_made_anew_marks_its_cells_and_a_model_without_a_report_is_missing(
@@ -103,9 +104,9 @@ def test_a_model_made_anew_marks_its_cells_and_a_model_without_a_report_is_missi
     experiment, home, _ = finished
     copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
     lineage = copy.lineage(experiment)
-    assert lineage.stale_cells() == []
-    forge(lineage.store.expert("arxiv"), fingerprint="another")
-    lineage.store.report("expert-github").record_path.unlink()
+    assert stale_cells(lineage) == []
+    forge(lineage.artifact("expert_model", "arxiv"), fingerprint="another")
+    lineage.artifact("perplexity_report", "expert-github").record_path.unlink()
     result = materialize(experiment, copy, "perplexity_matrix", None)
     (check,) = result.get_asset_check_evaluations()
     assert not check.passed
@@ -127,7 +128,7 @@ def test_a_report_warns_of_a_model_that_became_worse(finished, tmp_path):
     experiment, home, _ = finished
     copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
     lineage = copy.lineage(experiment)
-    scores = lineage.store.scores("expert-arxiv")
+    scores = lineage.artifact("token_scores", "expert-arxiv")
     table = pq.read_table(scores.folder / "documents.parquet")
     worse = pa.array([1.1 * nll for nll in table.column("nll_nats").to_pylist()])
     table = table.set_column(table.column_names.index("nll_nats"), "nll_nats", worse)

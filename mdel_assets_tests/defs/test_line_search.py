@@ -13,7 +13,7 @@ import yaml
 from mdel_assets.defs.launch import run_line
 from mdel_assets.evaluation.perplexity import read_cells
 from mdel_assets.home import MdelHome
-from mdel_assets.merged_cards import merged_model_card
+from mdel_assets.merging.merged_cards import merged_model_card
 from mdel_assets.merging.trials import read_trials
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, forge, pico_experiment
@@ -66,27 +66,27 @@ def test_a_searched_merge_is_made_scored_and_in_the_matrix(searched):
 def test_the_model_is_the_one_that_was_found(searched):
     experiment, home, _ = searched
     lineage = home.lineage(experiment)
-    record = lineage.store.search("found").require()
-    trials = read_trials(lineage.store.search("found").folder / "trials.jsonl")
+    record = lineage.artifact("searched_merge", "found").require()
+    trials = read_trials(lineage.folder("searched_merge", "found") / "trials.jsonl")
     assert len(trials) <= SEARCH["num_trials"]
     starts = [t.bits_per_byte for t in trials if t.origin not in ("step", "surrogate")]
     assert len(starts) == 5
     assert record.details["best"]["bits_per_byte"] == min(t.bits_per_byte for t in trials)
     assert record.details["best"]["bits_per_byte"] <= min(starts)
-    merged = lineage.store.merged("found").folder
+    merged = lineage.folder("merged_model", "found")
     recipe = yaml.safe_load((merged / "mergekit_config.yml").read_text())
     assert "mdel" not in recipe
     weights = {m["model"]: m["parameters"]["weight"] for m in recipe["models"]}
     assert weights == record.details["weights"]
     assert list(weights.values()) == record.details["best"]["weights"]
-    found = lineage.store.search("found").folder / "mergekit_config.yml"
+    found = lineage.folder("searched_merge", "found") / "mergekit_config.yml"
     assert found.read_text() == (merged / "mergekit_config.yml").read_text()
 
 
 def test_the_verdict_is_what_the_merged_model_scores_on_test_text(searched, corpus, tmp_path):
     """The model on disk, scored by the line on test splits, says the same as the search did."""
     experiment, home, _ = searched
-    record = home.lineage(experiment).store.search("found").require()
+    record = home.lineage(experiment).artifact("searched_merge", "found").require()
     verdicts = {verdict["split"]: verdict for verdict in record.details["verdicts"]}
     assert set(verdicts) == {"test_domain", "test_pile"}
     copy = MdelHome(tmp_path / "home")
@@ -101,7 +101,7 @@ def test_the_verdict_is_what_the_merged_model_scores_on_test_text(searched, corp
     bits = {
         key: {
             cell.dataset: cell.bits_per_byte
-            for cell in read_cells(lineage.store.scores(key).folder)
+            for cell in read_cells(lineage.folder("token_scores", key))
         }
         for key in ("merged-found", "merged-mean-all", "seed")
     }
@@ -119,7 +119,7 @@ def test_the_asset_shows_chart_weights_and_checks_that_can_fail(searched, tmp_pa
     experiment, home, _ = searched
     copy = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, copy.root)
-    search = copy.lineage(experiment).store.search("found")
+    search = copy.lineage(experiment).artifact("searched_merge", "found")
     folder, details = search.folder, search.require().details
     for change in details["verdicts"][0]["changes"]:
         change |= {"value": 0.2, "low": 0.1, "high": 0.3, "num_documents": 16}
@@ -146,14 +146,14 @@ def test_the_asset_shows_chart_weights_and_checks_that_can_fail(searched, tmp_pa
 def test_the_card_tells_of_search_and_perplexity(searched):
     experiment, home, _ = searched
     lineage = home.lineage(experiment)
-    written = (lineage.store.merged("found").folder / "README.md").read_text()
+    written = (lineage.folder("merged_model", "found") / "README.md").read_text()
     assert "| `searched_merge 'found'` |" in written
     assert "[searches/found](../../../searches/found)" in written
     assert "`test_domain`, " in written
     assert "## Perplexity" not in written
     now = merged_model_card(lineage, "found")
     assert now.startswith(written.rstrip())
-    rows = lineage.store.report("merged-found").require().details["rows"]
+    rows = lineage.artifact("perplexity_report", "merged-found").require().details["rows"]
     for row in rows:
         assert f"| {row['dataset']} | `{row['split']}` | {row['bits_per_byte']:.4f} |" in now
     # A stranger has neither the disk's places nor, here, the table: publishing has its own.
@@ -162,7 +162,7 @@ def test_the_card_tells_of_search_and_perplexity(searched):
     assert "## Perplexity" not in published
     assert "`test_domain`, " in published
     # A report of another model of this name is not this one's.
-    report = lineage.store.report("merged-found")
+    report = lineage.artifact("perplexity_report", "merged-found")
     kept = report.record_path.read_text()
     forge(report, details={"rows": [row | {"model_fingerprint": "0" * 32} for row in rows]})
     assert merged_model_card(lineage, "found") == written
@@ -172,11 +172,11 @@ def test_the_card_tells_of_search_and_perplexity(searched):
 STEP = """
 import sys
 from pathlib import Path
-from mdel_assets import steps_search
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
-steps_search.search_merge(lineage, "found")
+make_one(lineage, "searched_merge", "found")
 """
 
 
@@ -186,7 +186,7 @@ def test_a_search_that_is_killed_goes_on_and_comes_to_the_same_bits(searched, tm
     copy = MdelHome(tmp_path / "home")
     shutil.copytree(home.root, copy.root)
     lineage = copy.lineage(experiment)
-    artifact = lineage.store.search("found")
+    artifact = lineage.artifact("searched_merge", "found")
     whole = {path.name: path.read_bytes() for path in artifact.folder.iterdir()}
     shutil.rmtree(artifact.folder)
     path = tmp_path / "experiment.yaml"

@@ -57,7 +57,7 @@ def running(place, tmp_path):
 
 def break_dataset(lineage, domain):
     """Damage a domain's dataset, so that its expert cannot be trained."""
-    (lineage.store.dataset(domain).folder / "train.parquet").unlink()
+    (lineage.folder("domain_dataset", domain) / "train.parquet").unlink()
 
 
 def test_two_runs_that_need_the_gpu_never_overlap(place, tmp_path):
@@ -100,12 +100,12 @@ def test_a_backfill_in_this_process_goes_on_past_a_failed_domain(place, tmp_path
     mdel = [*warm_python.MDEL, "backfill", "--asset", "expert_model", "--domains", "stale"]
     plan = warm_python.run([*mdel, "--dry-run"], env=surroundings, cwd=tmp_path)
     assert "4 of 4 would be made anew" in plan.stdout
-    assert not lineage.store.expert("alpha").record_path.exists()
+    assert not lineage.artifact("expert_model", "alpha").record_path.exists()
     done = warm_python.run([*mdel, "--here"], env=surroundings, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 of 4 partitions of expert_model not made: beta." in done.stdout
     assert "train.parquet is missing" in done.stdout
-    made = [key for key in DOMAINS if lineage.store.expert(key).record_path.exists()]
+    made = [key for key in DOMAINS if lineage.artifact("expert_model", key).record_path.exists()]
     assert made == [key for key in DOMAINS if key != "beta"]
 
 
@@ -127,7 +127,7 @@ def test_a_backfill_by_the_daemon_goes_on_past_a_failed_domain_and_a_killed_step
     assert "again after a crash" in output
     assert killed.status == dg.DagsterRunStatus.FAILURE
     assert [run.status for run in again] == [dg.DagsterRunStatus.SUCCESS]
-    made = [key for key in DOMAINS if lineage.store.expert(key).record_path.exists()]
+    made = [key for key in DOMAINS if lineage.artifact("expert_model", key).record_path.exists()]
     assert made == [key for key in DOMAINS if key != "beta"]
 
 
@@ -136,7 +136,9 @@ def test_after_a_power_cut_the_doctor_mends_and_the_backfill_completes(place, ru
     backfill = running.mdel("backfill", "--asset", "expert_model", "--domains", "all")
 
     def made():
-        return [key for key in DOMAINS if lineage.store.expert(key).record_path.exists()]
+        return [
+            key for key in DOMAINS if lineage.artifact("expert_model", key).record_path.exists()
+        ]
 
     with running.instance() as instance:
 
@@ -151,7 +153,9 @@ def test_after_a_power_cut_the_doctor_mends_and_the_backfill_completes(place, ru
         running.kill()
     backfill.communicate(timeout=60)
     assert backfill.returncode == 1
-    finished = {key: lineage.store.expert(key).record_path.stat().st_mtime_ns for key in made()}
+    finished = {
+        key: lineage.artifact("expert_model", key).record_path.stat().st_mtime_ns for key in made()
+    }
     ill = running.mdel("doctor", "--offline")
     findings, _ = ill.communicate()
     assert ill.returncode == 1
@@ -165,4 +169,4 @@ def test_after_a_power_cut_the_doctor_mends_and_the_backfill_completes(place, ru
     running.start()
     wait_until(lambda: len(made()) == len(DOMAINS), seconds=400, what="the rest of the backfill")
     for key, written in finished.items():
-        assert lineage.store.expert(key).record_path.stat().st_mtime_ns == written
+        assert lineage.artifact("expert_model", key).record_path.stat().st_mtime_ns == written

@@ -32,7 +32,9 @@ def test_experts_beside_each_other_are_those_of_one_after_the_other(finished, tm
         recorded = instance.get_materialized_partitions(dg.AssetKey("expert_model"))
         assert recorded == set(DOMAINS)
     for domain in DOMAINS:
-        ours, theirs = (h.lineage(experiment).store.expert(domain) for h in (copy, home))
+        ours, theirs = (
+            h.lineage(experiment).artifact("expert_model", domain) for h in (copy, home)
+        )
         assert ours.require().fingerprint == theirs.require().fingerprint
         mine, other = (load_file(a.folder / "model.safetensors") for a in (ours, theirs))
         assert mine.keys() == other.keys()
@@ -46,7 +48,7 @@ def test_one_that_fails_does_not_stop_the_one_beside_it(finished, tmp_path):
     experiment, home, _ = finished
     copy = without_experts(home, tmp_path / "home")
     lineage = copy.lineage(experiment)
-    store = lineage.store
+    store = lineage
     # A file lies where arxiv's checkpoints would.
     fingerprint = lineage.identity("expert_model", "arxiv").fingerprint
     (store.root / "work").mkdir(exist_ok=True)
@@ -56,6 +58,6 @@ def test_one_that_fails_does_not_stop_the_one_beside_it(finished, tmp_path):
     failed = {o.kind: o for o in outcomes if o.state == "failed"}
     assert "arxiv" in failed["expert_model"].message
     assert (failed["expert_model"].key, failed["expert_model"].not_made) == ("arxiv", ("arxiv",))
-    assert store.expert("github").read_record() is not None
-    assert store.expert("freelaw").read_record() is not None
-    assert store.expert("arxiv").read_record() is None
+    assert store.artifact("expert_model", "github").read_record() is not None
+    assert store.artifact("expert_model", "freelaw").read_record() is not None
+    assert store.artifact("expert_model", "arxiv").read_record() is None

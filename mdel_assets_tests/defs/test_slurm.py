@@ -51,7 +51,7 @@ def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others
     with one_thread():
         assert not local.train("github", "arxiv").failure
     place = Place.of(seeded, tmp_path / "home", experiment, slurm())
-    dataset = place.home.lineage(experiment).store.dataset("freelaw")
+    dataset = place.home.lineage(experiment).artifact("domain_dataset", "freelaw")
     (dataset.folder / "train.parquet").write_bytes(b"no Parquet")
     forge(dataset)
     before = set(cluster.jobs())

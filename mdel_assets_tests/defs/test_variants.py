@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from mdel_assets.defs.launch import run_line
 from mdel_assets.errors import ExperimentError
+from mdel_assets.evaluation.steps import read_matrix
 from mdel_assets.home import MdelHome
-from mdel_assets.steps_evaluation import read_matrix
 from mdel_assets_tests.conftest import pico_experiment
 
 VARIANTS = {
@@ -41,17 +41,20 @@ def test_variants_are_added_to_a_finished_line_and_nothing_is_trained_again(swep
 
 
 def test_a_variant_differs_from_the_expert_in_what_it_names(swept):
-    store = swept[1].lineage(swept[0]).store
-    details = {name: store.variant(name).require().details for name in ("last", "pure", "short")}
+    store = swept[1].lineage(swept[0])
+    details = {
+        name: store.artifact("variant_expert", name).require().details
+        for name in ("last", "pure", "short")
+    }
     assert details["last"]["trained_layers"] == [2]
     assert details["short"]["history"]["num_steps"] == 3
-    seed = load_file(store.seed_model().folder / "model.safetensors")
-    last = load_file(store.variant("last").folder / "model.safetensors")
+    seed = load_file(store.folder("seed_model") / "model.safetensors")
+    last = load_file(store.folder("variant_expert", "last") / "model.safetensors")
     changed = {name for name in seed if not seed[name].equal(last[name])}
     assert changed
     assert all(".layers.2." in name for name in changed)
     # All of its tokens are the domain's: it learns that better, and general text less well.
-    expert = store.expert("arxiv").require().details["losses_after"]
+    expert = store.artifact("expert_model", "arxiv").require().details["losses_after"]
     pure = details["pure"]["losses_after"]
     assert pure["validation_domain"] < expert["validation_domain"]
     assert pure["validation_pile"] > expert["validation_pile"]
@@ -59,7 +62,7 @@ def test_a_variant_differs_from_the_expert_in_what_it_names(swept):
 
 def test_the_sweep_says_what_each_variant_changes_on_its_own_domain(swept):
     lineage = swept[1].lineage(swept[0])
-    rows = pq.read_table(lineage.store.sweep().folder / "sweep.parquet").to_pylist()
+    rows = pq.read_table(lineage.folder("sweep_report") / "sweep.parquet").to_pylist()
     models = list(dict.fromkeys(row["model"] for row in rows))
     assert models == [
         "expert-arxiv",
@@ -74,7 +77,7 @@ def test_the_sweep_says_what_each_variant_changes_on_its_own_domain(swept):
         change = matrix.bits[(row["model"], *place)] - matrix.bits[("seed", *place)]
         assert row["change_from_seed"] == pytest.approx(change)
         assert row["change_from_seed_low"] <= change <= row["change_from_seed_high"]
-    page = (lineage.store.sweep().folder / "sweep.md").read_text()
+    page = (lineage.folder("sweep_report") / "sweep.md").read_text()
     assert "| variant-last |" in page
     assert "variant-last" in {model for model, _, _ in matrix.bits}
 

@@ -165,7 +165,7 @@ def test_every_check_says_in_a_sentence_what_it_found_and_rounds_its_figures(fin
 def test_a_check_that_warns_says_what_was_found_and_what_to_do(finished):
     experiment, home, _ = finished
     lineage = home.lineage(experiment)
-    record = lineage.store.dataset("arxiv").require()
+    record = lineage.artifact("domain_dataset", "arxiv").require()
     found = {"num_documents": 16, "num_contaminated_documents": 11}
     found |= {"num_shared_shingles": 5, "num_shingles": 50}
     contamination = record.counts["contamination"] | {"test_domain": found}

@@ -12,7 +12,7 @@ from mdel_assets.cli import main
 from mdel_assets.defs.interrupts import noting_signals
 from mdel_assets.defs.launch import run_line
 from mdel_assets.home import MdelHome
-from mdel_assets.not_made import reasons_not_made
+from mdel_assets.line.not_made import reasons_not_made
 from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.defs.running_dagster import environment
 
@@ -64,7 +64,7 @@ def test_one_failed_expert_leaves_the_others_alone(finished, corpus, tmp_path):
     shutil.rmtree(root / "models" / "experts" / "arxiv")
     for kind in ("scores", "models/merged"):
         shutil.rmtree(root / kind)
-    dataset = home.lineage(experiment).store.dataset("arxiv")
+    dataset = home.lineage(experiment).artifact("domain_dataset", "arxiv")
     (dataset.folder / "train.parquet").unlink()
     (dataset.folder / "train.parquet").write_bytes(b"no Parquet")
     forge(dataset)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mdel_assets import steps, steps_training
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import make_one
 from mdel_assets.training.optimize import last_whole_checkpoint
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.deploy.compose_file import mounts_of, read_compose
@@ -108,9 +108,9 @@ def story(place: Path, corpus: Path, make_model: Any) -> Story:
     home = MdelHome(services.volume("mdel_home"))
     lineage = home.lineage(experiment)
     for shard in experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps_training.make_seed(lineage, cache=home.cache)
+        make_one(lineage, "raw_pile_shard", shard.key)
+        make_one(lineage, "shard_documents", shard.key)
+    make_one(lineage, "seed_model")
     told = Story(services, web, lineage, home.root)
     database = services.services["postgres"]["environment"]
     create_cluster(
@@ -136,7 +136,7 @@ def story(place: Path, corpus: Path, make_model: Any) -> Story:
 
 def _work(told: Story) -> None:
     """Backfill two domains and leave a training running."""
-    web, work = told.web, told.lineage.store.root / "work"
+    web, work = told.web, told.lineage.root / "work"
     number = web.backfill(["domain_dataset", "expert_model"], DOMAINS)
 
     def state() -> Any:
@@ -217,12 +217,12 @@ def test_a_backfill_of_two_domains_succeeds_and_leaves_its_artifacts(story):
     assert story.backfill["status"] == "COMPLETED_SUCCESS", story.backfill
     # One run for both datasets, one for each expert.
     assert [run["status"] for run in story.backfill["runs"]] == ["SUCCESS"] * 3
-    store = story.lineage.store
+    store = story.lineage
     for domain in DOMAINS:
-        assert pq.read_table(store.dataset(domain).folder / "train.parquet").num_rows > 0
-        assert (store.expert(domain).folder / "model.safetensors").stat().st_size > 0
+        assert pq.read_table(store.folder("domain_dataset", domain) / "train.parquet").num_rows > 0
+        assert (store.folder("expert_model", domain) / "model.safetensors").stat().st_size > 0
         assert story.lineage.stale("expert_model", domain) is None
-    assert not store.expert("freelaw").folder.exists()
+    assert not store.folder("expert_model", "freelaw").exists()
 
 
 def test_every_daemon_is_healthy_and_the_code_is_loaded(story):
@@ -250,7 +250,7 @@ def test_stopping_the_services_saves_a_running_training_and_leaves_no_process(st
     assert story.left_over == []
     assert story.num_runs_by_status == {"SUCCESS": 3, "CANCELED": 1, "FAILURE": 1}
     assert any("it was told to end (SIGTERM)" in event for event in story.interrupted)
-    (folder,) = (story.lineage.store.root / "work").glob("variant_expert-*")
+    (folder,) = (story.lineage.root / "work").glob("variant_expert-*")
     assert last_whole_checkpoint(folder) is not None
     assert story.exit_codes["postgres"] == 0
     assert story.exit_codes["code-server"] == 0

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import yaml
 
-from mdel_assets.artifacts import Identity
 from mdel_assets.experiment import (
     Experiment,
     bundled_experiments,
@@ -15,7 +14,8 @@ from mdel_assets.experiment import (
     parse_experiment,
 )
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.records import Identity
 from mdel_assets_tests.conftest import PICO
 
 RECORDED = Path(__file__).parent / "golden_fingerprints.json"

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mdel_assets import steps, steps_training
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets.merging.methods import METHODS
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.merging.folders import save_folder
@@ -76,13 +76,12 @@ def test_memory_stays_below_300_mib_whatever_the_size_and_number_of_models(tmp_p
 KILLED = """
 import sys
 from pathlib import Path
-from mdel_assets import steps_merging
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
 import torch
 print("ready", flush=True)
-steps_merging.make_merged(lineage, "large")
+make_one(lineage, "merged_model", "large")
 """
 
 
@@ -90,24 +89,24 @@ steps_merging.make_merged(lineage, "large")
 def test_a_killed_merge_leaves_nothing_under_the_final_name(lineage, home, tmp_path):
     experiment = lineage.experiment
     for shard in experiment.shards():
-        steps.fetch_raw_shard(lineage, shard.key, cache=home.cache)
-        steps.route_shard(lineage, shard.key)
-    steps.assemble_domain_datasets(lineage, experiment.domain_keys)
-    steps_training.make_seed(lineage, cache=home.cache)
+        make_one(lineage, "raw_pile_shard", shard.key)
+        make_one(lineage, "shard_documents", shard.key)
+    make_all(lineage, "domain_dataset", experiment.domain_keys)
+    make_one(lineage, "seed_model")
     torch.manual_seed(0)
     numbers = {f"layers.{n}.w": torch.randint(0, 100, (2048, 4096)) for n in range(12)}
     tensors = {name: tensor.float() for name, tensor in numbers.items()}
     for number in range(3):
         own = {name: tensor + number for name, tensor in tensors.items()}
         save_folder(tmp_path / f"large-{number}", own)
-        tokenizer = lineage.store.seed_model().folder / "tokenizer.json"
+        tokenizer = lineage.folder("seed_model") / "tokenizer.json"
         (tmp_path / f"large-{number}" / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     folders = [{"model": str(tmp_path / f"large-{number}")} for number in range(3)]
     content = json.loads(experiment.model_dump_json(exclude_none=True))
     content["merges"] = {"large": {"merge_method": "linear", "models": folders}}
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(content))
-    final = lineage.store.merged("large").folder
+    final = lineage.folder("merged_model", "large")
     words = ["-c", KILLED, home.root, path]
     for delay in (0.02, 0.1, 0.3):
         with warm_python.start(words) as process:

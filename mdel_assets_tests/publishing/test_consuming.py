@@ -23,18 +23,18 @@ SEED, EXPERT = (f"{OWNER}/{name}" for name in NAMES)
 OPEN = """
 import json, sys, logging
 from pathlib import Path
-from mdel_assets import steps, steps_merging, steps_training
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment import load_experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_all, make_one
 
 home = MdelHome(Path("home").resolve())
 lineage = home.lineage(load_experiment("experiment.yaml"))
 """
 MAKE = """
-seed = steps_training.make_seed(lineage, cache=home.cache)
-steps_training.make_reference(lineage, "other", cache=home.cache)
-merged = steps_merging.make_merged(lineage, "with-hub")
+seed = make_one(lineage, "seed_model")
+make_one(lineage, "reference_model", "other")
+merged = make_one(lineage, "merged_model", "with-hub")
 print(json.dumps({"seed": seed.config, "merged": merged.config["members"]}))
 """
 STALE = """
@@ -48,10 +48,10 @@ def consumer(finished, hub, tmp_path):
     """A folder with an experiment whose models are on the server, and their uploads' API."""
     experiment, home, _ = finished
     api = HfApi(endpoint=hub.endpoint, token=TOKEN)
-    store = home.lineage(experiment).store
+    store = home.lineage(experiment)
     for repo, folder in (
-        (SEED, store.seed_model().folder),
-        (EXPERT, store.expert("github").folder),
+        (SEED, store.folder("seed_model")),
+        (EXPERT, store.folder("expert_model", "github")),
     ):
         api.create_repo(repo, private=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="model")
@@ -187,7 +187,7 @@ def test_one_off_perplexity_tells_the_commits_it_measured(consumer, hub, finishe
     lineage = home.lineage(experiment)
     repo = f"{OWNER}/arxiv"
     api.create_repo(repo, repo_type="dataset", private=True)
-    data = lineage.store.dataset("arxiv").folder
+    data = lineage.folder("domain_dataset", "arxiv")
     api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=data)
     row = run(consumer, hub, PERPLEXITY)
     assert row["model_fingerprint"] == f"hub:{SEED}@{api.repo_info(SEED).sha}"

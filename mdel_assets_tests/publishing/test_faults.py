@@ -23,7 +23,7 @@ def test_all_arrives_once_and_whole_from_assets(finished, own_home, tmp_path, mo
     with HubServer(tmp_path / "server", faults=faults, part_bytes=60_000) as hub:
         hub.state.add_account(TOKEN, "alice", organizations=[OWNER])
         experiment = with_hub(experiment, endpoint=hub.endpoint, namespace=OWNER)
-        store = home.lineage(experiment).store
+        store = home.lineage(experiment)
         for asset, key, kind, name in ASSETS:
             for _ in range(3):
                 result = materialize(experiment, home, asset, key, raise_on_error=False)
@@ -33,7 +33,11 @@ def test_all_arrives_once_and_whole_from_assets(finished, own_home, tmp_path, mo
                 assert failure.step_failure_data.error.cause.cls_name == PublishingError.__name__
             assert result.success
             artifact = store.model(name) if kind == "models" and "-" in name else None
-            artifact = artifact or (store.merged(key) if kind == "models" else store.dataset(key))
+            artifact = artifact or (
+                store.artifact("merged_model", key)
+                if kind == "models"
+                else store.artifact("domain_dataset", key)
+            )
             held = hub.state.read(kind, f"{OWNER}/{name}")
             for file in artifact.require().files:
                 if file not in ("README.md", "mergekit_config.yml"):

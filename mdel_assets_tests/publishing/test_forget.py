@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from mdel_assets.artifacts import Identity
 from mdel_assets.cli import main
 from mdel_assets.definitions import build_definitions
+from mdel_assets.records import Identity
 from mdel_assets_tests.conftest import forge
 from mdel_assets_tests.publishing.conftest import OWNER
 from mdel_assets_tests.publishing.test_merge_command import mdel
@@ -106,18 +106,18 @@ def test_everything_derived_is_listed_and_nothing_is_touched(mdel, own_home, hub
 @pytest.mark.in_use
 def test_what_is_derived_is_what_all_records_say_whatever_their_kind(mdel, finished, whole_home):
     lineage = whole_home.lineage(finished[0])
-    expert = lineage.store.expert("github").require().fingerprint
+    expert = lineage.artifact("expert_model", "github").require().fingerprint
     inputs = {"expert_model 'github'": expert}
     # A kind that no list names, a recipe that left the YAML, a model that was merged for itself.
-    make_artifact(lineage.store.search("left"), "vocabulary", inputs)
-    make_artifact(lineage.store.merged("left"), "merged_model", inputs)
+    make_artifact(lineage.artifact("searched_merge", "left"), "vocabulary", inputs)
+    make_artifact(lineage.artifact("merged_model", "left"), "merged_model", inputs)
     for domain in ("github", "arxiv"):
         lines = derived_in(mdel("forget", "--domain", domain))
         assert set(lines) == reached_by_brute_force(whole_home.root / "pico", domain)
     assert "      3.0 MiB  made from expert_model 'github'" in lines["vocabulary 'left'"]
     mdel("forget", "--domain", "github", "--delete", "--yes")
     assert reached_by_brute_force(whole_home.root / "pico", "github") == set()
-    assert not lineage.store.search("left").folder.exists()
+    assert not lineage.folder("searched_merge", "left").exists()
 
 
 @pytest.mark.in_use
@@ -214,7 +214,7 @@ def test_what_is_marked_is_not_published(mdel, hub):
 @pytest.mark.in_use
 def test_what_is_made_of_something_marked_is_not_published_either(mdel, hub, finished, own_home):
     mdel("forget", "--domain", "arxiv", "--mark")
-    forge(own_home.lineage(finished[0]).store.merged("pair"), fingerprint="f" * 32)
+    forge(own_home.lineage(finished[0]).artifact("merged_model", "pair"), fingerprint="f" * 32)
     told = mdel("publish", "merged", "pair", fails=True)
     assert "merged_model 'pair' is marked as forgotten (" in told
     merged = ("merge", "-e", "github", "-e", "arxiv", "--hf-repo", "mean")

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
 from mdel_assets.publishing.publisher import make_publisher
-from mdel_assets.steps_publishing import publish_dataset, publish_expert, publish_merged
+from mdel_assets.publishing.steps import publish_dataset, publish_expert, publish_merged
 from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.publishing.conftest import (
     OWNER,
@@ -38,9 +38,9 @@ def test_everything_arrives_whole_in_one_commit_each(line, hub):
         publish_merged(lineage, "pair", publisher=publisher),
     ]
     places = [
-        ("datasets", "arxiv", lineage.store.dataset("arxiv")),
-        ("models", "expert-arxiv", lineage.store.expert("arxiv")),
-        ("models", "pair", lineage.store.merged("pair")),
+        ("datasets", "arxiv", lineage.artifact("domain_dataset", "arxiv")),
+        ("models", "expert-arxiv", lineage.artifact("expert_model", "arxiv")),
+        ("models", "pair", lineage.artifact("merged_model", "pair")),
     ]
     for (kind, name, artifact), outcome in zip(places, done, strict=True):
         repo = f"{OWNER}/{name}"
@@ -55,7 +55,7 @@ def test_everything_arrives_whole_in_one_commit_each(line, hub):
         head = hub.state.repository(kind, repo).resolve("main")
         assert outcome.record.details["revision"] == head
         assert hub.state.repository(kind, repo).settings()["private"]
-    written = json.loads(lineage.store.publication("hub_expert", "arxiv").record_path.read_text())
+    written = json.loads(lineage.artifact("hub_expert", "arxiv").record_path.read_text())
     assert written["details"]["repository"] == f"{OWNER}/expert-arxiv"
 
 
@@ -64,7 +64,7 @@ def test_the_same_thing_again_makes_no_commit_whatever_the_record_says(line, hub
     publisher = publisher_to(hub, experiment)
     first = publish_expert(lineage, "arxiv", publisher=publisher)
     assert publish_expert(lineage, "arxiv", publisher=publisher) == first
-    shutil.rmtree(lineage.store.publication("hub_expert", "arxiv").folder)
+    shutil.rmtree(lineage.folder("hub_expert", "arxiv"))
     again = publish_expert(lineage, "arxiv", publisher=publisher)
     assert again.record.details["revision"] == first.record.details["revision"]
     assert not again.record.details["made_commit"]
@@ -95,7 +95,7 @@ def test_files_of_an_earlier_publication_that_are_gone_are_deleted(line, hub):
     """Its record in the repository says which those are, whatever is recorded here."""
     experiment, lineage = line
     publisher = publisher_to(hub, experiment)
-    artifact = lineage.store.expert("arxiv")
+    artifact = lineage.artifact("expert_model", "arxiv")
     files = artifact.require().files
     old = artifact.folder / "vocab.txt"
     old.write_bytes(b"old")
@@ -103,7 +103,7 @@ def test_files_of_an_earlier_publication_that_are_gone_are_deleted(line, hub):
     publish_expert(lineage, "arxiv", publisher=publisher)
     assert hub.state.read("models", f"{OWNER}/expert-arxiv")["vocab.txt"] == b"old"
     forge(artifact, files=files, fingerprint="f" * 32)
-    shutil.rmtree(lineage.store.publication("hub_expert", "arxiv").folder)
+    shutil.rmtree(lineage.folder("hub_expert", "arxiv"))
     publish_expert(lineage, "arxiv", publisher=publisher)
     assert "vocab.txt" not in hub.state.read("models", f"{OWNER}/expert-arxiv")
 
@@ -161,11 +161,11 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(line, hub):
     experiment, lineage = line
     dry = publisher_to(hub, experiment, dry_run=True)
     plan = publish_expert(lineage, "arxiv", publisher=dry).plan
-    size = (lineage.store.expert("arxiv").folder / "model.safetensors").stat().st_size
+    size = (lineage.folder("expert_model", "arxiv") / "model.safetensors").stat().st_size
     assert plan[0].endswith("would be created (private)")
     assert f"  send   model.safetensors  ({size:,} bytes)" in plan
     assert hub.state.repositories() == []
-    assert not lineage.store.publication("hub_expert", "arxiv").folder.exists()
+    assert not lineage.folder("hub_expert", "arxiv").exists()
     publish_expert(lineage, "arxiv", publisher=publisher_to(hub, experiment))
     plan = publish_expert(lineage, "arxiv", publisher=dry).plan
     assert plan[-1] == "  no commit: nothing has changed"
@@ -218,10 +218,10 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(line, hub):
 
 def test_a_card_leaves_out_figures_of_what_was_made_anew_since(line, hub):
     experiment, lineage = line
-    report = lineage.store.report("seed")
+    report = lineage.artifact("perplexity_report", "seed")
     rows = report.require().details["rows"]
     forge(report, details={"rows": [row | {"model_fingerprint": "0" * 32} for row in rows]})
-    (lineage.store.report("expert-github").record_path).unlink()
+    (lineage.artifact("perplexity_report", "expert-github").record_path).unlink()
     publisher = publisher_to(hub, experiment)
     for domain in ("arxiv", "github"):
         publish_expert(lineage, domain, publisher=publisher)
@@ -231,7 +231,7 @@ def test_a_card_leaves_out_figures_of_what_was_made_anew_since(line, hub):
     )
     assert "| 95 % interval | merged-mean-all | dense-one | dense |" in shown
     assert "It was not measured." in unmeasured
-    train = lineage.store.dataset("arxiv").require().counts["train"]
+    train = lineage.artifact("domain_dataset", "arxiv").require().counts["train"]
     assert f"| training text of arxiv | {train['num_documents']} documents, " in shown
 
 
@@ -256,7 +256,7 @@ def test_a_server_that_stays_down_is_given_up_on_and_can_be_tried_again(line, hu
     hub.faults.plan("POST", "/commit/main", Fault("error", status=503), times=QUICK.num_attempts)
     with pytest.raises(PublishingError, match=r"8 attempts failed.*run the same command again"):
         publish_expert(lineage, "arxiv", publisher=publisher)
-    assert not lineage.store.publication("hub_expert", "arxiv").folder.exists()
+    assert not lineage.folder("hub_expert", "arxiv").exists()
     uploads = len(hub.paths("PUT"))
     publish_expert(lineage, "arxiv", publisher=publisher)
     assert len(hub.commits("models", f"{OWNER}/expert-arxiv")) == 1
@@ -285,7 +285,7 @@ def test_text_under_copyright_is_refused_in_datasets_and_in_what_learned_from_th
         {"key": "freelaw", "name": "FreeLaw"},
         {"key": "enron", "name": "Enron Emails"},
     ]
-    corpus = lineage.store.root.parent  # its files are not read here
+    corpus = lineage.root.parent  # its files are not read here
     lineage.experiment = pico_experiment(corpus, domains=domains)
     publisher = publisher_to(hub, lineage.experiment)
     for publish, key in ((publish_dataset, "arxiv"), (publish_expert, "arxiv")):

@@ -58,14 +58,14 @@ def test_transformers_and_datasets_load_what_was_published(published, hub, tmp_p
     lineage, _ = published
     environment = client_environment(hub, tmp_path / "client", token=TOKEN)
     loaded = json.loads(run_python(LOAD, environment).splitlines()[-1])
-    folder = lineage.store.expert("arxiv").folder
+    folder = lineage.folder("expert_model", "arxiv")
     model = AutoModelForCausalLM.from_pretrained(folder)
     ids = AutoTokenizer.from_pretrained(folder)("theorem proof", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         expected = float(model(ids).logits[0, -1, 0])
     assert loaded["parameters"] == model.num_parameters()
     assert loaded["logit"] == pytest.approx(expected, abs=1e-5)
-    dataset = lineage.store.dataset("arxiv").folder
+    dataset = lineage.folder("domain_dataset", "arxiv")
     texts = pq.read_table(dataset / "train.parquet").column("text").to_pylist()
     assert loaded["whole"] == loaded["streamed"] == texts
     splits = {path.stem: pq.read_metadata(path).num_rows for path in dataset.glob("*.parquet")}
@@ -88,7 +88,7 @@ def test_cards_tell_a_stranger_and_a_machine_the_same(published, hub):
     assert card.data.datasets == [f"{OWNER}/arxiv"]
     rows = {
         (row["dataset"], row["split"]): row["perplexity"]
-        for row in lineage.store.report("expert-arxiv").require().details["rows"]
+        for row in lineage.artifact("perplexity_report", "expert-arxiv").require().details["rows"]
     }
     told = {
         (result.dataset_name, result.dataset_split): result.metric_value
@@ -110,7 +110,7 @@ def test_cards_tell_a_stranger_and_a_machine_the_same(published, hub):
     assert "| train shard | 00.jsonl.zst; sha256 `" in data
     assert "40 documents, 0 rejected" in data
     assert "it holds 1 times as many documents of the corpus's other domains" in data
-    assert str(lineage.store.root) not in data + card.text + merged.text
+    assert str(lineage.root) not in data + card.text + merged.text
 
 
 def test_assets_show_repository_revision_and_card(published, hub):

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from mdel_assets.line.conditions import Conditions
 from mdel_assets.tracking import Tracker
-from mdel_assets.training.conditions import Conditions
 from mdel_assets.training.curves import curves_of, tracked_run
 from mdel_assets.training.expert import train_expert
 from mdel_assets_tests import warm_python
@@ -65,7 +65,7 @@ CODE = """
 from pathlib import Path
 from mdel_assets.experiment_fields import ExpertTraining
 from mdel_assets.tracking import Tracker
-from mdel_assets.training.conditions import Conditions
+from mdel_assets.line.conditions import Conditions
 from mdel_assets.training.curves import tracked_run
 from mdel_assets.training.expert import train_expert
 folder = Path({folder!r})

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.experiment_fields import Pretraining
+from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.baseline import train_baseline
-from mdel_assets.training.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import differing_tensors, train_expert
 from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from mdel_assets.errors import TrainingInterruptedError
-from mdel_assets.training.conditions import Conditions
+from mdel_assets.line.conditions import Conditions
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.model_files import load_model
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
@@ -32,7 +32,7 @@ class Run:
         self.code = f"""
 from pathlib import Path
 from mdel_assets.experiment_fields import ExpertTraining
-from mdel_assets.training.conditions import Conditions
+from mdel_assets.line.conditions import Conditions
 from mdel_assets.training.expert import train_expert
 train_expert(
     ExpertTraining.model_validate_json({LONG.model_dump_json()!r}),

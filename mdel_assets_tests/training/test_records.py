@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
-from mdel_assets import steps_training
-from mdel_assets.artifacts import MAKING_NAME, Record
+from mdel_assets.artifacts import MAKING_NAME
 from mdel_assets.defs.training import model_metadata, trained_result
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
 from mdel_assets.publishing.cards import provenance_section
+from mdel_assets.records import Record
 
 pytestmark = pytest.mark.in_use
 PACE = "tokens_per_second"
@@ -23,10 +24,10 @@ def trained(branched, tmp_path_factory):
         home = MdelHome(tmp_path_factory.mktemp(f"home{number}") / "home")
         shutil.copytree(branched[1].root, home.root)
         lineage = home.lineage(branched[0])
-        shutil.rmtree(lineage.store.seed_model().folder)
-        steps_training.make_seed(lineage, cache=home.cache)
-        steps_training.make_expert(lineage, "github")
-        found.append([lineage.store.seed_model(), lineage.store.expert("github")])
+        shutil.rmtree(lineage.folder("seed_model"))
+        make_one(lineage, "seed_model")
+        make_one(lineage, "expert_model", "github")
+        found.append([lineage.artifact("seed_model"), lineage.artifact("expert_model", "github")])
     return found
 
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mdel_assets import steps_training
 from mdel_assets.errors import DamagedArtifactError, TrainingError
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
 from mdel_assets.tensor_files import TensorFolder
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.trained_model import save_trained, stored_names
@@ -187,8 +187,8 @@ def test_a_delta_whose_seed_was_damaged_is_linked_anew_and_not_trained(branched,
     shutil.copytree(branched[1].root, home.root)
     experiment = pico_experiment(corpus, training=PICO["training"] | {"store": "delta"})
     lineage = home.lineage(experiment)
-    made = steps_training.make_expert(lineage, "github")
-    expert, weights = lineage.store.expert("github"), lineage.store.seed_model().folder
+    made = make_one(lineage, "expert_model", "github")
+    expert, weights = lineage.artifact("expert_model", "github"), lineage.folder("seed_model")
     weights /= "model.safetensors"
     linked, trained = sorted(expert.folder.glob("model-*.safetensors"))
     assert linked.samefile(weights)
@@ -198,9 +198,9 @@ def test_a_delta_whose_seed_was_damaged_is_linked_anew_and_not_trained(branched,
     with pytest.raises(DamagedArtifactError, match=f"expert_model 'github' is damaged: {linked}"):
         expert.require()
     with pytest.raises(DamagedArtifactError, match=f"seed_model is damaged: {weights}"):
-        steps_training.make_expert(lineage, "github")
-    steps_training.make_seed(lineage, cache=home.cache)
-    assert steps_training.make_expert(lineage, "github") == made
+        make_one(lineage, "expert_model", "github")
+    make_one(lineage, "seed_model")
+    assert make_one(lineage, "expert_model", "github") == made
     assert linked.samefile(weights)
     assert trained.stat().st_ino == inode
     assert expert.damage(made, read_all=True) is None

@@ -8,21 +8,23 @@ revision; else the repository's files are compared, and what differs is sent in 
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact, Identity, Record
-from mdel_assets.lineage import CODE_VERSIONS, Lineage
-from mdel_assets.makers import making
+from mdel_assets.artifacts import RECORD_NAME, Artifact
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.locks import making
 from mdel_assets.merging.members import without_folders
 from mdel_assets.merging.recipe import RECIPE_NAME
+from mdel_assets.merging.recipe_members import recipe_members
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart, read_figures
 from mdel_assets.publishing.cards import CARD_NAME
+from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import expert_card, merged_card
 from mdel_assets.publishing.publication import describe, publish, publishing_with_patience
 from mdel_assets.publishing.publisher import Publisher, repository_of
-from mdel_assets.steps_forgetting import refuse_forgotten
+from mdel_assets.records import Identity, Record
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,13 @@ class Outcome:
 
     record: Record | None
     plan: tuple[str, ...] = ()
+
+
+class Publish(Protocol):
+    """A step that publishes what one kind has under a key."""
+
+    def __call__(self, lineage: Lineage, key: str, /, *, publisher: Publisher) -> Outcome:
+        """Publish it; raises what `publish_dataset` does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +66,7 @@ def publish_dataset(lineage: Lineage, domain: str, *, publisher: Publisher) -> O
     """
     from mdel_assets.publishing.dataset_card import dataset_card
 
-    artifact = lineage.store.dataset(domain)
+    artifact = lineage.artifact("domain_dataset", domain)
     artifact.require()
     repository = _repository(lineage, "hub_dataset", domain, publisher)
     domains = _text_in(lineage, [domain])
@@ -71,7 +80,7 @@ def publish_dataset(lineage: Lineage, domain: str, *, publisher: Publisher) -> O
 
 def publish_expert(lineage: Lineage, domain: str, *, publisher: Publisher) -> Outcome:
     """Publish the expert of one domain; as `publish_dataset`."""
-    artifact = lineage.store.expert(domain)
+    artifact = lineage.artifact("expert_model", domain)
     artifact.require()
     repository = _repository(lineage, "hub_expert", domain, publisher)
     domains = text_behind(lineage, [domain])
@@ -93,10 +102,10 @@ def publish_expert(lineage: Lineage, domain: str, *, publisher: Publisher) -> Ou
 
 def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Outcome:
     """Publish the merged model of one recipe; as `publish_dataset`."""
-    artifact = lineage.store.merged(recipe)
+    artifact = lineage.artifact("merged_model", recipe)
     artifact.require()
     repository = _repository(lineage, "hub_merged_model", recipe, publisher)
-    members = {member.name for member in lineage.members(recipe)}
+    members = {member.name for member in recipe_members(lineage, recipe)}
     inside = [key for key in lineage.present_domains() if f"expert-{key}" in members]
     if any(name.startswith(("random-", "variant-")) for name in members):
         inside = lineage.present_domains()
@@ -127,7 +136,7 @@ def _publish(
     lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
 ) -> Outcome:
     refuse_forgotten(lineage, content.artifact)
-    target = lineage.store.publication(content.kind, content.key)
+    target = lineage.artifact(content.kind, content.key)
     # What is sent is not replaced meanwhile, nor sent by another run.
     with making(content.artifact, target):
         return _publish_alone(lineage, content, target, repository, publisher)
@@ -186,15 +195,15 @@ def _identity(
     lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
 ) -> Identity:
     reports = {
-        lineage.store.report(key).label: record.fingerprint
+        lineage.artifact("perplexity_report", key).label: record.fingerprint
         for key in content.figures.rows
-        if (record := lineage.store.report(key).read_record())
+        if (record := lineage.artifact("perplexity_report", key).read_record())
     }
     return Identity(
         kind=content.kind,
         key=content.key,
         experiment=lineage.experiment.name,
-        code_version=CODE_VERSIONS[content.kind],
+        code_version=lineage.registry[content.kind].code_version,
         config={"repository": repository.name, "private": publisher.private},
         inputs={
             content.artifact.label: content.artifact.require().fingerprint,
@@ -246,7 +255,7 @@ def _text_in(lineage: Lineage, domains: Sequence[str]) -> list[str]:
 
     found = dict.fromkeys(domains)
     for key in domains:
-        artifact = lineage.store.dataset(key)
+        artifact = lineage.artifact("domain_dataset", key)
         artifact.require()
         found |= dict.fromkeys(documents_by_domain(artifact.folder))
     return list(found)
@@ -282,8 +291,8 @@ def _published_datasets(lineage: Lineage, publisher: Publisher) -> dict[str, str
 
 def _place(lineage: Lineage, kind: str, key: str, publisher: Publisher) -> str | None:
     """Return where the present artifact of a publication lies; None if that was not published."""
-    record = lineage.store.publication(kind, key).read_record()
-    source = {"hub_dataset": lineage.store.dataset, "hub_expert": lineage.store.expert}[kind](key)
+    record = lineage.artifact(kind, key).read_record()
+    (source,) = lineage.inputs(kind, key)
     present = source.read_record()
     if record is None or present is None:
         return None
@@ -298,6 +307,9 @@ def _routed(lineage: Lineage) -> dict[str, str]:
     return {
         artifact.label: record.fingerprint
         for shard in lineage.experiment.shards()
-        for artifact in (lineage.store.shard(shard.key), lineage.store.documents(shard.key))
+        for artifact in (
+            lineage.artifact("raw_pile_shard", shard.key),
+            lineage.artifact("shard_documents", shard.key),
+        )
         if (record := artifact.read_record())
     }

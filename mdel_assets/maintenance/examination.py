@@ -14,17 +14,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact, Record
+from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment import Experiment
 from mdel_assets.half_written import ELSEWHERE_SECONDS, dead_writer
 from mdel_assets.home import MdelHome
 from mdel_assets.hub_credentials import find_token
-from mdel_assets.lineage import Lineage
-from mdel_assets.recorded_artifacts import record_paths
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.recorded_artifacts import named_by, record_paths, unknown_artifact
+from mdel_assets.records import Record
 from mdel_assets.tracking import tracking_mode
 
-_WORK_IN_PROGRESS = re.compile(r"(?P<name>.+)-(?P<fingerprint>[0-9a-f]{32})")
+_WORK_IN_PROGRESS = re.compile(r"(?P<kind>[a-z_]+)(-(?P<key>.+))?-[0-9a-f]{32}")
 _LOW_DISK_BYTES = 2 * 2**30
 _TIMEOUT_SECONDS = 5.0
 
@@ -98,7 +99,7 @@ def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
     lineage = home.lineage(experiment)
     for folder in sorted((home.root / experiment.name / "work").glob("*-*")):
         match = _WORK_IN_PROGRESS.fullmatch(folder.name)
-        if match is None or _is_wanted(lineage, match["name"], match["fingerprint"]):
+        if match is None or _is_wanted(lineage, match["kind"], match["key"] or "", folder.name):
             continue
         newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
         if time.time() - newest < ELSEWHERE_SECONDS:
@@ -115,15 +116,15 @@ def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
         )
 
 
-def _is_wanted(lineage: Lineage, name: str, fingerprint: str) -> bool:
-    """Whether an artifact of that name is to have the fingerprint; yes where that is not known."""
-    kinds = {"scores": "token_scores", "search": "searched_merge"}
-    first, _, rest = name.partition("-")
-    kind, key = kinds.get(first, first), rest
+def _is_wanted(lineage: Lineage, kind: str, key: str, folder: str) -> bool:
+    """Whether a run would go on with a work folder; yes where that is not known."""
+    if kind not in lineage.registry:
+        return False
     try:
-        return bool(lineage.identity(kind, key).fingerprint == fingerprint)
-    except (MdelError, AttributeError, KeyError):
+        identity = lineage.identity(kind, key)
+    except (MdelError, KeyError, ValueError):
         return True
+    return folder == lineage.artifact(kind, key).work_name(identity)
 
 
 def _size_mib(folder: Path) -> float:
@@ -134,9 +135,10 @@ def examine_records(
     home: MdelHome, experiment: Experiment, *, read_files: bool
 ) -> Iterator[Finding]:
     """Compare every artifact's files with its record; ``read_files`` reads them all once more."""
-    root = home.root / experiment.name
+    lineage = home.lineage(experiment)
+    root = lineage.root
     for path in record_paths(root):
-        artifact, record, problem = _read(path, root / "work", read_files=read_files)
+        artifact, record, problem = _read(path, lineage, read_files=read_files)
         if not problem:
             continue
 
@@ -146,19 +148,15 @@ def examine_records(
         yield Finding(f"{artifact.label}: {problem}. It has to be made anew.", repair)
 
 
-def _read(path: Path, work: Path, *, read_files: bool) -> tuple[Artifact, Record | None, str]:
+def _read(path: Path, lineage: Lineage, *, read_files: bool) -> tuple[Artifact, Record | None, str]:
     """Return what a record is of, the record, and what is wrong with it or its files."""
     name = path.name.removesuffix(RECORD_NAME).rstrip(".")
-    artifact = Artifact(
-        "artifact", str(path), "", path.parent, path, remedy="make it anew", work=work
-    )
+    artifact = unknown_artifact(path, within=lineage)
     try:
         record = Record.parse(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         return artifact, None, f"{name or 'its record'} cannot be read ({error})"
-    artifact = dataclasses.replace(
-        artifact, kind=record.kind, key=record.key, experiment=record.experiment
-    )
+    artifact = named_by(record, artifact, within=lineage)
     return artifact, record, artifact.damage(record, read_all=read_files) or ""
 
 

@@ -8,24 +8,23 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.derived_artifacts import Derived, derived_from, marked_in
-from mdel_assets.domain_text import TextFound, shards_with, text_of
+from mdel_assets.artifacts import RECORD_NAME
 from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import (
-    PublishingError,
     UnknownKeyError,
     unknown_name_message,
 )
 from mdel_assets.home import MdelHome
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded_at
+from mdel_assets.maintenance.derived_artifacts import Derived, derived_from
+from mdel_assets.maintenance.domain_text import TextFound, shards_with, text_of
 from mdel_assets.publishing.backend import Repository
+from mdel_assets.publishing.forgotten import read_forgotten
 from mdel_assets.publishing.publication import publishing_with_patience
 from mdel_assets.publishing.publisher import open_backend
-from mdel_assets.recorded_artifacts import Recorded, record_paths, recorded_at
 from mdel_assets.retries import Patience
 
 _PUBLICATION = "hub_"
@@ -72,7 +71,7 @@ def find_traces(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
         DamagedArtifactError: a record cannot be read: what it was made from is unknown.
 
     """
-    root = lineage.store.root
+    root = lineage.root
     found = _recorded(home, lineage)
     _require_known(lineage, found, domain)
     shards = shards_with(domain, root)
@@ -97,31 +96,21 @@ def find_traces(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
 
 def _was_routed(lineage: Lineage, domain: str) -> bool:
     """Whether a raw shard held the domain, also where its documents were removed since."""
-    records = (lineage.store.documents(path.parent.name) for path in lineage.store.all_documents())
+    records = (
+        lineage.artifact("shard_documents", path.parent.name)
+        for path in lineage.root.glob(f"documents/[!.]*/{RECORD_NAME}")
+    )
     return any(domain in record.counts["domains"] for a in records if (record := a.read_record()))
 
 
 def mark_forgotten(lineage: Lineage, traces: Traces) -> None:
     """Write down what is to be forgotten: publishing refuses it from now on."""
-    marked = dict(_forgotten(lineage))
+    marked = dict(read_forgotten(lineage))
     for entry in traces.derived:
         artifact, record = entry.found.artifact, entry.found.record
         marked[record.fingerprint] = f"{artifact.label}, of '{traces.domain}'"
     text = json.dumps(marked, indent=2, sort_keys=True)
-    write_text_atomically(lineage.store.forgotten, text + "\n")
-
-
-def refuse_forgotten(lineage: Lineage, artifact: Artifact) -> None:
-    """Raise `PublishingError` where ``artifact``, or what it was made from, is marked."""
-    record, marked = artifact.read_record(), _forgotten(lineage)
-    if record is None or not marked:
-        return
-    found = [recorded_at(path) for path in record_paths(lineage.store.root)]
-    if told := marked_in(record, found, marked):
-        raise PublishingError(
-            f"{artifact.label} is marked as forgotten ({told}): make it anew without that domain, "
-            f"or take its line out of {lineage.store.forgotten}."
-        )
+    write_text_atomically(lineage.forgotten, text + "\n")
 
 
 def delete_local(traces: Traces) -> None:
@@ -161,8 +150,8 @@ def _recorded(home: MdelHome, lineage: Lineage) -> list[Recorded]:
     """Return what lies in the experiment's folder, and what ``mdel merge`` made of it."""
     merges = [recorded_at(path) for path in record_paths(home.merges)]
     own = [entry for entry in merges if entry.record.experiment == lineage.experiment.name]
-    root = lineage.store.root
-    return [*(recorded_at(path, work=root / "work") for path in record_paths(root)), *own]
+    root = lineage.root
+    return [*(recorded_at(path, within=lineage) for path in record_paths(root)), *own]
 
 
 def _require_known(lineage: Lineage, found: Sequence[Recorded], domain: str) -> None:
@@ -179,11 +168,3 @@ def _count_documents(entry: Recorded, domain: str) -> int | None:
     if entry.artifact.damage(entry.record):
         return None
     return documents_by_domain(entry.artifact.folder).get(domain, 0)
-
-
-def _forgotten(lineage: Lineage) -> Mapping[str, Any]:
-    try:
-        content: Mapping[str, Any] = json.loads(lineage.store.forgotten.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    return content

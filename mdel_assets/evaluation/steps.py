@@ -1,36 +1,29 @@
-"""The steps from token scores to the matrix, one function per asset, without Dagster.
+"""The steps from token scores to the matrix: each writes one kind of artifact.
 
-They go on where `steps.py` ends, and work alike; `steps_ensembles.py` goes on from here.
+They are declared in `kinds.py`; `mdel_assets.line.making` calls them. `ensemble_steps.py` goes on
+from here.
 """
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mdel_assets.artifacts import Identity, Record, looking_once
+from mdel_assets.artifacts import looking_once
+from mdel_assets.data.steps import held_out_words
 from mdel_assets.errors import MdelError
-from mdel_assets.lineage import WINDOW_SETTINGS, Lineage
-from mdel_assets.makers import makes
-from mdel_assets.steps import current_record, held_out_words
+from mdel_assets.evaluation.reported import reported_models, stale_cells
+from mdel_assets.experiment_fields import WINDOW_SETTINGS
+from mdel_assets.line.kind import Task, Written
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import Made, make
 from mdel_assets.time_left import operations_of
 
 # What a pack of eight models takes, in fp32, for each parameter of one of them.
 _SCORING_BYTES = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """Records of models that were scored, and of the others why they could not be."""
-
-    records: dict[str, Record]
-    failures: dict[str, str]
-
-
-@makes("token_scores")
-def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
+def score(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]]:
     """Score models on every evaluation document that they have not been scored on yet.
 
     Models that share their first layers are scored together. Each one's scores are published as
@@ -38,59 +31,59 @@ def score(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
     """
     from mdel_assets.evaluation.score_together import ScoringTask, score_models
 
-    scored = Scored({}, {})
-    with ExitStack() as stack:
-        identities, tasks = {}, {}
-        for key in model_keys:
-            try:
-                if current := current_record(lineage, "token_scores", key):
-                    scored.records[key] = current
-                    continue
-                identity = identities[key] = lineage.identity("token_scores", key)
-            except MdelError as error:
-                scored.failures[key] = str(error)
-                continue
-            artifact = lineage.store.scores(key)
-            is_reusable = _is_reusable(lineage, artifact.last_record(), identity, key)
-            tasks[key] = ScoringTask(
-                lineage.store.model(key).folder,
-                stack.enter_context(artifact.staging()),
-                lineage.store.work_folder(f"scores-{key}-{identity.fingerprint}"),
-                artifact.folder if is_reusable else None,
-            )
-        datasets = {d: lineage.store.dataset(d).folder for d in lineage.present_domains()}
-        evaluation = lineage.experiment.evaluation
-        for key, result in score_models(tasks, datasets=datasets, evaluation=evaluation):
-            if isinstance(result, MdelError):
-                scored.failures[key] = str(result)
-                continue
-            scored.records[key] = lineage.store.scores(key).publish(
-                tasks[key].folder, identities[key], counts=dataclasses.asdict(result)
-            )
-            shutil.rmtree(tasks[key].work_folder)
-    return scored
+    lineage = next(iter(tasks.values())).lineage
+    to_score = {
+        key: ScoringTask(
+            lineage.model(key).folder,
+            task.folder,
+            task.work_folder,
+            task.artifact.folder if _is_reusable(task) else None,
+        )
+        for key, task in tasks.items()
+    }
+    folders = {d: lineage.folder("domain_dataset", d) for d in lineage.present_domains()}
+    evaluation = lineage.experiment.evaluation
+    for key, result in score_models(to_score, datasets=folders, evaluation=evaluation):
+        if isinstance(result, MdelError):
+            yield key, result
+        else:
+            yield key, Written(counts=dataclasses.asdict(result))
 
 
-def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Scored:
-    """Score models as `score` does, some at a time in processes of their own where that pays."""
+def _is_reusable(task: Task) -> bool:
+    """Whether the scores that lie there are of the same model, texts and windows cut alike."""
+    old, identity = task.artifact.last_record(), task.identity
+    if old is None or old.code_version != identity.code_version or task.artifact.damage(old):
+        return False
+    label = task.lineage.model(task.key).label
+    settings = (*WINDOW_SETTINGS, "max_tokens", "special_tokens")
+    same_settings = all(old.config.get(k) == identity.config.get(k) for k in settings)
+    return same_settings and old.inputs.get(label) == identity.inputs[label]
+
+
+def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Made:
+    """Score models, some at a time in processes of their own where that pays."""
     from mdel_assets.engines.side_by_side import Work, run_side_by_side
 
     missing = [key for key in model_keys if not _is_scored(lineage, key)]
     count = _num_scored_at_once(lineage, len(missing))
-    failures: dict[str, str] = {}
+    failures: dict[str, MdelError] = {}
     if count > 1:
         parts = [missing[first::count] for first in range(count)]
-        work = [Work(f"scores {n + 1}/{count}", score, (lineage, p)) for n, p in enumerate(parts)]
+        work = [
+            Work(f"scores {number}/{count}", make, (lineage, "token_scores", part))
+            for number, part in enumerate(parts, start=1)
+        ]
         for _, outcome in run_side_by_side(work, num_processes=count):
             if outcome.error:
                 raise outcome.error
             failures |= outcome.value.failures
-    rest = score(lineage, [key for key in model_keys if key not in failures])
-    return Scored(rest.records, failures | rest.failures)
+    rest = make(lineage, "token_scores", [key for key in model_keys if key not in failures])
+    return Made(rest.records, failures | rest.failures)
 
 
 def _is_scored(lineage: Lineage, key: str) -> bool:
-    """Whether a model's scores are there; not where it is damaged, which `score` tells."""
+    """Whether a model's scores are there; not where it is damaged, which scoring it tells."""
     try:
         return lineage.current("token_scores", key) is not None
     except MdelError:
@@ -98,11 +91,12 @@ def _is_scored(lineage: Lineage, key: str) -> bool:
 
 
 def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
+    """Return how many processes score models at the same time where that pays."""
     from mdel_assets.engines.side_by_side import num_at_once
 
     if num_models < 2:
         return 1
-    num_parameters = lineage.store.seed_model().require().details["num_parameters"]
+    num_parameters = lineage.artifact("seed_model").require().details["num_parameters"]
     return num_at_once(
         num_models,
         model_bytes=_SCORING_BYTES * num_parameters,
@@ -110,31 +104,26 @@ def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
     )
 
 
-@makes("perplexity_report")
-def report(lineage: Lineage, model_key: str) -> Record:
+def report(task: Task) -> Written:
     """Write one model's perplexity table from its token scores, and every document's sums."""
     import pyarrow.parquet as pq
 
     from mdel_assets.evaluation.perplexity import read_cells, samples_table, with_samples
     from mdel_assets.evaluation.regression import document_sums
 
-    if current := current_record(lineage, "perplexity_report", model_key):
-        return current
-    identity = lineage.identity("perplexity_report", model_key)
+    lineage, model_key, stage = task.lineage, task.key, task.folder
     evaluation = lineage.experiment.evaluation
     cells = with_samples(
-        read_cells(lineage.store.scores(model_key).folder),
+        read_cells(lineage.folder("token_scores", model_key)),
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
     )
     rows = report_rows(lineage, model_key, cells)
-    artifact = lineage.store.report(model_key)
-    with artifact.staging() as stage:
-        pq.write_table(document_sums(cells), stage / f"{model_key}.documents.parquet")
-        pq.write_table(samples_table(cells), stage / _samples_name(model_key))
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
-        return artifact.publish(stage, identity, details={"rows": rows})
+    pq.write_table(document_sums(cells), stage / f"{model_key}.documents.parquet")
+    pq.write_table(samples_table(cells), stage / _samples_name(model_key))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (stage / f"{model_key}.jsonl").write_text(lines, "utf-8")
+    return Written(details={"rows": rows})
 
 
 def read_reported_cells(lineage: Lineage, model_key: str) -> list[Any]:
@@ -143,8 +132,8 @@ def read_reported_cells(lineage: Lineage, model_key: str) -> list[Any]:
 
     from mdel_assets.evaluation.perplexity import read_cells, samples_from
 
-    cells = read_cells(lineage.store.scores(model_key).folder)
-    report = lineage.store.report(model_key)
+    cells = read_cells(lineage.folder("token_scores", model_key))
+    report = lineage.artifact("perplexity_report", model_key)
     samples = report.folder / _samples_name(model_key)
     # A report of other scores, or one that was made before these were kept, says nothing of them.
     if not samples.exists() or lineage.current("perplexity_report", model_key) is None:
@@ -163,9 +152,9 @@ def changes_since_last_report(lineage: Lineage, model_key: str) -> list[Any]:
     from mdel_assets.evaluation.perplexity import read_cells
     from mdel_assets.evaluation.regression import changes_since
 
-    scores = lineage.store.scores(model_key)
+    scores = lineage.artifact("token_scores", model_key)
     scores.require()
-    artifact = lineage.store.report(model_key)
+    artifact = lineage.artifact("perplexity_report", model_key)
     sums = artifact.folder / f"{model_key}.documents.parquet"
     record = artifact.last_record()
     if record is None or artifact.damage(record) or not sums.exists():
@@ -185,16 +174,18 @@ def report_rows(
     """Return the report's rows of ``cells``: the model's own, or under another name."""
     from mdel_assets.evaluation.perplexity import perplexity_row
 
-    scored = lineage.store.scores(model_key).require()
+    scored = lineage.artifact("token_scores", model_key).require()
     evaluation = lineage.experiment.evaluation
-    model_label = lineage.store.model(model_key).label
+    model_label = lineage.model(model_key).label
     return [
         perplexity_row(
             cell,
             model=name or model_key,
             max_length=scored.config["max_length"],
             model_fingerprint=fingerprint or scored.inputs[model_label],
-            dataset_fingerprint=scored.inputs[lineage.store.dataset(cell.dataset).label],
+            dataset_fingerprint=scored.inputs[
+                lineage.artifact("domain_dataset", cell.dataset).label
+            ],
             num_samples=evaluation.num_bootstrap_samples,
             seed=evaluation.seed,
         )
@@ -202,23 +193,14 @@ def report_rows(
     ]
 
 
-@makes("perplexity_matrix", has_key=False)
-def make_matrix(lineage: Lineage) -> tuple[Record, Any]:
-    """Write all reports in one matrix; return its record and what `read_matrix` returns."""
+def make_matrix(task: Task) -> Written:
+    """Write all reports in one matrix, which is what a page shows."""
     from mdel_assets.evaluation.matrix import write_matrix
 
-    current = current_record(lineage, "perplexity_matrix")
-    # Before anything is read: what another run makes meanwhile leaves a matrix that is stale.
-    identity = lineage.identity("perplexity_matrix")
-    matrix = read_matrix(lineage)
-    if current:
-        return current, matrix
-    artifact = lineage.store.matrix()
-    with artifact.staging() as stage:
-        write_matrix(matrix, stage)
-        counts = {"num_models": len(matrix.models), "num_datasets": len(matrix.datasets)}
-        details = {"missing": matrix.missing}
-        return artifact.publish(stage, identity, counts=counts, details=details), matrix
+    matrix = read_matrix(task.lineage)
+    write_matrix(matrix, task.folder)
+    counts = {"num_models": len(matrix.models), "num_datasets": len(matrix.datasets)}
+    return Written(counts=counts, details={"missing": matrix.missing}, shown=matrix)
 
 
 @looking_once()
@@ -226,16 +208,19 @@ def read_matrix(lineage: Lineage) -> Any:
     """Return the matrix that the present reports and scores make up."""
     from mdel_assets.evaluation.matrix import build_matrix
 
-    models = lineage.reported_models()
+    models = reported_models(lineage)
     evaluation = lineage.experiment.evaluation
     return build_matrix(
-        {model: lineage.store.report(model).require().details["rows"] for model in models},
+        {
+            model: lineage.artifact("perplexity_report", model).require().details["rows"]
+            for model in models
+        },
         {model: read_reported_cells(lineage, model) for model in models},
         datasets=lineage.present_domains(),
         splits=evaluation.splits,
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
-        stale=set(lineage.stale_cells()),
+        stale=set(stale_cells(lineage)),
         unreported=[key for key in lineage.present_models() if key not in models],
         legend=_legend(lineage),
         notes=[*_notes_on_searches(lineage, models), *_notes_on_text(lineage)],
@@ -244,7 +229,9 @@ def read_matrix(lineage: Lineage) -> Any:
 
 def _legend(lineage: Lineage) -> dict[str, str]:
     """Return the words that mark each cluster, where domains are clusters."""
-    record = lineage.store.clusters().read_record() if lineage.experiment.clusters else None
+    record = (
+        lineage.artifact("corpus_clusters").read_record() if lineage.experiment.clusters else None
+    )
     if record is None:
         return {}
     words = zip(lineage.experiment.domain_keys, record.details["terms"], strict=True)
@@ -255,7 +242,7 @@ def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:
     """Say of merges whose weights were chosen on documents of the matrix where else to look."""
     found = []
     for recipe in lineage.experiment.searched_recipes:
-        search = lineage.store.search(recipe)
+        search = lineage.artifact("searched_merge", recipe)
         record = search.read_record()
         if f"merged-{recipe}" not in models or record is None:
             continue
@@ -270,18 +257,7 @@ def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:
 
 def _notes_on_text(lineage: Lineage) -> list[str]:
     """Say what to set where the datasets hold out too little to judge by."""
-    records = {d: lineage.store.dataset(d).require() for d in lineage.present_domains()}
-    advice = held_out_words(lineage, records)
+    domains = lineage.present_domains()
+    counts = {d: lineage.artifact("domain_dataset", d).require().counts for d in domains}
+    advice = held_out_words(lineage, counts)
     return [advice] if advice else []
-
-
-def _is_reusable(lineage: Lineage, old: Record | None, identity: Identity, model_key: str) -> bool:
-    """Whether scores of ``old`` are of the same model, texts and windows cut alike."""
-    if old is None or old.code_version != identity.code_version:
-        return False
-    if lineage.store.scores(model_key).damage(old):
-        return False
-    label = lineage.store.model(model_key).label
-    settings = (*WINDOW_SETTINGS, "max_tokens", "special_tokens")
-    same_settings = all(old.config.get(k) == identity.config.get(k) for k in settings)
-    return same_settings and old.inputs.get(label) == identity.inputs[label]

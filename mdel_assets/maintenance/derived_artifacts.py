@@ -4,10 +4,9 @@ A dataset is judged by the documents that it holds, everything else by the input
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from mdel_assets.artifacts import Record
-from mdel_assets.recorded_artifacts import Recorded
+from mdel_assets.line.recorded_artifacts import Recorded
 
 # They hold the text of many domains: the domain's own part is named and removed as a file.
 _OF_ALL_TEXT = ("raw_pile_shard", "shard_documents")
@@ -116,21 +115,3 @@ class _Walk:
         if is_own and count:
             return "its dataset"
         return f"{count:,} of its documents in the general half" if count else ""
-
-
-def marked_in(record: Record, found: Sequence[Recorded], marked: Mapping[str, str]) -> str | None:
-    """Return what ``marked`` says of an artifact, or of anything that it was made from.
-
-    ``marked`` is keyed by fingerprints.
-    """
-    by_fingerprint = {entry.record.fingerprint: entry.record for entry in found}
-    seen: set[str] = set()
-    left = [record.fingerprint, *record.inputs.values()]
-    # Nearest first: the list grows while it is walked.
-    for fingerprint in left:
-        if fingerprint in marked:
-            return marked[fingerprint]
-        if fingerprint in by_fingerprint and fingerprint not in seen:
-            left += by_fingerprint[fingerprint].inputs.values()
-        seen.add(fingerprint)
-    return None

@@ -1,11 +1,12 @@
 """What a run would make anew: the whole list for people, and one question for schedules."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from mdel_assets.artifacts import looking_once
 from mdel_assets.errors import ArtifactError, MdelError
-from mdel_assets.lineage import Lineage
-from mdel_assets.staleness import Stale
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.staleness import Stale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ def stale_experts(lineage: Lineage) -> dict[str, str]:
     """
     reasons = {}
     for domain in lineage.experiment.domain_keys:
-        dataset = lineage.store.dataset(domain)
+        dataset = lineage.artifact("domain_dataset", domain)
         try:
             is_present = lineage.is_present(domain)
         except MdelError:
@@ -76,26 +77,36 @@ def report_kinds(lineage: Lineage) -> list[str]:
 
     The matrix is of the models that are there. Ensembles and sweeps need all of theirs.
     """
-    made = set(_made_models(lineage))
-    if not made:
-        return []
-    kinds = ["token_scores", "perplexity_report", "perplexity_matrix"]
-    if made.issuperset(lineage.own_models()):
-        kinds += ["domain_router", "ensemble_report"] if lineage.has_ensembles() else []
-        kinds += ["sweep_report"] if lineage.present_variants() else []
-    return kinds
+    made = _made_models(lineage)
+    return [kind for kind in lineage.kinds() if _could_report(lineage, kind, made)] if made else []
+
+
+def _could_report(lineage: Lineage, kind: str, made: Sequence[str]) -> bool:
+    """Whether an asset of the report can be made of the models that were made."""
+    declared = lineage.registry[kind]
+    if not declared.is_report or not lineage.keys(kind):
+        return False
+    if declared.takes_what_is_there or _is_of_models(lineage, kind):
+        return True
+    own = [m for m in lineage.present_models() if not m.startswith("reference-")]
+    return set(made).issuperset(own)
 
 
 @looking_once()
 def stale_reports(lineage: Lineage) -> list[Stale]:
     """Return what of the report would be made anew, of the models that are there."""
-    of_models = ("token_scores", "perplexity_report")
+    made = _made_models(lineage)
     places = [
         (kind, key)
         for kind in report_kinds(lineage)
-        for key in (_made_models(lineage) if kind in of_models else [""])
+        for key in (made if _is_of_models(lineage, kind) else [""])
     ]
     return [stale for kind, key in places if (stale := lineage.stale(kind, key))]
+
+
+def _is_of_models(lineage: Lineage, kind: str) -> bool:
+    """Whether a kind has one artifact for each model."""
+    return list(lineage.registry[kind].keys(lineage.experiment)) == lineage.experiment.model_keys
 
 
 def _made_models(lineage: Lineage) -> list[str]:
@@ -103,4 +114,4 @@ def _made_models(lineage: Lineage) -> list[str]:
         models = lineage.present_models()
     except MdelError:
         return []
-    return [key for key in models if lineage.store.model(key).record_path.exists()]
+    return [key for key in models if lineage.model(key).record_path.exists()]

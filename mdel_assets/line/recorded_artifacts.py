@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact, Record
+from mdel_assets.artifacts import RECORD_NAME, Artifact
+from mdel_assets.line.presence import Presence
+from mdel_assets.records import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +35,33 @@ def record_paths(root: Path) -> Iterator[Path]:
             yield path
 
 
-def recorded_at(path: Path, *, work: Path | None = None) -> Recorded:
-    """Return the artifact that a record is of; ``work`` is the work folder of its experiment.
+def recorded_at(path: Path, *, within: Presence | None = None) -> Recorded:
+    """Return the artifact that a record is of, of the line that it lies ``within``.
 
     Raises:
         DamagedArtifactError: the file is not a record.
 
     """
-    unknown = Artifact("artifact", str(path), "", path.parent, path, "make it anew", work)
+    unknown = unknown_artifact(path, within=within)
     record = unknown.read_record()
     assert record is not None
-    artifact = dataclasses.replace(
-        unknown, kind=record.kind, key=record.key, experiment=record.experiment
+    return Recorded(named_by(record, unknown, within=within), record)
+
+
+def unknown_artifact(path: Path, *, within: Presence | None = None) -> Artifact:
+    """Return the artifact whose record lies at ``path``, before that is read."""
+    work = within.root / "work" if within else None
+    return Artifact("artifact", str(path), "", path.parent, path, "make it anew", work)
+
+
+def named_by(record: Record, unknown: Artifact, *, within: Presence | None = None) -> Artifact:
+    """Return an artifact with the kind and the key that its record has."""
+    kind = within.registry.get(record.kind) if within else None
+    is_alone = unknown.record_path.name == RECORD_NAME and not (kind and kind.shares_folder)
+    return dataclasses.replace(
+        unknown,
+        kind=record.kind,
+        key=record.key,
+        experiment=record.experiment,
+        owns_folder=is_alone,
     )
-    return Recorded(artifact, record)

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdel_assets.artifacts import Artifact, Identity
+from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
-from mdel_assets.lineage import CODE_VERSIONS, Lineage
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import Member, Members, members_of, recipe_config
 from mdel_assets.merging.one_off import (
     ONE_OFF_KIND,
@@ -21,16 +21,17 @@ from mdel_assets.merging.outside_models import (
     outside_reference,
 )
 from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
+from mdel_assets.merging.recipe_members import merge_input
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.cards import CARD_NAME, seed_in_words
+from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import one_off_card
 from mdel_assets.publishing.publication import Published, describe, publish
 from mdel_assets.publishing.publisher import Publisher
-from mdel_assets.steps_forgetting import refuse_forgotten
-from mdel_assets.steps_merging import merge_input
-from mdel_assets.steps_publishing import text_behind
+from mdel_assets.publishing.steps import text_behind
+from mdel_assets.records import Identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def make_one_off(lineage: Lineage, plan: OneOff, folder: Path) -> MergedOnce:
         kind=ONE_OFF_KIND,
         key="",
         experiment=lineage.experiment.name,
-        code_version=CODE_VERSIONS["merged_model"],
+        code_version=lineage.registry["merged_model"].code_version,
         config=recipe_config(plan.recipe, plan.members, digests=digests),
         inputs={artifact.label: artifact.require().fingerprint for artifact in own.values()},
     )
@@ -136,7 +137,7 @@ def _own_models(lineage: Lineage, plan: OneOff) -> dict[str, Artifact]:
     """Return the models of the experiment that take part, by their names."""
     own = set(lineage.experiment.model_keys)
     names = dict.fromkeys(member.name for member in plan.members if member.name in own)
-    return {name: lineage.store.model(name) for name in names}
+    return {name: lineage.model(name) for name in names}
 
 
 def _require_known(lineage: Lineage, name: str) -> None:
@@ -158,7 +159,7 @@ def _locate(lineage: Lineage, member: Member) -> MergeInput:
     """Return where a model lies, under the name that a card may show."""
     if member.name in lineage.experiment.model_keys:
         found = merge_input(lineage, member, digest="")
-        fingerprint = lineage.store.model(member.name).require().fingerprint
+        fingerprint = lineage.model(member.name).require().fingerprint
         return dataclasses.replace(found, digest=fingerprint)
     digest = outside_digest(member.name, before=None)
     folder = outside_folder(member.name, digest=digest)

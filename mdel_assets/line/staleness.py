@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-from mdel_assets.artifacts import Artifact, Identity
+from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import DamagedArtifactError, MissingArtifactError
+from mdel_assets.records import Identity
 
 
 @dataclasses.dataclass(frozen=True)

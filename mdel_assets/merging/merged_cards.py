@@ -12,11 +12,12 @@ from typing import Any
 
 from mdel_assets.artifacts import Artifact
 from mdel_assets.hub_sources import hub_reference
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import FOLDER_PREFIX, without_folders
 from mdel_assets.merging.model_card import model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder, outside_reference
 from mdel_assets.merging.recipe import RECIPE_NAME
+from mdel_assets.merging.recipe_members import recipe_members
 from mdel_assets.training.stated_licences import stated_licence
 
 _HUB = "https://huggingface.co"
@@ -32,7 +33,7 @@ def merged_model_card(lineage: Lineage, recipe_name: str, *, is_published: bool 
         MissingArtifactError: the model was never made.
 
     """
-    artifact = lineage.store.merged(recipe_name)
+    artifact = lineage.artifact("merged_model", recipe_name)
     record = artifact.require()
     written = (artifact.folder / RECIPE_NAME).read_text("utf-8")
     return card_of_merged(
@@ -65,7 +66,7 @@ def card_of_merged(
     experiment = lineage.experiment
     links, licences = _links(lineage, recipe_name), _licences(lineage, recipe_name)
     named = dict(_in_order(lineage, recipe_name, inputs))
-    for member, digest in zip(lineage.members(recipe_name), member_digests, strict=True):
+    for member, digest in zip(recipe_members(lineage, recipe_name), member_digests, strict=True):
         if not digest.startswith((FOLDER_PREFIX, HUB_PREFIX)):
             continue
         place = experiment.place_of_model(member.name)
@@ -94,8 +95,8 @@ def card_of_merged(
 def _models(lineage: Lineage, recipe_name: str) -> list[Artifact]:
     """Return the experiment's own models that the recipe's is made from."""
     known = lineage.experiment.model_keys
-    own = [lineage.store.model(m.name) for m in lineage.members(recipe_name) if m.name in known]
-    return [lineage.store.seed_model(), *own]
+    own = [lineage.model(m.name) for m in recipe_members(lineage, recipe_name) if m.name in known]
+    return [lineage.artifact("seed_model"), *own]
 
 
 def _in_order(lineage: Lineage, recipe_name: str, inputs: Mapping[str, str]) -> dict[str, str]:
@@ -106,34 +107,34 @@ def _in_order(lineage: Lineage, recipe_name: str, inputs: Mapping[str, str]) -> 
 
 def _links(lineage: Lineage, recipe_name: str) -> dict[str, str]:
     """Return where each input is: on the Hub, or relative to the merged model's folder."""
-    home = lineage.store.merged(recipe_name).folder
+    home = lineage.folder("merged_model", recipe_name)
     artifacts = _models(lineage, recipe_name)
     if recipe_name in lineage.experiment.searched_recipes:
-        artifacts.append(lineage.store.search(recipe_name))
+        artifacts.append(lineage.artifact("searched_merge", recipe_name))
     links = {a.label: Path(os.path.relpath(a.folder, home)).as_posix() for a in artifacts}
     seed = lineage.experiment.seed_model
     place = lineage.experiment.place_of_model(seed.path or "")
     if reference := hub_reference(place, revision=seed.revision):
         address = f"{_HUB}/{reference.name}/tree/{reference.revision}"
-        links[lineage.store.seed_model().label] = address
+        links[lineage.artifact("seed_model").label] = address
     return links
 
 
 def _licences(lineage: Lineage, recipe_name: str) -> dict[str, str | None]:
     """Return each model's own licence; one without has the seed's, which it branched from."""
-    of_seed = lineage.store.seed_model().require().details.get("licence")
+    of_seed = lineage.artifact("seed_model").require().details.get("licence")
     return {a.label: stated_licence(a.folder) or of_seed for a in _models(lineage, recipe_name)}
 
 
 def _search_sentences(lineage: Lineage, recipe_name: str) -> list[str]:
     if recipe_name not in lineage.experiment.searched_recipes:
         return []
-    details = lineage.store.search(recipe_name).require().details
+    details = lineage.artifact("searched_merge", recipe_name).require().details
     return list(details["sentences"])
 
 
 def _rows(lineage: Lineage, recipe_name: str, fingerprint: str) -> list[Mapping[str, Any]]:
     """Return the rows of the report of just this model, none where there is no such report."""
-    record = lineage.store.report(f"merged-{recipe_name}").read_record()
+    record = lineage.artifact("perplexity_report", f"merged-{recipe_name}").read_record()
     rows = record.details["rows"] if record else []
     return [row for row in rows if row["model_fingerprint"] == fingerprint]

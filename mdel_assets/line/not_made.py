@@ -4,10 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from mdel_assets.artifacts import looking_once
 from mdel_assets.errors import ArtifactError, MdelError
-from mdel_assets.lineage import Lineage
+from mdel_assets.line.lineage import Lineage
 
-# Made of the models that are there, and says which are missing.
-_OF_WHAT_IS_THERE = {"perplexity_matrix"}
 _NUM_NAMED = 3
 
 
@@ -32,7 +30,7 @@ class NotMade:
         except MdelError:
             # Its own run says what is wrong.
             return ()
-        is_needed = kind not in _OF_WHAT_IS_THERE
+        is_needed = not self.lineage.registry[kind].takes_what_is_there
         return tuple(
             artifact.label
             for artifact in inputs
@@ -58,7 +56,7 @@ def reasons_not_made(lineage: Lineage, kind: str, keys: Iterable[str]) -> dict[s
     Partitions that the corpus has nothing for are what they should be. So is what the line does
     not make, and a shard, which was verified when it was fetched.
     """
-    if kind not in lineage.kinds() or kind == "raw_pile_shard":
+    if kind not in lineage.kinds() or lineage.registry[kind].current is not None:
         return {}
     try:
         present = set(lineage.keys(kind))

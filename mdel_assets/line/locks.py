@@ -8,49 +8,21 @@ twice. Whoever starts workers or jobs holds the lock for them: they take none.
 import contextlib
 import errno
 import fcntl
-import functools
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import TrainingInterruptedError
-from mdel_assets.lineage import Lineage
-from mdel_assets.training.termination import noticing_termination
+from mdel_assets.line.termination import noticing_termination
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 _TELL_SECONDS = 15.0
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def makes(
-    kind: str, *, has_key: bool = True
-) -> Callable[[Callable[Concatenate[Lineage, P], T]], Callable[Concatenate[Lineage, P], T]]:
-    """Let one process at a time take a step that makes artifacts of ``kind``.
-
-    Its argument after the lineage is their key, or several keys, where the kind has keys.
-    """
-
-    def decorate(
-        step: Callable[Concatenate[Lineage, P], T],
-    ) -> Callable[Concatenate[Lineage, P], T]:
-        @functools.wraps(step)
-        def alone(lineage: Lineage, /, *arguments: P.args, **options: P.kwargs) -> T:
-            named: Any = arguments[0] if has_key else ""
-            keys = [named] if isinstance(named, str) else named
-            with making(*(lineage.artifact(kind, key) for key in keys)):
-                return step(lineage, *arguments, **options)
-
-        return alone
-
-    return decorate
 
 
 @contextlib.contextmanager

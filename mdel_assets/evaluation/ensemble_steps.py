@@ -1,0 +1,111 @@
+"""The steps from token scores to ensembles: each writes one kind of artifact."""
+
+import dataclasses
+from typing import Any
+
+from mdel_assets.evaluation.steps import read_reported_cells, report_rows
+from mdel_assets.line.kind import Task, Written
+from mdel_assets.line.lineage import Lineage
+
+
+def make_router(task: Task) -> Written:
+    """Train the routers that tell a text's domain from its beginning."""
+    from mdel_assets.evaluation.router import train_router
+
+    lineage, evaluation = task.lineage, task.lineage.experiment.evaluation
+    domains = lineage.present_domains()
+    confusions = train_router(
+        {domain: lineage.folder("domain_dataset", domain) for domain in domains},
+        task.folder,
+        settings=evaluation.ensemble,
+        seed=evaluation.seed,
+    )
+    details = {"domains": domains, "confusions": [dataclasses.asdict(c) for c in confusions]}
+    return Written(details=details)
+
+
+def make_ensemble_report(task: Task) -> Written:
+    """Write experts weighed together, beside single models; the matrix is what a page shows."""
+    from mdel_assets.evaluation.ensemble_report import (
+        ensemble_findings,
+        standings,
+        write_ensemble_report,
+    )
+
+    lineage = task.lineage
+    matrix = read_ensembles(lineage, fingerprint=task.identity.fingerprint)
+    num_experts, merged = len(lineage.present_domains()), shown_merges(lineage)
+    write_ensemble_report(matrix, task.folder, num_experts=num_experts, merged=merged)
+    ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
+    counts = {"num_experts": num_experts}
+    return Written(counts=counts, details={"findings": ensemble_findings(ranked)}, shown=matrix)
+
+
+def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
+    """Return the matrix of single models and ensembles, computed from the token scores.
+
+    ``fingerprint`` is that of the report in which they stand, by default of the one that is there.
+    """
+    from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
+    from mdel_assets.evaluation.matrix import build_matrix
+    from mdel_assets.evaluation.perplexity import with_samples
+    from mdel_assets.evaluation.router import Router
+    from mdel_assets.training.model_files import load_tokenizer
+
+    fingerprint = fingerprint or lineage.artifact("ensemble_report").require().fingerprint
+    domains = lineage.present_domains()
+    evaluation = lineage.experiment.evaluation
+    seed = lineage.artifact("seed_model")
+    seed.require()
+    ensembles = ensemble_cells(
+        {domain: lineage.folder("token_scores", f"expert-{domain}") for domain in domains},
+        {domain: lineage.folder("domain_dataset", domain) for domain in domains},
+        router=Router(lineage.folder("domain_router"), temperature=evaluation.ensemble.temperature),
+        tokenizer=load_tokenizer(seed.folder),
+        prior_decay=evaluation.ensemble.prior_decay,
+        max_bytes=evaluation.max_document_bytes,
+    )
+    if numbers := lineage.keys("random_split_expert"):
+        ensembles |= random_split_cells(
+            {number: lineage.folder("token_scores", f"random-{number}") for number in numbers},
+            prior_decay=evaluation.ensemble.prior_decay,
+        )
+    own = [model for model in lineage.present_models() if not model.startswith("reference-")]
+    singles = {model: read_reported_cells(lineage, model) for model in own}
+    # Drawn once, for the rows and for the differences.
+    sampling = {"num_samples": evaluation.num_bootstrap_samples, "seed": evaluation.seed}
+    ensembles = {name: with_samples(cells, **sampling) for name, cells in ensembles.items()}
+    rows = {model: report_rows(lineage, model, cells) for model, cells in singles.items()}
+    # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
+    rows |= {
+        name: report_rows(lineage, "seed", cells, name=name, fingerprint=fingerprint)
+        for name, cells in ensembles.items()
+    }
+    return build_matrix(
+        rows,
+        {**singles, **ensembles},
+        datasets=domains,
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+
+
+def shown_merges(lineage: Lineage) -> dict[str, str]:
+    """Return the merged models that the report shows at a glance, with their labels.
+
+    They are those of all experts, or of all of the random split, alike.
+    """
+    whose = {"expert:*": "domain experts", "random:*": "random-split experts"}
+    found = {}
+    for name, recipe in lineage.experiment.merges.items():
+        members = [model for model in recipe.model_names if model != recipe.base]
+        if len(members) != 1 or members[0] not in whose:
+            continue
+        how = f"merged by {recipe.merge_method.replace('_', ' ')}"
+        if recipe.merge_method == "linear":
+            how = "averaged"
+        elif recipe.mdel.search:
+            how = "merged by a search for weights"
+        found[f"merged-{name}"] = f"{whose[members[0]]} {how}"
+    return found

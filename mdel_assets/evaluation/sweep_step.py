@@ -1,0 +1,47 @@
+"""The step that compares the variants of experts."""
+
+from typing import Any
+
+from mdel_assets.evaluation.steps import read_reported_cells, report_rows
+from mdel_assets.line.kind import Task, Written
+from mdel_assets.line.lineage import Lineage
+
+
+def make_sweep_report(task: Task) -> Written:
+    """Write what each variant gains, beside the expert of its domain."""
+    from mdel_assets.evaluation.sweep import write_sweep
+
+    write_sweep(read_sweep(task.lineage), task.folder)
+    return Written(counts={"num_variants": len(task.lineage.keys("variant_expert"))})
+
+
+def read_sweep(lineage: Lineage) -> list[Any]:
+    """Return one entry for each expert with variants, and for each variant after it."""
+    from mdel_assets.evaluation.matrix import build_matrix
+    from mdel_assets.evaluation.sweep import sweep_entry
+
+    variants, evaluation = lineage.experiment.variants, lineage.experiment.evaluation
+    names = lineage.keys("variant_expert")
+    domains = list(dict.fromkeys(variants[name].domain for name in names))
+    own = {d: [f"variant-{name}" for name in names if variants[name].domain == d] for d in domains}
+    swept = {model: d for d in domains for model in (f"expert-{d}", *own[d])}
+    cells = {model: read_reported_cells(lineage, model) for model in ("seed", *swept)}
+    matrix = build_matrix(
+        {model: report_rows(lineage, model, found) for model, found in cells.items()},
+        cells,
+        datasets=lineage.present_domains(),
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+    )
+    details = {model: lineage.model(model).require().details for model in swept}
+    return [
+        sweep_entry(
+            matrix,
+            model,
+            domain=domain,
+            num_trained_parameters=details[model]["num_trained_parameters"],
+            num_tokens=details[model]["history"]["num_tokens"],
+        )
+        for model, domain in swept.items()
+    ]

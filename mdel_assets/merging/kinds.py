@@ -1,0 +1,124 @@
+"""The kinds of artifact that tell experts apart and make one model of several."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mdel_assets.artifacts import Artifact
+from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
+from mdel_assets.experiment import Experiment
+from mdel_assets.line.kind import Input, Kind, model_input
+from mdel_assets.line.lineage import Lineage, present
+from mdel_assets.merging import search_step, steps
+from mdel_assets.merging.members import members_of, recipe_config
+from mdel_assets.merging.outside_models import outside_digest
+from mdel_assets.merging.recipe_members import recipe_members
+from mdel_assets.training.kinds import KINDS as TRAINED
+from mdel_assets.training.kinds import SEED
+
+
+def recipe_names(experiment: Experiment) -> Sequence[str]:
+    """The names of the experiment's recipes."""
+    return list(experiment.merges)
+
+
+def searched_recipes(experiment: Experiment) -> Sequence[str]:
+    """The names of the recipes whose weights are searched."""
+    return experiment.searched_recipes
+
+
+def _models(experiment: Experiment, key: str) -> list[Input]:
+    """Return the seed and those models of the experiment that a recipe names."""
+    members = members_of(
+        experiment.merges[key],
+        name=key,
+        domains=experiment.domain_keys,
+        random_numbers=experiment.random_split_keys,
+    )
+    known = set(experiment.model_keys)
+    named = [member.name for member in members if member.name in known]
+    return [SEED, *(model_input(TRAINED, name) for name in named)]
+
+
+def _models_and_weights(experiment: Experiment, key: str) -> list[Input]:
+    is_searched = key in experiment.searched_recipes
+    weights = [Input("searched_merge", key)] if is_searched else []
+    return [*_models(experiment, key), *weights]
+
+
+def _models_and_datasets(experiment: Experiment, key: str) -> list[Input]:
+    return [*_models(experiment, key), *datasets(experiment)]
+
+
+def _seed_and_experts(experiment: Experiment, key: str) -> list[Input]:
+    return [SEED, *(Input("expert_model", domain) for domain in experiment.domain_keys)]
+
+
+def _recipe(lineage: Lineage, key: str, *, before: Artifact) -> dict[str, Any]:
+    """Return a recipe with its models; ``before`` is what was made by it last."""
+    experiment, members = lineage.experiment, recipe_members(lineage, key)
+    known, last = set(experiment.model_keys), before.last_record()
+    digests = {
+        member.name: outside_digest(experiment.place_of_model(member.name), before=last)
+        for member in members
+        if member.name not in known
+    }
+    return recipe_config(experiment.merges[key], members, digests=digests)
+
+
+def _merging(lineage: Lineage, key: str) -> dict[str, Any]:
+    is_searched = key in lineage.experiment.searched_recipes
+    kind = "searched_merge" if is_searched else "merged_model"
+    return _recipe(lineage, key, before=lineage.artifact(kind, key))
+
+
+def _searching(lineage: Lineage, key: str) -> dict[str, Any]:
+    config = _recipe(lineage, key, before=lineage.artifact("searched_merge", key))
+    fields = {"splits", "max_documents", "num_bootstrap_samples", "seed"}
+    return config | {"evaluation": lineage.experiment.evaluation.scoring(fields)}
+
+
+def _has_searches(experiment: Experiment) -> bool:
+    return bool(experiment.searched_recipes)
+
+
+def has_recipes(experiment: Experiment) -> bool:
+    """Whether models are merged."""
+    return bool(experiment.merges)
+
+
+KINDS = (
+    Kind(
+        "layer_differences",
+        place="differences/{key}",
+        code_version="1",
+        keys=domain_keys,
+        absent=absent_domains,
+        inputs=_seed_and_experts,
+        takes=present,
+        write_together=steps.measure_layer_differences,
+    ),
+    Kind(
+        "searched_merge",
+        place="searches/{key}",
+        code_version="1",
+        is_in=_has_searches,
+        keys=searched_recipes,
+        inputs=_models_and_datasets,
+        takes=present,
+        config=_searching,
+        write=search_step.search_weights,
+    ),
+    Kind(
+        "merged_model",
+        place="models/merged/{key}",
+        code_version="2",
+        family="merged",
+        is_in=has_recipes,
+        keys=recipe_names,
+        inputs=_models_and_weights,
+        takes=present,
+        config=_merging,
+        write=steps.merge_recipe,
+        follows_inputs=True,
+    ),
+)

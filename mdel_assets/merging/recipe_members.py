@@ -1,0 +1,67 @@
+"""The models of an experiment's recipe: who they are, where they lie, in what they differ."""
+
+from mdel_assets.line.kind import Task
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.merging.members import Member, Members, members_of, with_weights
+from mdel_assets.merging.outside_models import outside_folder
+from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.merging.sources import MergeInput
+from mdel_assets.records import Record
+
+
+def recipe_members(lineage: Lineage, recipe: str) -> Members:
+    """Return the models of a recipe, ``*`` written out.
+
+    Raises:
+        MergeError: the recipe names the expert of an absent domain.
+
+    """
+    return members_of(
+        lineage.experiment.merges[recipe],
+        name=recipe,
+        domains=lineage.present_domains(),
+        random_numbers=lineage.keys("random_split_expert"),
+    )
+
+
+def weighted_recipe(lineage: Lineage, recipe_name: str) -> tuple[MergeRecipe, Members]:
+    """Return a recipe and its models, with the weights that were found where they are searched."""
+    recipe, members = lineage.experiment.merges[recipe_name], recipe_members(lineage, recipe_name)
+    if recipe.mdel.search is None:
+        return recipe, members
+    weights = lineage.artifact("searched_merge", recipe_name).require().details["weights"]
+    return recipe.without_search(), with_weights(members, weights)
+
+
+def merge_inputs(task: Task, members: Members) -> list[MergeInput]:
+    """Return where the models of a recipe lie, in the order of its members."""
+    digests = [digest for digest, _ in task.identity.config["members"]]
+    return [
+        merge_input(task.lineage, member, digest=digest)
+        for member, digest in zip(members, digests, strict=True)
+    ]
+
+
+def merge_input(lineage: Lineage, member: Member, *, digest: str) -> MergeInput:
+    """Return where a member's model lies and, by its record, in which tensors it differs."""
+    if member.name not in lineage.experiment.model_keys:
+        place = lineage.experiment.place_of_model(member.name)
+        folder = outside_folder(place, digest=digest)
+        return MergeInput(member.name, folder, member.parameters, digest=digest)
+    artifact = lineage.model(member.name)
+    trained = _trained_prefixes(artifact.require(), lineage.artifact("seed_model").require())
+    return MergeInput(member.name, artifact.folder, member.parameters, trained)
+
+
+def _trained_prefixes(record: Record, seed: Record) -> tuple[str, ...] | None:
+    """Return what begins the names of tensors that may differ from the seed's; None: unknown."""
+    if record == seed:
+        return ()
+    details = record.details
+    if (
+        record.inputs.get("seed_model") != seed.fingerprint
+        or details.get("changed_though_frozen") != []
+    ):
+        return None
+    prefixes = details.get("trained_prefixes")
+    return None if prefixes is None else tuple(prefixes)

@@ -1,0 +1,49 @@
+"""The kinds of artifact that tell what was published, and where. No run of the line makes them."""
+
+from mdel_assets.data.kinds import absent_domains, domain_keys
+from mdel_assets.experiment import Experiment
+from mdel_assets.line.kind import Input, Kind
+from mdel_assets.merging.kinds import has_recipes, recipe_names
+
+
+def _dataset(experiment: Experiment, key: str) -> list[Input]:
+    return [Input("domain_dataset", key)]
+
+
+def _expert(experiment: Experiment, key: str) -> list[Input]:
+    return [Input("expert_model", key)]
+
+
+def _merged(experiment: Experiment, key: str) -> list[Input]:
+    return [Input("merged_model", key)]
+
+
+KINDS = (
+    Kind(
+        "hub_dataset",
+        place="publications/dataset/{key}",
+        code_version="1",
+        keys=domain_keys,
+        absent=absent_domains,
+        inputs=_dataset,
+        is_in_line=False,
+    ),
+    Kind(
+        "hub_expert",
+        place="publications/expert/{key}",
+        code_version="1",
+        keys=domain_keys,
+        absent=absent_domains,
+        inputs=_expert,
+        is_in_line=False,
+    ),
+    Kind(
+        "hub_merged_model",
+        place="publications/merged_model/{key}",
+        code_version="1",
+        keys=recipe_names,
+        is_in=has_recipes,
+        inputs=_merged,
+        is_in_line=False,
+    ),
+)
