@@ -22,11 +22,11 @@ from benchmarks.figures import show
 from benchmarks.pile_like import texts
 from mdel_assets.data.assemble import DATASET_SCHEMA
 from mdel_assets.data.document_writer import document_id
-from mdel_assets.evaluation.score_together import ScoringResult, ScoringTask, score_models
-from mdel_assets.experiment_fields import Evaluation, ExpertTraining
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.experiment.fields import Evaluation, ExpertTraining
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
+from mdel_assets.scoring.score_together import ScoringResult, ScoringTask, score_models
 
 RUNS_ONLY_WHEN_NAMED = True
 _TRAINED = [9, 10, 11, 12, 13]

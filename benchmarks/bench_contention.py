@@ -2,7 +2,7 @@
 
 Two models: A is 96 wide with 3 layers (the sample's kind), B is 256 wide with 4; blocks of 128
 tokens, 16 to a step. A busy process is an endless loop in Python; there are none, one, and one per
-core. Ours shares cores as every training and scoring does (`mdel_assets.shared_cores`). Plain is
+core. Ours shares cores as every training and scoring does (`machine/shared_cores.py`). Plain is
 the same with ``GOMP_SPINCOUNT`` at its own default: a user's setting, which is left alone. One
 thread is ``OMP_NUM_THREADS=1``. All are at hand in processes of their own and take turns of some
 seconds, so that whatever else the machine does meets all of them.
@@ -131,7 +131,7 @@ def run(work: str, name: str, tell: Callable[[float], None]) -> None:
 def _train(model: Any, turns: Any) -> None:
     from transformers import TrainerCallback
 
-    from mdel_assets.experiment_fields import Optimization
+    from mdel_assets.experiment.fields import Optimization
     from mdel_assets.training.optimize import optimize
 
     class Turns(TrainerCallback):  # type: ignore[misc, unused-ignore]
@@ -153,7 +153,7 @@ def _train(model: Any, turns: Any) -> None:
 
 
 def _score(model: Any, turns: Any) -> None:
-    from mdel_assets.evaluation.log_probabilities import Scorer
+    from mdel_assets.scoring.log_probabilities import Scorer
 
     draw = np.random.default_rng(0)
     lengths = np.clip(draw.lognormal(6.2, 1.0, 100), 1, 8000).astype(int)

@@ -212,7 +212,7 @@ def _measured(train: Callable[..., tuple[float, float]], job: Job) -> tuple[floa
 
 def train_ours(model: Any, blocks: Any, job: Job, folder: Path) -> tuple[float, float]:
     """Train as an expert is trained; return seconds and the mean loss of all steps."""
-    from mdel_assets.experiment_fields import Optimization
+    from mdel_assets.experiment.fields import Optimization
     from mdel_assets.training.optimize import optimize
 
     settings = Optimization(
@@ -333,8 +333,8 @@ def _timed_scores(
 
 def score_ours(model: Any, documents: Sequence[list[int]]) -> float:
     """Return the sum of negative log-likelihoods in nats, scored as a matrix is."""
-    from mdel_assets.evaluation.half_precision import halve_linear_layers
-    from mdel_assets.evaluation.log_probabilities import Scorer
+    from mdel_assets.scoring.half_precision import halve_linear_layers
+    from mdel_assets.scoring.log_probabilities import Scorer
 
     halve_linear_layers(model)
     num_tokens = sum(map(len, documents))
@@ -348,7 +348,7 @@ def _score_with_harness(model: Any, documents: Sequence[list[int]]) -> float:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from mdel_assets.evaluation.windows import rolling_windows
+    from mdel_assets.scoring.windows import rolling_windows
 
     windows = [
         window

@@ -20,7 +20,7 @@ from benchmarks.figures import show
 from benchmarks.pile_like import SHAPES
 from mdel_assets.data.document_index import ROLES, DocumentFile, DocumentIndex
 from mdel_assets.data.selection import select_documents
-from mdel_assets.experiment_fields import Mixture
+from mdel_assets.experiment.fields import Mixture
 
 RUNS_ONLY_WHEN_NAMED = True
 _NUM_SHARDS = 30

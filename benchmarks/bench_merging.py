@@ -44,7 +44,7 @@ print(wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, cpu)
 """
 _OURS = """
 import torch
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
 recipe = MergeRecipe.model_validate({recipe!r} | {{"models": [{{"model": "seed"}}]}})

@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.figures import show
 from benchmarks.models import gpt_neox
-from mdel_assets.evaluation.half_precision import halve_linear_layers
-from mdel_assets.evaluation.log_probabilities import Scorer
-from mdel_assets.evaluation.windows import rolling_windows
+from mdel_assets.scoring.half_precision import halve_linear_layers
+from mdel_assets.scoring.log_probabilities import Scorer
+from mdel_assets.scoring.windows import rolling_windows
 
 _MAX_LENGTH = 1024
 _NUM_DOCUMENTS = 24

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import show
-from mdel_assets.data.pile_domains import PILE_DOMAINS
+from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 
 _SIZE_BYTES = 1_000_000_000
 _ROUNDS = 3
@@ -33,9 +33,9 @@ sys.exit(status != 0)
 _OURS = """
 import sys
 from pathlib import Path
-from mdel_assets.data.pile_domains import PILE_DOMAINS
+from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.data.shard_pass import route_documents
-from mdel_assets.experiment_fields import Source
+from mdel_assets.experiment.fields import Source
 route_documents(Path(sys.argv[1]), Path(sys.argv[2]), domains=PILE_DOMAINS,
                 source=Source(train=(sys.argv[1],), max_reject_rate=0.0))
 """

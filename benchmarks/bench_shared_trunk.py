@@ -13,11 +13,11 @@ import numpy as np
 
 from benchmarks.figures import show
 from benchmarks.models import gpt_neox
-from mdel_assets.evaluation.log_probabilities import (
+from mdel_assets.scoring.log_probabilities import (
     log_probabilities_together,
     token_log_probabilities,
 )
-from mdel_assets.evaluation.shared_trunk import share_equal_tensors
+from mdel_assets.scoring.shared_trunk import share_equal_tensors
 
 _NUM_EXPERTS = 8
 _NUM_LAYERS, _NUM_DIFFERING = 16, 7

@@ -70,7 +70,7 @@ def run(way: str) -> tuple[float, float]:
 def _ours(
     model: Any, blocks: Any, folder: Path, *, dtype: str = "float32", is_kept: bool = False
 ) -> tuple[float, float]:
-    from mdel_assets.experiment_fields import Optimization
+    from mdel_assets.experiment.fields import Optimization
     from mdel_assets.training.optimize import optimize
 
     num_epochs = 2 if is_kept else 1

@@ -87,8 +87,8 @@ def _trained_weights() -> dict[str, Any]:
 
 
 def _scores(weights: Any, documents: list[list[int]], device: str, dtype: str) -> Any:
-    from mdel_assets.evaluation.half_precision import halve_linear_layers
-    from mdel_assets.evaluation.log_probabilities import Scorer
+    from mdel_assets.scoring.half_precision import halve_linear_layers
+    from mdel_assets.scoring.log_probabilities import Scorer
 
     model = _model(weights, device).eval()
     if dtype == "bfloat16":
@@ -129,7 +129,7 @@ def _train(
 ) -> dict[str, Any]:
     """Return the trained tensors; with ``stops_at`` those of a run that stopped and went on."""
     from mdel_assets.errors import TrainingInterruptedError
-    from mdel_assets.experiment_fields import Optimization
+    from mdel_assets.experiment.fields import Optimization
     from mdel_assets.line.conditions import Conditions
     from mdel_assets.training.optimize import optimize
 

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mdel_assets.data.pile_domains import PILE_DOMAINS
 from mdel_assets.data.sample_corpus import SHARD_NAMES, sample_shard
+from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 
 # Per cent of the text, and kB of the mean document.
 SHAPES = {

@@ -1,81 +1,27 @@
-"""The one place where the Dagster `Definitions` are assembled.
+"""What Dagster loads: the definitions of the experiment that the environment names.
 
 Dagster calls `defs` when it loads the code location; only then are ``MDEL_EXPERIMENT`` and
-``MDEL_HOME`` read.
+``MDEL_HOME`` read. `mdel_assets.defs.graph` builds them.
 """
-
-import warnings
 
 import dagster as dg
 
-from mdel_assets.defs.automation import automation_of, follow_inputs
-from mdel_assets.defs.baselines import baseline_assets
-from mdel_assets.defs.clusters import cluster_assets
-from mdel_assets.defs.compute import load_compute
-from mdel_assets.defs.data import data_assets
-from mdel_assets.defs.ensembles import ensemble_assets
-from mdel_assets.defs.evaluation import evaluation_assets
-from mdel_assets.defs.executor import in_process_executor
-from mdel_assets.defs.failures import failing_in_words
-from mdel_assets.defs.line_assets import LineAssets
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.line_job import line_job
-from mdel_assets.defs.merging import merging_assets
-from mdel_assets.defs.publishing import publishing_assets
-from mdel_assets.defs.references import reference_assets
-from mdel_assets.defs.resources import resources_of
-from mdel_assets.defs.searches import search_assets
-from mdel_assets.defs.training import training_assets
-from mdel_assets.defs.variants import variant_assets
-from mdel_assets.experiment import Experiment, load_experiment
+from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 
-def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
-    """Return the asset graph of one experiment over the artifacts in ``home``.
+def with_line_job(experiment: Experiment, home: MdelHome) -> dg.Definitions:
+    """Return the graph of one experiment together with the job that runs the whole line.
 
-    Domains that the corpus is known to lack by now are in none of its partitions.
+    The job builds the graph anew while it runs, so the graph itself is without it.
     """
-    lineage = home.lineage(experiment)
-    compute = load_compute(home)
-    # Dagster resolves jobs later than this, and then says that it will do what is meant.
-    warnings.filterwarnings("ignore", message="Asset job .* varying BackfillPolicies")
-    with warnings.catch_warnings():
-        # Pools and backfill policies are in beta; a user can do nothing about it.
-        warnings.simplefilter("ignore", category=dg.BetaWarning)
-        line = LineAssets(lineage)
-        assets = [
-            *data_assets(line),
-            *cluster_assets(line),
-            *training_assets(line, compute),
-            *baseline_assets(line, compute),
-            *search_assets(line),
-            *merging_assets(line),
-            *variant_assets(line, compute),
-            *reference_assets(line),
-            *evaluation_assets(line),
-            *ensemble_assets(line),
-            *publishing_assets(line),
-        ]
-        assets = [
-            asset.map_asset_specs(
-                lambda spec: spec.merge_attributes(metadata={"experiment": experiment.name})
-            )
-            for asset in assets
-        ]
-        assets = follow_inputs(failing_in_words(assets), lineage)
-        automation = automation_of(line)
-    return dg.Definitions(
-        assets=assets,
-        jobs=[line_job(experiment), *automation.jobs],
-        schedules=automation.schedules,
-        sensors=automation.sensors,
-        resources={**resources_of(experiment, home), "compute": compute},
-        executor=in_process_executor,
-        metadata={"experiment": experiment.name},
-    )
+    graph = build_definitions(experiment, home)
+    return dg.Definitions.merge(graph, dg.Definitions(jobs=[line_job(experiment)]))
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Return the definitions that the environment asks for."""
-    return build_definitions(load_experiment(experiment_name()), MdelHome.from_environment())
+    return with_line_job(load_experiment(experiment_name()), MdelHome.from_environment())

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import HomeError
-from mdel_assets.experiment import Experiment
-from mdel_assets.file_names import require_writable_name
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.kinds import KINDS
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.store.durable_files import write_text_atomically
+from mdel_assets.store.file_names import require_writable_name
 
 _log = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "sample"
@@ -100,6 +100,11 @@ class MdelHome:
                 f"MDEL_HOME is {self.root}, which cannot be written to ({error.strerror}). Set "
                 f"MDEL_HOME to a folder of yours on a disk that is mounted for writing."
             ) from error
+
+
+def place_in_words(*, root: str, experiment: str) -> str:
+    """Return how the resource ``workspace`` describes itself: what tells one graph from another."""
+    return f"The artifacts of the experiment '{experiment}' in {root}."
 
 
 def experiment_name(environment: Mapping[str, str] = os.environ) -> str:

@@ -7,7 +7,6 @@ specification.
 """
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -16,58 +15,18 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
-from pydantic import ValidationError
 
-from mdel_assets import errors
-from mdel_assets.console import show_log_lines
-from mdel_assets.durable_files import write_text_atomically
-from mdel_assets.errors import MdelError, WorkerError
-from mdel_assets.experiment import Experiment
+from mdel_assets.engines.worker_spec import WorkerSpec, write_outcome
+from mdel_assets.errors import MdelError
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.making import make
-from mdel_assets.line.processes import is_first_process, require_processes
-from mdel_assets.section import Section
-from mdel_assets.tracking import Mode, Tracker
-
-
-class WorkerSpec(Section):
-    """What a worker is to make, where, and in how many processes together.
-
-    ``kind`` and ``key`` name the artifact; ``experiment`` is the whole of it, so that nothing
-    depends on a file that may have changed since.
-    """
-
-    experiment: dict[str, Any]
-    home: str
-    kind: str
-    key: str
-    num_processes: int = 1
-    max_seconds: float | None = None
-    is_sharded: bool = False
-    tracking_folder: str
-    tracking_mode: Mode
-
-    def is_written_at(self, path: Path) -> bool:
-        """Whether the specification at ``path`` says the same, wherever the YAML lies by now."""
-        try:
-            earlier = WorkerSpec.model_validate_json(path.read_text("utf-8"))
-        except (OSError, ValidationError):
-            return False
-        return self._without_place() == earlier._without_place()
-
-    def _without_place(self) -> dict[str, Any]:
-        content = self.model_dump(mode="json")
-        content["experiment"].pop("folder", None)
-        return content
-
-    def write(self, path: Path) -> None:
-        """Write the specification, and forget how an earlier worker ended."""
-        _outcome_path(path).unlink(missing_ok=True)
-        write_text_atomically(path, self.model_dump_json(indent=2))
+from mdel_assets.machine.console import show_log_lines
+from mdel_assets.machine.processes import is_first_process, require_processes
+from mdel_assets.tracking import Tracker
 
 
 def run_worker(path: Path) -> None:
@@ -108,31 +67,6 @@ def _seconds_to_train(limit: float | None) -> float | None:
         return limit
     left = max(0.0, float(deadline) - time.time())
     return round(left if limit is None else min(left, limit), 1)
-
-
-def has_outcome(path: Path) -> bool:
-    """Whether the worker of the specification at ``path`` wrote how it ended."""
-    return _outcome_path(path).exists()
-
-
-def raise_outcome(path: Path) -> None:
-    """Raise what the worker of the specification at ``path`` failed with.
-
-    Raises:
-        MdelError: of the class and with the message that the worker's error had.
-        WorkerError: it ended without a word, as one does that is killed.
-
-    """
-    try:
-        outcome = json.loads(_outcome_path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise WorkerError(
-            "The worker was killed, or could not start; its output says more. Run the same command "
-            "again: a training goes on from its last checkpoint."
-        ) from None
-    if outcome["error"] is not None:
-        kind = getattr(errors, outcome["class"], WorkerError)
-        raise kind(outcome["error"])
 
 
 def main() -> int:
@@ -187,14 +121,7 @@ class _ToPipes(logging.Handler):
 
 def _write_outcome(path: Path, error: BaseException | None) -> None:
     if is_first_process():
-        kind = type(error).__name__ if error is not None else None
-        shown = None if error is None else str(error) or str(kind)
-        text = json.dumps({"class": kind, "error": shown})
-        write_text_atomically(_outcome_path(path), text)
-
-
-def _outcome_path(path: Path) -> Path:
-    return path.with_suffix(".outcome.json")
+        write_outcome(path, error)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,15 @@ import pytest
 import yaml
 import zstandard
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.durable_files import file_digest
-from mdel_assets.evaluation.score_together import ScoringTask
-from mdel_assets.experiment import Experiment, parse_experiment
-from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.experiment.experiment import Experiment, parse_experiment
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.home import MdelHome
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_all, make_one
-from mdel_assets.records import Record
+from mdel_assets.scoring.score_together import ScoringTask
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.durable_files import file_digest
+from mdel_assets.store.records import Record
 from mdel_assets_tests.made_once import made_once
 
 # Read when huggingface_hub is imported: large files go by LFS, which test servers speak, and

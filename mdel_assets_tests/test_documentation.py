@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mdel_assets.cli import main
-from mdel_assets.experiment import bundled_experiments
+from mdel_assets.cli.main import main
+from mdel_assets.experiment.experiment import bundled_experiments
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from mdel_assets.cli import main
+from mdel_assets.cli.main import main
 
 pytestmark = pytest.mark.in_use
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mdel_assets.data.sample_texts import mathematics_exercises
-from mdel_assets.experiment_fields import Evaluation, ExpertTraining, ModelSource
+from mdel_assets.experiment.fields import Evaluation, ExpertTraining, ModelSource
 from mdel_assets_tests.conftest import task_of, write_split
 
 
@@ -19,8 +19,8 @@ def cache():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_expert_of_smollm2_is_trained_and_scored(cache, tmp_path):
-    from mdel_assets.evaluation.perplexity import read_cells
-    from mdel_assets.evaluation.score_together import score_models
+    from mdel_assets.scoring.perplexity import read_cells
+    from mdel_assets.scoring.score_together import score_models
     from mdel_assets.training.expert import train_expert
     from mdel_assets.training.seed import adopt_model
 

@@ -30,7 +30,7 @@ from mdel_assets_tests.waiting import wait_until
 from mdel_assets_tests.warm_interpreter import MAX_REQUEST_BYTES
 
 _addresses: list[str] = []
-MDEL = ("-c", "from mdel_assets.cli import main; main(prog_name='mdel')")
+MDEL = ("-c", "from mdel_assets.cli.main import main; main(prog_name='mdel')")
 
 
 class Process:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mdel_assets.data.document_index import ROLES, DocumentFile, DocumentIndex, Role, ids_of
 from mdel_assets.data.document_writer import open_writer
 from mdel_assets.data.selection import RoleSelection, Rows
-from mdel_assets.experiment_fields import SPLITS
+from mdel_assets.experiment.fields import SPLITS
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from mdel_assets.data.json_lines import RejectReason
-from mdel_assets.experiment_fields import Domain
+from mdel_assets.experiment.fields import Domain
 
 _ROW_GROUP_BYTES = 16 << 20
 _BUFFER_BYTES = 48 << 20

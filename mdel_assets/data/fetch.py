@@ -17,7 +17,8 @@ from typing import Any
 
 from mdel_assets.data.folder_files import folder_files
 from mdel_assets.errors import FetchError, that_may_pass
-from mdel_assets.hub_credentials import find_token
+from mdel_assets.hub.credentials import find_token
+from mdel_assets.store.durable_files import sha256_of
 
 _log = logging.getLogger(__name__)
 _NUM_ATTEMPTS = 6
@@ -108,19 +109,6 @@ def source_signature(location: str) -> str | None:
     files = folder_files(path) if path.is_dir() else []
     marks = [f"{f.relative_to(path)} {source_signature(str(f))}" for f in files]
     return hashlib.sha256(os.fsencode("\n".join(marks))).hexdigest() if marks else None
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal, or that of a folder's listing."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in _files(path):
-            digest.update(os.fsencode(f"{sha256_of(file)}  {file.relative_to(path)}\n"))
-        return digest.hexdigest()
-    with path.open("rb") as opened:
-        while block := opened.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _files(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from mdel_assets.data.folder_files import folder_files
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.data.text_stream import begins_array, read_up_to, text_bytes
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.fields import Domain, Source
 
 _NUM_RECORDS = 1000
 _HEAD_BYTES = 1 << 20

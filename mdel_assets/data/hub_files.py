@@ -5,7 +5,7 @@ import logging
 import re
 
 from mdel_assets.errors import FetchError
-from mdel_assets.hub_credentials import find_token
+from mdel_assets.hub.credentials import find_token
 
 _log = logging.getLogger(__name__)
 _SCHEME = "hf://"

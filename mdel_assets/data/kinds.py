@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mdel_assets.data import steps
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage
 

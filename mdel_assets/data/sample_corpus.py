@@ -25,8 +25,8 @@ import xxhash
 from mdel_assets.data import sample_texts
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
 from mdel_assets.data.sample_texts import Work
-from mdel_assets.durable_files import exclusively, write_text_atomically
 from mdel_assets.errors import FetchError
+from mdel_assets.store.durable_files import exclusively, write_text_atomically
 
 _log = logging.getLogger(__name__)
 _VERSION = "3"

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from mdel_assets.child_processes import (
+from mdel_assets.machine.child_processes import (
     end_with_parent,
     ending_children,
     workers_deaf_to_interrupts,

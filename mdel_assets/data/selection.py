@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.data.document_index import ROLES, DocumentIndex, Role, salted_hash
-from mdel_assets.experiment_fields import Mixture
+from mdel_assets.experiment.fields import Mixture
 
 # Ranges of hashes in which documents are counted, by the first bits.
 _HASH_BITS = 12

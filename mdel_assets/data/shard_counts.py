@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from mdel_assets.data.json_lines import RejectReason
 from mdel_assets.data.other_labels import labels_in_words
 from mdel_assets.errors import NothingWantedError, ShardError
-from mdel_assets.experiment_fields import Source
+from mdel_assets.experiment.fields import Source
 
 _NUM_NAMES = 5
 

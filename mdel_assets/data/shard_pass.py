@@ -33,7 +33,7 @@ from mdel_assets.data.shard_counts import (
     unread_in_words,
 )
 from mdel_assets.data.text_file import read_text
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.fields import Domain, Source
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0

@@ -15,11 +15,11 @@ from typing import Any
 
 from mdel_assets.data.fetch import fetch_shard, source_signature
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment import Shard
-from mdel_assets.experiment_fields import EVALUATION_SPLITS
+from mdel_assets.experiment.experiment import Shard
+from mdel_assets.experiment.fields import EVALUATION_SPLITS
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.records import Record
+from mdel_assets.store.records import Record
 
 _log = logging.getLogger(__name__)
 _CONTAMINATION_BYTES = 1 << 30

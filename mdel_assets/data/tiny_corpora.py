@@ -8,7 +8,7 @@ import numpy as np
 from mdel_assets.data.assemble import SplitCount
 from mdel_assets.data.document_index import ROLES, DocumentIndex
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 
 _log = logging.getLogger(__name__)
 

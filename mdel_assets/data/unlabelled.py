@@ -22,8 +22,8 @@ from mdel_assets.data.document_index import read_ids, salted_hash
 from mdel_assets.data.document_writer import open_writer
 from mdel_assets.data.shard_counts import DomainCount, ShardCounts
 from mdel_assets.data.shard_pass import UNLABELLED, route_documents
-from mdel_assets.domain_fields import ClusteredDomains
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.domains import ClusteredDomains
+from mdel_assets.experiment.fields import Domain, Source
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0

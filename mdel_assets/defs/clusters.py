@@ -7,9 +7,9 @@ import dagster as dg
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import chart, page, table
 from mdel_assets.defs.resources import Workspace
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.making import make_one
-from mdel_assets.records import Record
+from mdel_assets.store.records import Record
 
 _CHECK = "clusters_are_balanced"
 _MAX_IMBALANCE = 1.5

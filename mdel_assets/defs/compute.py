@@ -31,6 +31,7 @@ from mdel_assets.engines.settings import (
     refuse_unknown_keys,
 )
 from mdel_assets.engines.slurm import Slurm
+from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import (
     ExperimentError,
     MdelError,
@@ -38,16 +39,15 @@ from mdel_assets.errors import (
     WorkerError,
     unknown_name_message,
 )
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.line.making import Made, current_record, make_one
-from mdel_assets.records import Record
-from mdel_assets.time_left import operations_of
+from mdel_assets.line.time_left import operations_of
+from mdel_assets.store.records import Record
 from mdel_assets.tracking import Tracker
-from mdel_assets.worker import WorkerSpec, raise_outcome
 
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
@@ -204,7 +204,7 @@ class _Plan:
 
     def num_at_once(self, num_models: int) -> int:
         """Return how many models train at a time, each in a process of its own."""
-        from mdel_assets.engines.side_by_side import num_at_once
+        from mdel_assets.machine.side_by_side import num_at_once
 
         if self.compute.engine != "local" or num_models < 2:
             return 1
@@ -219,7 +219,7 @@ class _Plan:
 
     def train_side_by_side(self, keys: Sequence[str], num_processes: int, made: Made) -> None:
         """Train ``num_processes`` models at a time in processes of their own."""
-        from mdel_assets.engines.side_by_side import Work, run_side_by_side
+        from mdel_assets.machine.side_by_side import Work, run_side_by_side
 
         names = {f"{self.kind} '{key}'": key for key in keys}
         work = [Work(name, _make, self._arguments(key)) for name, key in names.items()]

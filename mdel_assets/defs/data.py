@@ -5,8 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.data.fetch import sha256_of
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.defs import columns
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
@@ -15,10 +13,12 @@ from mdel_assets.defs.metadata import barring, link, page, shard_address, table
 from mdel_assets.defs.network import repeated_where_the_network_failed
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_all, make_one
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.durable_files import sha256_of
+from mdel_assets.store.records import Record
 
 _MAX_CONTAMINATED_SHARE = 1e-3
 _NUM_NAMED = 3

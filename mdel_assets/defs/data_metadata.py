@@ -5,10 +5,10 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.metadata import chart, preview, table
-from mdel_assets.experiment_fields import SPLITS
-from mdel_assets.records import Record
+from mdel_assets.experiment.fields import SPLITS
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 _NUM_SAMPLE_ROWS = 5
 _NUM_TOKENIZED_CHARACTERS = 1 << 16

@@ -11,7 +11,7 @@ from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.ensemble_steps import read_ensembles, shown_merges
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
-from mdel_assets.records import Record
+from mdel_assets.store.records import Record
 
 _NOTHING = {"state": "absent: fewer than two domains have training documents, nothing to weigh"}
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs import columns
 from mdel_assets.defs.compute import raise_where_cancelled
 from mdel_assets.defs.evaluation_checks import (
@@ -28,7 +27,8 @@ from mdel_assets.evaluation import steps
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
 from mdel_assets.line.what_is_stale import what_is_stale
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 _log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.metadata import barring, rounded, table
-from mdel_assets.evaluation.sample_sizes import TOO_FEW
-from mdel_assets.records import Record
+from mdel_assets.scoring.estimates import TOO_FEW
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.regression import Change
@@ -24,7 +24,7 @@ def every_token_scored(
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
+    from mdel_assets.scoring.token_scores import DOCUMENTS_NAME
 
     rows = []
     for key, record in records.items():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from mdel_assets.durable_files import exclusively, explaining_full_disk
 from mdel_assets.home import MdelHome
+from mdel_assets.store.durable_files import exclusively, explaining_full_disk
 
 
 def open_instance(home: MdelHome, experiment: str) -> dg.DagsterInstance:

@@ -21,7 +21,7 @@ from typing import Any
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution import compute_logs
 
-from mdel_assets.child_processes import children_deaf_to_interrupts
+from mdel_assets.machine.child_processes import children_deaf_to_interrupts
 
 _tail = compute_logs.execute_posix_tail
 _report_unraisable = sys.unraisablehook

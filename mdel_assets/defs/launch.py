@@ -19,25 +19,25 @@ from typing import Any
 import dagster as dg
 from dagster._core.events import RunFailureReason
 
-from mdel_assets.artifacts import looking_once
-from mdel_assets.child_processes import (
+from mdel_assets.defs.graph import build_definitions
+from mdel_assets.defs.interrupts import answer_interrupts, noting_signals
+from mdel_assets.defs.partitions import range_tags
+from mdel_assets.defs.pools import keep_limits_of_pools
+from mdel_assets.errors import ArtifactError
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.home import MdelHome
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.not_made import NotMade, in_words, reasons_not_made
+from mdel_assets.line.time_left import TimeLeft
+from mdel_assets.machine.child_processes import (
     end_with_parent,
     ending_children,
     workers_deaf_to_interrupts,
 )
-from mdel_assets.definitions import build_definitions
-from mdel_assets.defs.interrupts import answer_interrupts, noting_signals
-from mdel_assets.defs.partitions import range_tags
-from mdel_assets.defs.pools import keep_limits_of_pools
-from mdel_assets.durable_files import explaining_full_disk, require_room
-from mdel_assets.engines.side_by_side import prepare
-from mdel_assets.errors import ArtifactError
-from mdel_assets.experiment import Experiment
-from mdel_assets.home import MdelHome
-from mdel_assets.line.lineage import Lineage
-from mdel_assets.line.not_made import NotMade, in_words, reasons_not_made
-from mdel_assets.memory import give_memory_back
-from mdel_assets.time_left import TimeLeft
+from mdel_assets.machine.memory import give_memory_back
+from mdel_assets.machine.side_by_side import prepare
+from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.durable_files import explaining_full_disk, require_room
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
@@ -244,7 +244,7 @@ def _run_in_workers(
 def _start_worker(experiment: Experiment, home: MdelHome) -> None:
     import warnings
 
-    from mdel_assets.console import show_log_lines
+    from mdel_assets.machine.console import show_log_lines
 
     global _worker
     end_with_parent()

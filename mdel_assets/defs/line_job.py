@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from mdel_assets.defs.failures import in_words
+from mdel_assets.defs.launch import run_line
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import LineError
-from mdel_assets.experiment import Experiment
-from mdel_assets.experiment_checks import refuse_mistakes
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.maintenance.experiment_checks import refuse_mistakes
 
 LINE_JOB = "bring_line_up_to_date"
 
@@ -44,9 +45,6 @@ def _run_line(
     context: dg.OpExecutionContext, experiment: Experiment, workspace: Workspace
 ) -> Iterator[str]:
     """Run the line; yield what was not made, and why."""
-    # It builds the definitions, of which this job is a part.
-    from mdel_assets.defs.launch import run_line
-
     refuse_mistakes(workspace.home.lineage(experiment))
     for outcome in run_line(experiment, workspace.home, instance=context.instance):
         what = f"{outcome.kind} {outcome.key}".strip()

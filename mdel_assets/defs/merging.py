@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs import columns
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import (
@@ -20,8 +19,9 @@ from mdel_assets.defs.resources import Workspace
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.merging.recipe_members import weighted_recipe
-from mdel_assets.records import Record
-from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
+from mdel_assets.store.tensor_files import TensorFolder
 
 
 def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:

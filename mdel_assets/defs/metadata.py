@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterInvariantViolationError
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 OWNERS = ["team:mdel"]
 

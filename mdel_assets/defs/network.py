@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from mdel_assets.errors import MdelError
-from mdel_assets.retries import Patience
+from mdel_assets.hub.retries import Patience
 
 _log = logging.getLogger(__name__)
 # Of steps, not of requests.

@@ -13,7 +13,7 @@ from dagster._core.storage.tags import (
 from mdel_assets.data.kinds import shard_keys
 from mdel_assets.defs.absence import PartitionsThatAre
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Kind, only_one
 from mdel_assets.line.lineage import Lineage
 

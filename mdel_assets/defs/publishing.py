@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import page
 from mdel_assets.defs.network import repeated_where_the_network_failed
@@ -17,6 +16,7 @@ from mdel_assets.publishing.steps import (
     publish_expert,
     publish_merged,
 )
+from mdel_assets.store.artifacts import Artifact
 
 _PUBLISHED: tuple[tuple[str, Publish, str], ...] = (
     (

@@ -12,12 +12,11 @@ import dagster as dg
 from pydantic import create_model
 
 from mdel_assets.defs.run_labels import label_run
-from mdel_assets.experiment import Experiment
-from mdel_assets.home import MdelHome
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.home import MdelHome, place_in_words
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.publisher import Publisher, make_publisher
 from mdel_assets.tracking import Tracker, tracking_mode
-from mdel_assets.webserver import place_in_words
 
 
 class Tracking(dg.ConfigurableResource):

@@ -4,18 +4,18 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs import columns
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import barring, chart, page, rounded, table
 from mdel_assets.defs.resources import Workspace
-from mdel_assets.evaluation.estimates import Estimate
 from mdel_assets.evaluation.findings import verdict
 from mdel_assets.line.making import make_one
 from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.merging.recipe_members import weighted_recipe
 from mdel_assets.merging.search_step import REPORT_NAME
-from mdel_assets.records import Record
+from mdel_assets.scoring.estimates import Estimate
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 _BEST, _TEST = "best_of_all_trials", "not_worse_than_the_mean_on_test"
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.data_metadata import tokens_per_byte
 from mdel_assets.defs.line_assets import LineAssets
@@ -22,7 +21,8 @@ from mdel_assets.defs.metadata import (
 from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 MODEL_IS_WHOLE = (
     "The stored tensors hold as many parameters as the model has, and its tokenizer lies beside."
@@ -164,7 +164,7 @@ def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg
     """Compare the stored tensors' parameter count with the model's own, and look for words."""
     import math
 
-    from mdel_assets.tensor_files import TensorFolder
+    from mdel_assets.store.tensor_files import TensorFolder
 
     with TensorFolder(artifact.folder) as tensors:
         stored = sum(math.prod(shape) for shape in tensors.shapes.values())

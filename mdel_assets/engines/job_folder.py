@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.durable_files import write_text_atomically
-from mdel_assets.worker import WorkerSpec, has_outcome
+from mdel_assets.engines.worker_spec import WorkerSpec, has_outcome
+from mdel_assets.store.durable_files import write_text_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Protocol
 from mdel_assets.engines.job_folder import JobFolder, Note, token
 from mdel_assets.engines.jobs import Engine, EngineDownError, JobState, Work
 from mdel_assets.engines.settings import QueueSettings
+from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
-from mdel_assets.worker import WorkerSpec, raise_outcome
 
 _log = logging.getLogger(__name__)
 _AGAIN = "Run the same command again: a training goes on from its last checkpoint."

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
-from mdel_assets.experiment_mistakes import sentences
-from mdel_assets.section import PositiveInt, Section
+from mdel_assets.experiment.mistakes import sentences
+from mdel_assets.experiment.section import PositiveInt, Section
 
 Seconds = Annotated[float, Field(gt=0)]
 NaturalNumber = Annotated[int, Field(ge=0)]

@@ -16,8 +16,8 @@ from mdel_assets.evaluation.findings import is_reference
 from mdel_assets.evaluation.sample_sizes import size_label, total_label
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.estimates import Estimate
     from mdel_assets.evaluation.matrix import Matrix
+    from mdel_assets.scoring.estimates import Estimate
 
 _MAX_INLINE_BARS = 200
 # Inches; a picture on a page has panels for three domains side by side, a file for five.

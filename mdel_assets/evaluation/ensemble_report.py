@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
-from mdel_assets.evaluation.estimates import Estimate
 from mdel_assets.evaluation.findings import verdict
 from mdel_assets.evaluation.glance import (
     POSTERIOR,
@@ -18,14 +17,12 @@ from mdel_assets.evaluation.glance import (
     glance,
     glance_figure,
 )
-from mdel_assets.evaluation.matrix import (
-    AverageRow,
-    Matrix,
-    averages_table,
-)
-from mdel_assets.evaluation.matrix_markdown import as_markdown
-from mdel_assets.evaluation.perplexity import rows_to_table
-from mdel_assets.evaluation.sample_sizes import TOO_FEW, too_few, total_label
+from mdel_assets.evaluation.matrix import AverageRow, Matrix
+from mdel_assets.evaluation.matrix_files import averages_table
+from mdel_assets.evaluation.sample_sizes import too_few, total_label
+from mdel_assets.scoring.estimates import TOO_FEW, Estimate
+from mdel_assets.scoring.markdown_table import as_markdown
+from mdel_assets.scoring.perplexity import rows_to_table
 
 ENSEMBLE = "ensemble-"
 # Knows each document's label, which nobody does in use: a bound to compare with, not a rival.

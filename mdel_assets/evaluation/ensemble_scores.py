@@ -28,10 +28,10 @@ from mdel_assets.evaluation.ensemble import (
     prefixes,
     spread_readings,
 )
-from mdel_assets.evaluation.evaluation_documents import beginning
-from mdel_assets.evaluation.perplexity import Cell, read_cells
 from mdel_assets.evaluation.router import ROUTERS, Router
-from mdel_assets.evaluation.token_scores import DOCUMENTS_NAME
+from mdel_assets.scoring.evaluation_documents import beginning
+from mdel_assets.scoring.perplexity import Cell, read_cells
+from mdel_assets.scoring.token_scores import DOCUMENTS_NAME
 
 _DOCUMENTS_PER_BATCH = 256
 _PREFIX = "ensemble-"

@@ -48,8 +48,8 @@ def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
     """
     from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.matrix import build_matrix
-    from mdel_assets.evaluation.perplexity import with_samples
     from mdel_assets.evaluation.router import Router
+    from mdel_assets.scoring.perplexity import with_samples
     from mdel_assets.training.model_files import load_tokenizer
 
     fingerprint = fingerprint or lineage.artifact("ensemble_report").require().fingerprint

@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mdel_assets.evaluation.sample_sizes import TOO_FEW, too_few
+from mdel_assets.evaluation.sample_sizes import too_few
+from mdel_assets.scoring.estimates import TOO_FEW
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.estimates import Estimate
     from mdel_assets.evaluation.matrix import Matrix, Place
+    from mdel_assets.scoring.estimates import Estimate
 
 _RIVALS = ("seed", "dense-one", "dense")
 _NUM_NAMED = 3

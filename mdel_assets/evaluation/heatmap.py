@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mdel_assets.charts import end_of_scale, figure, to_png
 from mdel_assets.evaluation.findings import is_reference
 from mdel_assets.evaluation.sample_sizes import size_label
-from mdel_assets.experiment_fields import MIN_DOCUMENTS
+from mdel_assets.experiment.fields import MIN_DOCUMENTS
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix

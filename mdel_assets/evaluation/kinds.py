@@ -6,7 +6,7 @@ from typing import Any
 from mdel_assets.data.kinds import absent_domains, datasets
 from mdel_assets.evaluation import ensemble_steps, steps, sweep_step
 from mdel_assets.evaluation.reported import reported_models, stale_cells
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present, with_text
 from mdel_assets.merging.kinds import KINDS as MERGED

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from mdel_assets.evaluation.findings import best_rows, comparison_rows, findings
 from mdel_assets.evaluation.ranking import ranking_rows
 from mdel_assets.evaluation.sample_sizes import size_rows
-from mdel_assets.experiment_fields import MIN_DOCUMENTS
+from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.scoring.markdown_table import as_markdown
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.estimates import Estimate
     from mdel_assets.evaluation.matrix import Matrix, Row
+    from mdel_assets.scoring.estimates import Estimate
 
 _LEGEND = (
     "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
@@ -176,13 +177,6 @@ def _bits(matrix: "Matrix", model: str, dataset: str, split: str) -> float | Non
 
 def _number(cell: "Row | None", name: str, form: str) -> str:
     return "no text" if cell is None or cell[name] is None else format(cell[name], form)
-
-
-def as_markdown(rows: list[list[str]]) -> list[str]:
-    """Return rows of cells, the header first, as the lines of a Markdown table."""
-    header, *body = rows
-    ruler = ["---", *("---:" for _ in header[1:])]
-    return ["| " + " | ".join(row) + " |" for row in (header, ruler, *body)]
 
 
 def _folded(rows: list[list[str]], width: int) -> str:

@@ -15,10 +15,10 @@ import xxhash
 
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
-from mdel_assets.evaluation.perplexity import Cell, perplexity_row
-from mdel_assets.evaluation.score_together import score_documents
-from mdel_assets.experiment_fields import Evaluation
-from mdel_assets.hub_sources import fetch_model, hub_reference, resolve_commit
+from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.hub.sources import fetch_model, hub_reference, resolve_commit
+from mdel_assets.scoring.perplexity import Cell, perplexity_row
+from mdel_assets.scoring.score_together import score_documents
 from mdel_assets.training.package_models import resolve_model
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mdel_assets.evaluation.findings import best_models, is_reference
-from mdel_assets.evaluation.sample_sizes import TOO_FEW
+from mdel_assets.scoring.estimates import TOO_FEW
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix

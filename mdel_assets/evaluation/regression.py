@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mdel_assets.evaluation.estimates import Estimate
-from mdel_assets.evaluation.perplexity import Cell, bootstrap_bits_per_byte, interval
+from mdel_assets.scoring.estimates import Estimate
+from mdel_assets.scoring.perplexity import Cell, bootstrap_bits_per_byte, interval
 
 SUMS_SCHEMA = pa.schema(
     [

@@ -1,7 +1,7 @@
 """Which models have a report, and which of its cells are of something that was made anew since."""
 
-from mdel_assets.artifacts import Artifact, looking_once
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.store.artifacts import Artifact, looking_once
 
 
 def reported_models(lineage: Lineage) -> list[str]:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mdel_assets.experiment_fields import MIN_DOCUMENTS
+from mdel_assets.experiment.fields import MIN_DOCUMENTS
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
 
-TOO_FEW = "too few documents"
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 

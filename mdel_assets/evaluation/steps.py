@@ -9,15 +9,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mdel_assets.artifacts import looking_once
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.errors import MdelError
 from mdel_assets.evaluation.reported import reported_models, stale_cells
-from mdel_assets.experiment_fields import WINDOW_SETTINGS
+from mdel_assets.experiment.fields import WINDOW_SETTINGS
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
-from mdel_assets.time_left import operations_of
+from mdel_assets.line.time_left import operations_of
+from mdel_assets.store.artifacts import looking_once
 
 # What a pack of eight models takes, in fp32, for each parameter of one of them.
 _SCORING_BYTES = 32
@@ -29,7 +29,7 @@ def score(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]
     Models that share their first layers are scored together. Each one's scores are published as
     soon as they are whole; a model that cannot be scored does not stop the others.
     """
-    from mdel_assets.evaluation.score_together import ScoringTask, score_models
+    from mdel_assets.scoring.score_together import ScoringTask, score_models
 
     lineage = next(iter(tasks.values())).lineage
     to_score = {
@@ -63,7 +63,7 @@ def _is_reusable(task: Task) -> bool:
 
 def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Made:
     """Score models, some at a time in processes of their own where that pays."""
-    from mdel_assets.engines.side_by_side import Work, run_side_by_side
+    from mdel_assets.machine.side_by_side import Work, run_side_by_side
 
     missing = [key for key in model_keys if not _is_scored(lineage, key)]
     count = _num_scored_at_once(lineage, len(missing))
@@ -92,7 +92,7 @@ def _is_scored(lineage: Lineage, key: str) -> bool:
 
 def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
     """Return how many processes score models at the same time where that pays."""
-    from mdel_assets.engines.side_by_side import num_at_once
+    from mdel_assets.machine.side_by_side import num_at_once
 
     if num_models < 2:
         return 1
@@ -108,8 +108,8 @@ def report(task: Task) -> Written:
     """Write one model's perplexity table from its token scores, and every document's sums."""
     import pyarrow.parquet as pq
 
-    from mdel_assets.evaluation.perplexity import read_cells, samples_table, with_samples
     from mdel_assets.evaluation.regression import document_sums
+    from mdel_assets.scoring.perplexity import read_cells, samples_table, with_samples
 
     lineage, model_key, stage = task.lineage, task.key, task.folder
     evaluation = lineage.experiment.evaluation
@@ -130,7 +130,7 @@ def read_reported_cells(lineage: Lineage, model_key: str) -> list[Any]:
     """Return a model's cells, with what its report's bootstrap drew where that lies there."""
     import pyarrow.parquet as pq
 
-    from mdel_assets.evaluation.perplexity import read_cells, samples_from
+    from mdel_assets.scoring.perplexity import read_cells, samples_from
 
     cells = read_cells(lineage.folder("token_scores", model_key))
     report = lineage.artifact("perplexity_report", model_key)
@@ -149,8 +149,8 @@ def changes_since_last_report(lineage: Lineage, model_key: str) -> list[Any]:
     """Return how each cell of a model changed since its report was last made; none without one."""
     import pyarrow.parquet as pq
 
-    from mdel_assets.evaluation.perplexity import read_cells
     from mdel_assets.evaluation.regression import changes_since
+    from mdel_assets.scoring.perplexity import read_cells
 
     scores = lineage.artifact("token_scores", model_key)
     scores.require()
@@ -172,7 +172,7 @@ def report_rows(
     lineage: Lineage, model_key: str, cells: Sequence[Any], *, name: str = "", fingerprint: str = ""
 ) -> list[Any]:
     """Return the report's rows of ``cells``: the model's own, or under another name."""
-    from mdel_assets.evaluation.perplexity import perplexity_row
+    from mdel_assets.scoring.perplexity import perplexity_row
 
     scored = lineage.artifact("token_scores", model_key).require()
     evaluation = lineage.experiment.evaluation
@@ -195,7 +195,7 @@ def report_rows(
 
 def make_matrix(task: Task) -> Written:
     """Write all reports in one matrix, which is what a page shows."""
-    from mdel_assets.evaluation.matrix import write_matrix
+    from mdel_assets.evaluation.matrix_files import write_matrix
 
     matrix = read_matrix(task.lineage)
     write_matrix(matrix, task.folder)

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from mdel_assets.charts import figure, to_png
 
 if TYPE_CHECKING:
-    from mdel_assets.evaluation.estimates import Estimate
     from mdel_assets.evaluation.matrix import Matrix
+    from mdel_assets.scoring.estimates import Estimate
 
 _SEED = "seed"
 

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.conditions import Conditions
-from mdel_assets.records import Identity, Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Identity, Record
 
 if TYPE_CHECKING:
     from mdel_assets.line.lineage import Lineage

@@ -8,12 +8,12 @@ what lies on disk.
 from collections.abc import Sequence
 from typing import Any
 
-from mdel_assets.artifacts import Artifact, looking_once
 from mdel_assets.errors import ExperimentError, MdelError, MissingArtifactError
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.presence import DATASET, Presence
 from mdel_assets.line.staleness import Stale, reason_to_remake
-from mdel_assets.records import Identity, Record
+from mdel_assets.store.artifacts import Artifact, looking_once
+from mdel_assets.store.records import Identity, Record
 
 
 class Lineage(Presence):

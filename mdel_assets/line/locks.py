@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import TrainingInterruptedError
-from mdel_assets.line.termination import noticing_termination
+from mdel_assets.machine.termination import noticing_termination
+from mdel_assets.store.artifacts import Artifact
 
 _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.durable_files import file_digest, link_or_copy
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.line.kind import Kind, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
-from mdel_assets.line.processes import ending_together, is_first_process, num_processes
-from mdel_assets.records import Identity, Record
+from mdel_assets.machine.processes import ending_together, is_first_process, num_processes
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.durable_files import file_digest, link_or_copy
+from mdel_assets.store.records import Identity, Record
 
 _log = logging.getLogger(__name__)
 

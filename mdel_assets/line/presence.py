@@ -8,10 +8,10 @@ two kinds are known here by name.
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Kind, model_input, model_key
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 
 DOCUMENTS, DATASET = "shard_documents", "domain_dataset"
 _REMEDY = (

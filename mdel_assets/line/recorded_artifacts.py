@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.line.presence import Presence
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.records import Record
 
 
 @dataclasses.dataclass(frozen=True)

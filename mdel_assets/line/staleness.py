@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import DamagedArtifactError, MissingArtifactError
-from mdel_assets.records import Identity
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Identity
 
 
 @dataclasses.dataclass(frozen=True)

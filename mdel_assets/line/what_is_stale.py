@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mdel_assets.artifacts import looking_once
 from mdel_assets.errors import ArtifactError, MdelError
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.staleness import Stale
+from mdel_assets.store.artifacts import looking_once
 
 
 @dataclasses.dataclass(frozen=True)

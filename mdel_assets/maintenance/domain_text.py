@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mdel_assets.artifacts import KEPT_IN_WORK
 from mdel_assets.home import MdelHome
+from mdel_assets.store.artifacts import KEPT_IN_WORK
 
 
 @dataclasses.dataclass(frozen=True)

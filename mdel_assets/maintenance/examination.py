@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment import Experiment
-from mdel_assets.half_written import ELSEWHERE_SECONDS, dead_writer
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.hub_credentials import find_token
+from mdel_assets.hub.credentials import find_token
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.recorded_artifacts import named_by, record_paths, unknown_artifact
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.half_written import ELSEWHERE_SECONDS, dead_writer
+from mdel_assets.store.records import Record
 from mdel_assets.tracking import tracking_mode
 
 _WORK_IN_PROGRESS = re.compile(r"(?P<kind>[a-z_]+)(-(?P<key>.+))?-[0-9a-f]{32}")

@@ -10,13 +10,12 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 
-from mdel_assets.artifacts import RECORD_NAME
-from mdel_assets.durable_files import write_text_atomically
 from mdel_assets.errors import (
     UnknownKeyError,
     unknown_name_message,
 )
 from mdel_assets.home import MdelHome
+from mdel_assets.hub.retries import Patience
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded_at
 from mdel_assets.maintenance.derived_artifacts import Derived, derived_from
@@ -25,7 +24,8 @@ from mdel_assets.publishing.backend import Repository
 from mdel_assets.publishing.forgotten import read_forgotten
 from mdel_assets.publishing.publication import publishing_with_patience
 from mdel_assets.publishing.publisher import open_backend
-from mdel_assets.retries import Patience
+from mdel_assets.store.artifacts import RECORD_NAME
+from mdel_assets.store.durable_files import write_text_atomically
 
 _PUBLICATION = "hub_"
 

@@ -20,17 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.errors import MdelError, MergeError
-from mdel_assets.evaluation.kept_states import KeptStates, KeptTrunk
-from mdel_assets.evaluation.log_probabilities import Progress, Scorer
-from mdel_assets.evaluation.score_together import load_for_scoring
-from mdel_assets.evaluation.shared_trunk import num_layers_before
-from mdel_assets.experiment_fields import Evaluation
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.streaming import merge_jobs
 from mdel_assets.merging.tensor_job import TensorJob
-from mdel_assets.merging.tensor_names import Layers
-from mdel_assets.tensor_files import torch_dtype
+from mdel_assets.scoring.kept_states import KeptStates, KeptTrunk
+from mdel_assets.scoring.log_probabilities import Progress, Scorer
+from mdel_assets.scoring.score_together import load_for_scoring
+from mdel_assets.scoring.shared_trunk import num_layers_before
+from mdel_assets.store.tensor_files import torch_dtype
+from mdel_assets.store.tensor_names import Layers
 
 _PIECE = 1 << 18
 _MAX_THREADS = 4

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
-from mdel_assets.merging.methods import METHODS
-from mdel_assets.merging.methods.method import Piece, TensorSettings
-from mdel_assets.merging.recipe import refuse_out_of_bounds
+from mdel_assets.experiment.merge_recipe import refuse_out_of_bounds
+from mdel_assets.merge_methods import METHODS
+from mdel_assets.merge_methods.method import Piece, TensorSettings
 
 if TYPE_CHECKING:
     import torch

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present
 from mdel_assets.merging import search_step, steps
 from mdel_assets.merging.members import members_of, recipe_config
 from mdel_assets.merging.outside_models import outside_digest
 from mdel_assets.merging.recipe_members import recipe_members
+from mdel_assets.store.artifacts import Artifact
 from mdel_assets.training.kinds import KINDS as TRAINED
 from mdel_assets.training.kinds import SEED
 

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mdel_assets.merging.methods.block_sums import inner_products, sums
+from mdel_assets.merge_methods.block_sums import inner_products, sums
 from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
-from mdel_assets.merging.tensor_names import Layers
+from mdel_assets.store.tensor_names import Layers
 
 if TYPE_CHECKING:
     import torch

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MergeError
-from mdel_assets.merging.recipe import MergeRecipe
-from mdel_assets.merging.settings import number_setting
+from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.merge_methods.settings import number_setting
+from mdel_assets.store.durable_files import file_digest
 
 FOLDER_PREFIX = "folder:"
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.hub_sources import hub_reference
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME
+from mdel_assets.hub.sources import hub_reference
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import FOLDER_PREFIX, without_folders
 from mdel_assets.merging.model_card import model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder, outside_reference
-from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.merging.recipe_members import recipe_members
+from mdel_assets.store.artifacts import Artifact
 from mdel_assets.training.stated_licences import stated_licence
 
 _HUB = "https://huggingface.co"

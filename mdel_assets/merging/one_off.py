@@ -11,15 +11,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact
 from mdel_assets.errors import MergeError
-from mdel_assets.experiment_mistakes import sentences
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
+from mdel_assets.experiment.mistakes import sentences
 from mdel_assets.merging.members import Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX
-from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.merging.sources import MergeInput
-from mdel_assets.records import Identity
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.records import Identity
 
 MEAN = {"merge_method": "linear"}
 ONE_OFF_KIND = "one_off_merge"

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.hub_sources import HubReference, fetch_model, hub_reference, resolve_commit
+from mdel_assets.hub.sources import HubReference, fetch_model, hub_reference, resolve_commit
 from mdel_assets.merging.members import folder_digest
-from mdel_assets.records import Record
+from mdel_assets.store.records import Record
 
 HUB_PREFIX = "hub:"
 

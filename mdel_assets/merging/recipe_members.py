@@ -1,12 +1,12 @@
 """The models of an experiment's recipe: who they are, where they lie, in what they differ."""
 
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.line.kind import Task
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import Member, Members, members_of, with_weights
 from mdel_assets.merging.outside_models import outside_folder
-from mdel_assets.merging.recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput
-from mdel_assets.records import Record
+from mdel_assets.store.records import Record
 
 
 def recipe_members(lineage: Lineage, recipe: str) -> Members:

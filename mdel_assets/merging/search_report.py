@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mdel_assets.evaluation.estimates import Estimate, documents_behind
-from mdel_assets.evaluation.matrix_markdown import as_markdown
-from mdel_assets.evaluation.perplexity import Cell, interval
-from mdel_assets.evaluation.sample_sizes import TOO_FEW
-from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.experiment.fields import Evaluation
 from mdel_assets.merging.search import MEAN_START, SEED_START
 from mdel_assets.merging.trials import Trial
+from mdel_assets.scoring.estimates import TOO_FEW, Estimate, documents_behind
+from mdel_assets.scoring.markdown_table import as_markdown
+from mdel_assets.scoring.perplexity import Cell, interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.merging.members import resolved_recipe, with_weights
-from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.merging.recipe_members import merge_inputs, recipe_members
 
 REPORT_NAME = "search.md"

@@ -12,16 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mdel_assets.evaluation.evaluation_documents import evaluation_documents, tokenize
-from mdel_assets.evaluation.perplexity import Cell, cells_of
-from mdel_assets.evaluation.token_scores import (
-    DocumentSize,
-    documents_table,
-    prefix_token_id,
-)
-from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.merge_recipe import MergeRecipe, Search
 from mdel_assets.merging.candidates import Candidates
-from mdel_assets.merging.recipe import MergeRecipe, Search
 from mdel_assets.merging.search import (
     MEAN_START,
     SEED_START,
@@ -33,6 +26,13 @@ from mdel_assets.merging.search_texts import validation_subsample
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.surrogate import Array
 from mdel_assets.merging.trials import TRIALS_NAME, Trial, TrialLog
+from mdel_assets.scoring.evaluation_documents import evaluation_documents, tokenize
+from mdel_assets.scoring.perplexity import Cell, cells_of
+from mdel_assets.scoring.token_scores import (
+    DocumentSize,
+    documents_table,
+    prefix_token_id,
+)
 from mdel_assets.training.model_files import load_tokenizer, reading
 
 _log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
-from mdel_assets.merging.tensor_names import common_names
 from mdel_assets.merging.tied_output import OUTPUT_NAME, with_one_form
-from mdel_assets.tensor_files import TensorFolder
-from mdel_assets.tensor_headers import StoredTensor
+from mdel_assets.store.tensor_files import TensorFolder
+from mdel_assets.store.tensor_headers import StoredTensor
+from mdel_assets.store.tensor_names import common_names
 
 if TYPE_CHECKING:
     import torch

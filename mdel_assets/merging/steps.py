@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import resolved_recipe
 from mdel_assets.merging.merged_cards import card_of_merged
 from mdel_assets.merging.model_card import CARD_NAME
-from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.merging.recipe_members import merge_inputs, weighted_recipe
 from mdel_assets.merging.sources import MergeInput
 

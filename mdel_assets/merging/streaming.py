@@ -14,15 +14,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.merging.carry_over import carry_over
-from mdel_assets.merging.methods.method import TensorSettings
+from mdel_assets.experiment.merge_recipe import MergeRecipe, refuse_wrong_number, settings_for
+from mdel_assets.merge_methods.method import TensorSettings
 from mdel_assets.merging.process import set_up_for_streaming
-from mdel_assets.merging.recipe import MergeRecipe, refuse_wrong_number, settings_for
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
-from mdel_assets.merging.tensor_names import Layers
-from mdel_assets.tensor_files import is_float, stored_dtype
-from mdel_assets.tensor_writer import TensorLayout, TensorWriter
+from mdel_assets.store.carry_over import carry_over
+from mdel_assets.store.tensor_files import is_float, stored_dtype
+from mdel_assets.store.tensor_names import Layers
+from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
 _log = logging.getLogger(__name__)
 # What all threads' pieces take together, and a piece's largest size in elements. Importing torch

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
-from mdel_assets.merging.methods.method import MergeMethod, Piece, TensorSettings
+from mdel_assets.merge_methods.method import MergeMethod, Piece, TensorSettings
 from mdel_assets.merging.sources import Source, largest_magnitude
-from mdel_assets.tensor_files import is_float, torch_dtype
-from mdel_assets.tensor_headers import dtype_bytes
-from mdel_assets.tensor_writer import TensorLayout, TensorWriter
+from mdel_assets.store.tensor_files import is_float, torch_dtype
+from mdel_assets.store.tensor_headers import dtype_bytes
+from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
 if TYPE_CHECKING:
     import torch

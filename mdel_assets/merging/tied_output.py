@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mdel_assets.merging.tensor_names import is_input_embedding
+from mdel_assets.store.tensor_names import is_input_embedding
 
 if TYPE_CHECKING:
     from mdel_assets.merging.sources import Source

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from mdel_assets.errors import PublishingError
-from mdel_assets.publishing_fields import name_problem
+from mdel_assets.hub.names import name_problem
 
 # A file to publish: where it lies, or its content.
 Outgoing = Path | bytes

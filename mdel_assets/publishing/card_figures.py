@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 
 _log = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from mdel_assets.artifacts import Artifact
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.licences import source_note
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 CARD_NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")

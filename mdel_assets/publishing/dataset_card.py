@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdel_assets.experiment_fields import SPLITS, Mixture
+from mdel_assets.experiment.fields import SPLITS, Mixture
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.cards import (
     front_matter,

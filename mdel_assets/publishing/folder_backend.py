@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mdel_assets.durable_files import exclusively, explaining_full_disk, sync
 from mdel_assets.errors import PublishingError
 from mdel_assets.publishing.backend import (
     Backend,
@@ -25,6 +24,7 @@ from mdel_assets.publishing.backend import (
     StoredFile,
     sha256_of,
 )
+from mdel_assets.store.durable_files import exclusively, explaining_full_disk, sync
 
 _SCHEME = "file:"
 _MAIN = "main"

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import PublishingError
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded_at
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 
 
 def refuse_forgotten(lineage: Lineage, artifact: Artifact) -> None:

@@ -1,7 +1,7 @@
 """The kinds of artifact that tell what was published, and where. No run of the line makes them."""
 
 from mdel_assets.data.kinds import absent_domains, domain_keys
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.merging.kinds import has_recipes, recipe_names
 

@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from mdel_assets.errors import RestrictedDataError
-from mdel_assets.experiment import Experiment
-from mdel_assets.experiment_fields import Domain
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.fields import Domain
 
 ENGLISH = ("en",)
 _SAMPLE = "sample://"
@@ -157,7 +157,7 @@ def refuse_restricted(
 
 def _pile_note(domain: Domain) -> SourceNote | None:
     """Return the row of a Pile subset, known by its key or by any of its labels."""
-    from mdel_assets.data.pile_domains import PILE_DOMAINS
+    from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 
     labels = {label.casefold() for label in (domain.name, *domain.aliases)}
     for known in PILE_DOMAINS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from mdel_assets.experiment import Experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.merged_cards import merged_model_card
 from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
@@ -17,7 +17,7 @@ from mdel_assets.publishing.cards import (
     shard_rows,
     without_front_matter,
 )
-from mdel_assets.records import Record
+from mdel_assets.store.records import Record
 
 _LICENCE = {"license": "other", "license_name": "see-licence-and-sources"}
 _SETTINGS_LEFT_OUT = {"trained_layers", "micro_batch_size", "cache_prefix"}

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdel_assets.artifacts import Artifact
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import Member, Members, members_of, recipe_config
 from mdel_assets.merging.one_off import (
@@ -20,7 +20,6 @@ from mdel_assets.merging.outside_models import (
     outside_folder,
     outside_reference,
 )
-from mdel_assets.merging.recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
 from mdel_assets.merging.recipe_members import merge_input
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.publishing.backend import Outgoing, Repository
@@ -31,7 +30,8 @@ from mdel_assets.publishing.model_cards import one_off_card
 from mdel_assets.publishing.publication import Published, describe, publish
 from mdel_assets.publishing.publisher import Publisher
 from mdel_assets.publishing.steps import text_behind
-from mdel_assets.records import Identity
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Identity
 
 
 @dataclasses.dataclass(frozen=True)

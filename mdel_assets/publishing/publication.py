@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mdel_assets.artifacts import RECORD_NAME
 from mdel_assets.errors import PublishingError
+from mdel_assets.hub.retries import Patience, with_patience
 from mdel_assets.publishing.backend import Backend, Changes, Outgoing, RemoteState, Repository
 from mdel_assets.publishing.card_figures import CHART_NAME
 from mdel_assets.publishing.cards import CARD_NAME
-from mdel_assets.retries import Patience, with_patience
+from mdel_assets.store.artifacts import RECORD_NAME
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -7,11 +7,11 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from mdel_assets.experiment import Experiment
-from mdel_assets.hub_credentials import require_token
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.hub.credentials import require_token
+from mdel_assets.hub.retries import Patience
 from mdel_assets.publishing.backend import Backend, Repository
 from mdel_assets.publishing.publication import ASKED_ONCE, publishing_with_patience
-from mdel_assets.retries import Patience
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from mdel_assets.artifacts import RECORD_NAME, Artifact
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.merging.members import without_folders
-from mdel_assets.merging.recipe import RECIPE_NAME
 from mdel_assets.merging.recipe_members import recipe_members
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart, read_figures
@@ -24,7 +23,8 @@ from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import expert_card, merged_card
 from mdel_assets.publishing.publication import describe, publish, publishing_with_patience
 from mdel_assets.publishing.publisher import Publisher, repository_of
-from mdel_assets.records import Identity, Record
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.records import Identity, Record
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import ExpertResult, train_layers, validation_blocks
 from mdel_assets.training.model_files import (

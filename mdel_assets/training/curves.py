@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mdel_assets.durable_files import write_text_atomically
-from mdel_assets.line.processes import is_first_process
+from mdel_assets.machine.processes import is_first_process
+from mdel_assets.store.durable_files import write_text_atomically
 from mdel_assets.tracking import Tracker, going_on_without
 
 Curves = dict[str, list[tuple[float, float]]]

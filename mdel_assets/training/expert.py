@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.layers import (
     freeze_all_but,
     resolve_layers,

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
-from mdel_assets.experiment import Experiment
-from mdel_assets.experiment_fields import WATCHING_FIELDS, ExpertTraining
-from mdel_assets.hub_sources import at_commit
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.fields import WATCHING_FIELDS, ExpertTraining
+from mdel_assets.hub.sources import at_commit
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage, with_text
 from mdel_assets.training import steps

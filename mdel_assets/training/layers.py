@@ -5,23 +5,21 @@ outside of it is an embedding, the head, or the final norm.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import TrainingError
+from mdel_assets.experiment.trained_layers import ENTRY, OUTSIDE
 
 if TYPE_CHECKING:
     from torch import nn
 
-_ENTRY = re.compile(r"(-?\d+)(?:-(\d+))?(?:\.(\w+))?")
 # What parts of a layer are called in the families of transformers.
 _PARTS = {
     "attention": ("attention", "self_attn", "attn", "self_attention"),
     "mlp": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
     "norms": ("norm", "ln_"),
 }
-_OUTSIDE = ("embeddings", "final_norm", "head")
 # GPT-NeoX's output layer is stored under another name than it has in memory.
 _STORED_NAMES = {"lm_head.": ("lm_head.", "embed_out.")}
 
@@ -40,39 +38,6 @@ class TrainedParts:
     first: int
 
 
-def layers_mistake(trained_layers: Sequence[Any], *, num_layers: int | None = None) -> str | None:
-    """Return why no seed model, or none of ``num_layers``, has the layers of a list; else None.
-
-    Entries are those of `resolve_layers`; which parts a layer has only the model itself tells.
-    """
-    if not trained_layers:
-        return "it is empty: nothing would be trained"
-    mistakes = []
-    for entry in trained_layers:
-        match = None if isinstance(entry, bool) else _ENTRY.fullmatch(str(entry))
-        if entry in _OUTSIDE:
-            continue
-        if match is None:
-            mistakes.append(
-                f"{entry!r} is neither an index, nor a range such as 9-13, nor either with a part "
-                f"such as 9-13.mlp, nor one of {', '.join(_OUTSIDE)}"
-            )
-        elif match[2] and int(match[2]) < int(match[1]):
-            mistakes.append(f"'{entry}' runs backwards: write '{match[2]}-{match[1]}'")
-        elif num_layers and (beyond := _beyond(match, num_layers)) is not None:
-            mistakes.append(
-                f"layer {beyond} does not exist; the seed model has {num_layers} layers, 0 to "
-                f"{num_layers - 1}"
-            )
-    return "; ".join(mistakes) or None
-
-
-def _beyond(match: re.Match[str], num_layers: int) -> int | None:
-    """Return an end of an entry's range that a model of ``num_layers`` does not have."""
-    ends = (int(match[1]), int(match[2] or match[1]))
-    return next((end for end in ends if not -num_layers <= end < num_layers), None)
-
-
 def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int) -> list[int]:
     """Return the indices of the layers that ``trained_layers`` names, in whole or in part.
 
@@ -87,7 +52,7 @@ def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int
     if trained_layers == "all":
         return list(range(num_layers))
     layers = sorted({layer for layer, _ in _layer_parts(trained_layers, num_layers)})
-    if not layers and not any(entry in _OUTSIDE for entry in trained_layers):
+    if not layers and not any(entry in OUTSIDE for entry in trained_layers):
         raise TrainingError("training.trained_layers is empty: nothing would be trained.")
     return layers
 
@@ -108,7 +73,7 @@ def resolve_parts(model: "nn.Module", trained_layers: str | Sequence[int | str])
     prefixes: list[str] = []
     for layer, part in _layer_parts(trained_layers, num_layers):
         prefixes += _inside(model.get_submodule(f"{name}.{layer}"), f"{name}.{layer}", part)
-    outside = [entry for entry in trained_layers if entry in _OUTSIDE]
+    outside = [entry for entry in trained_layers if entry in OUTSIDE]
     for entry in outside:
         prefixes += _outside(model, name, str(entry))
     _refuse_half_tied(model, prefixes)
@@ -123,13 +88,13 @@ def _layer_parts(
     """Return (layer, part) pairs in the order given; part None is the whole layer."""
     found: list[tuple[int, str | None]] = []
     for entry in trained_layers:
-        if entry in _OUTSIDE:
+        if entry in OUTSIDE:
             continue
-        match = _ENTRY.fullmatch(str(entry))
+        match = ENTRY.fullmatch(str(entry))
         if match is None:
             raise TrainingError(
                 f"training.trained_layers: '{entry}' is neither an index, nor a range such as "
-                f"9-13, nor either with a part such as 9-13.mlp, nor one of {', '.join(_OUTSIDE)}."
+                f"9-13, nor either with a part such as 9-13.mlp, nor one of {', '.join(OUTSIDE)}."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         for index in range(first, last + 1):
@@ -174,7 +139,7 @@ def _outside(model: Any, layers_name: str, entry: str) -> list[str]:
     from torch import nn
 
     output = model.get_output_embeddings()
-    found = {kind: [] for kind in _OUTSIDE}  # type: dict[str, list[str]]
+    found = {kind: [] for kind in OUTSIDE}  # type: dict[str, list[str]]
     for name, module in model.named_modules():
         if name.startswith(layers_name) or not list(module.parameters(recurse=False)):
             continue

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.errors import MdelError, MergeError, TrainingError
-from mdel_assets.experiment_fields import SpecialTokens
-from mdel_assets.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFolder
+from mdel_assets.experiment.fields import SpecialTokens
+from mdel_assets.store.tensor_files import INDEX_NAME, WEIGHTS_NAME, TensorFolder
 
 _VOCABULARY_NAMES = ("tokenizer", "vocab", "spiece", "sentencepiece")
 _VOCABULARY_SUFFIXES = {".json", ".model", ".txt"}

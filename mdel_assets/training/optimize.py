@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.errors import TrainingInterruptedError
-from mdel_assets.experiment_fields import Optimization
+from mdel_assets.experiment.fields import Optimization
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.line.processes import is_first_process, is_one_machine, num_processes
-from mdel_assets.line.termination import noticing_termination
-from mdel_assets.shared_cores import sharing_cores
+from mdel_assets.machine.processes import is_first_process, is_one_machine, num_processes
+from mdel_assets.machine.shared_cores import sharing_cores
+from mdel_assets.machine.termination import noticing_termination
 from mdel_assets.training.compiled_layers import compiled, layers_of
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet

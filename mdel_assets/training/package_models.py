@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
-from mdel_assets.durable_files import exclusively
 from mdel_assets.errors import TrainingError, unknown_name_message
+from mdel_assets.store.durable_files import exclusively
 from mdel_assets.training.model_files import quiet
 
 _log = logging.getLogger(__name__)

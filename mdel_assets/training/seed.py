@@ -12,7 +12,7 @@ from typing import Any
 
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import ModelSource, Pretraining
+from mdel_assets.experiment.fields import ModelSource, Pretraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from mdel_assets.hub_credentials import find_token
+from mdel_assets.hub.credentials import find_token
 
 _log = logging.getLogger(__name__)
 _CARD, _CONFIG = "README.md", "config.json"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.experiment_fields import ExpertTraining, ModelSource
-from mdel_assets.hub_sources import local_model
+from mdel_assets.experiment.fields import ExpertTraining, ModelSource
+from mdel_assets.hub.sources import local_model
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from mdel_assets.errors import MdelError
-from mdel_assets.tensor_files import TensorFolder, is_float
+from mdel_assets.store.tensor_files import TensorFolder, is_float
 from mdel_assets.training.model_files import load_model
 
 _HALVES = {"F16": "float16", "BF16": "bfloat16"}

@@ -14,17 +14,17 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mdel_assets.durable_files import link_or_copy
 from mdel_assets.errors import TrainingError
-from mdel_assets.merging.carry_over import carry_over
-from mdel_assets.merging.tensor_names import common_name, common_names
-from mdel_assets.tensor_files import (
+from mdel_assets.store.carry_over import carry_over
+from mdel_assets.store.durable_files import link_or_copy
+from mdel_assets.store.tensor_files import (
     INDEX_NAME,
     TensorFolder,
     bytes_of,
     torch_dtype,
     weight_files,
 )
+from mdel_assets.store.tensor_names import common_name, common_names
 from mdel_assets.training.model_files import load_model, load_tokenizer
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from mdel_assets.durable_files import explaining_full_disk
 from mdel_assets.errors import DiskFullError, TrainingError
-from mdel_assets.experiment_fields import Optimization
-from mdel_assets.line.processes import any_process
-from mdel_assets.line.termination import Termination
-from mdel_assets.tensor_files import bytes_of
-from mdel_assets.tensor_writer import TensorLayout, TensorWriter
+from mdel_assets.experiment.fields import Optimization
+from mdel_assets.machine.processes import any_process
+from mdel_assets.machine.termination import Termination
+from mdel_assets.store.durable_files import explaining_full_disk
+from mdel_assets.store.tensor_files import bytes_of
+from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment_fields import Optimization
-from mdel_assets.line.processes import num_processes
+from mdel_assets.experiment.fields import Optimization
+from mdel_assets.machine.processes import num_processes
 
 _NUM_LOG_POINTS = 50
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.home import MdelHome
 from mdel_assets.kinds import KINDS

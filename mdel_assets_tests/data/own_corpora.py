@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 
 from mdel_assets.data.shard_pass import route_documents
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.fields import Domain, Source
 
 DOMAINS = [Domain(key="law", name="Law", aliases=("LAW ",)), Domain(key="tax", name="Tax")]
 COLUMNS = {"layout": "columns", "domain_field": "dept"}

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets.data.clusters import Clusters, balancing_prices, fit_clusters
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.errors import ExperimentError, ShardError
 from mdel_assets.line.making import make_one
 from mdel_assets_tests.conftest import KEY_OF, compress, make_document, pico_experiment, write_shard

@@ -9,7 +9,7 @@ import pytest
 
 from mdel_assets.data.document_index import DocumentFile, DocumentIndex, salted_hash
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import SPLITS
+from mdel_assets.experiment.fields import SPLITS
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import (
     KEY_OF,
@@ -177,7 +177,7 @@ def test_another_seed_draws_another_general_half(made, planted, home):
 
 def test_without_evaluation_shards_splits_are_held_out_by_hash(tmp_path):
     from mdel_assets.data.shard_pass import route_documents
-    from mdel_assets.experiment_fields import Domain, Source
+    from mdel_assets.experiment.fields import Domain, Source
 
     documents = [make_document("ArXiv", i) for i in range(2000)]
     shard = write_shard(tmp_path / "s.jsonl.zst", documents + documents[:500])

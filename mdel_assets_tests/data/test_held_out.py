@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mdel_assets.data.held_out import held_out_advice
-from mdel_assets.experiment_fields import MIN_DOCUMENTS, Source
+from mdel_assets.experiment.fields import MIN_DOCUMENTS, Source
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import (
     make_all,

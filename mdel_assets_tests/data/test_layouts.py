@@ -9,7 +9,7 @@ import pytest
 
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.errors import ExperimentError, ShardError
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.fields import Domain, Source
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import compress, pico_experiment
 

@@ -12,7 +12,7 @@ from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.defs.data import _every_line_is_counted
 from mdel_assets.defs.data_metadata import shard_metadata
 from mdel_assets.errors import ExperimentError, ShardError
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.fields import Domain, Source
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import compress, pico_experiment
 

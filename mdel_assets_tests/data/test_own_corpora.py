@@ -12,7 +12,7 @@ import pytest
 
 from mdel_assets.data.fetch import source_signature
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import Domain
+from mdel_assets.experiment.fields import Domain
 from mdel_assets.line.making import make_one
 from mdel_assets_tests.conftest import compress, pico_experiment
 from mdel_assets_tests.data.own_corpora import (

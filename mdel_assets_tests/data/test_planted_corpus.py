@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mdel_assets.experiment_fields import SPLITS
+from mdel_assets.experiment.fields import SPLITS
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests import warm_python
@@ -127,7 +127,7 @@ def write_experiment(folder, planted):
 
 SCRIPT = """
 import sys
-from mdel_assets.experiment import load_experiment
+from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from pathlib import Path

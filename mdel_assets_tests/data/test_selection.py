@@ -13,7 +13,7 @@ from mdel_assets.data.document_index import (
     salted_hash,
 )
 from mdel_assets.data.selection import Rows, select_documents
-from mdel_assets.experiment_fields import Mixture
+from mdel_assets.experiment.fields import Mixture
 
 DOMAINS = ("github", "arxiv", "freelaw", "enron")
 HOLDOUT = 0.05

@@ -12,7 +12,7 @@ import xxhash
 from mdel_assets.data import shard_pass
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import Domain, Source
+from mdel_assets.experiment.fields import Domain, Source
 from mdel_assets_tests.conftest import compress, make_documents, write_shard
 
 DOMAINS = [

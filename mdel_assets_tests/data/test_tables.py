@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets.errors import ShardError
-from mdel_assets.experiment_fields import Domain
+from mdel_assets.experiment.fields import Domain
 from mdel_assets_tests.data.own_corpora import COLUMNS, jsonl, rejects, run, texts
 
 pytestmark = pytest.mark.in_use

@@ -14,8 +14,8 @@ import psutil
 import yaml
 from safetensors.torch import load_file
 
-from mdel_assets.definitions import build_definitions
-from mdel_assets.experiment import Experiment
+from mdel_assets.defs.graph import build_definitions
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
 
 MODELS = [
     "seed",

@@ -13,7 +13,7 @@ import psutil
 import yaml
 
 from mdel_assets.defs.instance import open_instance
-from mdel_assets.webserver import Webserver
+from mdel_assets.web.webserver import Webserver
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import branch, make_document, pico_experiment, write_shard
 from mdel_assets_tests.waiting import wait_until

@@ -9,8 +9,8 @@ import yaml
 from click.testing import CliRunner
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 
-from mdel_assets.cli import main
-from mdel_assets.definitions import build_definitions
+from mdel_assets.cli.main import main
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.partitions import range_tags
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one

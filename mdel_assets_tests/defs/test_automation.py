@@ -6,7 +6,7 @@ import shutil
 import dagster as dg
 import pytest
 
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import PICO, make_documents, pico_experiment, write_shard
 

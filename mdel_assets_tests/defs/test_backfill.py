@@ -7,11 +7,11 @@ import threading
 import click
 import pytest
 
-from mdel_assets import cli_backfill
-from mdel_assets.definitions import build_definitions
+from mdel_assets.cli import backfill as cli_backfill
 from mdel_assets.defs.backfill import select_partitions
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.errors import UnknownKeyError, WebserverError
-from mdel_assets.webserver import LaunchedRun, Webserver
+from mdel_assets.web.webserver import LaunchedRun, Webserver
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import dagster as dg
 import pytest
 from safetensors.torch import load_file
 
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
+from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.home import MdelHome
-from mdel_assets.line.processes import require_processes
+from mdel_assets.machine.processes import require_processes
 from mdel_assets.training.optimize import last_whole_checkpoint
-from mdel_assets.worker import WorkerSpec, raise_outcome, run_worker
+from mdel_assets.worker import run_worker
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
 
@@ -195,7 +196,7 @@ def test_a_launcher_that_starts_another_number_of_processes_is_refused(branched,
 
 
 def test_a_specification_holds_the_whole_experiment(branched, tmp_path):
-    from mdel_assets.experiment import Experiment
+    from mdel_assets.experiment.experiment import Experiment
 
     experiment = branched[0]
     content = experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mdel_assets.artifacts import RECORD_NAME
 from mdel_assets.home import MdelHome
+from mdel_assets.store.artifacts import RECORD_NAME
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.defs.running_dagster import environment

@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
-from mdel_assets.definitions import build_definitions
 from mdel_assets.defs.failures import failing_in_words
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.errors import MissingArtifactError
 from mdel_assets_tests.conftest import pico_experiment
 

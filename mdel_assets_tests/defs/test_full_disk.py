@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy
 
 from mdel_assets.defs.instance import open_instance
-from mdel_assets.durable_files import explaining_full_disk, is_full_disk, require_room
 from mdel_assets.errors import DiskFullError
 from mdel_assets.home import MdelHome
+from mdel_assets.store.durable_files import explaining_full_disk, is_full_disk, require_room
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.defs.running_dagster import environment
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.in_use
 # Runs `mdel run` with home $2 on a disk $1 of 40 MiB that has $3 KiB left; makes room, and runs it
 # again; tells what is wrong with Dagster's databases.
 SCRIPT = """
-run() { "$0" -c "from mdel_assets.cli import main; main()" run --until raw_pile_shard --workers 1; }
+RUN="from mdel_assets.cli.main import main; main()"
+run() { "$0" -c "$RUN" run --until raw_pile_shard --workers 1; }
 mount -t tmpfs -o size=40m none "$1"
 cp -a "$2" "$1/home"
 free=$(df --output=avail -k "$1" | tail -1)

@@ -10,8 +10,8 @@ import time
 import pytest
 import xxhash
 
-from mdel_assets.artifacts import MAKING_NAME
 from mdel_assets.home import MdelHome
+from mdel_assets.store.artifacts import MAKING_NAME
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.defs.running_dagster import environment

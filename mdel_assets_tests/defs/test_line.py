@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mdel_assets.cli import main
+from mdel_assets.cli.main import main
 from mdel_assets.defs.launch import run_line
 from mdel_assets.defs.training import trained_result
 from mdel_assets.errors import DamagedArtifactError, MergeError, MissingArtifactError

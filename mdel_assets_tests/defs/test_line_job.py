@@ -5,7 +5,7 @@ import shutil
 import dagster as dg
 import pytest
 
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.line_job import LINE_JOB
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import pico_experiment

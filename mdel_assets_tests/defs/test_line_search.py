@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from mdel_assets.defs.launch import run_line
-from mdel_assets.evaluation.perplexity import read_cells
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.merged_cards import merged_model_card
 from mdel_assets.merging.trials import read_trials
+from mdel_assets.scoring.perplexity import read_cells
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, forge, pico_experiment
 from mdel_assets_tests.defs.finished_line import materialize
@@ -172,7 +172,7 @@ def test_the_card_tells_of_search_and_perplexity(searched):
 STEP = """
 import sys
 from pathlib import Path
-from mdel_assets.experiment import load_experiment
+from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))

@@ -7,7 +7,7 @@ import pytest
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.defs.network import STEP_PATIENCE, repeated_where_the_network_failed
 from mdel_assets.errors import FetchError, HubError, that_may_pass
-from mdel_assets.retries import Patience, with_patience
+from mdel_assets.hub.retries import Patience, with_patience
 
 AT_ONCE = Patience(num_attempts=3, first_wait_seconds=0.0)
 

@@ -15,8 +15,8 @@ from dagster._core.executor.in_process import InProcessExecutor
 from dagster._core.executor.init import InitExecutorContext
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
-from mdel_assets.definitions import build_definitions
 from mdel_assets.defs import pools
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.defs.launch import Runner
 from mdel_assets.defs.pools import claim_free_slot, keep_limits_of_pools

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from mdel_assets.cli import main
+from mdel_assets.cli.main import main
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.defs.finished_line import materialize
 

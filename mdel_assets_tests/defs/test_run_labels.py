@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from mdel_assets.definitions import build_definitions
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.defs.launch import Runner
 from mdel_assets_tests.conftest import pico_experiment

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mdel_assets.definitions import build_definitions
 from mdel_assets.defs import columns
 from mdel_assets.defs.data import evaluation_is_uncontaminated
 from mdel_assets.defs.evaluation_checks import no_worse_than_before
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.metadata import link, model_address, shard_address
 from mdel_assets.evaluation.regression import Change
 from mdel_assets.evaluation.sweep import SweepEntry, write_sweep
-from mdel_assets.experiment import bundled_experiments, load_experiment
+from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.trials import Trial
 from mdel_assets_tests.conftest import PICO, pico_experiment

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from mdel_assets.cli import main
+from mdel_assets.cli.main import main
 from mdel_assets.defs.interrupts import noting_signals
 from mdel_assets.defs.launch import run_line
 from mdel_assets.home import MdelHome

@@ -7,7 +7,7 @@ import time
 from mdel_assets.engines.job_folder import JobFolder, Note, Tail
 from mdel_assets.engines.job_script import UNSHARED, job_script
 from mdel_assets.engines.jobs import Work
-from mdel_assets.worker import WorkerSpec
+from mdel_assets.engines.worker_spec import WorkerSpec
 
 SPEC = WorkerSpec(
     experiment={},

@@ -26,10 +26,10 @@ from mdel_assets.evaluation.ensemble_report import (
 )
 from mdel_assets.evaluation.ensemble_scores import ensemble_cells, num_experts_run
 from mdel_assets.evaluation.matrix import build_matrix
-from mdel_assets.evaluation.perplexity import perplexity_row, read_cells
 from mdel_assets.evaluation.router import ROUTERS, Router, train_router
-from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
-from mdel_assets.experiment_fields import Ensemble
+from mdel_assets.experiment.fields import Ensemble
+from mdel_assets.scoring.perplexity import perplexity_row, read_cells
+from mdel_assets.scoring.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
 from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets_tests.conftest import make_documents
 

@@ -11,18 +11,19 @@ import pytest
 from mdel_assets.evaluation.changes import changes_figure, inline_changes_figure
 from mdel_assets.evaluation.findings import best_models, comparisons, findings
 from mdel_assets.evaluation.heatmap import heatmap_figure, inline_heatmap_figure
-from mdel_assets.evaluation.matrix import build_matrix, write_matrix
+from mdel_assets.evaluation.matrix import build_matrix
+from mdel_assets.evaluation.matrix_files import write_matrix
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown, matrix_text
-from mdel_assets.evaluation.perplexity import (
+from mdel_assets.evaluation.ranking import ranking_rows
+from mdel_assets.evaluation.regression import changes_since, document_sums
+from mdel_assets.scoring.perplexity import (
     perplexity_row,
     read_cells,
     samples_from,
     samples_table,
     with_samples,
 )
-from mdel_assets.evaluation.ranking import ranking_rows
-from mdel_assets.evaluation.regression import changes_since, document_sums
-from mdel_assets.evaluation.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
+from mdel_assets.scoring.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
 
 BITS = math.log(2)
 

@@ -6,8 +6,8 @@ import math
 import pytest
 from click.testing import CliRunner
 
-from mdel_assets.cli import main
-from mdel_assets.evaluation.log_probabilities import token_log_probabilities
+from mdel_assets.cli.main import main
+from mdel_assets.scoring.log_probabilities import token_log_probabilities
 from mdel_assets.training.model_files import load_model, load_tokenizer
 from mdel_assets_tests.conftest import make_document, write_split
 

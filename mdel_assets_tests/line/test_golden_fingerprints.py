@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mdel_assets.experiment import (
+from mdel_assets.experiment.experiment import (
     Experiment,
     bundled_experiments,
     load_experiment,
@@ -15,7 +15,7 @@ from mdel_assets.experiment import (
 )
 from mdel_assets.home import MdelHome
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.records import Identity
+from mdel_assets.store.records import Identity
 from mdel_assets_tests.conftest import PICO
 
 RECORDED = Path(__file__).parent / "golden_fingerprints.json"

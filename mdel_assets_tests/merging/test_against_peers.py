@@ -9,8 +9,8 @@ import pytest
 import torch
 from mergekit.merge_methods.api import merge_tensors as merge_with_mergekit
 
+from mdel_assets.merge_methods.random_numbers import random_integers
 from mdel_assets.merging.in_memory import merge_tensors
-from mdel_assets.merging.methods.random_numbers import random_integers
 
 SHAPE = (64, 96)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

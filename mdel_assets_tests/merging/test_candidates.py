@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from mdel_assets.errors import MergeError
-from mdel_assets.evaluation.log_probabilities import token_log_probabilities
-from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.experiment.fields import Evaluation
 from mdel_assets.merging.candidates import Candidates, layer_groups
 from mdel_assets.merging.search import search_weights
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
-from mdel_assets.merging.tensor_names import Layers
 from mdel_assets.merging.trials import TrialLog
+from mdel_assets.scoring.log_probabilities import token_log_probabilities
+from mdel_assets.store.tensor_names import Layers
 from mdel_assets.training.model_files import load_model, load_tokenizer
 from mdel_assets_tests.merging.folders import recipe_of
 
@@ -192,7 +192,7 @@ def drawn_documents(model, *, count, length):
 
 
 def test_half_precision_scores_are_those_of_the_merge_in_half_precision(make_model, tmp_path):
-    from mdel_assets.evaluation.score_together import load_for_scoring
+    from mdel_assets.scoring.score_together import load_for_scoring
 
     evaluation = Evaluation(max_length=32, dtype="bfloat16")
     seed = make_model()

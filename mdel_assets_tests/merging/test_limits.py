@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mdel_assets.line.making import make_all, make_one
-from mdel_assets.merging.methods import METHODS
+from mdel_assets.merge_methods import METHODS
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.merging.folders import save_folder
 from mdel_assets_tests.merging.test_properties import OPTIONS
@@ -21,7 +21,7 @@ MERGE = """
 import json, resource, shutil, sys
 from pathlib import Path
 import torch
-from mdel_assets.merging.recipe import MergeRecipe
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
 out = Path(sys.argv[1])
@@ -76,7 +76,7 @@ def test_memory_stays_below_300_mib_whatever_the_size_and_number_of_models(tmp_p
 KILLED = """
 import sys
 from pathlib import Path
-from mdel_assets.experiment import load_experiment
+from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
 import torch

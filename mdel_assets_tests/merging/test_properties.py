@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdel_assets.errors import MergeError
+from mdel_assets.merge_methods import METHODS
 from mdel_assets.merging.in_memory import merge_tensors
-from mdel_assets.merging.methods import METHODS
 from mdel_assets_tests.merging.folders import merge, merged_tensors, recipe_of, save_folder
 
 # What each method is asked for here, and whether it starts from a base.

@@ -7,12 +7,12 @@ import pytest
 
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
-from mdel_assets.evaluation.evaluation_documents import evaluation_documents
-from mdel_assets.evaluation.perplexity import Cell
-from mdel_assets.experiment_fields import Evaluation
-from mdel_assets.merging.recipe import Search
+from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.merge_recipe import Search
 from mdel_assets.merging.search_report import judge, sentence
 from mdel_assets.merging.search_texts import validation_subsample
+from mdel_assets.scoring.evaluation_documents import evaluation_documents
+from mdel_assets.scoring.perplexity import Cell
 from mdel_assets_tests.conftest import write_split
 
 EVALUATION = Evaluation(splits=("validation_domain",), max_documents=4)

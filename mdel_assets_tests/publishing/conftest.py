@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from mdel_assets.home import MdelHome
+from mdel_assets.hub.retries import Patience
 from mdel_assets.publishing.publisher import make_publisher
-from mdel_assets.retries import Patience
 from mdel_assets_tests.publishing.hub_server import HubServer
 
 TOKEN = "hf_planted0secret0token0value"

@@ -24,7 +24,7 @@ OPEN = """
 import json, sys, logging
 from pathlib import Path
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment import load_experiment
+from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 
@@ -106,7 +106,7 @@ def test_a_server_that_is_gone_leaves_what_was_made(consumer, hub):
 
 
 REFUSED = """
-from mdel_assets.hub_sources import hub_reference, resolve_commit, fetch_model
+from mdel_assets.hub.sources import hub_reference, resolve_commit, fetch_model
 told = []
 for name in NAMES:
     reference = hub_reference(name)
@@ -171,7 +171,7 @@ def test_a_shard_of_the_hub_is_stale_when_its_own_content_changes_and_not_before
 
 PERPLEXITY = f"""
 from mdel_assets.evaluation.one_off import measure_perplexity
-from mdel_assets.experiment_fields import Evaluation
+from mdel_assets.experiment.fields import Evaluation
 
 measured = measure_perplexity(
     "{SEED}@main", "{OWNER}/arxiv", split="test_domain", text_field="text", num_documents=9,
@@ -197,7 +197,7 @@ def test_one_off_perplexity_tells_the_commits_it_measured(consumer, hub, finishe
 
 MERGE = f"""
 from click.testing import CliRunner
-from mdel_assets.cli import main
+from mdel_assets.cli.main import main
 
 done = CliRunner().invoke(main, ["merge", "-e", "{SEED}", "-e", "{EXPERT}@main", "--output", "out"])
 print(json.dumps(done.output))

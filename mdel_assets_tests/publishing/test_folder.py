@@ -6,12 +6,12 @@ import json
 import pytest
 
 from mdel_assets.errors import ExperimentError, PublishingError
+from mdel_assets.hub.names import name_problem
 from mdel_assets.publishing.backend import Changes, Repository
 from mdel_assets.publishing.folder_backend import FolderBackend
 from mdel_assets.publishing.publication import publish
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_dataset, publish_expert
-from mdel_assets.publishing_fields import name_problem
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.publishing.clients import run_python, snippet_of
 from mdel_assets_tests.publishing.conftest import QUICK, with_hub

@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from mdel_assets.cli import main
+from mdel_assets.cli.main import main
 from mdel_assets_tests.publishing.conftest import OWNER, TOKEN, with_hub
 
 

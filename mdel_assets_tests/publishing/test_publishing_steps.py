@@ -7,10 +7,10 @@ import shutil
 import pytest
 from huggingface_hub import HfApi
 
-from mdel_assets.durable_files import file_digest
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_dataset, publish_expert, publish_merged
+from mdel_assets.store.durable_files import file_digest
 from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.publishing.conftest import (
     OWNER,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdel_assets.evaluation.log_probabilities import Scorer
+from mdel_assets.scoring.log_probabilities import Scorer
 from mdel_assets.training import compiled_layers
 from mdel_assets.training.compiled_layers import layers_of
 from mdel_assets.training.model_files import load_model

@@ -63,7 +63,7 @@ def test_a_training_keeps_curves_of_everything_it_measures(make_model, dataset, 
 
 CODE = """
 from pathlib import Path
-from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.tracking import Tracker
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.training.curves import tracked_run

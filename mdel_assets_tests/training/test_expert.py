@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
-from mdel_assets.experiment_fields import Pretraining
+from mdel_assets.experiment.fields import Pretraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.baseline import train_baseline
 from mdel_assets.training.expert import differing_tensors, train_expert
@@ -261,7 +261,7 @@ def test_a_seed_without_weights_or_with_pickled_ones_is_refused(make_model, data
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
-    from mdel_assets.experiment_fields import ModelSource
+    from mdel_assets.experiment.fields import ModelSource
     from mdel_assets.training.seed import adopt_model
 
     seed = make_model()
@@ -281,9 +281,9 @@ def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
 def test_an_expert_of_each_family_is_scored_on_the_layers_it_shares(
     make_model, dataset, tmp_path, family, store
 ):
-    from mdel_assets.evaluation.perplexity import read_cells
-    from mdel_assets.evaluation.score_together import score_models
-    from mdel_assets.experiment_fields import Evaluation
+    from mdel_assets.experiment.fields import Evaluation
+    from mdel_assets.scoring.perplexity import read_cells
+    from mdel_assets.scoring.score_together import score_models
 
     seed = make_model(family)
     training = TRAINING.model_copy(update={"store": store})

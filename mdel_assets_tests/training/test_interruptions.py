@@ -31,7 +31,7 @@ class Run:
         self.out.mkdir(parents=True)
         self.code = f"""
 from pathlib import Path
-from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.training.expert import train_expert
 train_expert(
@@ -167,7 +167,7 @@ import json, resource, signal
 from pathlib import Path
 import numpy as np
 from transformers import TrainerCallback
-from mdel_assets.experiment_fields import ExpertTraining
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.training.model_files import load_model
 from mdel_assets.training.optimize import optimize
 

@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from mdel_assets.artifacts import MAKING_NAME
 from mdel_assets.defs.training import model_metadata, trained_result
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
 from mdel_assets.publishing.cards import provenance_section
-from mdel_assets.records import Record
+from mdel_assets.store.artifacts import MAKING_NAME
+from mdel_assets.store.records import Record
 
 pytestmark = pytest.mark.in_use
 PACE = "tokens_per_second"

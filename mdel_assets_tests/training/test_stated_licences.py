@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mdel_assets.experiment_fields import ModelSource
+from mdel_assets.experiment.fields import ModelSource
 from mdel_assets.training.package_models import package_licence
 from mdel_assets.training.seed import adopt_model
 from mdel_assets.training.stated_licences import licence_in_card, stated_licence

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mdel_assets.errors import DamagedArtifactError, TrainingError
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
-from mdel_assets.tensor_files import TensorFolder
+from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.trained_model import save_trained, stored_names
 from mdel_assets_tests.conftest import PICO, TRAINING, flip_bit, pico_experiment
@@ -158,10 +158,10 @@ def test_a_merge_of_deltas_has_the_bytes_of_a_merge_of_whole_models(make_model, 
 
 
 def test_a_published_delta_loads_from_where_it_was_published(make_model, dataset, tmp_path):
+    from mdel_assets.hub.retries import Patience
     from mdel_assets.publishing.backend import Repository
     from mdel_assets.publishing.folder_backend import FolderBackend
     from mdel_assets.publishing.publication import publish
-    from mdel_assets.retries import Patience
 
     train(make_model(), dataset, tmp_path / "delta", "delta")
     files = {path.name: path for path in (tmp_path / "delta").iterdir()}

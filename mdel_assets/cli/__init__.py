@@ -1,0 +1,1 @@
+"""The command `mdel`: one module per command."""

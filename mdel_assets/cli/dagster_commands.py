@@ -1,0 +1,52 @@
+"""``mdel dg`` and ``mdel dagster``: Dagster's own commands, on this experiment's instance.
+
+Dagster finds its instance by ``DAGSTER_HOME`` alone; without, a run leaves no trace and heeds no
+pool. Here the instance that ``mdel ui`` shows is set up and named, and so is the module.
+"""
+
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from mdel_assets.errors import MdelError
+from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+
+_AS_THEY_ARE = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@click.command(context_settings=_AS_THEY_ARE)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def dg(words: tuple[str, ...]) -> None:
+    """Dagster's dg: mdel dg launch --assets expert_model --partition github."""
+    _become("dg", words)
+
+
+@click.command(context_settings=_AS_THEY_ARE)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def dagster(words: tuple[str, ...]) -> None:
+    """Dagster's older command: mdel dagster instance concurrency set io 4."""
+    _become("dagster", words)
+
+
+def _become(name: str, words: tuple[str, ...]) -> None:
+    """Replace this process by a command that is installed beside this Python, or on the path."""
+    places = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    program = shutil.which(name, path=os.pathsep.join(places))
+    if program is None:
+        raise MdelError(f"The command '{name}' is not installed beside {sys.executable}.")
+    experiment = load_experiment(experiment_name()).name
+    home = MdelHome.from_environment()
+    warnings.simplefilter("ignore")
+    from mdel_assets.defs.instance import open_instance
+
+    open_instance(home, experiment).dispose()
+    settings = {
+        "DAGSTER_HOME": str(home.dagster_home(experiment)),
+        "DAGSTER_MODULE_NAME": "mdel_assets.definitions",
+    }
+    os.execve(program, [name, *words], os.environ | settings)  # noqa: S606 no shell is meant

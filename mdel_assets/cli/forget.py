@@ -1,0 +1,101 @@
+"""``mdel forget``: a domain is taken back, and everything that was made from its text is named."""
+
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import click
+
+from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+
+if TYPE_CHECKING:
+    from mdel_assets.maintenance.forgetting import Traces
+
+
+@click.command()
+@click.option("--domain", required=True, help="The domain's key.")
+@click.option("--mark", is_flag=True, help="Write down what is derived: it cannot be published.")
+@click.option("--delete", is_flag=True, help="Delete what is derived on this machine.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option(
+    "--yes-delete-remote", is_flag=True, help="Delete the repositories that it was published to."
+)
+def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remote: bool) -> None:
+    """List what was made from a domain's text; mark or delete it where an option says so."""
+    from mdel_assets.defs.forgetting import delete_samples, runs_with_samples
+    from mdel_assets.maintenance.forgetting import (
+        delete_local,
+        delete_remote,
+        find_traces,
+        mark_forgotten,
+    )
+
+    warnings.simplefilter("ignore")
+    home, experiment = MdelHome.from_environment(), load_experiment(experiment_name())
+    lineage = home.lineage(experiment)
+    traces = find_traces(home, lineage, domain)
+    runs = runs_with_samples(home, domain, experiment=experiment.name)
+    _show(traces, runs)
+    if not (traces.text or traces.derived or traces.publications or runs):
+        click.echo(f"Nothing in {home.root} was made from text of '{domain}'.")
+        return
+    if mark:
+        mark_forgotten(lineage, traces)
+        click.echo(f"{len(traces.derived)} marked in {lineage.forgotten}")
+    if delete and _is_agreed(traces, runs, yes=yes):
+        if runs:
+            delete_samples(home, domain, experiment=experiment.name)
+        delete_local(traces)
+        click.echo(f"{_amount(traces, runs)} deleted here")
+    if yes_delete_remote:
+        for told in delete_remote(traces):
+            click.echo(f"deleted    {told}")
+    elif traces.repositories:
+        click.echo("What is published stays, unless --yes-delete-remote says otherwise.")
+    if not (mark or delete or yes_delete_remote):
+        click.echo("Nothing was changed: --mark and --delete change what is here.")
+    click.echo(
+        f"Take '{domain}' out of the experiment's domains, or the next run makes it anew. Not "
+        f"looked at: the files that the shards came from, other experiments, copies outside "
+        f"{home.root}."
+    )
+
+
+def _show(traces: "Traces", runs: list[str]) -> None:
+    for text in traces.removable:
+        click.echo(f"text       {text.path}: {text.holds}, {_size(text.size_bytes)}")
+    for run in runs:
+        click.echo(f"text       Dagster's run {run}: sample rows of domain_dataset")
+    for entry in traces.derived:
+        label, size = entry.found.artifact.label, _size(entry.found.size_bytes)
+        click.echo(f"derived    {label:34} {size:>10}  {entry.reason}")
+    for told in traces.repositories:
+        click.echo(f"published  {told}")
+    for text in traces.text:
+        if text.remedy:
+            click.echo(f"elsewhere  {text.path}: {text.holds} ({text.remedy})")
+
+
+def _is_agreed(traces: "Traces", runs: list[str], *, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            f"--delete would remove {_amount(traces, runs)} for good. This is no "
+            f"terminal, so nobody can be asked: add --yes to confirm."
+        )
+    return click.confirm(f"Delete {_amount(traces, runs)} for good?")
+
+
+def _amount(traces: "Traces", runs: list[str]) -> str:
+    history = f" and {len(runs)} runs of Dagster's history" if runs else ""
+    return (
+        f"{len(traces.derived)} artifacts, {len(traces.removable)} files and folders with text "
+        f"({_size(traces.size_bytes)}){history}"
+    )
+
+
+def _size(size_bytes: int) -> str:
+    mib = size_bytes / 2**20
+    return f"{mib:,.1f} MiB" if mib < 2**10 else f"{mib / 2**10:,.1f} GiB"

@@ -1,0 +1,120 @@
+"""``mdel merge`` and ``mdel publish``: models and datasets for others, outside Dagster's runs."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from mdel_assets.experiment.experiment import Experiment, load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+
+PUBLISHED = {"dataset": "hub_dataset", "expert": "hub_expert", "merged": "hub_merged_model"}
+
+
+@click.command()
+@click.option(
+    "-e",
+    "--expert",
+    "experts",
+    multiple=True,
+    help="A domain, a model folder, or a Hub id (owner/name@revision); repeat it.",
+)
+@click.option(
+    "--recipe",
+    "recipe_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A recipe in mergekit's words; it may name the models itself.  [default: the mean]",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the model goes.  [default: MDEL_HOME/merges/NAME]",
+)
+@click.option("--hf-repo", help="Publish it there, too: NAME or OWNER/NAME.")
+@click.option("--dry-run", is_flag=True, help="Say what would be published, and send nothing.")
+def merge(
+    experts: tuple[str, ...],
+    recipe_file: Path | None,
+    output: Path | None,
+    hf_repo: str | None,
+    dry_run: bool,  # noqa: FBT001
+) -> None:
+    """Merge two or more models into a folder, and publish it where --hf-repo says so."""
+    from mdel_assets.merging.one_off import one_off_recipe, refuse_foreign_folder
+    from mdel_assets.publishing.backend import Repository
+    from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge, publish_one_off
+    from mdel_assets.publishing.publisher import make_publisher
+
+    if not experts and recipe_file is None:
+        raise click.UsageError("Give -e twice or more, or a --recipe that names its models.")
+    experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
+    publisher = make_publisher(experiment, dry_run=dry_run) if hf_repo else None
+    repository = None
+    if publisher and hf_repo:
+        name = hf_repo if "/" in hf_repo else f"{publisher.namespace}/{hf_repo}"
+        repository = Repository("model", name)
+    lineage = home.lineage(experiment)
+    recipe = one_off_recipe([_named(experiment, name) for name in experts], recipe_file)
+    folder = (output or home.merges / _folder_name(hf_repo, experts, recipe_file)).resolve()
+    refuse_foreign_folder(folder)
+    plan = plan_merge(lineage, recipe)
+    merged = make_one_off(lineage, plan, folder)
+    click.echo(
+        f"{merged.merge_method} of {', '.join(merged.inputs)}: {merged.num_parameters:,} "
+        f"parameters in {folder}"
+    )
+    if publisher and repository:
+        done = publish_one_off(lineage, plan, merged, repository, publisher)
+        if isinstance(done, list):
+            click.echo("\n".join(done))
+        else:
+            verb = "published" if done.is_new else "nothing has changed"
+            click.echo(f"{verb}: {done.url} ({done.num_files} files sent)")
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(PUBLISHED)))
+@click.argument("keys", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+def publish(
+    kind: Literal["dataset", "expert", "merged"],
+    keys: tuple[str, ...],
+    dry_run: bool,  # noqa: FBT001
+) -> None:
+    """Publish datasets, experts or merged models; all that there are, without KEYS.
+
+    The same as the assets hub_dataset, hub_expert and hub_merged_model, without a Dagster run.
+    """
+    from mdel_assets.publishing import steps as steps_publishing
+    from mdel_assets.publishing.publisher import make_publisher
+
+    experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
+    publisher = make_publisher(experiment, dry_run=dry_run)
+    lineage = home.lineage(experiment)
+    step = {
+        "dataset": steps_publishing.publish_dataset,
+        "expert": steps_publishing.publish_expert,
+        "merged": steps_publishing.publish_merged,
+    }[kind]
+    known = list(experiment.merges) if kind == "merged" else lineage.present_domains()
+    for key in keys or known:
+        if kind != "merged":
+            experiment.require_domain(key)
+        done = step(lineage, key, publisher=publisher)
+        if done.record is None:
+            click.echo("\n".join(done.plan))
+            continue
+        details = done.record.details
+        click.echo(f"{kind:8} {key:24} {details['url']}")
+
+
+def _named(experiment: Experiment, name: str) -> str:
+    """Return a model as recipes name it: a domain's key stands for its expert."""
+    return f"expert:{name}" if name in experiment.domain_keys else name
+
+
+def _folder_name(hf_repo: str | None, experts: tuple[str, ...], recipe_file: Path | None) -> str:
+    name = hf_repo or "-".join(experts) or (recipe_file.stem if recipe_file else "")
+    parts = [part.rpartition("/")[2].partition("@")[0] for part in name.split("-")]
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip("-.") or "merged"

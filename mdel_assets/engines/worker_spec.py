@@ -1,0 +1,85 @@
+"""What a worker is to make, and how it ended: both are files that its starter shares with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mdel_assets import errors
+from mdel_assets.errors import WorkerError
+from mdel_assets.experiment.section import Section
+from mdel_assets.store.durable_files import write_text_atomically
+from mdel_assets.tracking import Mode
+
+
+class WorkerSpec(Section):
+    """What a worker is to make, where, and in how many processes together.
+
+    ``kind`` and ``key`` name the artifact; ``experiment`` is the whole of it, so that nothing
+    depends on a file that may have changed since.
+    """
+
+    experiment: dict[str, Any]
+    home: str
+    kind: str
+    key: str
+    num_processes: int = 1
+    max_seconds: float | None = None
+    is_sharded: bool = False
+    tracking_folder: str
+    tracking_mode: Mode
+
+    def is_written_at(self, path: Path) -> bool:
+        """Whether the specification at ``path`` says the same, wherever the YAML lies by now."""
+        try:
+            earlier = WorkerSpec.model_validate_json(path.read_text("utf-8"))
+        except (OSError, ValidationError):
+            return False
+        return self._without_place() == earlier._without_place()
+
+    def _without_place(self) -> dict[str, Any]:
+        content = self.model_dump(mode="json")
+        content["experiment"].pop("folder", None)
+        return content
+
+    def write(self, path: Path) -> None:
+        """Write the specification, and forget how an earlier worker ended."""
+        _outcome_path(path).unlink(missing_ok=True)
+        write_text_atomically(path, self.model_dump_json(indent=2))
+
+
+def has_outcome(path: Path) -> bool:
+    """Whether the worker of the specification at ``path`` wrote how it ended."""
+    return _outcome_path(path).exists()
+
+
+def raise_outcome(path: Path) -> None:
+    """Raise what the worker of the specification at ``path`` failed with.
+
+    Raises:
+        MdelError: of the class and with the message that the worker's error had.
+        WorkerError: it ended without a word, as one does that is killed.
+
+    """
+    try:
+        outcome = json.loads(_outcome_path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise WorkerError(
+            "The worker was killed, or could not start; its output says more. Run the same command "
+            "again: a training goes on from its last checkpoint."
+        ) from None
+    if outcome["error"] is not None:
+        kind = getattr(errors, outcome["class"], WorkerError)
+        raise kind(outcome["error"])
+
+
+def write_outcome(path: Path, error: BaseException | None) -> None:
+    """Write how the worker of the specification at ``path`` ended."""
+    kind = type(error).__name__ if error is not None else None
+    shown = None if error is None else str(error) or str(kind)
+    write_text_atomically(_outcome_path(path), json.dumps({"class": kind, "error": shown}))
+
+
+def _outcome_path(path: Path) -> Path:
+    return path.with_suffix(".outcome.json")

@@ -1,0 +1,260 @@
+"""Experiment: what is studied, read from one YAML file, frozen and validated.
+
+`load_experiment` takes a bundled name or a path. Every mistake in the file is refused here, before
+hours are spent, with the key, the value and the nearest known name.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
+from mdel_assets.experiment.domains import ClusteredDomains, Domains
+from mdel_assets.experiment.fields import (
+    Baselines,
+    Domain,
+    Evaluation,
+    ExpertTraining,
+    Mixture,
+    SeedModel,
+    Source,
+    Variant,
+)
+from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.experiment.mistakes import all_mistakes
+from mdel_assets.experiment.pile_domains import PILE_DOMAINS
+from mdel_assets.experiment.publishing import Hub, Tracking
+from mdel_assets.experiment.rules import mistakes_between
+from mdel_assets.experiment.section import Section
+from mdel_assets.experiment.shard_locations import MAX_SHARDS, shard_keys, write_out
+from mdel_assets.experiment.yaml_mapping import read_mapping
+
+# What the rest of an experiment is looked at with where these are missing or wrong.
+_STAND_INS: dict[str, Any] = {
+    "name": "unnamed",
+    "source": {"train": ["unnamed"]},
+    "source.train": ["unnamed"],
+    "seed_model": {"path": "unnamed/unnamed"},
+    "training": {"trained_layers": "all"},
+    "training.trained_layers": "all",
+}
+# Sections of named entries, each of which is right or wrong as a whole.
+_ENTRIES = ("merges", "variants")
+_LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
+VALIDATION_SHARD = "val"
+TEST_SHARD = "test"
+
+
+class Shard(Section):
+    """One file of the corpus: partition key, place, and the split its documents are for."""
+
+    key: str
+    location: str
+    role: Literal["train", "validation", "test"]
+    sha256: str | None = None
+
+
+class Experiment(Section):
+    """What is studied. Read `experiments/sample.yaml` beside this class."""
+
+    name: str
+    source: Source
+    domains: Domains = "pile"
+    mixture: Mixture = Mixture()
+    seed_model: SeedModel
+    training: ExpertTraining
+    variants: dict[str, Variant] = {}
+    baselines: Baselines = Baselines()
+    merges: dict[str, MergeRecipe] = {}
+    evaluation: Evaluation = Evaluation()
+    hub: Hub = Hub()
+    tracking: Tracking = Tracking()
+    # Where the YAML lies: its relative paths begin there. No part of what an experiment is.
+    folder: str | None = None
+
+    @property
+    def domain_table(self) -> tuple[Domain, ...]:
+        """The domains, in partition order."""
+        if isinstance(self.domains, ClusteredDomains):
+            return self.domains.table
+        return PILE_DOMAINS if self.domains == "pile" else self.domains
+
+    @property
+    def clusters(self) -> ClusteredDomains | None:
+        """How domains are found where the corpus has no labels, else None."""
+        return self.domains if isinstance(self.domains, ClusteredDomains) else None
+
+    @property
+    def domain_keys(self) -> list[str]:
+        """Partition keys of the domains."""
+        return [domain.key for domain in self.domain_table]
+
+    @property
+    def model_keys(self) -> list[str]:
+        """Every model that can be scored.
+
+        ``seed``, ``dense-one``, ``dense``, ``expert-<domain>``, ``random-<number>``,
+        ``variant-<name>``, ``merged-<recipe>``, ``reference-<name>``, as far as the experiment has
+        them.
+        """
+        experts = [f"expert-{key}" for key in self.domain_keys]
+        merged = [f"merged-{recipe}" for recipe in self.merges]
+        numbers = [f"random-{key}" for key in self.random_split_keys]
+        references = [f"reference-{name}" for name in self.evaluation.references]
+        variants = [f"variant-{name}" for name in self.variants]
+        return ["seed", *self.dense_keys, *experts, *numbers, *variants, *merged, *references]
+
+    def variant_training(self, name: str) -> ExpertTraining:
+        """Return the settings that a variant is trained with."""
+        changes = self.variants[name].training
+        kept = self.training.model_dump(exclude_unset=True)
+        if _LENGTHS & changes.keys():
+            kept = {key: value for key, value in kept.items() if key not in _LENGTHS}
+        return ExpertTraining.model_validate(kept | changes)
+
+    @property
+    def searched_recipes(self) -> list[str]:
+        """Recipes whose weights are searched."""
+        return [name for name, recipe in self.merges.items() if recipe.mdel.search]
+
+    @property
+    def dense_keys(self) -> list[str]:
+        """Which of ``dense-one`` and ``dense`` the experiment has."""
+        chosen = {"dense-one": self.baselines.dense_one, "dense": self.baselines.dense}
+        return [key for key, is_chosen in chosen.items() if is_chosen]
+
+    @property
+    def random_split_keys(self) -> list[str]:
+        """Partition keys of the random split's experts: numbers from 1, one for each domain."""
+        count = len(self.domain_table) if self.baselines.random_split else 0
+        return [str(number + 1) for number in range(count)]
+
+    def require_domain(self, key: str) -> Domain:
+        """Return the domain called ``key``; raise `UnknownKeyError` with the nearest known one."""
+        for domain in self.domain_table:
+            if domain.key == key:
+                return domain
+        raise UnknownKeyError(unknown_name_message("domain", key, self.domain_keys))
+
+    def place(self, location: str) -> str:
+        """Return where a path or URL of the YAML leads: relative paths begin in its folder."""
+        if self.folder is None or "://" in location or location.startswith("~"):
+            return location
+        return str(Path(self.folder) / location)
+
+    def place_of_model(self, name: str) -> str:
+        """Return where a model's name in the YAML leads: a folder, or a Hub id as it is."""
+        place = self.place(name)
+        is_path = name.startswith(".") or name.count("/") > 1
+        return place if name and (is_path or Path(place).exists()) else name
+
+    @property
+    def hub_endpoint(self) -> str | None:
+        """``hub.endpoint``; of ``file:FOLDER`` a relative folder begins where the YAML lies."""
+        endpoint = self.hub.endpoint or ""
+        folder = endpoint.removeprefix("file:")
+        is_folder = endpoint.startswith("file:") and folder
+        return f"file:{self.place(folder)}" if is_folder else self.hub.endpoint
+
+    def shards(self) -> list[Shard]:
+        """Return the shards, train first; local globs are expanded in sorted order.
+
+        Raises:
+            ExperimentError: a glob matches nothing, there are too many, or one is given twice.
+
+        """
+        places = [
+            place
+            for pattern in self.source.train
+            for place in write_out(pattern, folder=self.folder)
+        ]
+        if len(places) > MAX_SHARDS:
+            raise ExperimentError(
+                f"source.train names {len(places)} shards, and an experiment has up to "
+                f"{MAX_SHARDS}. Join files into fewer shards."
+            )
+        validation, test = self.source.validation, self.source.test
+        held_out = {VALIDATION_SHARD: validation, TEST_SHARD: test}
+        keys = shard_keys(places, taken=[key for key, place in held_out.items() if place])
+        found = [
+            Shard(key=key, location=place, role="train", sha256=None)
+            for key, place in zip(keys, places, strict=True)
+        ]
+        if validation:
+            place = self.place(validation)
+            found.append(Shard(key=VALIDATION_SHARD, location=place, role="validation"))
+        if test:
+            found.append(Shard(key=TEST_SHARD, location=self.place(test), role="test"))
+        try:
+            _refuse_repeats("shard name", [shard.key for shard in found])
+        except ValueError as error:
+            raise ExperimentError(f"source.train: {error}. Take one of the two out.") from None
+        if unknown := set(self.source.sha256) - {shard.key for shard in found}:
+            raise UnknownKeyError(
+                unknown_name_message("shard", min(unknown), [shard.key for shard in found])
+            )
+        return [
+            shard.model_copy(update={"sha256": self.source.sha256.get(shard.key)})
+            for shard in found
+        ]
+
+
+def bundled_experiments() -> list[str]:
+    """Return the names of the experiments that ship with the package."""
+    folder = resources.files("mdel_assets.experiments")
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_experiment(name_or_path: str) -> Experiment:
+    """Read a bundled experiment by name, or any YAML file by path.
+
+    Raises:
+        ExperimentError: no such file, not YAML, or values that are refused: all of them are named.
+
+    """
+    if name_or_path in bundled_experiments():
+        text = resources.files("mdel_assets.experiments").joinpath(f"{name_or_path}.yaml")
+        return parse_experiment(text.read_text("utf-8"), origin=name_or_path)
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = unknown_name_message("experiment", name_or_path, bundled_experiments())
+        raise ExperimentError(f"{known} Nor is there a file of that name. Check MDEL_EXPERIMENT.")
+    try:
+        text_of_file = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(
+            f"{path} cannot be read: {error}. Give a YAML file in UTF-8 that you may read."
+        ) from error
+    return parse_experiment(text_of_file, origin=str(path), folder=path.absolute().parent)
+
+
+def parse_experiment(text: str, *, origin: str, folder: Path | None = None) -> Experiment:
+    """Return the experiment that ``text`` describes; ``origin`` names it in messages.
+
+    Relative paths begin in ``folder``, or where it is left out in the working folder.
+
+    Raises:
+        ExperimentError: it is not YAML, or values are refused: all of them are named.
+
+    """
+    content = read_mapping(text, origin=origin)
+    if "folder" in content:
+        raise ExperimentError(f"{origin}: Unknown key 'folder'. Take it out.")
+    if folder is not None:
+        content |= {"folder": str(folder)}
+    experiment, found = all_mistakes(Experiment, content, stand_ins=_STAND_INS, entries=_ENTRIES)
+    mistakes = list(found.values())
+    if experiment is not None:
+        mistakes += mistakes_between(experiment, wrong=found)
+    if experiment is None or mistakes:
+        raise ExperimentError(f"{origin}{listed(mistakes)}")
+    return experiment
+
+
+def _refuse_repeats(what: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the {what} '{name}' occurs twice")
+        seen.add(name)

@@ -1,0 +1,378 @@
+"""The parts of an experiment: frozen, validated, each a section of the YAML.
+
+Everything here says what is studied, and so enters fingerprints. Where and how it runs (devices,
+tokens, folders) is never here.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from mdel_assets.experiment.section import (
+    MAX_NAME_LENGTH,
+    BatchSize,
+    PositiveInt,
+    Section,
+    Seed,
+    Text,
+)
+from mdel_assets.experiment.trained_layers import layers_mistake
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
+SPLITS = ("train", *EVALUATION_SPLITS)
+# Fewer documents bear no verdict (`evaluation/estimates.py`), so at least as many share an
+# evaluation's budget, a token of which stands for about so many bytes.
+MIN_DOCUMENTS, _BYTES_PER_TOKEN = 16, 4
+_ROUTER_DOCUMENTS = 6000
+# Of a shard's record: far above any text, far below what a machine's memory holds.
+MAX_DOCUMENT_BYTES = 1 << 27
+
+
+class Domain(Section):
+    """One source of the corpus: partition key, label in the shard, other spellings of the label."""
+
+    key: str
+    name: str
+    aliases: tuple[str, ...] = ()
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_slug(cls, key: str) -> str:
+        if not re.fullmatch(rf"[a-z0-9][a-z0-9_]{{0,{MAX_NAME_LENGTH - 1}}}", key):
+            raise ValueError(
+                f"a domain key is made of a-z, 0-9 and _, {MAX_NAME_LENGTH} characters at most, "
+                f"got '{key[:MAX_NAME_LENGTH]}'"
+            )
+        return key
+
+
+_DOMAIN_FIELDS = {"pile": "meta.pile_set_name", "dolma": "source", "folders": None}
+
+
+class Source(Section):
+    """Where the corpus comes from, and how a record of it is read.
+
+    ``layout`` says where a record's domain stands: ``pile`` and ``dolma`` in their known fields,
+    ``columns`` in the ``domain_field`` that you name, ``folders`` in the name of the folder that
+    the file lies in (``train`` then lists folders). Fields are dotted paths. Where ``licenses``
+    (patterns, any case) is given, documents of any other licence are left out and counted.
+    ``other_labels`` says what becomes of documents whose label no domain claims: they are rejected,
+    or left out and counted. A record (a line, a row's text, a file of text) of more than
+    ``max_document_bytes`` is rejected. In layout ``folders`` files of ``text_suffixes`` are read as
+    text besides those of the known suffixes; ``""`` stands for names without one.
+    """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"other_labels", "max_document_bytes"})
+
+    layout: Literal["pile", "dolma", "columns", "folders"] = "pile"
+    train: Annotated[tuple[Text, ...], Field(min_length=1)]
+    validation: str | None = None
+    test: str | None = None
+    text_field: Text = "text"
+    domain_field: str | None = None
+    license_field: str = "metadata.license"
+    licenses: tuple[str, ...] | None = None
+    other_labels: Literal["reject", "leave_out"] = "reject"
+    max_reject_rate: Fraction = 1.0e-4
+    max_document_bytes: PositiveInt = MAX_DOCUMENT_BYTES
+    text_suffixes: tuple[Annotated[str, Field(pattern=r"^(\.[^./]+)?$")], ...] = ()
+    lone_surrogates: Literal["repair", "reject"] = "repair"
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.01
+    sha256: dict[str, str] = {}
+
+    def reading(self, *, is_labelled: bool) -> dict[str, Any]:
+        """Return the settings that decide what a shard's records become."""
+        fields = {"layout", "text_field", "max_reject_rate", "lone_surrogates"}
+        fields.add("max_document_bytes")
+        if is_labelled:
+            fields |= {"domain_field", "other_labels"}
+        if self.licenses is not None:
+            fields |= {"licenses", "license_field"}
+        if self.layout == "folders":
+            fields.add("text_suffixes")
+        return self.made_of(fields)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_domain_field(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or content.get("domain_field"):
+            return content
+        return content | {"domain_field": _DOMAIN_FIELDS.get(content.get("layout", "pile"))}
+
+    @model_validator(mode="after")
+    def _folders_name_the_domain(self) -> "Source":
+        if self.layout == "folders" and self.domain_field:
+            raise ValueError(
+                f"layout 'folders' takes the domain from the folder's name; take domain_field "
+                f"'{self.domain_field}' out, or use layout 'columns'"
+            )
+        return self
+
+
+class Mixture(Section):
+    """The general half of a dataset: ``general_ratio`` times the domain half.
+
+    ``match`` says what is counted: documents, or UTF-8 bytes. ``compatible_with_mdel`` instead
+    takes the shards' first documents, whatever their domain, and keeps copies, as the ancestor did:
+    for comparison only.
+    """
+
+    general_ratio: Annotated[float, Field(ge=0.0)] = 1.0
+    match: Literal["documents", "bytes"] = "documents"
+    compatible_with_mdel: bool = False
+    seed: Seed = 0
+
+
+# Settings that say how a training is watched and kept, and nothing of what comes out of it.
+WATCHING_FIELDS = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total_limit"})
+
+
+# What the literal text of a special token, such as <|endoftext|> in source code, is read as.
+SpecialTokens = Literal["tokens", "text"]
+
+
+class Optimization(Section):
+    """What one training run optimises with, for the seed and the experts alike.
+
+    How long it is, one of three says: ``num_tokens``, ``max_steps`` (optimizer steps), or
+    ``num_epochs`` (of the dataset's blocks). ``cache_prefix``: blocks that are read more than once
+    go through the layers below the first trained one once only; that takes ``4 * hidden_size``
+    bytes of disk for each of their tokens. ``eval_steps`` measures the validation losses every so
+    many steps besides before and after; ``save_steps`` is how many lie between two checkpoints,
+    some minutes' worth where it is left out. ``special_tokens`` says what a special token's literal
+    text in a document is read as.
+    """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"special_tokens"})
+
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 1.0e-4
+    warmup_ratio: Fraction = 0.03
+    lr_schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.95
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1.0e-8
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    block_size: Annotated[int, Field(ge=2, le=10**6)] = 512
+    num_tokens: PositiveInt = 4_096_000
+    max_steps: PositiveInt | None = None
+    num_epochs: Annotated[float, Field(gt=0.0, le=10.0**6)] | None = None
+    max_train_documents: PositiveInt | None = None
+    batch_size: BatchSize = 8
+    micro_batch_size: BatchSize | None = None
+    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_validation_blocks: PositiveInt = 32
+    special_tokens: SpecialTokens = "tokens"
+    cache_prefix: bool = True
+    logging_steps: PositiveInt | None = None
+    eval_steps: PositiveInt | None = None
+    save_steps: PositiveInt | None = None
+    save_total_limit: PositiveInt = 1
+    seed: Seed = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the run, at least one; with ``num_epochs``, ask `of_length` first."""
+        assert self.num_epochs is None
+        return self.max_steps or max(1, self.num_tokens // (self.batch_size * self.block_size))
+
+    @property
+    def num_tokens_read(self) -> int:
+        """What a run really reads: whole steps."""
+        return self.num_steps * self.batch_size * self.block_size
+
+    def of_length(self, num_blocks: int) -> Self:
+        """Return the settings with their length in steps, for epochs of ``num_blocks`` blocks."""
+        if self.num_epochs is None:
+            return self
+        steps = max(1, round(self.num_epochs * num_blocks / self.batch_size))
+        return self.model_copy(update={"max_steps": steps, "num_epochs": None})
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        lengths = ("num_tokens", "max_steps", "num_epochs")
+        chosen = self.model_fields_set
+        given = [n for n in lengths if n in chosen and getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(given)}: each says how long a training is")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
+        return self
+
+
+def _layers_setting(content: Any) -> Any:
+    """Return what ``trained_layers`` is given; raise where no model could have such layers."""
+    if content == "all":
+        return content
+    if not isinstance(content, list | tuple):
+        raise ValueError(f"expected 'all' or a list such as [9, 10, '11-13.mlp'], got {content!r}")  # noqa: TRY004
+    if mistake := layers_mistake(content):
+        raise ValueError(mistake)
+    return content
+
+
+TrainedLayers = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_layers_setting)]
+
+
+class ExpertTraining(Optimization):
+    """How an expert is trained: the layers that move, and how.
+
+    ``store`` is how its folder keeps it: ``full`` copies the frozen tensors too, ``delta`` keeps
+    what changed beside a link to the seed's own file.
+    """
+
+    trained_layers: TrainedLayers
+    store: Literal["full", "delta"] = "full"
+
+
+class Variant(Section):
+    """An expert of ``domain`` trained in another way, for a sweep.
+
+    ``training`` replaces some of the experiment's settings; ``text: domain`` reads the domain's own
+    documents only, without the general half of its dataset.
+    """
+
+    domain: str
+    training: dict[str, Any] = {}
+    text: Literal["mixture", "domain"] = "mixture"
+
+
+class Baselines(Section):
+    """Which models the experts are judged against, each trained as they are, on all datasets.
+
+    ``dense`` reads as many tokens as all experts together, ``dense_one`` as many as one of them;
+    ``random_split`` trains as many experts again, on documents dealt at random.
+    """
+
+    dense: bool = True
+    dense_one: bool = True
+    random_split: bool = False
+
+
+class Pretraining(Optimization):
+    """A seed model trained from scratch on the domains' own training text.
+
+    ``model`` is a transformers configuration: ``model_type`` and its settings.
+    """
+
+    model: dict[str, Any]
+    vocab_size: Annotated[int, Field(ge=300, le=10**7)]
+
+    @field_validator("model")
+    @classmethod
+    def _names_its_type(cls, model: dict[str, Any]) -> dict[str, Any]:
+        if "model_type" not in model:
+            raise ValueError("'model' needs a 'model_type', such as gpt_neox or llama")
+        return model
+
+
+class ModelSource(Section):
+    """A model that exists: a Hub id with its revision, or a folder.
+
+    ``sample://smollm2-135m`` is one that a package carries.
+    """
+
+    path: Text
+    revision: Text = "main"
+
+
+class SeedModel(Section):
+    """The model every expert branches from: as `ModelSource` has it, or pretrained from scratch."""
+
+    path: Text | None = None
+    revision: Text = "main"
+    pretrain: Pretraining | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> "SeedModel":
+        if (self.path is None) == (self.pretrain is None):
+            raise ValueError("give exactly one of 'path' (a Hub id or a folder) and 'pretrain'")
+        return self
+
+
+class Ensemble(Section):
+    """How experts are weighed together, token by token.
+
+    ``prior_decay`` is the share of the prior that a validation document leaves in place.
+    ``temperature`` divides squared distances to centroids (c-BTM). A router learns from up to
+    ``router_documents`` of each domain, and in all from no more than of six domains: that takes the
+    same time and memory however many domains there are.
+    """
+
+    prior_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    temperature: Annotated[float, Field(gt=0.0)] = 0.1
+    router_documents: PositiveInt = 1000
+
+    def documents_per_domain(self, num_domains: int) -> int:
+        """Return how many documents of each of so many domains a router learns from, at most."""
+        return min(self.router_documents, max(100, _ROUTER_DOCUMENTS // max(1, num_domains)))
+
+
+# What else than model and document a token's score depends on.
+WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
+
+
+class Evaluation(Section):
+    """How perplexity is measured, and of which models besides the experiment's own.
+
+    ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
+    later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
+    ``special_tokens`` is as a training has it. ``dtype`` is that of the matrix products.
+    ``references`` are models to compare with, by name.
+
+    Of each split ``max_documents`` are drawn, and where ``max_tokens`` is given no more than hold
+    so many tokens, four bytes of text counted as one. A document then makes up a sixteenth at most:
+    of a longer one its beginning is scored.
+    """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"max_tokens", "special_tokens"})
+
+    max_length: Annotated[int, Field(ge=2, le=10**7)] = 1024
+    stride: PositiveInt | None = None
+    splits: Annotated[
+        tuple[Literal["validation_domain", "validation_pile", "test_domain", "test_pile"], ...],
+        Field(min_length=1),
+    ] = ("validation_domain", "validation_pile")
+    max_documents: PositiveInt = 10_000
+    max_tokens: Annotated[int, Field(ge=1024)] | None = None
+    prefix_token: Literal["eos", "bos"] = "eos"
+    special_tokens: SpecialTokens = "tokens"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_bootstrap_samples: Annotated[int, Field(ge=1, le=10**6)] = 1000
+    ensemble: Ensemble = Ensemble()
+    references: dict[str, ModelSource] = {}
+    seed: Seed = 0
+
+    def scoring(self, also: Collection[str] = ()) -> dict[str, Any]:
+        """Return the settings that a token's score depends on, and those of ``also``."""
+        return self.made_of({*WINDOW_SETTINGS, "max_tokens", "special_tokens", *also})
+
+    @property
+    def max_bytes(self) -> int | None:
+        """UTF-8 bytes of text that a model is scored on in each split, about; None for all."""
+        return None if self.max_tokens is None else _BYTES_PER_TOKEN * self.max_tokens
+
+    @property
+    def max_document_bytes(self) -> int | None:
+        """UTF-8 bytes of a document that are scored at most; None for all."""
+        return None if self.max_bytes is None else self.max_bytes // MIN_DOCUMENTS
+
+    @model_validator(mode="after")
+    def _strides_leave_no_gap(self) -> "Evaluation":
+        if self.stride and self.stride > self.max_length:
+            raise ValueError(
+                f"stride {self.stride} is more than max_length {self.max_length}: tokens between "
+                f"two windows would not be scored"
+            )
+        return self

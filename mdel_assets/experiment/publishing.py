@@ -1,0 +1,59 @@
+"""The parts of an experiment that say where its artifacts go: the Hub, and Weights & Biases."""
+
+import re
+
+from pydantic import ValidationInfo, field_validator
+
+from mdel_assets.experiment.section import Section
+from mdel_assets.hub.names import name_problem
+
+
+class Hub(Section):
+    """Where publishing puts what it publishes, and under which names.
+
+    ``endpoint`` is the Hub's address (``HF_ENDPOINT`` where it is left out), or ``file:FOLDER``
+    for a local folder. ``namespace`` is a user or an organisation, by default the token's user.
+    ``allow_restricted`` lets text be published that is known to be under copyright.
+    """
+
+    namespace: str | None = None
+    private: bool = True
+    endpoint: str | None = None
+    dataset_name: str = "{domain}"
+    expert_name: str = "expert-{domain}"
+    merged_name: str = "{recipe}"
+    allow_restricted: bool = False
+
+    @field_validator("dataset_name", "expert_name", "merged_name")
+    @classmethod
+    def _is_a_template(cls, template: str, info: ValidationInfo) -> str:
+        field = "recipe" if info.field_name == "merged_name" else "domain"
+        if not re.fullmatch(rf"[\w.-]*\{{{field}\}}[\w.-]*", template):
+            raise ValueError(
+                f"a repository's name is made of letters, digits, . _ - and {{{field}}}, as in "
+                f"'mdel-{{{field}}}'"
+            )
+        if problem := name_problem(template.format(**{field: "x"})):
+            raise ValueError(problem)
+        return template
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_name(cls, namespace: str | None) -> str | None:
+        if namespace is not None and (problem := name_problem(namespace)):
+            raise ValueError(problem)
+        return namespace
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_an_address(cls, endpoint: str | None) -> str | None:
+        if endpoint and not endpoint.startswith(("https://", "http://", "file:")):
+            raise ValueError("an endpoint begins with https://, http:// or file:")
+        return endpoint
+
+
+class Tracking(Section):
+    """Where training is tracked."""
+
+    wandb_project: str | None = None
+    wandb_entity: str | None = None

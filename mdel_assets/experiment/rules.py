@@ -1,0 +1,235 @@
+"""What the sections of an experiment must have in common: names that fit each other, and sizes.
+
+Each rule says which places of the YAML it reads; where one of them is wrong itself, the rule is not
+asked. Nothing but the experiment is looked at.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from mdel_assets.errors import unknown_name_message
+from mdel_assets.experiment.fields import ExpertTraining, Optimization
+from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
+from mdel_assets.experiment.mistakes import sentences
+from mdel_assets.experiment.model_families import ModelShape, shape_of
+from mdel_assets.experiment.pretraining_rules import mistakes_in_model
+from mdel_assets.experiment.section import name_mistake
+from mdel_assets.experiment.trained_layers import layers_mistake
+
+if TYPE_CHECKING:
+    from mdel_assets.experiment.experiment import Experiment
+
+# What a home has beside the folders of experiments.
+NAMES_OF_THE_HOME = ("cache", "dagster", "wandb", "merges", "compute.yaml", "perplexity.jsonl")
+_MODELS = "seed, expert:<domain>, expert:*, random:*, a folder, or a Hub id OWNER/NAME"
+
+
+def mistakes_between(experiment: "Experiment", *, wrong: Iterable[str]) -> Iterator[str]:
+    """Yield each way in which sections do not fit each other; ``wrong`` are places to trust not."""
+    wrong = list(wrong)
+    for places, rule in _RULES:
+        if not any(_meet(place, other) for place in places for other in wrong):
+            yield from rule(experiment)
+
+
+def mistakes_of_training(experiment: "Experiment", seed: ModelShape) -> Iterator[str]:
+    """Yield which settings a seed model of this shape cannot be trained with."""
+    limit, num_layers = seed.max_positions, seed.num_layers
+    for place, training in _trainings(experiment):
+        if limit and training.block_size > limit:
+            yield (
+                f"{place}.block_size is {training.block_size}, but the seed model reads {limit} "
+                f"tokens at most: lower it to {limit}"
+            )
+        layers = training.trained_layers if isinstance(training, ExpertTraining) else "all"
+        is_known = num_layers is not None and layers != "all"
+        if mistake := layers_mistake(layers, num_layers=num_layers) if is_known else None:
+            yield f"{place}.trained_layers: {mistake}"
+
+
+def mistakes_of_scoring(experiment: "Experiment", seed: ModelShape) -> Iterator[str]:
+    """Yield which settings models of this shape cannot be scored with."""
+    limit, max_length = seed.max_positions, experiment.evaluation.max_length
+    if limit and max_length > limit:
+        yield (
+            f"evaluation.max_length is {max_length}, but the seed model reads {limit} tokens at "
+            f"most: lower it to {limit}"
+        )
+
+
+def _trainings(experiment: "Experiment") -> Iterator[tuple[str, Optimization]]:
+    if experiment.seed_model.pretrain:
+        yield "seed_model.pretrain", experiment.seed_model.pretrain
+    yield "training", experiment.training
+    for name, variant in experiment.variants.items():
+        if variant.training.keys() & {"block_size", "trained_layers"}:
+            # One that cannot be at all is told of elsewhere.
+            with contextlib.suppress(ValidationError):
+                yield f"variants.{name}.training", experiment.variant_training(name)
+
+
+def _meet(place: str, other: str) -> bool:
+    return f"{place}.".startswith(f"{other}.") or f"{other}.".startswith(f"{place}.")
+
+
+def _name(experiment: "Experiment") -> Iterator[str]:
+    name = experiment.name
+    if mistake := name_mistake(name):
+        yield f"name: {mistake}"
+    elif name.lower() in NAMES_OF_THE_HOME:
+        yield f"name: '{name}' is taken: MDEL_HOME has its own '{name.lower()}'. Choose another"
+
+
+def _names(experiment: "Experiment") -> Iterator[str]:
+    named: dict[str, Mapping[str, Any]] = {
+        "merges": experiment.merges,
+        "variants": experiment.variants,
+        "evaluation.references": experiment.evaluation.references,
+    }
+    for section, names in named.items():
+        for name in names:
+            if mistake := name_mistake(name):
+                yield f"{section}: {mistake}"
+        for one, other in _alike(names):
+            yield (
+                f"{section}: '{one}' and '{other}' differ in case only, and would be one folder on "
+                f"many disks. Rename one"
+            )
+
+
+def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    first: dict[str, str] = {}
+    for name in names:
+        known = first.setdefault(name.lower(), name)
+        if known != name:
+            yield known, name
+
+
+def _domains(experiment: "Experiment") -> Iterator[str]:
+    if not experiment.domain_table:
+        yield "domains: there is none. Write 'pile', list some, or let {clusters: 8} find them"
+    labels = [label for d in experiment.domain_table for label in (d.name, *d.aliases)]
+    for what, names in (("domain key", experiment.domain_keys), ("domain label", labels)):
+        for name in _repeated(names):
+            yield f"domains: the {what} '{name}' occurs twice"
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _source(experiment: "Experiment") -> Iterator[str]:
+    source, is_labelled = experiment.source, experiment.clusters is None
+    if source.layout == "columns" and is_labelled and not source.domain_field:
+        yield (
+            "source: layout 'columns' needs 'domain_field', the column of a record's domain; or "
+            "let 'domains: {clusters: 8}' find domains"
+        )
+    if source.domain_field == source.text_field:
+        yield "source.text_field and source.domain_field are the same field"
+    places = {
+        "validation": [source.validation] if source.validation else [],
+        "test": [source.test] if source.test else [],
+    }
+    for role, (place,) in ((role, found) for role, found in places.items() if found):
+        if place in source.train:
+            yield (
+                f"source.{role} is '{place}', which source.train has too: every document would be "
+                f"in both. Give another file, or leave source.{role} out: documents are then held "
+                f"out of the training shards"
+            )
+
+
+def _splits(experiment: "Experiment") -> Iterator[str]:
+    for split in _repeated(experiment.evaluation.splits):
+        yield f"evaluation.splits: '{split}' occurs twice"
+
+
+def _variants(experiment: "Experiment") -> Iterator[str]:
+    for name, variant in experiment.variants.items():
+        if variant.domain not in experiment.domain_keys:
+            told = unknown_name_message("domain", variant.domain, experiment.domain_keys)
+            yield f"variants.{name}: {told}"
+
+
+def _variant_trainings(experiment: "Experiment") -> Iterator[str]:
+    for name in experiment.variants:
+        try:
+            experiment.variant_training(name)
+        except ValidationError as error:
+            yield from sentences(error, ExpertTraining, within=("variants", name, "training"))
+
+
+def _recipes(experiment: "Experiment") -> Iterator[str]:
+    for name, recipe in experiment.merges.items():
+        for model in dict.fromkeys(recipe.model_names):
+            if mistake := _model_mistake(experiment, model):
+                yield f"merges.{name}: {mistake}"
+        if mistake := _number_mistake(recipe):
+            yield f"merges.{name}: {mistake}"
+
+
+def _model_mistake(experiment: "Experiment", model: str) -> str | None:
+    """Return why a recipe cannot take a model by this name."""
+    family, _, key = model.partition(":")
+    own = [key for key in experiment.model_keys if not key.startswith("merged-")]
+    is_outside = "/" in model or model.startswith((".", "~"))
+    if is_outside or model in ("seed", "expert:*", *own):
+        return None
+    if model == "random:*":
+        is_there = experiment.baselines.random_split
+        return None if is_there else "it takes 'random:*', so set baselines.random_split"
+    if family == "expert" and key:
+        known = key in experiment.domain_keys
+        return None if known else unknown_name_message("domain", key, experiment.domain_keys)
+    if model.removeprefix("merged:").removeprefix("merged-") in experiment.merges:
+        return f"'{model}' is what a recipe makes. List the models that it is made of instead"
+    if experiment.folder and experiment.place_of_model(model) != model:
+        return None
+    return f"'{model}' names no model. Expected {_MODELS}"
+
+
+def _number_mistake(recipe: MergeRecipe) -> str | None:
+    names = [entry.model for entry in recipe.models if entry.model != recipe.base]
+    return None if any(name.endswith(":*") for name in names) else wrong_number(recipe, names)
+
+
+def _pretraining(experiment: "Experiment") -> Iterator[str]:
+    if pretrain := experiment.seed_model.pretrain:
+        for mistake in mistakes_in_model(pretrain.model):
+            yield f"seed_model.pretrain.model: {mistake}"
+
+
+def _trained_sizes(experiment: "Experiment") -> Iterator[str]:
+    yield from mistakes_of_training(experiment, _shape_to_be(experiment))
+
+
+def _scored_sizes(experiment: "Experiment") -> Iterator[str]:
+    yield from mistakes_of_scoring(experiment, _shape_to_be(experiment))
+
+
+def _shape_to_be(experiment: "Experiment") -> ModelShape:
+    """Return the shape of a seed model that will be pretrained; of any other nothing is known."""
+    pretrain = experiment.seed_model.pretrain
+    if pretrain is None or any(mistakes_in_model(pretrain.model)):
+        return ModelShape(None, None)
+    return shape_of(pretrain.model)
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[["Experiment"], Iterator[str]]], ...] = (
+    (("name",), _name),
+    (("evaluation.references",), _names),
+    (("domains",), _domains),
+    (("source", "domains"), _source),
+    (("evaluation.splits",), _splits),
+    (("domains",), _variants),
+    (("training.trained_layers",), _variant_trainings),
+    (("domains", "baselines"), _recipes),
+    (("seed_model",), _pretraining),
+    (("seed_model", "training.trained_layers", "training.block_size"), _trained_sizes),
+    (("seed_model", "evaluation.max_length"), _scored_sizes),
+)

@@ -1,0 +1,43 @@
+"""Which entries name layers to train, as far as it can be told without the model."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+ENTRY = re.compile(r"(-?\d+)(?:-(\d+))?(?:\.(\w+))?")
+# What lies outside of a model's layers.
+OUTSIDE = ("embeddings", "final_norm", "head")
+
+
+def layers_mistake(trained_layers: Sequence[Any], *, num_layers: int | None = None) -> str | None:
+    """Return why no seed model, or none of ``num_layers``, has the layers of a list; else None.
+
+    Entries are those of `training.layers.resolve_layers`. Only the model itself tells which
+    parts a layer has.
+    """
+    if not trained_layers:
+        return "it is empty: nothing would be trained"
+    mistakes = []
+    for entry in trained_layers:
+        match = None if isinstance(entry, bool) else ENTRY.fullmatch(str(entry))
+        if entry in OUTSIDE:
+            continue
+        if match is None:
+            mistakes.append(
+                f"{entry!r} is neither an index, nor a range such as 9-13, nor either with a part "
+                f"such as 9-13.mlp, nor one of {', '.join(OUTSIDE)}"
+            )
+        elif match[2] and int(match[2]) < int(match[1]):
+            mistakes.append(f"'{entry}' runs backwards: write '{match[2]}-{match[1]}'")
+        elif num_layers and (beyond := _beyond(match, num_layers)) is not None:
+            mistakes.append(
+                f"layer {beyond} does not exist; the seed model has {num_layers} layers, 0 to "
+                f"{num_layers - 1}"
+            )
+    return "; ".join(mistakes) or None
+
+
+def _beyond(match: re.Match[str], num_layers: int) -> int | None:
+    """Return an end of an entry's range that a model of ``num_layers`` does not have."""
+    ends = (int(match[1]), int(match[2] or match[1]))
+    return next((end for end in ends if not -num_layers <= end < num_layers), None)

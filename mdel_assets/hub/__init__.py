@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: credentials, names, sources, retries."""

@@ -1,0 +1,206 @@
+"""Models and datasets from the Hub: name and revision become a commit before anything is read.
+
+A branch moves; a commit does not. What is made from the Hub records the commit, and is stale when
+the branch has moved on. Where the Hub cannot be asked, the last commit that is known holds.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mdel_assets.errors import HubError
+from mdel_assets.hub.credentials import find_token
+from mdel_assets.hub.names import name_problem
+from mdel_assets.hub.retries import ASKED_AGAIN, Patience, with_patience
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.durable_files import write_text_atomically
+
+_log = logging.getLogger(__name__)
+_HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT_SECONDS = 10.0
+_LOOKING_UP = Patience(num_attempts=3, first_wait_seconds=0.5, longest_told_seconds=10.0)
+_FETCHING = Patience(num_attempts=6)
+# What a model is made of: no pickles, no code, no other frameworks' weights.
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
+Kind = Literal["model", "dataset"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HubReference:
+    """A repository of the Hub, at a branch, a tag or a commit."""
+
+    name: str
+    revision: str
+    kind: Kind = "model"
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}"
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which never moves."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+
+def hub_reference(
+    path: str, *, revision: str = "main", kind: Kind = "model"
+) -> HubReference | None:
+    """Return the repository that ``path`` names, None if it is a folder or anything else.
+
+    ``owner/name@revision`` goes before ``revision``.
+    """
+    match = _HUB_ID.fullmatch(path)
+    if match is None or Path(path).expanduser().exists():
+        return None
+    if any(map(name_problem, match["name"].split("/"))):
+        return None
+    return HubReference(match["name"], match["revision"] or revision, kind)
+
+
+def resolve_commit(reference: HubReference, *, recorded: str | None = None) -> str:
+    """Return the commit that ``reference`` stands for now.
+
+    Offline, or where the Hub does not answer, it is the one in the Hub client's cache, else
+    ``recorded``, the one that was used last.
+
+    Raises:
+        HubError: there is no such repository or revision, or nothing is known of it.
+
+    """
+    if reference.is_pinned:
+        return reference.revision
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api: Any = HfApi(token=find_token() or False, library_name="mdel-assets")
+
+    def ask() -> str:
+        found = api.repo_info(
+            reference.name,
+            revision=reference.revision,
+            repo_type=reference.kind,
+            timeout=_TIMEOUT_SECONDS,
+        )
+        return str(found.sha)
+
+    try:
+        return with_patience(
+            ask,
+            what=f"looking up {reference}",
+            patience=_LOOKING_UP,
+            remedy="Check the name and the revision, and HF_TOKEN if it is private; no folder of "
+            "that name is there, either.",
+        )
+    except OfflineModeIsEnabled as error:
+        return _last_known(reference, recorded, error)
+    except HubError as error:
+        cause = error.__cause__
+        is_down = isinstance(cause, httpx2.TransportError) or (
+            isinstance(cause, HfHubHTTPError) and cause.response.status_code in ASKED_AGAIN
+        )
+        if not is_down:
+            raise
+        return _last_known(reference, recorded, error)
+
+
+def _last_known(reference: HubReference, recorded: str | None, error: Exception) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    api: Any = HfApi(token=False)
+    try:
+        known = api.resolve_revision(
+            reference.name,
+            revision=reference.revision,
+            repo_type=reference.kind,
+            local_files_only=True,
+        ).resolved
+    except RevisionResolutionError:
+        known = recorded
+    if known is None:
+        raise HubError(
+            f"{reference} cannot be looked up ({type(error).__name__}), and is not in the cache. "
+            f"Fetch it once while the Hub can be reached (hf download {reference.name}), or name a "
+            f"folder."
+        ) from error
+    _log.warning("the Hub cannot be asked about %s: its last known commit is used", reference)
+    return str(known)
+
+
+def fetch_model(reference: HubReference, commit: str) -> Path:
+    """Return a folder with the model's safetensors, configuration and tokenizer, fetched once.
+
+    Raises:
+        HubError: it cannot be fetched, or has no safetensors weights.
+
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fetch() -> Path:
+        folder = snapshot_download(
+            reference.name,
+            revision=commit,
+            allow_patterns=list(MODEL_FILES),
+            ignore_patterns=["*/*", "consolidated*"],
+            token=find_token() or False,
+            library_name="mdel-assets",
+        )
+        return Path(folder)
+
+    what = f"fetching {reference.name} at {commit}"
+    try:
+        folder = with_patience(fetch, what=what, patience=_FETCHING)
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            f"{what}: it is not in the cache, and the Hub may not be asked ({error}). Unset "
+            f"HF_HUB_OFFLINE, or name a folder."
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise HubError(
+            f"{reference.name} at {commit} has no safetensors weights, and no other kind is read. "
+            f"Convert it (model.save_pretrained) and name the folder or the new repository."
+        )
+    _remember(reference, commit)
+    return folder
+
+
+def at_commit(source: Mapping[str, Any], artifact: Artifact, *, place: str) -> dict[str, Any]:
+    """Return a model source with the commit of a Hub id in place of its revision; else as it is.
+
+    ``artifact`` is what was made of it before, ``place`` where its path leads.
+    """
+    reference = hub_reference(place, revision=source["revision"])
+    if reference is None:
+        return dict(source)
+    record = artifact.last_record()
+    recorded = None
+    if record and record.config.get("path") == reference.name:
+        recorded = record.config.get("commit")
+    commit = resolve_commit(reference, recorded=recorded)
+    kept = {name: value for name, value in source.items() if name != "revision"}
+    return kept | {"path": reference.name, "commit": commit}
+
+
+def local_model(path: str, *, revision: str = "main", commit: str | None) -> str:
+    """Return ``path``, or the folder that the model of the Hub was fetched into at ``commit``."""
+    reference = hub_reference(path, revision=revision)
+    if reference is None or commit is None:
+        return path
+    return str(fetch_model(reference, commit))
+
+
+def _remember(reference: HubReference, commit: str) -> None:
+    """Tell the Hub client's cache what a branch stands for, so that it is known offline."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if not reference.is_pinned:
+        folder = repo_folder_name(repo_id=reference.name, repo_type=reference.kind)
+        ref = Path(constants.HF_HUB_CACHE) / folder / "refs" / reference.revision
+        write_text_atomically(ref, commit)

@@ -1,0 +1,97 @@
+"""How long the models of a line will still take, judged by those that this run has made.
+
+Counted are floating-point operations of trainings and scorings; what is not a model's (fetching,
+merging, reports) is left out. Before a run has trained or scored anything, nothing is said.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from mdel_assets.errors import MdelError
+from mdel_assets.experiment.fields import Optimization
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.store.artifacts import looking_once
+
+# For each parameter and token: a product forward, two backward, of a multiplication and a sum each.
+TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
+# A guess at text's tokens.
+_BYTES_PER_TOKEN = 3
+
+
+@dataclasses.dataclass
+class TimeLeft:
+    """The pace of a run so far: operations of the models it made, and the seconds they took."""
+
+    lineage: Lineage
+    operations: float = 0.0
+    seconds: float = 0.0
+
+    def count(self, kind: str, num_keys: int, seconds: float) -> None:
+        """Count ``num_keys`` artifacts of ``kind``, which were made in ``seconds``."""
+        if operations := num_keys * operations_of(self.lineage, kind):
+            self.operations += operations
+            self.seconds += seconds
+
+    @looking_once()
+    def of(self, kinds: Sequence[str]) -> float | None:
+        """Return the seconds that the models of ``kinds`` will take, or None where unknown."""
+        if not self.operations:
+            return None
+        try:
+            left = sum(
+                operations_of(self.lineage, kind)
+                * sum(self.lineage.stale(kind, key) is not None for key in self.lineage.keys(kind))
+                for kind in kinds
+            )
+        except MdelError:
+            return None
+        return left * self.seconds / self.operations if math.isfinite(left) else None
+
+
+def operations_of(lineage: Lineage, kind: str) -> float:
+    """Return the floating-point operations of making one artifact of ``kind``; 0 for no model's.
+
+    Infinite where a training's length is not known beforehand.
+
+    Raises:
+        MissingArtifactError: the seed model or a dataset was never made.
+
+    """
+    experiment = lineage.experiment
+    lengths = dict.fromkeys(("expert_model", "random_split_expert", "variant_expert"), 1.0)
+    lengths |= {"dense_one_baseline": 1.0}
+    if kind == "dense_baseline":
+        lengths[kind] = len(lineage.present_domains())
+    if kind == "seed_model" and experiment.seed_model.pretrain:
+        return _training(lineage, experiment.seed_model.pretrain)
+    if kind in lengths:
+        return lengths[kind] * _training(lineage, experiment.training)
+    if kind == "token_scores":
+        num_tokens = evaluation_bytes(lineage) / _BYTES_PER_TOKEN
+        return SCORING_OPERATIONS * _num_parameters(lineage) * num_tokens
+    return 0.0
+
+
+def evaluation_bytes(lineage: Lineage) -> float:
+    """Return about how many bytes of text each model is scored on."""
+    evaluation = lineage.experiment.evaluation
+    total = 0.0
+    for domain in lineage.present_domains():
+        counts = lineage.artifact("domain_dataset", domain).require().counts
+        for split in evaluation.splits:
+            size, documents = counts[split]["num_bytes"], counts[split]["num_documents"]
+            size *= min(1.0, evaluation.max_documents / max(documents, 1))
+            total += size if evaluation.max_bytes is None else min(size, evaluation.max_bytes)
+    return total
+
+
+def _training(lineage: Lineage, settings: Optimization) -> float:
+    if settings.num_epochs is not None:
+        return math.inf
+    return TRAINING_OPERATIONS * _num_parameters(lineage) * settings.num_tokens_read
+
+
+def _num_parameters(lineage: Lineage) -> int:
+    number: int = lineage.artifact("seed_model").require().details["num_parameters"]
+    return number

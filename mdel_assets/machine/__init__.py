@@ -1,0 +1,1 @@
+"""One machine: processes, cores, memory, signals, the terminal."""

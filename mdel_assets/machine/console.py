@@ -1,0 +1,44 @@
+"""The terminal: what the package logs, one indented line per message."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
+# What they say of each artifact, that it is made or needs no making, commands say themselves.
+_SAID_ELSEWHERE = ("mdel_assets.store.artifacts", "mdel_assets.line.making")
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    return record.name not in _SAID_ELSEWHERE or record.levelno > logging.INFO
+
+
+class _Lines(logging.Formatter):
+    """One indented line per message, without the job, run and step that Dagster puts before it."""
+
+    _origin = re.compile(r"^\S+ - [0-9a-f-]{36} - \S+ - ")
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._origin.sub("", super().format(record))
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"      {level}{text}"
+
+
+def show_log_lines() -> None:
+    """Send log messages to the terminal's error stream."""
+    console = logging.StreamHandler()
+    console.setFormatter(_Lines())
+    console.addFilter(_is_worth_a_line)
+    logging.basicConfig(level=logging.WARNING, handlers=[console])
+
+
+@contextlib.contextmanager
+def showing_progress() -> Iterator[None]:
+    """Show the package's lines on how far it is, too."""
+    logger = logging.getLogger("mdel_assets")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

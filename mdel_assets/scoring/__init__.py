@@ -1,0 +1,1 @@
+"""Scoring: the log-probability of every token of a document under a model, and what follows."""

@@ -1,0 +1,362 @@
+"""Scoring several models on the same documents: in packs, each on its shared trunk.
+
+Documents are scored from the longest to the shortest, in chunks; every finished chunk is kept in
+the models' work folders. What was killed goes on after its last chunk, and documents that an
+earlier run scored with the same model and settings are not scored again.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mdel_assets.errors import MdelError, ScoringError
+from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.scoring.beside import load_beside
+from mdel_assets.scoring.evaluation_documents import (
+    EvaluationDocuments,
+    TokenizedDocuments,
+    evaluation_documents,
+    tokenize,
+)
+from mdel_assets.scoring.half_precision import halve_linear_layers
+from mdel_assets.scoring.log_probabilities import Progress, Scorer
+from mdel_assets.scoring.shared_trunk import share_equal_tensors
+from mdel_assets.scoring.token_scores import (
+    DOCUMENT_SCHEMA,
+    DOCUMENTS_NAME,
+    DocumentSize,
+    documents_table,
+    prefix_token_id,
+    refuse_short_context,
+    write_scores,
+)
+from mdel_assets.store.durable_files import sync
+
+_log = logging.getLogger(__name__)
+_MODELS_PER_PACK = 8
+_ROWS_PER_BATCH = 256
+# What a kill may cost: some seconds of a GPU, a minute of a processor.
+_TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringTask:
+    """One model to score.
+
+    ``folder`` is where its scores go, ``work_folder`` where finished chunks wait, ``previous`` a
+    folder of scores of the same model and settings, perhaps on other datasets.
+    """
+
+    model: Path
+    folder: Path
+    work_folder: Path
+    previous: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringResult:
+    """How much was scored anew and how much was kept; ``num_shared_layers`` 0: scored alone."""
+
+    num_documents: int
+    num_tokens: int
+    num_documents_scored_now: int
+    num_shared_layers: int
+
+
+@dataclasses.dataclass
+class _Open:
+    """A task under way, and which documents it lacks."""
+
+    name: str
+    task: ScoringTask
+    missing: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """A task that has all its chunks, or an error."""
+
+    opened: _Open
+    error: MdelError | None
+    num_shared_layers: int = 0
+
+
+def score_models(
+    tasks: Mapping[str, ScoringTask],
+    *,
+    datasets: Mapping[str, Path],
+    evaluation: Evaluation,
+) -> Iterator[tuple[str, ScoringResult | MdelError]]:
+    """Write every task's ``documents.parquet`` and ``cells.parquet``; yield each when it is done.
+
+    ``datasets`` maps domains to dataset folders. A model that cannot be loaded or scored yields the
+    error that says why, and does not stop the others.
+    """
+    if not tasks:
+        return
+    documents = evaluation_documents(datasets, evaluation)
+    waiting: dict[tuple[str, ...], list[_Open]] = {}
+    for name, task in tasks.items():
+        opened = _open(name, task, documents)
+        if not opened.missing:
+            yield name, _finish(opened, documents.cells, num_scored=0)
+            continue
+        try:
+            group = (_tokenizer_digest(task.model), *opened.missing)
+        except MdelError as error:
+            yield name, error
+            continue
+        waiting.setdefault(group, []).append(opened)
+    for (_, *missing), members in waiting.items():
+        with TokenizedDocuments(members[0].task.work_folder) as tokenized:
+            for done in _scored(members, missing, documents, tokenized, evaluation):
+                if done.error is not None:
+                    yield done.opened.name, done.error
+                    continue
+                finished = _finish(
+                    done.opened,
+                    documents.cells,
+                    num_scored=len(missing),
+                    num_layers=done.num_shared_layers,
+                )
+                yield done.opened.name, finished
+
+
+def score_documents(
+    model: str | Path, documents: Sequence[tuple[str, str]], evaluation: Evaluation
+) -> pa.Table:
+    """Return a table of `DOCUMENT_SCHEMA` for (id, text) pairs and a model folder or Hub name."""
+    from mdel_assets.training.model_files import load_tokenizer, reading
+
+    tokenizer = reading(load_tokenizer(model), evaluation.special_tokens)
+    with Scorer([load_for_scoring(model, evaluation)], dtype=evaluation.dtype) as scorer:
+        (scores,) = scorer.score(
+            tokenize(tokenizer, [text for _, text in documents]),
+            prefix=prefix_token_id(tokenizer, evaluation.prefix_token),
+            max_length=evaluation.max_length,
+            stride=evaluation.stride,
+        )
+    if isinstance(scores, MdelError):
+        raise scores
+    return documents_table([DocumentSize.of(key, text) for key, text in documents], scores)
+
+
+def _open(name: str, task: ScoringTask, documents: EvaluationDocuments) -> _Open:
+    missing = set(documents.place_of)
+    for path in _sources(task):
+        missing -= set(pq.read_table(path, columns=["document_id"]).column(0).to_pylist())
+    return _Open(name, task, sorted(missing))
+
+
+def _sources(task: ScoringTask) -> list[Path]:
+    """Return the files of `DOCUMENT_SCHEMA` that hold what is scored already."""
+    previous = [task.previous / DOCUMENTS_NAME] if task.previous else []
+    return [*previous, *sorted(task.work_folder.glob("*.parquet"))]
+
+
+def _finish(
+    opened: _Open, cells: pa.Table, *, num_scored: int, num_layers: int = 0
+) -> ScoringResult:
+    task = opened.task
+    wanted = pc.unique(cells.column("document_id"))
+    num_documents, num_tokens = write_scores(
+        task.folder, _scored_already(task, wanted), cells, work_folder=task.work_folder
+    )
+    return ScoringResult(
+        num_documents=num_documents,
+        num_tokens=num_tokens,
+        num_documents_scored_now=num_scored,
+        num_shared_layers=num_layers,
+    )
+
+
+def _scored_already(task: ScoringTask, wanted: pa.Array) -> Iterator[pa.Table]:
+    """Yield what lies on disk of the documents called ``wanted``, some at a time."""
+    for path in _sources(task):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS_PER_BATCH):
+                table = pa.Table.from_batches([batch]).cast(DOCUMENT_SCHEMA)
+                yield table.filter(pc.is_in(table.column("document_id"), wanted))
+
+
+def _scored(
+    members: Sequence[_Open],
+    missing: Sequence[str],
+    documents: EvaluationDocuments,
+    tokenized: TokenizedDocuments,
+    evaluation: Evaluation,
+) -> Iterator[_Done]:
+    """Score the documents called ``missing``, which all ``members`` lack, pack by pack."""
+    from mdel_assets.training.model_files import load_tokenizer, reading
+
+    tokenizer = reading(load_tokenizer(members[0].task.model), evaluation.special_tokens)
+    try:
+        prefix = prefix_token_id(tokenizer, evaluation.prefix_token)
+    except MdelError as error:
+        yield from (_Done(opened, error) for opened in members)
+        return
+    tokenized.add(documents.texts(missing), tokenizer)
+    left = list(members)
+    while left:
+        models, pack, unloaded = _load_pack(left, evaluation)
+        yield from unloaded
+        left = left[len(pack) + len(unloaded) :]
+        if pack:
+            yield from _scored_pack(models, pack, missing, tokenized, prefix, evaluation)
+
+
+def _scored_pack(
+    models: list[Any],
+    pack: list[_Open],
+    missing: Sequence[str],
+    tokenized: TokenizedDocuments,
+    prefix: int,
+    evaluation: Evaluation,
+) -> Iterator[_Done]:
+    failed: dict[int, MdelError] = {}
+    num_tokens = sum(tokenized.num_tokens.values())
+    progress = Progress(num_tokens * len(pack))
+    with Scorer(models, dtype=evaluation.dtype, num_tokens=num_tokens) as scorer:
+        num_layers = scorer.num_shared_layers
+        _log.info(
+            "scoring %d documents under %s, which share %d layers",
+            len(missing),
+            ", ".join(opened.name for opened in pack),
+            num_layers,
+        )
+        size = _TOKENS_PER_CHUNK[models[0].device.type]
+        for keys in _chunks(missing, tokenized.num_tokens, size):
+            found = scorer.score(
+                [tokenized.tokens(key) for key in keys],
+                prefix=prefix,
+                max_length=evaluation.max_length,
+                stride=evaluation.stride,
+                progress=progress,
+            )
+            for index, scores in enumerate(found):
+                if isinstance(scores, MdelError):
+                    failed[index] = scores
+                else:
+                    table = documents_table([tokenized.sizes[key] for key in keys], scores)
+                    _keep(pack[index].task, table)
+    for index, opened in enumerate(pack):
+        yield _Done(opened, failed.get(index), num_layers)
+
+
+def _load_pack(
+    members: Sequence[_Open], evaluation: Evaluation
+) -> tuple[list[Any], list[_Open], list[_Done]]:
+    """Load as many of the first models as half of the memory holds, equal tensors once."""
+    models: list[Any] = []
+    pack: list[_Open] = []
+    unloaded: list[_Done] = []
+    held, room = 0, _free_memory() // 2
+    for opened in members[:_MODELS_PER_PACK]:
+        largest = max((_weight_bytes(model) for model in models), default=0)
+        if models and held + largest > room:
+            break
+        beside = load_beside(models[0], pack[0].task.model, opened.task.model) if models else None
+        if beside is not None:
+            model, own_bytes = beside
+        else:
+            try:
+                model = load_for_scoring(opened.task.model, evaluation)
+            except MdelError as error:
+                unloaded.append(_Done(opened, error))
+                continue
+            own_bytes = share_equal_tensors(model, models[0]) if models else _weight_bytes(model)
+        held += own_bytes
+        models.append(model)
+        pack.append(opened)
+    return models, pack, unloaded
+
+
+def load_for_scoring(model: str | Path, evaluation: Evaluation) -> Any:
+    """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``."""
+    import torch
+
+    from mdel_assets.training.model_files import check_tokenizer_fits, load_tokenizer
+    from mdel_assets.training.stored_precision import load_to_compute_in_fp32
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_to_compute_in_fp32(model)
+    check_tokenizer_fits(loaded, load_tokenizer(model))
+    refuse_short_context(loaded, evaluation.max_length)
+    if evaluation.dtype == "bfloat16":
+        halve_linear_layers(loaded)
+    loaded.to(device)
+    _refuse_what_does_not_run(loaded, str(model))
+    return loaded
+
+
+def _refuse_what_does_not_run(model: Any, name: str) -> None:
+    """Refuse a model whose own code fails on two tokens, so that others are scored all the same."""
+    import torch
+
+    ids_BT = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids_BT, use_cache=False)
+    except Exception as error:
+        raise ScoringError(
+            f"{name} cannot be run: its {type(model).__name__} fails with "
+            f"{type(error).__name__}: {error} Look whether it runs in transformers itself, and "
+            f"whether its configuration fits its weights."
+        ) from error
+
+
+def _free_memory() -> int:
+    """Return the free bytes of where models are loaded to."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return int(psutil.virtual_memory().available)
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
+
+
+def _tokenizer_digest(model: Path) -> str:
+    """Return a digest that models have in common which read the same tokens for the same text."""
+    from mdel_assets.training.model_files import load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else str(model)
+    named = f"{content} {tokenizer.eos_token_id} {tokenizer.bos_token_id}"
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def _chunks(keys: Sequence[str], num_tokens: Mapping[str, int], size: int) -> Iterator[list[str]]:
+    """Yield ids from the longest document to the shortest, about ``size`` tokens at a time."""
+    chunk: list[str] = []
+    held = 0
+    for key in sorted(keys, key=num_tokens.__getitem__, reverse=True):
+        chunk.append(key)
+        held += num_tokens[key]
+        if held >= size:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _keep(task: ScoringTask, table: pa.Table) -> None:
+    """Put a chunk into the task's work folder, whole or not at all."""
+    folder = task.work_folder
+    final = folder / f"{len(list(folder.glob('*.parquet'))):06d}.parquet"
+    partial = final.with_suffix(".partial")
+    pq.write_table(table, partial, compression="zstd", use_dictionary=False)
+    sync(partial)
+    os.replace(partial, final)

@@ -1,0 +1,179 @@
+"""Files that survive: written whole or not at all, synced, digested; a full disk explained."""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from mdel_assets.errors import DiskFullError, MdelError
+
+# SQLite's words: of a full disk; and of a quota, a file size limit, or no room for its lock.
+_FULL_DATABASE = ("database or disk is full", "disk I/O error")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
+    """Turn the operating system's full-disk errors into `DiskFullError` with the remedy."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, MdelError) or not is_full_disk(error):
+            raise
+        free_mib = _free_bytes(place) // 2**20
+        raise DiskFullError(
+            f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
+            f"limit may apply). Free some space, or move MDEL_HOME to a larger disk; then run the "
+            f"same command again; finished artifacts are kept."
+        ) from error
+
+
+def require_room(what: str, place: Path, *, wanted_bytes: int) -> None:
+    """Refuse to begin where there is hardly any room.
+
+    Raises:
+        DiskFullError: fewer than ``wanted_bytes`` are free under ``place``.
+
+    """
+    free = _free_bytes(place)
+    if free < wanted_bytes:
+        raise DiskFullError(
+            f"No room to write {what} under {place}: {free / 2**20:.1f} MiB are free, at least "
+            f"{wanted_bytes / 2**20:.0f} MiB are needed. Free some space, or move MDEL_HOME to "
+            f"another disk, then run the same command again; finished artifacts are kept."
+        )
+
+
+def _free_bytes(place: Path) -> int:
+    """Return what is free on the disk that ``place`` lies on, or will lie on."""
+    there = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether ``error`` says that a disk, quota or file size limit was reached."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # Native writers (safetensors, Arrow) report the code in words only.
+    words = str(error)
+    if "PytorchStreamWriter failed" in words or "inline_container.cc" in words:
+        # torch's own writer says nothing of the cause; a file that cannot grow is the usual one.
+        return isinstance(error, RuntimeError)
+    if any(known in words for known in _FULL_DATABASE):
+        return True
+    return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
+
+
+def file_digest(path: Path) -> str:
+    """Return the xxh3-128 digest of a file, as 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """Return the xxh3-128 digest of a text in UTF-8, as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> None:
+    """Write a small file whole or not at all; a power cut may take one that need not be kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if is_kept:
+                os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let ``target`` be the same file as ``source``; a copy where the file system has no links."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.link(source, beside)
+    except OSError:
+        shutil.copyfile(source, beside)
+    os.replace(beside, target)
+
+
+@contextlib.contextmanager
+def exclusively(lock: Path) -> Iterator[None]:
+    """Let one process or thread at a time go through; the others wait. ``lock`` is a file."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def swap_into_place(stage: Path, final: Path) -> None:
+    """Give ``final`` the content of ``stage``; what it held before ends up in ``stage``."""
+    if not final.exists():
+        stage.rename(final)
+    elif not _exchange(stage, final):
+        aside = stage.with_name(stage.name.replace(".tmp-", ".old-"))
+        final.rename(aside)
+        stage.rename(final)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step where the system can (Linux renameat2); say whether it did."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done = rename(
+        _AT_FDCWD,
+        os.fsencode(first),
+        _AT_FDCWD,
+        os.fsencode(second),
+        ctypes.c_uint(_RENAME_EXCHANGE),
+    )
+    return bool(done == 0)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal, or that of a folder's listing."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in _files(path):
+            digest.update(os.fsencode(f"{sha256_of(file)}  {file.relative_to(path)}\n"))
+        return digest.hexdigest()
+    with path.open("rb") as opened:
+        while block := opened.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,1 @@
+"""The web UI's server: its guard, and requests to it."""

@@ -1,0 +1,79 @@
+"""Dagster's own commands through ``mdel``: recorded in the experiment's instance."""
+
+import os
+import socket
+import subprocess
+import tomllib
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mdel_assets.cli.main import main
+from mdel_assets.defs.instance import open_instance
+from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.defs.running_dagster import command
+
+pytestmark = pytest.mark.in_use
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def shell(corpus, home, tmp_path):
+    """A function that runs ``mdel`` in a fresh shell and returns what it printed."""
+    source = pico_experiment(corpus).source.model_dump(mode="json", exclude_unset=True)
+    path = tmp_path / "pico.yaml"
+    path.write_text(yaml.safe_dump(PICO | {"source": source}))
+    environment = os.environ | {"MDEL_HOME": str(home.root), "MDEL_EXPERIMENT": str(path)}
+    environment.pop("PYTHONWARNINGS", None)
+
+    def run(*words):
+        done = subprocess.run(
+            [command("mdel"), *words],
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-5000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dg", "launch", "--assets", "raw_pile_shard", "--partition", "val"),
+        ("dagster", "asset", "materialize", "--select", "raw_pile_shard", "--partition", "val"),
+    ],
+)
+def test_a_run_in_a_fresh_shell_is_recorded(shell, home, words):
+    printed = shell(*words)
+    with open_instance(home, "pico") as instance:
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.SUCCESS
+        assert run.tags["mdel/experiment"] == "pico"
+    # The older command calls itself superseded.
+    assert ("Warning" in printed) == (words[0] == "dagster")
+    assert "Telemetry" not in printed
+
+
+def test_dg_comes_with_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert any(name.startswith("dagster-dg-cli") for name in project["dependencies"])
+    assert "dagster-dg-cli==" in (ROOT / "constraints.txt").read_text()
+
+
+def test_a_taken_port_starts_nothing(home, monkeypatch):
+    monkeypatch.setenv("MDEL_HOME", str(home.root))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(main, ["ui", "--port", str(port)])
+    assert done.exit_code == 1
+    assert f"choose another port: mdel ui --port {port + 1}" in done.output
+    assert not home.root.exists()
