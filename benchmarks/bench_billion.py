@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from benchmarks.bench_line import measured, write_seed
 from benchmarks.figures import show
 from benchmarks.pile_like import texts
-from mdel_assets.data.assemble import DATASET_SCHEMA
 from mdel_assets.data.document_writer import document_id
+from mdel_assets.data.split_sinks import DATASET_SCHEMA
 from mdel_assets.experiment.fields import Evaluation, ExpertTraining
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput

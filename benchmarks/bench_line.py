@@ -22,9 +22,10 @@ import psutil
 
 from benchmarks.figures import show
 from benchmarks.models import gpt_neox
-from benchmarks.pile_like import write_corpus
+from benchmarks.pile_like import SHAPES, write_corpus
 from mdel_assets.data.package_files import PackageFile, fetch_package
 from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.home import MdelHome
 
 RUNS_ONLY_WHEN_NAMED = True
@@ -43,10 +44,11 @@ _EXPERIMENT = """
 name: {name}
 source:
   layout: pile
+  other_labels: {other_labels}
   train: {train}
   validation: "{validation}"
   test: "{test}"
-domains: pile
+domains: {domains}
 seed_model: {{path: "{seed}"}}
 training: {{trained_layers: [7, 8, 9, 10], block_size: 512, batch_size: 1, num_tokens: 5120,
            num_validation_blocks: 2}}
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_line")
     parser.add_argument("--megabytes", type=float, default=1000.0, help="training text in all")
     parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--domains", nargs="+", choices=list(SHAPES), help="in place of all 22")
     parser.add_argument("--random-split", action="store_true", help="train a random split, too")
     parser.add_argument("--budget", default="max_documents: 2", help="evaluation's, as YAML")
     parser.add_argument("--until", default="ensemble_report")
@@ -111,6 +114,8 @@ def _prepare(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     experiment.write_text(
         _EXPERIMENT.format(
             name=_NAME,
+            domains=_domains(options.domains),
+            other_labels="leave_out" if options.domains else "reject",
             train=train,
             validation=validation,
             test=test,
@@ -126,6 +131,14 @@ def _prepare(folder: Path, options: argparse.Namespace) -> dict[str, str]:
         "WANDB_MODE": "offline",
         "PYTHONWARNINGS": "ignore",
     }
+
+
+def _domains(keys: Sequence[str] | None) -> str:
+    """Return the experiment's domains as YAML."""
+    if not keys:
+        return "pile"
+    rows = [{"key": d.key, "name": d.name} for d in PILE_DOMAINS if d.key in keys]
+    return json.dumps(rows)
 
 
 def write_seed(

@@ -120,8 +120,8 @@ def write_split(path: Path, texts: list[str], *, domain: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from mdel_assets.data.assemble import DATASET_SCHEMA
     from mdel_assets.data.document_writer import document_id
+    from mdel_assets.data.split_sinks import DATASET_SCHEMA
 
     encoded = [text.encode() for text in texts]
     columns = [

@@ -2,7 +2,8 @@
 
 `selection.select_documents` decides by the index alone which documents make each split;
 `write_datasets` then reads every documents file once and deals its rows to all the datasets that
-were asked for.
+were asked for. Split files that would come out as they are already are linked instead: which these
+are, a pass over ids alone tells, before any text is read.
 """
 
 import dataclasses
@@ -10,33 +11,24 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.data.document_index import ROLES, DocumentFile, DocumentIndex, Role, ids_of
-from mdel_assets.data.document_writer import open_writer
 from mdel_assets.data.selection import RoleSelection, Rows
+from mdel_assets.data.split_sinks import DATASET_SCHEMA, Nowhere, Outline, Sink, SplitFile
 from mdel_assets.experiment.fields import SPLITS
+from mdel_assets.store.durable_files import link_or_copy
 
 _log = logging.getLogger(__name__)
 
-DATASET_SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("document_id", pa.string()),
-        ("num_bytes", pa.int64()),
-        ("domain", pa.string()),
-    ]
-)
-_COLUMNS_READ = ["text", "document_id", "num_bytes", "line_number"]
-_ROW_GROUP_BYTES = 2 << 20
+_INDEX_COLUMNS = ["document_id", "num_bytes", "line_number"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +47,80 @@ def write_datasets(
     index: DocumentIndex,
     selections: Mapping[str, Mapping[Role, RoleSelection]],
     folders: Mapping[str, Path],
+    *,
+    earlier: Mapping[str, Path] | None = None,
 ) -> dict[str, dict[str, SplitCount]]:
     """Write ``folders[domain]/<split>.parquet`` for every domain; return counts by split.
 
     ``train`` holds the domain's own training documents and the general half; the evaluation splits
     are kept apart by half, ``*_domain`` and ``*_pile``. Each documents file is read once, whatever
-    the number of domains. Rows keep the index's order.
+    the number of domains. Rows keep the index's order. ``earlier`` are folders of whole datasets
+    that this function wrote, by domain: their split files that hold the same rows are linked.
     """
     started = time.monotonic()
-    datasets = [_Dataset(domain, folders[domain], roles) for domain, roles in selections.items()]
+    unchanged, counts = _unchanged_splits(index, selections, earlier or {})
+    for place, path in unchanged.items():
+        link_or_copy(path, folders[place[0]] / path.name)
+    changed = {
+        domain: roles
+        for domain, roles in selections.items()
+        if any((domain, split) not in unchanged for split in SPLITS)
+    }
+
+    def sink_of(domain: str, split: str) -> Sink:
+        if (domain, split) in unchanged:
+            return Sink(domain, Nowhere())
+        return Sink(domain, SplitFile(folders[domain] / f"{split}.parquet"))
+
+    datasets = [_Dataset(domain, roles, sink_of) for domain, roles in changed.items()]
+    if datasets:
+        _deal(_row_groups(index, columns=["text", *_INDEX_COLUMNS]), datasets)
+    counts |= {dataset.domain: dataset.close() for dataset in datasets}
+    for domain, folder in folders.items():
+        (folder / "README.md").write_text(_dataset_card(domain, counts[domain]), "utf-8")
+    num_rows = sum(count.num_documents for domain in changed for count in counts[domain].values())
+    elapsed = time.monotonic() - started
+    message = "%d datasets of %d documents written, %.0f documents/s"
+    _log.info(message, len(changed), num_rows, num_rows / max(elapsed, 1e-9))
+    if same := len(folders) - len(changed):
+        _log.info("%d datasets hold the same documents as before: their files are kept", same)
+    return counts
+
+
+def _unchanged_splits(
+    index: DocumentIndex,
+    selections: Mapping[str, Mapping[Role, RoleSelection]],
+    earlier: Mapping[str, Path],
+) -> tuple[dict[tuple[str, str], Path], dict[str, dict[str, SplitCount]]]:
+    """Return the files of ``earlier`` datasets that need not be written, by domain and split.
+
+    And the counts of the datasets that were looked at.
+    """
+    outlines: dict[tuple[str, str], Outline] = {}
+
+    def sink_of(domain: str, split: str) -> Sink:
+        outlines[domain, split] = Outline()
+        return Sink(domain, outlines[domain, split])
+
+    datasets = [_Dataset(domain, selections[domain], sink_of) for domain in earlier]
+    if datasets:
+        _deal(_row_groups(index, columns=_INDEX_COLUMNS), datasets)
+    counts = {dataset.domain: dataset.close() for dataset in datasets}
+    paths = {place: earlier[place[0]] / f"{place[1]}.parquet" for place in outlines}
+    same = {
+        place: path
+        for place, path in paths.items()
+        if Outline.of(path).digest == outlines[place].digest
+    }
+    return same, counts
+
+
+def _deal(groups: Iterable["_Group"], datasets: Iterable["_Dataset"]) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for group in _row_groups(index):
+        for group in groups:
             # Every dataset is one thread's at a time, and sees the row groups in their order.
             for _ in threads.map(functools.partial(_Dataset.take, group=group), datasets):
                 pass
-    counts = {dataset.domain: dataset.close() for dataset in datasets}
-    for domain, folder in folders.items():
-        (folder / "README.md").write_text(_dataset_card(domain, counts[domain]), "utf-8")
-    num_rows = sum(count.num_documents for splits in counts.values() for count in splits.values())
-    elapsed = time.monotonic() - started
-    message = "%d datasets of %d documents written, %.0f documents/s"
-    _log.info(message, len(folders), num_rows, num_rows / max(elapsed, 1e-9))
-    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +135,16 @@ class _Group:
 class _Dataset:
     """One domain's splits on their way to disk."""
 
-    def __init__(self, domain: str, folder: Path, selections: Mapping[Role, RoleSelection]) -> None:
+    def __init__(
+        self,
+        domain: str,
+        selections: Mapping[Role, RoleSelection],
+        sink_of: Callable[[str, str], Sink],
+    ) -> None:
         self.domain = domain
         self._selections = selections
         self._num_own = dict.fromkeys(ROLES, 0)
-        self._sinks = {split: _Sink(folder / f"{split}.parquet", domain) for split in SPLITS}
+        self._sinks = {split: sink_of(domain, split) for split in SPLITS}
 
     def take(self, group: _Group) -> None:
         """Take what is this dataset's of a row group."""
@@ -133,60 +182,23 @@ class _Dataset:
         return {split: found[split] for split in SPLITS}
 
 
-class _Sink:
-    """One split on its way to disk."""
-
-    def __init__(self, path: Path, domain: str) -> None:
-        self.domain = domain
-        self.writer = open_writer(path, DATASET_SCHEMA)
-        self.num_documents = 0
-        self.pending: list[pa.Table] = []
-        self.pending_bytes = self.num_bytes = self.num_domain_bytes = 0
-
-    def take(self, table: pa.Table, rows: NDArray[np.int64]) -> None:
-        """Take ``rows`` of ``table``."""
-        if len(rows):
-            self.num_documents += len(rows)
-            self._write(table.take(pa.array(rows)))
-
-    def _write(self, table: pa.Table) -> None:
-        size = int(pc.sum(table.column("num_bytes")).as_py())
-        self.pending.append(table)
-        self.pending_bytes += size
-        self.num_bytes += size
-        if table.column("domain")[0].as_py() == self.domain:
-            self.num_domain_bytes += size
-        if self.pending_bytes >= _ROW_GROUP_BYTES:
-            self.flush()
-
-    def close(self) -> None:
-        """Finish the file."""
-        self.flush()
-        self.writer.close()
-
-    def flush(self) -> None:
-        """Write what is pending as one row group."""
-        if self.pending:
-            self.writer.write_table(pa.concat_tables(self.pending).combine_chunks())
-            self.pending, self.pending_bytes = [], 0
-
-
-def _row_groups(index: DocumentIndex) -> Iterator[_Group]:
-    """Yield the documents files' row groups, one after the other."""
+def _row_groups(index: DocumentIndex, *, columns: list[str]) -> Iterator[_Group]:
+    """Yield the documents files' row groups, one after the other, with the columns wanted."""
     first = 0
     for file in index.files:
         with pq.ParquetFile(file.path) as parquet:
             for number in range(parquet.num_row_groups):
-                found = parquet.read_row_group(number, columns=_COLUMNS_READ)
+                found = parquet.read_row_group(number, columns=columns)
                 yield _group(index, file, found, first)
                 first += len(found)
 
 
 def _group(index: DocumentIndex, file: DocumentFile, found: pa.Table, first: int) -> _Group:
     """Return the documents of a row group that begins with the index's number ``first``."""
-    table = found.select(DATASET_SCHEMA.names[:3])
-    domain = pa.array([file.domain]).take(pa.array(np.zeros(len(table), np.int64)))
-    table = table.append_column("domain", domain).cast(DATASET_SCHEMA)
+    names = {*found.column_names, "domain"}
+    schema = pa.schema([field for field in DATASET_SCHEMA if field.name in names])
+    domain = pa.array([file.domain]).take(pa.array(np.zeros(len(found), np.int64)))
+    table = found.append_column("domain", domain).select(schema.names).cast(schema)
     columns = found.column("document_id").chunks
     ids = np.concatenate([np.empty((0, 2), np.uint64), *map(ids_of, columns)])
     lines = found.column("line_number").to_numpy()

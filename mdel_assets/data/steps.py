@@ -130,21 +130,27 @@ def assemble_datasets(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written]
     """Make the datasets of several domains in one pass over all documents."""
     from mdel_assets.data.assemble import write_datasets
     from mdel_assets.data.document_index import count_copies
+    from mdel_assets.data.kept_datasets import holds_the_same, usable_again
     from mdel_assets.data.selection import select_documents
     from mdel_assets.data.tiny_corpora import require_evaluation, warn_of_untrained
 
     lineage = next(iter(tasks.values())).lineage
     stages = {domain: task.folder for domain, task in tasks.items()}
+    earlier = {d: r for d, t in tasks.items() if (r := usable_again(t.artifact, t.identity))}
+    before = {domain: tasks[domain].artifact.folder for domain in earlier}
     work = lineage.work_folder()
     with _open_index(lineage, work) as index:
         require_evaluation(index, lineage.experiment)
         selections = select_documents(index, list(tasks), mixture=lineage.experiment.mixture)
-        counts = write_datasets(index, selections, stages)
+        counts = write_datasets(index, selections, stages, earlier=before)
         corpus_bytes, duplicates = index.num_bytes, index.duplicates
     warn_of_untrained(counts)
+    kept = {d for d, folder in before.items() if holds_the_same(stages[d], folder)}
+    overlaps = {domain: earlier[domain].counts["contamination"] for domain in kept}
+    anew = {domain: stage for domain, stage in stages.items() if domain not in kept}
     with ThreadPoolExecutor(_num_compared_at_once(counts)) as threads:
         measure = functools.partial(_contamination, work_folder=work)
-        overlaps = dict(zip(tasks, threads.map(measure, stages.values()), strict=True))
+        overlaps |= zip(anew, threads.map(measure, anew.values()), strict=True)
     written = {}
     for domain, stage in stages.items():
         written[domain] = Written(
@@ -157,6 +163,7 @@ def assemble_datasets(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written]
                 "corpus_bytes": corpus_bytes,
             },
             details={"removed_from_corpus": dataclasses.asdict(duplicates)},
+            links_from=tasks[domain].artifact if domain in earlier else None,
         )
     if advice := held_out_words(lineage, {d: entry.counts for d, entry in written.items()}):
         _log.warning("%s", advice)

@@ -9,9 +9,14 @@ from numpy.typing import DTypeLike, NDArray
 
 
 class TemporaryColumn:
-    """Rows of ``width`` numbers in a file in ``folder``: appended first, then read."""
+    """Rows of ``width`` numbers in a file in ``folder``: appended first, then read.
 
-    def __init__(self, folder: Path, dtype: DTypeLike, *, width: int = 1) -> None:
+    Without a folder the file lies among the system's temporary ones.
+    """
+
+    def __init__(self, folder: Path | None, dtype: DTypeLike, *, width: int = 1) -> None:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed on leaving)
         self._dtype = np.dtype(dtype)
         self._width = width
@@ -41,7 +46,10 @@ class TemporaryColumn:
         return found.reshape(-1, self._width) if self._width > 1 else found
 
     def mapped(self) -> NDArray[Any]:
-        """Return all rows where they lie: what of them is looked at takes memory."""
+        """Return all rows where they lie: what of them is looked at takes memory.
+
+        They stay there, when the column is left, for as long as they are referred to.
+        """
         shape = (self._length, self._width) if self._width > 1 else (self._length,)
         if not self._length:
             return np.empty(shape, self._dtype)

@@ -93,7 +93,7 @@ def training_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinit
             context,
             made,
             artifact_of=functools.partial(lineage.artifact, "expert_model"),
-            also_of=lambda domain: _text_of_domain(lineage, domain),
+            also_of=_text_of_domain(lineage),
         )
 
     return [seed_model, expert_model]
@@ -152,12 +152,17 @@ def _frozen_unchanged(
     return barring(check, [artifacts[key] for key in changed])
 
 
-def _text_of_domain(lineage: Lineage, domain: str) -> dict[str, Any]:
+def _text_of_domain(lineage: Lineage) -> Callable[[str], dict[str, Any]]:
+    """Return what says how many tokens a domain's text has; the tokenizer is loaded once."""
     from mdel_assets.training.model_files import load_tokenizer
 
     tokenizer = load_tokenizer(lineage.folder("seed_model"))
-    train = lineage.folder("domain_dataset", domain) / "train.parquet"
-    return tokens_per_byte(train, domain, tokenizer)
+
+    def measure(domain: str) -> dict[str, Any]:
+        train = lineage.folder("domain_dataset", domain) / "train.parquet"
+        return tokens_per_byte(train, domain, tokenizer)
+
+    return measure
 
 
 def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg.AssetCheckResult:

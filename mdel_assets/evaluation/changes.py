@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _MAX_INLINE_BARS = 200
 # Inches; a picture on a page has panels for three domains side by side, a file for five.
 _PANEL, _BAR = 1.75, 0.17
+# From the middle of the outer bars to a panel's edge, in bars.
+_EDGE = 0.7
 _PANELS_PER_ROW, _INLINE_PANELS_PER_ROW = 5, 3
 _SCALE = "bits per byte, change from the seed (left of zero: better), with 95 % intervals"
 _FAMILIES = {
@@ -50,7 +52,8 @@ def changes_figure(matrix: "Matrix", split: str, *, panels_per_row: int = _PANEL
         width=2.0 + _PANEL * num_columns,
         height=1.4 + num_rows * (0.75 + _BAR * max(1, len(models))),
     )
-    grid = drawn.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
+    # Panels that shared their models' axis would each draw a tick for every model.
+    grid = drawn.subplots(num_rows, num_columns, sharex=True, squeeze=False)
     limits = _limits(list(changes.values()))
     for axes, dataset in zip(grid.flat, datasets, strict=False):
         own = {m: changes[m, dataset] for m in models if (m, dataset) in changes}
@@ -60,10 +63,11 @@ def changes_figure(matrix: "Matrix", split: str, *, panels_per_row: int = _PANEL
         axes.set_title(dataset, fontsize=9, pad=14)
         label = size_label(matrix, dataset, split)
         axes.text(0.5, 1.02, label, transform=axes.transAxes, ha="center", fontsize=7)
+        axes.set_ylim(len(models) - 1 + _EDGE, -_EDGE)
+        is_left = axes.get_subplotspec().is_first_col()
+        axes.set_yticks(range(len(models)) if is_left else [], models if is_left else [])
     for axes in grid.flat[len(datasets) :]:
         axes.set_visible(False)
-    grid.flat[0].set_yticks(range(len(models)), models)
-    grid.flat[0].invert_yaxis()
     _explain(drawn, models, title=f"Change from the seed on {split}")
     return drawn
 

@@ -59,6 +59,9 @@ class Router:
         with safe_open(folder / ROUTER_NAME, framework="numpy") as file:
             self.domains: list[str] = file.metadata()[_DOMAINS_KEY].split(",")
             self._arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # As products with sparse features read them: they would be turned round for each.
+        for name in ("directions", "weights"):
+            self._arrays[name] = np.ascontiguousarray(self._arrays[name].T, np.float64)
         self._temperature = temperature
 
     def log_weights(self, texts: Sequence[str], router: str) -> Array:
@@ -73,11 +76,11 @@ class Router:
         """Return (N, E) log-weights of the domains for what `features` gave."""
         arrays = self._arrays
         if router == "tfidf":
-            directions_NK = unit_rows(np.asarray(features_NF @ arrays["directions"].T))
+            directions_NK = unit_rows(np.asarray(features_NF @ arrays["directions"]))
             away_NEK = directions_NK[:, None] - arrays["centroids"][None]
             scores_NE = -(away_NEK**2).sum(axis=2) / self._temperature
         else:
-            scores_NE = np.asarray(features_NF @ arrays["weights"].T) + arrays["bias"]
+            scores_NE = np.asarray(features_NF @ arrays["weights"]) + arrays["bias"]
         scores_NE = scores_NE.astype(np.float64)
         found: Array = scores_NE - np.logaddexp.reduce(scores_NE, axis=1)[:, None]
         return found
@@ -117,6 +120,8 @@ def train_router(
     with ThreadPoolExecutor(1) as thread:
         fitted = thread.submit(linear.fit, features_NF, labels_N)
         directions, reduced_NK = leading_directions(features_NF, seed=seed)
+        # As the stored router will have it.
+        held_out = _held_out_features(datasets, idf.astype(np.float32), count=count, seed=seed)
         fitted.result()
     centroids = np.stack(
         [reduced_NK[labels_N == label].mean(axis=0) for label in range(len(datasets))]
@@ -134,8 +139,7 @@ def train_router(
     }
     stored = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     save_file(stored, folder / ROUTER_NAME, metadata={_DOMAINS_KEY: ",".join(datasets)})
-    router = Router(folder, temperature=settings.temperature)
-    return _confusions(router, datasets, count=count, seed=seed)
+    return _confusions(Router(folder, temperature=settings.temperature), held_out)
 
 
 def _sample_texts(path: Path, domain: str, count: int, seed: int) -> list[str]:
@@ -145,27 +149,38 @@ def _sample_texts(path: Path, domain: str, count: int, seed: int) -> list[str]:
     return [text[: max(_BEGINNINGS)] for text in documents.texts(np.sort(rows))]
 
 
-def _confusions(
-    router: Router, datasets: Mapping[str, Path], *, count: int, seed: int
-) -> list[Confusion]:
-    held_out = {
-        domain: _sample_texts(path / "validation_domain.parquet", domain, count, seed)
+def _held_out_features(
+    datasets: Mapping[str, Path], idf: NDArray[np.float32], *, count: int, seed: int
+) -> dict[int, list[Any]]:
+    """Return the features of each domain's validation documents, by length of beginning.
+
+    None stands for those of a domain that has no such documents.
+    """
+    texts = [
+        _sample_texts(path / "validation_domain.parquet", domain, count, seed)
         for domain, path in datasets.items()
-    }
-    counts = {
-        (name, size): [[0] * len(datasets) for _ in datasets]
-        for name in ROUTERS
+    ]
+    return {
+        size: [
+            tfidf(hashed_words([text[:size] for text in own]), idf) if own else None
+            for own in texts
+        ]
         for size in _BEGINNINGS
     }
-    for size in _BEGINNINGS:
-        for label, texts in enumerate(held_out.values()):
-            if not texts:
-                continue
-            features_NF = router.features([text[:size] for text in texts])
-            for name in ROUTERS:
-                for choice in router.weigh(features_NF, name).argmax(axis=1):
-                    counts[name, size][label][int(choice)] += 1
-    return [Confusion(name, size, rows) for (name, size), rows in counts.items()]
+
+
+def _confusions(router: Router, held_out: Mapping[int, Sequence[Any]]) -> list[Confusion]:
+    """Return how the router judges `_held_out_features`."""
+    found = []
+    for name in ROUTERS:
+        for size, features in held_out.items():
+            counts = [[0] * len(features) for _ in features]
+            for label, features_NF in enumerate(features):
+                if features_NF is not None:
+                    for choice in router.weigh(features_NF, name).argmax(axis=1):
+                        counts[label][int(choice)] += 1
+            found.append(Confusion(name, size, counts))
+    return found
 
 
 def confusion_figure(confusions: Sequence[Confusion], domains: Sequence[str]) -> Any:

@@ -188,13 +188,14 @@ def _publish(kind: Kind, task: Task, written: Written) -> Record:
     identity = task.identity
     if written.config is not None:
         identity = dataclasses.replace(identity, config=written.config)
+    linked = task.lineage.artifact(kind.links_to) if kind.links_to else written.links_from
     record = task.artifact.publish(
         task.folder,
         identity,
         counts=written.counts,
         details=written.details,
         making=written.making,
-        links_from=task.lineage.artifact(kind.links_to) if kind.links_to else None,
+        links_from=linked,
     )
     if written.after:
         written.after(record)

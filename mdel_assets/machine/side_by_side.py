@@ -12,6 +12,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -73,13 +74,18 @@ def num_at_once(num_pieces: int, *, model_bytes: int, num_operations: float) -> 
     has begun; else as many as there are cores for, and memory.
     """
     import psutil
-    import torch
 
-    if num_operations < _WORTH_A_PROCESS or torch.cuda.is_available():
-        return 1
     room = _SHARE_OF_MEMORY * psutil.virtual_memory().available
     fitting = int(room // (model_bytes + _BYTES_PER_PROCESS))
-    return max(1, min(num_pieces, _num_cores(), fitting))
+    found = max(1, min(num_pieces, _num_cores(), fitting))
+    if num_operations < _WORTH_A_PROCESS or found == 1:
+        return 1
+    if shutil.which("nvidia-smi") is None:
+        # The server of processes loads its libraries while this process loads torch.
+        prepare()
+    import torch
+
+    return 1 if torch.cuda.is_available() else found
 
 
 def prepare() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
+from mdel_assets.data.temporary_columns import TemporaryColumn
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
@@ -32,6 +33,7 @@ from mdel_assets.training.model_files import (
 from mdel_assets.training.packing import shuffled, tokenized_documents
 
 _log = logging.getLogger(__name__)
+_TOKENS_AT_ONCE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,14 @@ def train_baseline(
     config = load_config(seed_folder)
     refuse_long_blocks(config, training.block_size, setting="training.block_size")
     tokenizer = reading(load_tokenizer(seed_folder), training.special_tokens)
-    blocks = mixed_blocks(dataset_folders, tokenizer, training, num_experts=num_experts, part=part)
+    blocks = mixed_blocks(
+        dataset_folders,
+        tokenizer,
+        training,
+        num_experts=num_experts,
+        part=part,
+        folder=work_folder,
+    )
     settings = training.model_copy(
         update={"max_steps": len(blocks) // training.batch_size, "num_epochs": None}
     )
@@ -95,12 +104,14 @@ def mixed_blocks(
     *,
     num_experts: int,
     part: Part | None,
+    folder: Path | None = None,
 ) -> NDArray[np.int32]:
     """Return (B, block_size) token ids of all ``datasets``, those of ``num_experts`` experts.
 
     Each dataset gives the same share of what its own expert would read of it, from its documents
     in the order in which that expert reads them; where they are fewer, they are read again. A
-    dataset with fewer documents than parts has none for some: the others then give its share.
+    dataset with fewer documents than parts has none for some: the others then give its share. The
+    ids are mapped from a file in ``folder``, as those of `pack` are.
 
     Raises:
         TrainingError: no dataset has a document for the part.
@@ -126,8 +137,10 @@ def mixed_blocks(
     num_steps = max(1, round(wanted.sum() / step_tokens))
     bounds = np.concatenate([[0], np.cumsum(wanted)]) * (num_steps * step_tokens / wanted.sum())
     counts = np.diff(bounds.round().astype(np.int64))
-    pieces = [d.first(count) for d, count in zip(own.values(), counts, strict=True)]
-    return np.concatenate(pieces).reshape(-1, training.block_size)
+    with TemporaryColumn(folder, np.int32) as column:
+        for documents, count in zip(own.values(), counts.tolist(), strict=True):
+            documents.append_first(count, column)
+        return column.mapped().reshape(-1, training.block_size)
 
 
 class _Documents:
@@ -148,15 +161,18 @@ class _Documents:
         """Return how many tokens the whole dataset has, whatever the part."""
         return sum(map(len, self._tokens(self._whole)))
 
-    def first(self, count: int) -> NDArray[np.int32]:
-        """Return ``count`` tokens, the documents repeated where they hold fewer."""
-        have, kept = 0, []
+    def append_first(self, count: int, column: TemporaryColumn) -> None:
+        """Append ``count`` tokens, the documents repeated where they hold fewer."""
+        start = len(column)
         for tokens in self._tokens(self._own, num_tokens=count):
-            kept.append(tokens[: count - have])
-            have += len(kept[-1])
-            if have == count:
-                break
-        return np.resize(np.concatenate(kept), count)
+            column.append(tokens[: start + count - len(column)])
+            if len(column) == start + count:
+                return
+        length = len(column) - start
+        # What is read from ``length`` before the end is what comes next.
+        while (left := start + count - len(column)) > 0:
+            first = len(column) - length
+            column.append(column.read(first, first + min(left, length, _TOKENS_AT_ONCE)))
 
     def _tokens(
         self, order: NDArray[np.int64], *, num_tokens: int | None = None

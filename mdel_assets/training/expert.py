@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,12 @@ from mdel_assets.training.model_files import (
     reading,
     refuse_long_blocks,
 )
-from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
+from mdel_assets.training.optimize import (
+    TrainingHistory,
+    optimize,
+    prefix_cache,
+    validation_loss,
+)
 from mdel_assets.training.packing import pack
 from mdel_assets.training.trained_model import (
     save_trained,
@@ -42,8 +47,13 @@ from mdel_assets.training.trained_model import (
     take_stored_values,
 )
 
+if TYPE_CHECKING:
+    from mdel_assets.training.prefix_cache import PrefixCache
+
 _log = logging.getLogger(__name__)
 VALIDATION_SPLITS = ("validation_domain", "validation_pile")
+# The work folder's part for the states of held-out blocks.
+_HELD_OUT = "held-out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +107,7 @@ def train_expert(
         name: SplitDocuments.of(dataset_folder / f"{name}.parquet") for name in VALIDATION_SPLITS
     }
     documents = SplitDocuments.of(dataset_folder / "train.parquet", domain=only_domain)
-    blocks, settings = _blocks(documents, tokenizer, training)
+    blocks, settings = _blocks(documents, tokenizer, training, folder=work_folder)
     return train_layers(
         settings,
         blocks,
@@ -133,16 +143,16 @@ def train_layers(
     """
     from mdel_assets.training import stored_precision as precision
 
-    is_sharded = conditions.is_sharded
-    load = precision.load_in_fp32 if is_sharded else precision.load_to_compute_in_fp32
-    model = _on_device(load(seed_folder))
+    model = _seed_to_train(seed_folder, is_sharded=conditions.is_sharded)
     check_tokenizer_fits(model, tokenizer)
     parts = resolve_parts(model, training.trained_layers)
     num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
     prefixes = stored_prefixes(model, parts.prefixes, seed_folder)
     precision.widen_trained(model)
     _refuse_what_no_delta_holds(model, training, seed_folder)
-    before = _losses(model, validation, training) if folder else {}
+    first = 0 if conditions.is_sharded or folder is None else parts.first
+    states = _kept_states(model, validation, training, first_trained=first, folder=work_folder)
+    before = _losses(model, validation, training, states) if folder else {}
     trained = optimize(
         model,
         blocks_NT,
@@ -155,8 +165,8 @@ def train_layers(
     if folder is None:
         return None
     save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
-    if is_sharded or not take_stored_values(model, trained.tensors, folder):
-        model = None
+    if conditions.is_sharded or not take_stored_values(model, trained.tensors, folder):
+        model = states = None
     gc.collect()
     model = model or _on_device(precision.load_in_fp32(folder))
     return ExpertResult(
@@ -166,9 +176,16 @@ def train_layers(
         num_frozen_parameters=num_frozen,
         history=trained.history,
         losses_before=before,
-        losses_after=_losses(model, validation, training),
+        losses_after=_losses(model, validation, training, states),
         changed_though_frozen=differing_tensors(folder, seed_folder, except_under=prefixes),
     )
+
+
+def _seed_to_train(seed_folder: Path, *, is_sharded: bool) -> Any:
+    from mdel_assets.training.stored_precision import load_in_fp32, load_to_compute_in_fp32
+
+    load = load_in_fp32 if is_sharded else load_to_compute_in_fp32
+    return _on_device(load(seed_folder))
 
 
 def _refuse_what_no_delta_holds(model: Any, training: ExpertTraining, seed_folder: Path) -> None:
@@ -203,7 +220,7 @@ def differing_tensors(
 
 
 def _blocks(
-    documents: SplitDocuments, tokenizer: Any, training: ExpertTraining
+    documents: SplitDocuments, tokenizer: Any, training: ExpertTraining, *, folder: Path
 ) -> tuple[NDArray[np.int32], ExpertTraining]:
     """Return the blocks to train on, and the settings with their length in steps."""
     whole = training.num_epochs is not None
@@ -214,6 +231,7 @@ def _blocks(
         num_blocks=None if whole else training.num_steps * training.batch_size,
         max_documents=training.max_train_documents,
         seed=training.seed,
+        folder=folder,
     )
     return blocks, training.of_length(len(blocks))
 
@@ -239,8 +257,32 @@ def validation_blocks(
     return found
 
 
+def _kept_states(
+    model: Any,
+    validation: Mapping[str, NDArray[np.int32]],
+    training: ExpertTraining,
+    *,
+    first_trained: int,
+    folder: Path,
+) -> "PrefixCache | None":
+    """Return where the losses before leave the states of layers that no training changes.
+
+    The losses after need these layers no more. None where there are no such layers.
+    """
+    from mdel_assets.training.fused_loss import LanguageModelLoss
+
+    if not (first_trained and validation and training.cache_prefix):
+        return None
+    shape = (sum(map(len, validation.values())), training.block_size)
+    loss = LanguageModelLoss(model)
+    return prefix_cache(loss, first_trained, shape, folder / _HELD_OUT, training)
+
+
 def _losses(
-    model: Any, validation: Mapping[str, NDArray[np.int32]], training: ExpertTraining
+    model: Any,
+    validation: Mapping[str, NDArray[np.int32]],
+    training: ExpertTraining,
+    states: "PrefixCache | None",
 ) -> dict[str, float]:
     import torch
 
@@ -253,10 +295,11 @@ def _losses(
     device = next(model.parameters()).device.type
     with torch.autocast(device, torch.bfloat16, enabled=training.dtype == "bfloat16"):
         loss = LanguageModelLoss(model)
-        found = {
-            split: validation_loss(loss, blocks, batch_size=batch)
-            for split, blocks in validation.items()
-        }
-    num_blocks = sum(map(len, validation.values()))
+        loss.prefix = states
+        found: dict[str, float] = {}
+        num_blocks = 0
+        for split, blocks in validation.items():
+            found[split] = validation_loss(loss, blocks, batch_size=batch, first_number=num_blocks)
+            num_blocks += len(blocks)
     _log.info("losses of %d held-out blocks in %.1f s", num_blocks, time.monotonic() - started)
     return found

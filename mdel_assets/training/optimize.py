@@ -91,7 +91,7 @@ def optimize(
     order = schedule(len(blocks_NT), num_samples=num_samples, seed=settings.seed)
     loss = _prepared(model, settings, conditions=conditions)
     if first_trained and len(order) > len(blocks_NT) and settings.cache_prefix:
-        loss.prefix = _prefix_cache(loss, first_trained, blocks_NT.shape, work_folder, settings)
+        loss.prefix = prefix_cache(loss, first_trained, blocks_NT.shape, work_folder, settings)
     with noticing_termination() as termination, sharing_cores(), _compiled(model, settings):
         watch = Watch(settings, termination=termination, max_seconds=conditions.max_seconds)
         live = [LogToRun(conditions.run)] if conditions.run else []
@@ -187,13 +187,18 @@ def _layer_class(model: Any, conditions: Conditions) -> str | None:
     return type(model.get_submodule(name)[0]).__name__
 
 
-def _prefix_cache(
+def prefix_cache(
     loss: "LanguageModelLoss",
     first_trained: int,
     shape: tuple[int, ...],
     folder: Path,
     settings: Optimization,
 ) -> "PrefixCache | None":
+    """Return what keeps the states of blocks below layer ``first_trained`` in ``folder``.
+
+    ``shape`` is the blocks' (num_blocks, block_size). None where the model allows no such cache, or
+    it would not pay.
+    """
     import torch
 
     from mdel_assets.training.prefix_cache import keep_prefix
@@ -249,9 +254,16 @@ class _Blocks:
 
 
 def validation_loss(
-    loss: "LanguageModelLoss", blocks_NT: NDArray[np.int32], *, batch_size: int
+    loss: "LanguageModelLoss",
+    blocks_NT: NDArray[np.int32],
+    *,
+    batch_size: int,
+    first_number: int = 0,
 ) -> float:
-    """Return a model's mean loss in nats per predicted token over packed ``blocks_NT``."""
+    """Return a model's mean loss in nats per predicted token over packed ``blocks_NT``.
+
+    ``first_number`` is the first block's among those whose states ``loss.prefix`` keeps.
+    """
     import torch
 
     device = next(loss.parameters()).device
@@ -263,6 +275,7 @@ def validation_loss(
             ids = torch.from_numpy(blocks_NT[start : start + batch_size].astype(np.int64)).to(
                 device
             )
-            total += loss(ids)["loss"].double().item() * len(ids)
+            numbers = torch.arange(start, start + len(ids)) + first_number
+            total += loss(ids, numbers)["loss"].double().item() * len(ids)
     loss.model.train(was_training)
     return total / len(blocks_NT)

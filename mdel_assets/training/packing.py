@@ -2,17 +2,19 @@
 
 Documents are shuffled by a seed, tokenized without special tokens, and joined with the end-of-text
 token after each. The last, incomplete block is left out. Documents are read and tokenized a few at
-a time, and no more of them than fill the blocks.
+a time, and no more of them than fill the blocks, which lie in a file: an epoch may have many.
 """
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
+from mdel_assets.data.temporary_columns import TemporaryColumn
 from mdel_assets.data.text_batches import MAX_CHARACTERS, text_batches
 from mdel_assets.errors import TrainingError
 from mdel_assets.training.model_files import special_ids
@@ -31,29 +33,32 @@ def pack(
     num_blocks: int | None,
     seed: int,
     max_documents: int | None = None,
+    folder: Path | None = None,
 ) -> NDArray[np.int32]:
     """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``documents``.
 
     Of the shuffled documents only the first ``max_documents`` are taken. The log tells how many of
-    those that were read hold the literal text of a special token, and so the token itself.
+    those that were read hold the literal text of a special token, and so the token itself. The ids
+    are mapped from a nameless file in ``folder``, or among the system's temporary ones.
 
     Raises:
         TrainingError: the documents hold fewer tokens than one block, or the tokenizer has no
             end-of-text token.
 
     """
-    pieces: list[NDArray[np.int32]] = []
-    have = num_special = 0
+    num_read = num_special = 0
     special = special_ids(tokenizer)
     wanted = None if num_blocks is None else num_blocks * block_size
     order = shuffled(documents, seed=seed)[:max_documents]
-    for tokens in tokenized_documents(documents, order, tokenizer, num_tokens=wanted):
-        pieces.append(tokens)
-        have += len(tokens)
-        # The last one is the end-of-text that every document gets.
-        num_special += bool(np.isin(tokens[:-1], special).any())
-        if wanted is not None and have >= wanted:
-            break
+    with TemporaryColumn(folder, np.int32) as column:
+        for tokens in tokenized_documents(documents, order, tokenizer, num_tokens=wanted):
+            column.append(tokens)
+            num_read += 1
+            # The last one is the end-of-text that every document gets.
+            num_special += bool(np.isin(tokens[:-1], special).any())
+            if wanted is not None and len(column) >= wanted:
+                break
+        packed, have = column.mapped(), len(column)
     if have < block_size:
         raise TrainingError(
             f"{len(documents)} documents hold {have} tokens, fewer than one block of {block_size}. "
@@ -64,10 +69,9 @@ def pack(
             "%d of %d documents hold the literal text of a special token and are read as having "
             "that token; special_tokens: text reads it as text",
             num_special,
-            len(pieces),
+            num_read,
         )
-    packed = np.concatenate(pieces)
-    count = len(packed) // block_size
+    count = have // block_size
     count = count if num_blocks is None else min(num_blocks, count)
     return packed[: count * block_size].reshape(count, block_size)
 

@@ -89,15 +89,7 @@ def pretrain_seed(
 
     from mdel_assets.training.stored_precision import leaving_weights_alone
 
-    documents = SplitDocuments.together(
-        [
-            SplitDocuments.of(path / "train.parquet", domain=domain).first(
-                max_documents=pretraining.max_train_documents,
-                max_characters=_characters_wanted(pretraining, len(datasets)),
-            )
-            for domain, path in datasets.items()
-        ]
-    )
+    documents = _training_text(pretraining, datasets)
     tokenizer = train_tokenizer(documents.texts(), vocab_size=pretraining.vocab_size)
     config = _configuration(pretraining, tokenizer)
     setting = "seed_model.pretrain.block_size"
@@ -112,6 +104,7 @@ def pretrain_seed(
         block_size=pretraining.block_size,
         num_blocks=None if whole else pretraining.num_steps * pretraining.batch_size,
         seed=pretraining.seed,
+        folder=work_folder,
     )
     settings = pretraining.of_length(len(blocks))
     leaving_weights_alone(model)
@@ -124,6 +117,18 @@ def pretrain_seed(
     saved = _save(model, tokenizer, folder)
     loss = _held_out_loss(leaving_weights_alone(model), tokenizer, pretraining, datasets=datasets)
     return dataclasses.replace(saved, history=trained.history, validation_loss=loss)
+
+
+def _training_text(pretraining: Pretraining, datasets: Mapping[str, Path]) -> SplitDocuments:
+    return SplitDocuments.together(
+        [
+            SplitDocuments.of(path / "train.parquet", domain=domain).first(
+                max_documents=pretraining.max_train_documents,
+                max_characters=_characters_wanted(pretraining, len(datasets)),
+            )
+            for domain, path in datasets.items()
+        ]
+    )
 
 
 def _held_out_loss(

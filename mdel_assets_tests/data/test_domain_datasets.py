@@ -4,12 +4,15 @@ import json
 import random
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets.data.document_index import DocumentFile, DocumentIndex, salted_hash
+from mdel_assets.data.split_sinks import DATASET_SCHEMA, Outline, SplitFile
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment.fields import SPLITS
+from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets_tests.conftest import (
     KEY_OF,
@@ -291,3 +294,93 @@ def test_a_domain_of_held_out_documents_only_is_named_and_one_of_blanks_is_absen
     told = [r.getMessage() for r in caplog.records if "no expert" in r.getMessage()]
     assert len(told) == 1
     assert told[0].startswith("arxiv: no document is for training, and 3 for validation and test")
+
+
+def with_shards(home, folder, shards, **mixture):
+    """Make all datasets of the train ``shards``; return their lineage."""
+    source = {"train": [str(folder / f"{shard}.jsonl.zst") for shard in shards]}
+    lineage = home.lineage(pico_experiment(folder, source=source, mixture=mixture))
+    for shard in lineage.experiment.shards():
+        make_one(lineage, "raw_pile_shard", shard.key)
+        make_one(lineage, "shard_documents", shard.key)
+    make_all(lineage, "domain_dataset", ["github", "arxiv", "freelaw"])
+    return lineage
+
+
+def places_of_files(lineage):
+    return {
+        (domain, split): (lineage.folder("domain_dataset", domain) / f"{split}.parquet")
+        .stat()
+        .st_ino
+        for domain in ("github", "arxiv", "freelaw")
+        for split in SPLITS
+    }
+
+
+@pytest.mark.parametrize(
+    ("mixture", "changed"),
+    [
+        ({"general_ratio": 0.0}, {("github", "train")}),
+        # Everyone's general half may draw the new shard's documents.
+        ({"general_ratio": 1.0}, {(domain, "train") for domain in ("github", "arxiv", "freelaw")}),
+    ],
+)
+def test_what_a_new_shard_leaves_as_it_is_is_not_written_again(tmp_path, mixture, changed):
+    for name, labels, first in (
+        ("00", {"Github": 30, "ArXiv": 20, "FreeLaw": 20}, 0),
+        ("01", {"Github": 40}, 1000),
+        ("val", dict.fromkeys(KEY_OF, 8), 2000),
+        ("test", dict.fromkeys(KEY_OF, 8), 3000),
+    ):
+        write_shard(tmp_path / f"{name}.jsonl.zst", make_documents(labels, first=first))
+    grown = MdelHome(tmp_path / "grown")
+    before = with_shards(grown, tmp_path, ["00"], **mixture)
+    first, first_records = places_of_files(before), records_of(before)
+    after = with_shards(grown, tmp_path, ["00", "01"], **mixture)
+    second = places_of_files(after)
+    assert {place for place in first if first[place] != second[place]} == changed
+    fresh = with_shards(MdelHome(tmp_path / "fresh"), tmp_path, ["00", "01"], **mixture)
+    assert records_of(after) == records_of(fresh)
+    assert all(r.fingerprint != records_of(after)[d].fingerprint for d, r in first_records.items())
+
+
+def records_of(lineage):
+    found = {
+        domain: lineage.artifact("domain_dataset", domain)
+        for domain in ("github", "arxiv", "freelaw")
+    }
+    assert all(each.damage(each.require(), read_all=True) is None for each in found.values())
+    return {domain: each.require() for domain, each in found.items()}
+
+
+def test_a_damaged_dataset_is_not_linked_into_the_next(tmp_path):
+    for name in ("00", "01", "val", "test"):
+        number = {"00": 0, "01": 1000, "val": 2000, "test": 3000}[name]
+        documents = make_documents(dict.fromkeys(KEY_OF, 8), first=number)
+        write_shard(tmp_path / f"{name}.jsonl.zst", documents)
+    home = MdelHome(tmp_path / "home")
+    lineage = with_shards(home, tmp_path, ["00"], general_ratio=0.0)
+    path = lineage.folder("domain_dataset", "arxiv") / "test_pile.parquet"
+    own = path.read_bytes()
+    path.write_bytes(own + b"more")
+    lineage = with_shards(home, tmp_path, ["00", "01"], general_ratio=0.0)
+    assert path.read_bytes() == own
+
+
+def test_an_outline_tells_rows_domains_and_row_groups_apart(tmp_path):
+    def table(*rows):
+        columns = zip(*[("", f"{number:032x}", 0, domain) for number, domain in rows], strict=True)
+        return pa.table([pa.array(c) for c in columns], schema=DATASET_SCHEMA)
+
+    a, b, c = (1, "x"), (2, "x"), (2, "y")
+    contents = [[table(a, b)], [table(b, a)], [table(a, c)], [table(a), table(b)], [table(a)], []]
+    digests = []
+    for number, groups in enumerate(contents):
+        outline, file = Outline(), SplitFile(tmp_path / f"{number}.parquet")
+        for group in groups:
+            outline.write(group)
+            file.write(group)
+        file.close()
+        assert Outline.of(tmp_path / f"{number}.parquet").digest == outline.digest
+        digests.append(outline.digest)
+    assert len(set(digests)) == len(contents)

@@ -250,6 +250,9 @@ def test_all_panels_of_changes_have_one_scale_a_title_and_a_legend(tmp_path):
     drawn = changes_figure(make_matrix(tmp_path, models), "validation_domain")
     panels = [axes for axes in drawn.axes if axes.get_visible()]
     assert len({axes.get_xlim() for axes in panels}) == 1
+    assert {axes.get_ylim() for axes in panels} == {(3.7, -0.7)}
+    labels = [[text.get_text() for text in axes.get_yticklabels()] for axes in panels]
+    assert labels == [[f"expert-{name}" for name in "abcd"], [], [], []]
     # The one far bar is cut and says its length; the others can be told apart.
     assert panels[0].get_xlim()[1] < 0.5
     texts = [text.get_text().strip() for text in panels[3].texts]

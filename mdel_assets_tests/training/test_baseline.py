@@ -61,14 +61,17 @@ def test_dense_of_so_many_epochs_reads_what_the_experts_read_of_each_dataset(mak
     assert ends[first:].sum() == pytest.approx(2 * 60, abs=1)
 
 
-def test_a_short_dataset_is_read_again(make_model, datasets):
+def test_a_short_dataset_is_read_again(make_model, datasets, monkeypatch, tmp_path):
     tokenizer = load_tokenizer(make_model())
-    blocks = mixed_blocks(datasets, tokenizer, TRAINING, num_experts=32, part=None)
+    monkeypatch.setattr("mdel_assets.training.baseline._TOKENS_AT_ONCE", 1000)
+    blocks = mixed_blocks(datasets, tokenizer, TRAINING, num_experts=32, part=None, folder=tmp_path)
+    assert isinstance(blocks, np.memmap)
+    assert not list(tmp_path.iterdir())
     assert blocks.shape == (2048, 32)
     first_half = blocks[:1024].ravel()
     (length,) = {np.flatnonzero(first_half == tokenizer.eos_token_id)[59] + 1}
     assert length < len(first_half) / 2
-    assert np.array_equal(first_half[length : 2 * length], first_half[:length])
+    assert np.array_equal(first_half, np.resize(first_half[:length], len(first_half)))
 
 
 def test_parts_share_no_document_and_leave_none_out(make_model, datasets):

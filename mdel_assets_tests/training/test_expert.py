@@ -106,6 +106,26 @@ def test_training_on_a_domain_lowers_its_validation_loss(make_model, dataset, tm
     assert result.trained_layers == [1, 2]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("store", ["full", "delta"])
+def test_losses_are_the_same_where_frozen_layers_run_once_for_both(
+    make_model, dataset, tmp_path, dtype, store
+):
+    """Held-out blocks reach the first trained layer before the training, and from there after."""
+    seed = make_model(dtype="float16")
+    found = {}
+    for is_kept in (True, False):
+        changes = {"cache_prefix": is_kept, "dtype": dtype, "store": store}
+        folder = tmp_path / str(is_kept)
+        result = train(seed, dataset, folder, TRAINING.model_copy(update=changes))
+        found[is_kept] = result.losses_before, result.losses_after
+        states = folder / "work" / "held-out" / "prefix.float32"
+        assert states.exists() == is_kept
+    assert found[True] == found[False]
+    known = np.fromfile(tmp_path / "True" / "work" / "held-out" / "prefix.known", np.uint8)
+    assert known.all()
+
+
 @pytest.mark.in_use
 @pytest.mark.parametrize(
     ("family", "changes"),

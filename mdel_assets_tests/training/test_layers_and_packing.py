@@ -156,6 +156,8 @@ def test_packing_takes_whole_texts_in_the_generators_order(make_model, documents
     for num_blocks in (3, None):
         blocks = pack(documents_of(texts), tokenizer, block_size=64, num_blocks=num_blocks, seed=5)
         assert len(blocks) == (num_blocks or len(joined) // 64)
+        # Not in memory: an epoch may be long.
+        assert isinstance(blocks, np.memmap)
         assert blocks.ravel().tolist() == joined[: blocks.size]
 
 
