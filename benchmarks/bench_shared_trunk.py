@@ -28,7 +28,7 @@ _ROUNDS = 2
 
 def main() -> None:
     """Print how many times faster together is, the limit, and the largest difference in nats."""
-    models = _experts()
+    models = experts()
     draw = np.random.default_rng(0)
     documents = [draw.integers(0, _VOCABULARY, 1024).tolist() for _ in range(6)]
     options: dict[str, Any] = {"prefix": 0, "max_length": _MAX_LENGTH}
@@ -53,7 +53,8 @@ def main() -> None:
     show("shared_trunk/difference", max(differences), "nats per token")
 
 
-def _experts() -> list[Any]:
+def experts() -> list[Any]:
+    """Return eight models that share their first layers, common tensors once."""
     import torch
 
     seed = gpt_neox(

@@ -19,6 +19,7 @@
     ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
+    ├── GenerationError            text that cannot be generated
     ├── HubError                   what was asked of the Hub cannot be had
     └── PublishingError            something that cannot be published
         ├── MissingTokenError      there is no token to publish with
@@ -134,6 +135,10 @@ class MergeError(MdelError):
 
 class ScoringError(MdelError):
     """A model that cannot be scored."""
+
+
+class GenerationError(MdelError):
+    """Text that cannot be generated as it was asked for."""
 
 
 class HubError(MdelError):

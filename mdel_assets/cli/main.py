@@ -4,6 +4,7 @@
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
 makes several partitions of one asset, ``mdel doctor`` finds and repairs what crashes leave behind.
 ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.
+``mdel generate`` continues a text with a model or an ensemble.
 ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
 domain back. ``mdel dg launch`` makes single assets and partitions, as Dagster does it.
 """
@@ -27,6 +28,7 @@ from mdel_assets.cli.check import check
 from mdel_assets.cli.dagster_commands import dagster, dg
 from mdel_assets.cli.doctor import doctor
 from mdel_assets.cli.forget import forget
+from mdel_assets.cli.generate import generate
 from mdel_assets.cli.publishing import merge, publish
 from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError, unknown_name_message
@@ -236,7 +238,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, check, dagster, dg, doctor, merge, publish, forget, ui):
+for _command in (backfill, check, dagster, dg, doctor, generate, merge, publish, forget, ui):
     main.add_command(_command)
 
 

@@ -65,8 +65,9 @@ class Written:
 
     ``counts``, ``details`` and ``making`` go into the record. ``config`` stands in for the
     identity's where that is known only now, as for a source. ``shown`` is what a page can show
-    without reading the artifact. ``links_from`` is the artifact whose files the folder
-    holds links to, where that is not the one of `Kind.links_to`. ``after`` is called with the record once it is published.
+    without reading the artifact. ``links_from`` is the artifact to whose files the folder holds
+    links, if it is not that of `Kind.links_to`. ``after`` is called with the record once it is
+    published.
     """
 
     counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -280,15 +280,19 @@ def _load_pack(
     return models, pack, unloaded
 
 
-def load_for_scoring(model: str | Path, evaluation: Evaluation) -> Any:
-    """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``."""
+def load_for_scoring(model: str | Path, evaluation: Evaluation, *, is_widened: bool = False) -> Any:
+    """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``.
+
+    ``is_widened``: weights that are stored in half precision are widened at once, to the same
+    results in twice the memory; widening them at use takes most of the time of a single token.
+    """
     import torch
 
     from mdel_assets.training.model_files import check_tokenizer_fits, load_tokenizer
-    from mdel_assets.training.stored_precision import load_to_compute_in_fp32
+    from mdel_assets.training.stored_precision import load_in_fp32, load_to_compute_in_fp32
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_to_compute_in_fp32(model)
+    loaded = load_in_fp32(model) if is_widened else load_to_compute_in_fp32(model)
     check_tokenizer_fits(loaded, load_tokenizer(model))
     refuse_short_context(loaded, evaluation.max_length)
     if evaluation.dtype == "bfloat16":

@@ -37,11 +37,13 @@ class SharedTrunk:
 
     def run(self, ids_BT: "torch.Tensor") -> None:
         """Compute what the shared layers give for ``ids_BT``."""
-        if not self.num_layers:
-            return
+        if self.num_layers:
+            self._run(ids_BT, use_cache=False)
+
+    def _run(self, ids_BT: "torch.Tensor", **options: Any) -> None:
         put_layers(self.models[0], self._name, self._trunk)
         try:
-            self.models[0].base_model(input_ids=ids_BT, use_cache=False)
+            self.models[0].base_model(input_ids=ids_BT, **options)
         finally:
             put_layers(self.models[0], self._name, self._tops[0])
 
