@@ -6,6 +6,7 @@ Dagster calls `defs` when it loads the code location; only then are ``MDEL_EXPER
 
 import dagster as dg
 
+from mdel_assets.defs.failures import in_words
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.line_job import line_job
 from mdel_assets.experiment.experiment import Experiment, load_experiment
@@ -23,5 +24,14 @@ def with_line_job(experiment: Experiment, home: MdelHome) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Return the definitions that the environment asks for."""
+    """Return the definitions that the environment asks for.
+
+    Of a mistake the page of the code location shows what a step's page does: the sentence.
+    """
+    found: dg.Definitions = _definitions()
+    return found
+
+
+@in_words
+def _definitions() -> dg.Definitions:
     return with_line_job(load_experiment(experiment_name()), MdelHome.from_environment())

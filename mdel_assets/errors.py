@@ -4,6 +4,7 @@
     ├── ExperimentError            the experiment's YAML is wrong
     │   └── UnknownKeyError        a key or name that does not exist, with the nearest known one
     ├── HomeError                  MDEL_HOME cannot be used
+    │   └── DiskError              its disk does not read or write a database
     ├── ArtifactError              an artifact on disk cannot be used
     │   ├── MissingArtifactError   it was never made
     │   ├── ForeignArtifactError   it was made by another experiment
@@ -64,6 +65,10 @@ class UnknownKeyError(ExperimentError):
 
 class HomeError(MdelError):
     """A folder for everything that cannot be used."""
+
+
+class DiskError(HomeError):
+    """A database that the disk does not read or write, though it has room."""
 
 
 class ArtifactError(MdelError):

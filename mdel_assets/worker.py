@@ -24,6 +24,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.making import make
+from mdel_assets.machine.child_processes import end_with_starter
 from mdel_assets.machine.console import show_log_lines
 from mdel_assets.machine.processes import is_first_process, require_processes
 from mdel_assets.tracking import Tracker
@@ -72,6 +73,7 @@ def _seconds_to_train(limit: float | None) -> float | None:
 def main() -> int:
     """Run the worker of the command line; return its exit status."""
     path = Path(sys.argv[1])
+    end_with_starter()
     warnings.simplefilter("ignore")
     # The W&B service of what started this process is not its own: it may know a killed run still.
     os.environ.pop("WANDB_SERVICE", None)

@@ -15,7 +15,9 @@ import click
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.store.durable_files import RUN_BYTES, require_room
 
+_BEGIN_RUNS = {"launch", "materialize", "execute", "backfill"}
 _AS_THEY_ARE = {"ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -45,8 +47,11 @@ def _become(name: str, words: tuple[str, ...]) -> None:
     from mdel_assets.defs.instance import open_instance
 
     open_instance(home, experiment).dispose()
+    folder = home.dagster_home(experiment)
+    if not _BEGIN_RUNS.isdisjoint(words):
+        require_room("Dagster's history of the run", folder, wanted_bytes=RUN_BYTES)
     settings = {
-        "DAGSTER_HOME": str(home.dagster_home(experiment)),
+        "DAGSTER_HOME": str(folder),
         "DAGSTER_MODULE_NAME": "mdel_assets.definitions",
     }
     os.execve(program, [name, *words], os.environ | settings)  # noqa: S606 no shell is meant

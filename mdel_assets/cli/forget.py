@@ -29,6 +29,7 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
         delete_remote,
         find_traces,
         mark_forgotten,
+        traces_after_publishing,
     )
 
     warnings.simplefilter("ignore")
@@ -43,10 +44,11 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
     if mark:
         mark_forgotten(lineage, traces)
         click.echo(f"{len(traces.derived)} marked in {lineage.forgotten}")
+        traces = traces_after_publishing(home, lineage, domain)
     if delete and _is_agreed(traces, runs, yes=yes):
         if runs:
             delete_samples(home, domain, experiment=experiment.name)
-        delete_local(traces)
+        traces = delete_local(home, lineage, domain)
         click.echo(f"{_amount(traces, runs)} deleted here")
     if yes_delete_remote:
         for told in delete_remote(traces):

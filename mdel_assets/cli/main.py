@@ -273,7 +273,7 @@ def _ensemble_hint(lineage: Lineage) -> str:
 def _show_stage(stage: "Stage") -> None:
     left = ""
     if stage.seconds_left:
-        left = f"; models take about {_duration(stage.seconds_left)} more"
+        left = f"; trainings take about {_duration(stage.seconds_left)} more"
     click.echo(f"{stage.number}/{stage.num_stages} {stage.kind}: {stage.num_to_make} to make{left}")
 
 

@@ -2,12 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from mdel_assets.errors import UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
+
+if TYPE_CHECKING:
+    from mdel_assets.publishing.publication import Published
 
 PUBLISHED = {"dataset": "hub_dataset", "expert": "hub_expert", "merged": "hub_merged_model"}
 
@@ -41,36 +45,55 @@ def merge(
     dry_run: bool,  # noqa: FBT001
 ) -> None:
     """Merge two or more models into a folder, and publish it where --hf-repo says so."""
-    from mdel_assets.merging.one_off import one_off_recipe, refuse_foreign_folder
+    from mdel_assets.line.locks import making
+    from mdel_assets.merging.one_off import (
+        one_off_artifact,
+        one_off_recipe,
+        refuse_foreign_folder,
+    )
     from mdel_assets.publishing.backend import Repository
-    from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge, publish_one_off
+    from mdel_assets.publishing.one_off_merge import (
+        make_one_off,
+        plan_merge,
+        publish_one_off,
+        refuse_publishing,
+    )
     from mdel_assets.publishing.publisher import make_publisher
 
     if not experts and recipe_file is None:
         raise click.UsageError("Give -e twice or more, or a --recipe that names its models.")
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
-    publisher = make_publisher(experiment, dry_run=dry_run) if hf_repo else None
-    repository = None
-    if publisher and hf_repo:
-        name = hf_repo if "/" in hf_repo else f"{publisher.namespace}/{hf_repo}"
-        repository = Repository("model", name)
+    publisher = repository = None
+    if hf_repo:
+        # A wrong name is told before a missing token.
+        repository = Repository("model", hf_repo if "/" in hf_repo else f"OWNER/{hf_repo}")
+        publisher = make_publisher(experiment, dry_run=dry_run)
+        if "/" not in hf_repo:
+            repository = Repository("model", f"{publisher.namespace}/{hf_repo}")
     lineage = home.lineage(experiment)
     recipe = one_off_recipe([_named(experiment, name) for name in experts], recipe_file)
     folder = (output or home.merges / _folder_name(hf_repo, experts, recipe_file)).resolve()
     refuse_foreign_folder(folder)
     plan = plan_merge(lineage, recipe)
-    merged = make_one_off(lineage, plan, folder)
-    click.echo(
-        f"{merged.merge_method} of {', '.join(merged.inputs)}: {merged.num_parameters:,} "
-        f"parameters in {folder}"
-    )
-    if publisher and repository:
-        done = publish_one_off(lineage, plan, merged, repository, publisher)
-        if isinstance(done, list):
-            click.echo("\n".join(done))
-        else:
-            verb = "published" if done.is_new else "nothing has changed"
-            click.echo(f"{verb}: {done.url} ({done.num_files} files sent)")
+    if repository:
+        refuse_publishing(lineage, plan, repository)
+    # What is sent is not replaced meanwhile by another merge into the same folder.
+    with making(one_off_artifact(folder, experiment=experiment.name)):
+        merged = make_one_off(lineage, plan, folder)
+        click.echo(
+            f"{merged.merge_method} of {', '.join(merged.inputs)}: {merged.num_parameters:,} "
+            f"parameters in {folder}"
+        )
+        if publisher and repository:
+            _show_published(publish_one_off(lineage, plan, merged, repository, publisher))
+
+
+def _show_published(done: "Published | list[str]") -> None:
+    if isinstance(done, list):
+        click.echo("\n".join(done))
+        return
+    verb = "published" if done.is_new else "nothing has changed"
+    click.echo(f"{verb}: {done.url} ({done.num_files} files sent)")
 
 
 @click.command()
@@ -90,6 +113,11 @@ def publish(
     from mdel_assets.publishing.publisher import make_publisher
 
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
+    is_merged = kind == "merged"
+    names = list(experiment.merges) if is_merged else experiment.domain_keys
+    if unknown := [key for key in keys if key not in names]:
+        what = "recipe" if is_merged else "domain"
+        raise UnknownKeyError(unknown_name_message(what, unknown[0], names))
     publisher = make_publisher(experiment, dry_run=dry_run)
     lineage = home.lineage(experiment)
     step = {
@@ -97,10 +125,7 @@ def publish(
         "expert": steps_publishing.publish_expert,
         "merged": steps_publishing.publish_merged,
     }[kind]
-    known = list(experiment.merges) if kind == "merged" else lineage.present_domains()
-    for key in keys or known:
-        if kind != "merged":
-            experiment.require_domain(key)
+    for key in keys or (names if is_merged else lineage.present_domains()):
         done = step(lineage, key, publisher=publisher)
         if done.record is None:
             click.echo("\n".join(done.plan))

@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mdel_assets.data.file_kinds import plain_suffix
+from mdel_assets.data.file_kinds import looks_like, plain_suffix
 from mdel_assets.data.json_lines import Fields, RejectReason
 from mdel_assets.data.line_blocks import KEPT_BYTES, read_blocks
 from mdel_assets.data.rows import Row, missing_column
+from mdel_assets.errors import ShardError
 
 _ROWS_PER_LIST = 1024
 # Python's reader holds a row at four bytes a character, and room for another of its size.
@@ -137,7 +138,13 @@ class _Columns:
         wanted = [name for name in (fields.text, fields.domain, fields.license) if name]
         found: Sequence[str] = []
         for delimiter in _DELIMITERS[plain_suffix(path)]:
-            names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            try:
+                cells = next(csv.reader([header], delimiter=delimiter), [])
+            except csv.Error:
+                cells = []
+            if not cells:
+                raise _no_header(path, fields)
+            names = [name.strip() for name in cells]
             if set(wanted) <= set(names):
                 return cls(
                     delimiter,
@@ -161,6 +168,12 @@ class _Columns:
             reject = reject or (None if label else RejectReason.MISSING_DOMAIN)
         granted = cells[self.license] if self.license is not None else None
         return Row(text, _shown(label), granted, reject)
+
+
+def _no_header(path: Path, fields: Fields) -> ShardError:
+    look = looks_like(path, text_field=fields.text)
+    told = f" It looks like {look}." if look else ""
+    return ShardError(f"{path.name} has no first row that names its columns.{told}")
 
 
 def _bytes(text: str) -> bytes:

@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class FetchedShard:
     """A file or folder that arrived whole. ``source_signature`` changes when the source does.
 
     A folder's ``sha256`` is that of its listing: a line ``sha256  name`` for each file, by name.
+    ``digests`` are the files' xxh3-128, by `file_number`, found in the same reading.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class FetchedShard:
     sha256: str
     source_signature: str | None
     location: str
+    digests: Mapping[tuple[int, int], str]
 
 
 def fetch_shard(
@@ -74,7 +77,8 @@ def fetch_shard(
         _link_or_copy(sample_shard(target.name, cache=partial_folder.parent), target)
     else:
         _link_or_copy(_require_local(location), target)
-    seen = sha256_of(target)
+    digests: dict[tuple[int, int], str] = {}
+    seen = sha256_of(target, xxh3=digests)
     for expected, teller in ((sha256, "the experiment"), (promised, "the server")):
         if expected and seen != expected.lower():
             shutil.rmtree(partial_folder, ignore_errors=True)
@@ -87,7 +91,7 @@ def fetch_shard(
     if size == 0:
         raise FetchError(f"{location} is empty (0 bytes). Check the path or fetch it again.")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    return FetchedShard(target, size, seen, signature, location)
+    return FetchedShard(target, size, seen, signature, location, digests)
 
 
 def source_signature(location: str) -> str | None:

@@ -71,6 +71,13 @@ def looks_like(file: Path, *, text_field: str) -> str | None:
             return f"{name}: take the text out of it first"
     if encoding := _wide_encoding(head):
         return f"text in {encoding}: convert it with 'iconv -f {encoding} -t UTF-8'"
+    if not _is_utf8(head):
+        return (
+            "text in another encoding than UTF-8, such as Windows-1252: convert it with "
+            "'iconv -f WINDOWS-1252 -t UTF-8'"
+        )
+    if b"\r" in head and b"\n" not in head:
+        return "lines that end in carriage returns alone: convert them with \"tr '\\r' '\\n'\""
     if start.startswith(b"["):
         return "one JSON array: give its name the suffix .json"
     if start.startswith(b"{"):
@@ -102,6 +109,17 @@ def _wide_encoding(head: bytes) -> str | None:
         if 2 * zeros.count(0) > len(zeros) and 2 * others.count(0) < len(others):
             return name
     return None
+
+
+def _is_utf8(head: bytes) -> bool:
+    """Whether the beginning of a file is UTF-8, a character cut at its end apart, or no text."""
+    if b"\0" in head:
+        return True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _table_or_text(head: bytes, text_field: str) -> str | None:

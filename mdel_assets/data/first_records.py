@@ -4,6 +4,7 @@ They are copied into a small shard of the same kind, and that goes through the p
 pass reads, rejects or refuses, its first records tell within a moment.
 """
 
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ _HEAD_BYTES = 1 << 20
 _NUM_FOLDERS, _NUM_FILES = 200, 5
 _COMPRESSED = (".zst", ".gz", ".bz2", ".xz")
 _LINES = (".jsonl", ".ndjson", ".json")
+_TABLES = (".csv", ".tsv")
 
 
 def count_first_records(
@@ -27,7 +29,7 @@ def count_first_records(
 ) -> ShardCounts | None:
     """Return what a pass finds in the first records of a file, or in some files of each folder.
 
-    None where no beginning of such a file can be told from its end, as of a table.
+    None where no beginning of such a file can be told from its end.
 
     Raises:
         ShardError: the file is corrupt, or none of its first records is a document.
@@ -50,7 +52,7 @@ def _copy_head(file: Path, folder: Path) -> Path | None:
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if suffixes[-1:] == [".parquet"]:
         return _copy_rows(file, folder / file.name)
-    is_lines = any(suffix in _LINES for suffix in suffixes[-2:]) or not suffixes
+    is_lines = any(suffix in (*_LINES, *_TABLES) for suffix in suffixes[-2:]) or not suffixes
     plain = file.stem if suffixes and suffixes[-1] in _COMPRESSED else file.name
     return _copy_lines(file, folder / plain) if is_lines else None
 
@@ -80,11 +82,21 @@ def _copy_lines(file: Path, target: Path) -> Path | None:
     if len(head) == _HEAD_BYTES:
         # The last line may go on.
         lines.pop()
+    lines = lines[:_NUM_RECORDS]
+    if plain_suffix(file) in _TABLES:
+        lines = _whole_rows(lines)
     if not lines:
         return None
     target = target.with_suffix(".jsonl") if is_array else target
-    target.write_bytes(b"\n".join(lines[:_NUM_RECORDS]))
+    target.write_bytes(b"\n".join(lines))
     return target
+
+
+def _whole_rows(lines: list[bytes]) -> list[bytes]:
+    """Return the first lines of a table up to the last that ends a row: outside of quotes."""
+    quotes = itertools.accumulate(line.count(b'"') for line in lines)
+    ends = [number for number, count in enumerate(quotes, start=1) if count % 2 == 0]
+    return lines[: ends[-1]] if ends else lines
 
 
 def _copy_some(shard: Path, target: Path) -> Path:

@@ -34,6 +34,7 @@ class RejectReason(StrEnum):
     TEXT_NOT_A_STRING = "text_not_a_string"
     LONE_SURROGATE = "lone_surrogate"
     MISSING_DOMAIN = "missing_domain"
+    DOMAIN_NOT_A_LABEL = "domain_not_a_label"
     UNKNOWN_DOMAIN = "unknown_domain"
     TOO_LONG = "too_long"
     INVALID_ROW = "invalid_row"
@@ -134,8 +135,10 @@ class LineReader:
             return Line(reject=RejectReason.MISSING_TEXT)
         if not isinstance(text, str):
             return Line(reject=RejectReason.TEXT_NOT_A_STRING)
-        if not isinstance(label, str):
+        if label is None:
             return Line(reject=RejectReason.MISSING_DOMAIN)
+        if not isinstance(label, str):
+            return Line(reject=RejectReason.DOMAIN_NOT_A_LABEL)
         # After strict JSON, whatever is still a surrogate is a lone one: not a character.
         whole = _SURROGATE.sub("\ufffd", text)
         return Line(

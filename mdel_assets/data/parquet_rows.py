@@ -147,7 +147,8 @@ def _column_path(
     if not _is_read(kind.value_type if pa.types.is_dictionary(kind) else kind, is_label=is_label):
         expected = "strings, integers or booleans" if is_label else "strings"
         raise ShardError(
-            f"{name}: column '{path}' holds {kind}, expected {expected}. Correct "
+            f"{name}: column '{path}' holds {kind}, expected {expected}. Store it "
+            f"so (integers with gaps become floats in pandas: make them text), or correct "
             f"source.text_field, source.domain_field or source.license_field."
         )
     return place

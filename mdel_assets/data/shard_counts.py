@@ -9,6 +9,17 @@ from mdel_assets.errors import NothingWantedError, ShardError
 from mdel_assets.experiment.fields import Source
 
 _NUM_NAMES = 5
+# What to do about reasons that do not say it themselves.
+_REMEDIES = {
+    RejectReason.INVALID_UTF8: (
+        "Text that is no UTF-8 may be in another encoding, such as Windows-1252: convert it with "
+        "'iconv -f WINDOWS-1252 -t UTF-8'."
+    ),
+    RejectReason.DOMAIN_NOT_A_LABEL: (
+        "A label has to be text (in layout columns also an integer or a boolean): write others, "
+        "such as 1.5 or a list, as text."
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +81,11 @@ def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str
 
     """
     seen = "".join(f" {look}." for look in looks)
+    if not (counts.num_lines or counts.unread_files):
+        raise ShardError(
+            f"{name} holds no record: it is empty, or a header alone. Name another file, or take "
+            f"it out of the experiment's 'source'."
+        )
     if not counts.num_documents:
         kind = ShardError if counts.num_rejects else NothingWantedError
         raise kind(
@@ -82,7 +98,8 @@ def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str
         raise ShardError(
             f"{name}: {counts.num_rejects} of {counts.num_lines} lines were rejected "
             f"({counts.rejects}{_labels(counts)}), a share of {rate:.2g} where at most "
-            f"{source.max_reject_rate:.2g} is allowed.{seen} {_remedy(counts, source)}"
+            f"{source.max_reject_rate:.2g} is allowed.{seen} {_what_lines_lack(counts)}"
+            f"{_remedy(counts, source)}"
         )
 
 
@@ -115,6 +132,11 @@ def _remedy(counts: ShardCounts, source: Source) -> str:
     )
 
 
+def _what_lines_lack(counts: ShardCounts) -> str:
+    found = (told for reason, told in _REMEDIES.items() if reason in counts.rejects)
+    return "".join(f"{told} " for told in found)
+
+
 def _labels(counts: ShardCounts) -> str:
     if not counts.unknown_labels:
         return ""
@@ -142,6 +164,6 @@ def _unread(counts: ShardCounts) -> str:
 def _where_to_look(counts: ShardCounts) -> str:
     wanted = "; or take a shard that has none of the wanted domains out of the list"
     return (
-        f" Check source.text_field and source.domain_field, and that 'domains' names the corpus's "
-        f"labels{wanted if counts.num_unclaimed else ''}."
+        f" {_what_lines_lack(counts)}Check source.text_field and source.domain_field, and that "
+        f"'domains' names the corpus's labels{wanted if counts.num_unclaimed else ''}."
     )

@@ -43,7 +43,12 @@ def fetch_raw_shard(task: Task) -> Written:
         "source_signature": fetched.source_signature,
     }
     counts = {"size_bytes": fetched.size_bytes}
-    return Written(counts=counts, details=details, config={"sha256": fetched.sha256})
+    return Written(
+        counts=counts,
+        details=details,
+        config={"sha256": fetched.sha256},
+        known_digests=fetched.digests,
+    )
 
 
 def current_shard(lineage: Lineage, key: str) -> Record | None:
@@ -163,7 +168,7 @@ def assemble_datasets(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written]
                 "corpus_bytes": corpus_bytes,
             },
             details={"removed_from_corpus": dataclasses.asdict(duplicates)},
-            links_from=tasks[domain].artifact if domain in earlier else None,
+            known_digests=tasks[domain].artifact.digests_by_file() if domain in earlier else None,
         )
     if advice := held_out_words(lineage, {d: entry.counts for d, entry in written.items()}):
         _log.warning("%s", advice)

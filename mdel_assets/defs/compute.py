@@ -46,6 +46,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.line.making import Made, current_record, make_one
 from mdel_assets.line.time_left import operations_of
+from mdel_assets.machine.child_processes import naming_this_process
 from mdel_assets.store.records import Record
 from mdel_assets.tracking import Tracker
 
@@ -257,7 +258,8 @@ class _Plan:
         try:
             with making(self.lineage.artifact(self.kind, key)):
                 self._spec(key).write(folder.spec)
-                dg.PipesSubprocessClient().run(context=context, command=command)
+                client = dg.PipesSubprocessClient(env=naming_this_process())
+                client.run(context=context, command=command)
         except DagsterPipesExecutionError as error:
             raise_outcome(folder.spec)
             raise WorkerError(f"The launcher failed: {error}") from error

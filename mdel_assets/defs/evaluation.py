@@ -186,7 +186,7 @@ def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
-    counts = record.counts
+    counts = record.counts | artifact.all_details(record)
     return page({columns.ROW_COUNT: counts["num_documents"], **counts}, record, artifact)
 
 

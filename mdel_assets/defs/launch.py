@@ -37,14 +37,12 @@ from mdel_assets.machine.child_processes import (
 from mdel_assets.machine.memory import give_memory_back
 from mdel_assets.machine.side_by_side import prepare
 from mdel_assets.store.artifacts import looking_once
-from mdel_assets.store.durable_files import explaining_full_disk, require_room
+from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
 # One run makes all, so that it can train as many at a time as the machine takes.
 _SIDE_BY_SIDE = {"expert_model", "random_split_expert", "variant_expert"}
-# What Dagster's databases write of a run, with room to spare: a full one fails in any statement.
-_RUN_BYTES = 16 << 20
 # Tokens of an expert from which on the libraries are loaded while the corpus is read.
 _LONG_TRAINING = 100_000
 
@@ -74,7 +72,7 @@ class RunOutcome:
 class Stage:
     """A kind of which something is to be made: the ``number``-th of ``num_stages``.
 
-    ``seconds_left`` is about what the models of this and the later stages will take, where known.
+    ``seconds_left`` is about what the trainings of this and later stages will take, where known.
     """
 
     kind: str
@@ -295,7 +293,7 @@ class Runner:
     def _execute(self, kind: str, shown: str, keys: Sequence[str], **options: Any) -> RunOutcome:
         started = time.monotonic()
         history, place = "Dagster's history of the run", Path(self.instance.root_directory)
-        require_room(history, place, wanted_bytes=_RUN_BYTES)
+        require_room(history, place, wanted_bytes=RUN_BYTES)
         with explaining_full_disk(history, place), noting_signals() as has_come:
             result = self.job.execute_in_process(
                 instance=self.instance,

@@ -11,6 +11,7 @@ from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import (
     barring,
     chart,
+    frozen_check,
     page,
     rounded,
     table,
@@ -132,13 +133,5 @@ def _differences_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
 
 def _frozen_tensors_equal(records: Mapping[str, Record]) -> dg.AssetCheckResult:
     """Pass where no tensor changed that the expert's record calls frozen."""
-    changed = {
-        key: names
-        for key, record in records.items()
-        if (names := record.details["changed_though_frozen"])
-    }
-    return dg.AssetCheckResult(
-        passed=not changed,
-        check_name="frozen_tensors_equal",
-        metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
-    )
+    found = {key: record.details["changed_though_frozen"] for key, record in records.items()}
+    return frozen_check("frozen_tensors_equal", found)

@@ -116,6 +116,30 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
+def frozen_check(
+    name: str, changed_though_frozen: Mapping[str, Sequence[str]]
+) -> dg.AssetCheckResult:
+    """Return the result of the check ``name`` that experts keep what they do not train.
+
+    ``changed_though_frozen`` names each expert's tensors that differ from the seed's all the same.
+    """
+    changed = {key: names for key, names in changed_though_frozen.items() if names}
+    told = "; ".join(
+        f"{key or 'this model'}: {len(names)}, {names[0]} first" for key, names in changed.items()
+    )
+    return dg.AssetCheckResult(
+        passed=not changed,
+        check_name=name,
+        description=f"Tensors outside of the trained layers differ from the seed's ({told})."
+        if changed
+        else "All tensors outside of the trained layers equal the seed's.",
+        metadata={
+            "num_changed_tensors": sum(map(len, changed.values())),
+            **({"changed_though_frozen": dg.MetadataValue.json(changed)} if changed else {}),
+        },
+    )
+
+
 def barring(check: dg.AssetCheckResult, failed: Iterable[Artifact]) -> dg.AssetCheckResult:
     """Return the result of a blocking check; nothing is made of what failed it before it passes.
 

@@ -12,6 +12,7 @@ from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import (
     barring,
     chart,
+    frozen_check,
     link,
     model_address,
     page,
@@ -143,13 +144,8 @@ def _frozen_unchanged(
 ) -> dg.AssetCheckResult:
     """Say which tensors of which partition changed though they were to stay the seed's."""
     found = {key: record.details["changed_though_frozen"] for key, record in records.items()}
-    changed = {key: names for key, names in found.items() if names}
-    check = dg.AssetCheckResult(
-        passed=not changed,
-        check_name=FROZEN_CHECK,
-        metadata={"changed_though_frozen": dg.MetadataValue.json(changed)},
-    )
-    return barring(check, [artifacts[key] for key in changed])
+    check = frozen_check(FROZEN_CHECK, found)
+    return barring(check, [artifacts[key] for key, names in found.items() if names])
 
 
 def _text_of_domain(lineage: Lineage) -> Callable[[str], dict[str, Any]]:

@@ -5,6 +5,7 @@ Text is read with `datasets`, so both sides may be folders or Hub names.
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import xxhash
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
 from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.model_families import shape_of
 from mdel_assets.hub.sources import fetch_model, hub_reference, resolve_commit
 from mdel_assets.scoring.perplexity import Cell, perplexity_row
 from mdel_assets.scoring.score_together import score_documents
@@ -57,11 +59,13 @@ def measure_perplexity(
     dotted path; a list of strings there is one text, its items on lines of their own.
 
     Raises:
-        ScoringError: no such dataset, split or field, or no text at all.
+        ScoringError: no such dataset, split or field, no text at all, or a model that reads fewer
+            tokens than are asked for.
         TrainingError: no such model.
 
     """
     place, fingerprint = _model_place(model, cache)
+    _refuse_short_context(model, Path(place), evaluation.max_length)
     dataset, revision = _at_commit(dataset)
     with _without_bars():
         split = split or _usual_split(dataset, revision)
@@ -89,6 +93,20 @@ def measure_perplexity(
         seed=evaluation.seed,
     )
     return Measured(row, num_without)
+
+
+def _refuse_short_context(model: str, folder: Path, max_length: int) -> None:
+    """Raise `ScoringError` where a model's configuration says that it reads fewer tokens."""
+    try:
+        limit = shape_of(json.loads((folder / "config.json").read_text("utf-8"))).max_positions
+    except (ValueError, AttributeError):
+        # What is wrong with it is told where it is loaded.
+        return
+    if limit and max_length > limit:
+        raise ScoringError(
+            f"--max-length is {max_length}, but '{model}' reads {limit} tokens at most: give "
+            f"--max-length {limit}."
+        )
 
 
 def _at_commit(dataset: str) -> tuple[str, str | None]:

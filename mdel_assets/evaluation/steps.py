@@ -21,6 +21,8 @@ from mdel_assets.store.artifacts import looking_once
 
 # What a pack of eight models takes, in fp32, for each parameter of one of them.
 _SCORING_BYTES = 32
+# What of a scoring another one of the same model would not have: some was scored before.
+_OF_THIS_TIME = ("num_documents_scored_now", "num_shared_layers")
 
 
 def score(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]]:
@@ -47,7 +49,9 @@ def score(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]
         if isinstance(result, MdelError):
             yield key, result
         else:
-            yield key, Written(counts=dataclasses.asdict(result))
+            counts = dataclasses.asdict(result)
+            making = {name: counts.pop(name) for name in _OF_THIS_TIME}
+            yield key, Written(counts=counts, making=making)
 
 
 def _is_reusable(task: Task) -> bool:

@@ -43,6 +43,17 @@ def causal_model_types() -> tuple[str, ...]:
 
 
 @functools.cache
+def activation_names() -> tuple[str, ...]:
+    """Return the name of every activation function; none where that is not known."""
+    tree = _tree("activations.py")
+    for node in tree.body if tree else ():
+        match node:
+            case ast.Assign(targets=[ast.Name(id="ACT2CLS")], value=ast.Dict(keys=keys)):
+                return tuple(str(_plain(key)) for key in keys if key)
+    return ()
+
+
+@functools.cache
 def family_of(model_type: str) -> Family | None:
     """Return what is known of a family."""
     classes = dict(_literal_of("models/auto/auto_mappings.py", "CONFIG_MAPPING_NAMES"))

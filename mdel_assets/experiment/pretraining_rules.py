@@ -5,7 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mdel_assets.errors import unknown_name_message
-from mdel_assets.experiment.model_families import causal_model_types, family_of, setting
+from mdel_assets.experiment.model_families import (
+    activation_names,
+    causal_model_types,
+    family_of,
+    setting,
+)
 
 _SIZES = (
     "hidden_size",
@@ -18,6 +23,7 @@ _SIZES = (
 )
 _LARGEST = 10**7
 _OF_THE_TOKENIZER = ("vocab_size", "bos_token_id", "eos_token_id")
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
 _SIMILARITY = 0.85
 
 
@@ -32,6 +38,7 @@ def mistakes_in_model(model: Mapping[str, Any]) -> Iterator[str]:
         if key in model:
             yield f"take '{key}' out: the tokenizer, which is trained first, decides it"
     yield from _misspelled(model_type, model)
+    yield from _unknown_activations(model_type, model)
     sizes = {}
     for name in _SIZES:
         size = setting(model, name)
@@ -54,6 +61,16 @@ def _divides_its_heads(model_type: str) -> bool:
     family = {"model_type": model_type}
     hidden, heads = (setting(family, name) for name in ("hidden_size", "num_attention_heads"))
     return not setting(family, "head_dim") and bool(hidden and heads and hidden % heads == 0)
+
+
+def _unknown_activations(model_type: str, model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield settings that name no activation function, where the family's default is one."""
+    known = activation_names()
+    for key, value in model.items():
+        default = setting({"model_type": model_type}, key)
+        is_activation = key in _ACTIVATIONS or ("act" in key and default in known)
+        if known and is_activation and isinstance(value, str) and value not in known:
+            yield f"{key}: {unknown_name_message('activation function', value, known)}"
 
 
 def _misspelled(model_type: str, model: Mapping[str, Any]) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """Where the corpus's shards lie: patterns written out, a key for each place, places given twice."""
 
+import fnmatch
+import itertools
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import xxhash
 
@@ -15,6 +18,8 @@ from mdel_assets.store.file_names import require_writable_name
 _SUFFIX = re.compile(r"(\.(jsonl|json|ndjson|csv|tsv|parquet|zst|gz|bz2|xz))+$", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+# What is looked at within a second or two.
+_MAX_LOOKED_AT = 200_000
 # Each shard is a partition, with records and folders of its own.
 MAX_SHARDS = 100_000
 
@@ -74,10 +79,75 @@ def _glob(pattern: str, folder: str | None) -> list[str]:
     if not any(sign in pattern for sign in "*?["):
         return [str(root / pattern)] if folder and is_relative else [pattern]
     inside = pattern if is_relative else str(Path(pattern).relative_to(root))
-    matches = sorted(str(path) for path in root.glob(inside))
+    matches = sorted({str(path) for path in _Walk(pattern).matches(root, Path(inside).parts)})
     if not matches:
         raise ExperimentError(f"source.train: '{pattern}' matches no file.")
     return matches
+
+
+class _Walk:
+    """A look through folders for what a glob matches; one that goes on without end is refused."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._num_seen = 0
+
+    def matches(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+        """Yield what is under ``folder`` by the parts of a pattern, also more than once.
+
+        As `Path.glob` does, it follows no links where a part is ``**``.
+        """
+        if not parts:
+            yield folder
+            return
+        part, rest = parts[0], parts[1:]
+        if part == "**":
+            yield from self.matches(folder, rest)
+            for entry in self._entries(folder):
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self.matches(folder / entry.name, parts)
+        elif any(sign in part for sign in "*?["):
+            for entry in self._entries(folder):
+                if fnmatch.fnmatchcase(entry.name, part) and (not rest or entry.is_dir()):
+                    yield from self.matches(folder / entry.name, rest)
+        elif (place := folder / part).exists():
+            yield from self.matches(place, rest)
+
+    def _entries(self, folder: Path) -> list["os.DirEntry[str]"]:
+        try:
+            with os.scandir(folder) as found:
+                entries = list(itertools.islice(found, _MAX_LOOKED_AT))
+        except OSError:
+            # No folder, or one that is another's.
+            return []
+        self._num_seen += 1 + len(entries)
+        if self._num_seen > _MAX_LOOKED_AT:
+            raise ExperimentError(
+                f"source.train: '{self._pattern}' leads through more than {_MAX_LOOKED_AT:,} files "
+                f"and folders. Begin it with the corpus's own folder, or list the shards."
+            )
+        return entries
+
+
+def require_web_address(location: str) -> None:
+    """Refuse an address that is none of the web.
+
+    Raises:
+        ExperimentError: it is of another kind, or names no host.
+
+    """
+    kind = location.partition("://")[0]
+    if kind not in ("http", "https"):
+        raise ExperimentError(
+            f"'{location}' begins with {kind}://, which is not read: expected a path, https://, "
+            f"hf:// or sample://. Fetch it first, and give its path"
+        )
+    try:
+        host = urlsplit(location).hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise ExperimentError(f"'{location}' names no host: expected https://HOST/PATH")
 
 
 def shard_key(location: str) -> str:

@@ -65,9 +65,9 @@ class Written:
 
     ``counts``, ``details`` and ``making`` go into the record. ``config`` stands in for the
     identity's where that is known only now, as for a source. ``shown`` is what a page can show
-    without reading the artifact. ``links_from`` is the artifact to whose files the folder holds
-    links, if it is not that of `Kind.links_to`. ``after`` is called with the record once it is
-    published.
+    without reading the artifact. ``known_digests`` are those of files that need not be read for
+    the record, besides links to files of `Kind.links_to`. ``after`` is called with the record once
+    it is published.
     """
 
     counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -75,7 +75,7 @@ class Written:
     making: Mapping[str, Any] | None = None
     config: Mapping[str, Any] | None = None
     shown: Any = None
-    links_from: Artifact | None = None
+    known_digests: Mapping[tuple[int, int], str] | None = None
     after: Callable[[Record], None] | None = None
 
 

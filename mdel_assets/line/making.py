@@ -188,14 +188,16 @@ def _publish(kind: Kind, task: Task, written: Written) -> Record:
     identity = task.identity
     if written.config is not None:
         identity = dataclasses.replace(identity, config=written.config)
-    linked = task.lineage.artifact(kind.links_to) if kind.links_to else written.links_from
+    known = dict(written.known_digests or {})
+    if kind.links_to:
+        known |= task.lineage.artifact(kind.links_to).digests_by_file()
     record = task.artifact.publish(
         task.folder,
         identity,
         counts=written.counts,
         details=written.details,
         making=written.making,
-        links_from=linked,
+        known_digests=known,
     )
     if written.after:
         written.after(record)

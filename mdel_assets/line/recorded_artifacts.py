@@ -27,11 +27,11 @@ class Recorded:
         return sum(file["size_bytes"] for file in self.record.files.values())
 
 
-def record_paths(root: Path) -> Iterator[Path]:
-    """Yield the records under an experiment's folder, sorted; not those of work in progress."""
+def record_paths(root: Path, *, work: str = "work") -> Iterator[Path]:
+    """Yield the records under an experiment's folder, sorted; not those in its folder ``work``."""
     for path in sorted(root.rglob(f"*{RECORD_NAME}")):
         inside = path.relative_to(root).parts
-        if inside[0] != "work" and not any(part.startswith(".") for part in inside[:-1]):
+        if inside[0] != work and not any(part.startswith(".") for part in inside[:-1]):
             yield path
 
 

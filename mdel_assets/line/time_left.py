@@ -1,7 +1,7 @@
-"""How long the models of a line will still take, judged by those that this run has made.
+"""How long the trainings of a line will still take, judged by those of this run.
 
-Counted are floating-point operations of trainings and scorings; what is not a model's (fetching,
-merging, reports) is left out. Before a run has trained or scored anything, nothing is said.
+Counted are floating-point operations of trainings alone. Before a run has trained anything nothing
+is said, nor where that was a small part of what is left: other things took its seconds.
 """
 
 import dataclasses
@@ -15,13 +15,15 @@ from mdel_assets.store.artifacts import looking_once
 
 # For each parameter and token: a product forward, two backward, of a multiplication and a sum each.
 TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
+# More than so many times what was made is not judged by it.
+_MOST_OF_WHAT_WAS_MADE = 100.0
 # A guess at text's tokens.
 _BYTES_PER_TOKEN = 3
 
 
 @dataclasses.dataclass
 class TimeLeft:
-    """The pace of a run so far: operations of the models it made, and the seconds they took."""
+    """The pace of a run so far: operations of its trainings, and the seconds they took."""
 
     lineage: Lineage
     operations: float = 0.0
@@ -29,24 +31,29 @@ class TimeLeft:
 
     def count(self, kind: str, num_keys: int, seconds: float) -> None:
         """Count ``num_keys`` artifacts of ``kind``, which were made in ``seconds``."""
-        if operations := num_keys * operations_of(self.lineage, kind):
+        if operations := num_keys * _operations_of_training(self.lineage, kind):
             self.operations += operations
             self.seconds += seconds
 
     @looking_once()
     def of(self, kinds: Sequence[str]) -> float | None:
-        """Return the seconds that the models of ``kinds`` will take, or None where unknown."""
+        """Return the seconds that trainings of ``kinds`` will take, or None where unknown."""
         if not self.operations:
             return None
         try:
             left = sum(
-                operations_of(self.lineage, kind)
+                _operations_of_training(self.lineage, kind)
                 * sum(self.lineage.stale(kind, key) is not None for key in self.lineage.keys(kind))
                 for kind in kinds
             )
         except MdelError:
             return None
-        return left * self.seconds / self.operations if math.isfinite(left) else None
+        is_known = math.isfinite(left) and left <= _MOST_OF_WHAT_WAS_MADE * self.operations
+        return left * self.seconds / self.operations if is_known else None
+
+
+def _operations_of_training(lineage: Lineage, kind: str) -> float:
+    return 0.0 if kind == "token_scores" else operations_of(lineage, kind)
 
 
 def operations_of(lineage: Lineage, kind: str) -> float:

@@ -8,14 +8,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 _INTERRUPT = {signal.SIGINT}
 _REPEAT_SECONDS = 0.5
+_STARTED_BY = "MDEL_STARTED_BY"
 
 
 @contextlib.contextmanager
@@ -66,6 +68,31 @@ def end_with_parent() -> None:
         threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
+def naming_this_process() -> dict[str, str]:
+    """Return the environment by which `end_with_starter` knows this process."""
+    return {_STARTED_BY: f"{socket.gethostname()} {os.getpid()}"}
+
+
+def end_with_starter(environment: Mapping[str, str] = os.environ) -> None:
+    """Let this process end with its parent, and with the one that `naming_this_process` named.
+
+    Between the two there may be a launcher, which does not end when what started it is killed.
+    Does nothing where no process of this machine is named.
+    """
+    host, _, starter = environment.get(_STARTED_BY, "").rpartition(" ")
+    if host == socket.gethostname():
+        for pid in {int(starter), os.getppid()}:
+            threading.Thread(target=_end_after_process, args=(pid,), daemon=True).start()
+
+
 def _end_after(parent: BaseProcess) -> None:
     parent.join()
+    os._exit(1)
+
+
+def _end_after_process(pid: int) -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait()
     os._exit(1)

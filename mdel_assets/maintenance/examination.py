@@ -19,6 +19,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.hub.credentials import find_token
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.locks import making
 from mdel_assets.line.recorded_artifacts import named_by, record_paths, unknown_artifact
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 from mdel_assets.store.half_written import ELSEWHERE_SECONDS, dead_writer
@@ -81,7 +82,9 @@ def examine_folders(home: MdelHome) -> Iterator[Finding]:
             continue
 
         def repair(folder: Path = folder) -> str:
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+            # Who makes the same artifact again removes it, too.
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.unlink(missing_ok=True)
             return f"removed {folder}"
 
         yield Finding(
@@ -99,14 +102,14 @@ def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
     lineage = home.lineage(experiment)
     for folder in sorted((home.root / experiment.name / "work").glob("*-*")):
         match = _WORK_IN_PROGRESS.fullmatch(folder.name)
-        if match is None or _is_wanted(lineage, match["kind"], match["key"] or "", folder.name):
-            continue
-        newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-        if time.time() - newest < ELSEWHERE_SECONDS:
+        if match is None or _is_wanted(lineage, match) or _is_recent(folder):
             continue
 
-        def repair(folder: Path = folder) -> str:
-            shutil.rmtree(folder)
+        def repair(folder: Path = folder, match: re.Match[str] = match) -> str:
+            with making(*_maker_of(lineage, match)):
+                if _is_wanted(lineage, match) or _is_recent(folder):
+                    return "somebody goes on with it now"
+                shutil.rmtree(folder)
             return f"removed {folder}"
 
         yield Finding(
@@ -116,15 +119,31 @@ def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
         )
 
 
-def _is_wanted(lineage: Lineage, kind: str, key: str, folder: str) -> bool:
-    """Whether a run would go on with a work folder; yes where that is not known."""
+def _is_wanted(lineage: Lineage, match: re.Match[str]) -> bool:
+    """Whether a run would go on with a work folder of that name; yes where that is not known."""
+    kind, key = match["kind"], match["key"] or ""
     if kind not in lineage.registry:
         return False
     try:
         identity = lineage.identity(kind, key)
     except (MdelError, KeyError, ValueError):
         return True
-    return folder == lineage.artifact(kind, key).work_name(identity)
+    return match.string == lineage.artifact(kind, key).work_name(identity)
+
+
+def _maker_of(lineage: Lineage, match: re.Match[str]) -> list[Artifact]:
+    """Return the artifact that a work folder is of; none for one of a kind that is no more."""
+    kind = match["kind"]
+    return [lineage.artifact(kind, match["key"] or "")] if kind in lineage.registry else []
+
+
+def _is_recent(folder: Path) -> bool:
+    """Whether something in a folder was written to in the last day; also if it is just leaving."""
+    try:
+        newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return True
+    return time.time() - newest < ELSEWHERE_SECONDS
 
 
 def _size_mib(folder: Path) -> float:
@@ -136,16 +155,34 @@ def examine_records(
 ) -> Iterator[Finding]:
     """Compare every artifact's files with its record; ``read_files`` reads them all once more."""
     lineage = home.lineage(experiment)
-    root = lineage.root
+    root, places = lineage.root, _places(lineage)
     for path in record_paths(root):
         artifact, record, problem = _read(path, lineage, read_files=read_files)
         if not problem:
             continue
 
-        def repair(artifact: Artifact = artifact, record: Record | None = record) -> str:
-            return _move_aside(artifact, record, root / "work" / "damaged")
+        # A record that cannot be read does not say whose lock it is.
+        known = places.get(path) or (artifact if record else None)
+
+        def repair(path: Path = path, known: Artifact | None = known) -> str:
+            with making(*([known] if known else [])):
+                artifact, record, problem = _read(path, lineage, read_files=read_files)
+                if not (path.exists() and problem):
+                    return "it was made anew, or taken away, meanwhile"
+                return _move_aside(artifact, record, root / "work" / "damaged")
 
         yield Finding(f"{artifact.label}: {problem}. It has to be made anew.", repair)
+
+
+def _places(lineage: Lineage) -> dict[Path, Artifact]:
+    """Return the line's artifacts by the paths of their records."""
+    found: dict[Path, Artifact] = {}
+    for kind in lineage.kinds():
+        # Which keys there are may not be known, where something is missing or damaged.
+        with contextlib.suppress(MdelError):
+            artifacts = [lineage.artifact(kind, key) for key in lineage.keys(kind)]
+            found |= {artifact.record_path: artifact for artifact in artifacts}
+    return found
 
 
 def _read(path: Path, lineage: Lineage, *, read_files: bool) -> tuple[Artifact, Record | None, str]:

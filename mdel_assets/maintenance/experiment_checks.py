@@ -26,7 +26,12 @@ from mdel_assets.experiment.experiment import (
 )
 from mdel_assets.experiment.model_families import shape_of
 from mdel_assets.experiment.rules import mistakes_of_scoring, mistakes_of_training
-from mdel_assets.experiment.shard_locations import repeated_locations, shard_keys, write_out
+from mdel_assets.experiment.shard_locations import (
+    repeated_locations,
+    require_web_address,
+    shard_keys,
+    write_out,
+)
 from mdel_assets.line.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -156,6 +161,8 @@ def _look_at_address(place: str, location: str, findings: Findings) -> None:
     try:
         if location.startswith("hf://"):
             hub_file(location)
+        else:
+            require_web_address(location)
     except MdelError as error:
         findings.mistakes.append(f"{place}: {error}")
         return

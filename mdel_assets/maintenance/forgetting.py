@@ -9,6 +9,7 @@ import functools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mdel_assets.errors import (
     UnknownKeyError,
@@ -17,6 +18,7 @@ from mdel_assets.errors import (
 from mdel_assets.home import MdelHome
 from mdel_assets.hub.retries import Patience
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.locks import making, making_nothing
 from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded_at
 from mdel_assets.maintenance.derived_artifacts import Derived, derived_from
 from mdel_assets.maintenance.domain_text import TextFound, shards_with, text_of
@@ -25,7 +27,7 @@ from mdel_assets.publishing.forgotten import read_forgotten
 from mdel_assets.publishing.publication import publishing_with_patience
 from mdel_assets.publishing.publisher import open_backend
 from mdel_assets.store.artifacts import RECORD_NAME
-from mdel_assets.store.durable_files import write_text_atomically
+from mdel_assets.store.durable_files import exclusively, write_text_atomically
 
 _PUBLICATION = "hub_"
 
@@ -105,24 +107,42 @@ def _was_routed(lineage: Lineage, domain: str) -> bool:
 
 def mark_forgotten(lineage: Lineage, traces: Traces) -> None:
     """Write down what is to be forgotten: publishing refuses it from now on."""
-    marked = dict(read_forgotten(lineage))
-    for entry in traces.derived:
-        artifact, record = entry.found.artifact, entry.found.record
-        marked[record.fingerprint] = f"{artifact.label}, of '{traces.domain}'"
-    text = json.dumps(marked, indent=2, sort_keys=True)
-    write_text_atomically(lineage.forgotten, text + "\n")
+    with exclusively(lineage.root / "work" / "locks" / "forgotten"):
+        marked = dict(read_forgotten(lineage))
+        for entry in traces.derived:
+            artifact, record = entry.found.artifact, entry.found.record
+            marked[record.fingerprint] = f"{artifact.label}, of '{traces.domain}'"
+        text = json.dumps(marked, indent=2, sort_keys=True)
+        write_text_atomically(lineage.forgotten, text + "\n")
 
 
-def delete_local(traces: Traces) -> None:
-    """Remove the artifacts of ``traces`` and the text that has no other remedy.
+def traces_after_publishing(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
+    """Return the traces of ``domain`` once what is being published now has its records."""
+    with making_nothing(_locks(home, lineage, kinds=_PUBLICATION)):
+        return find_traces(home, lineage, domain)
 
+
+def delete_local(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
+    """Remove the artifacts and the text of ``domain`` that are here; return what that was.
+
+    What is being made meanwhile may hold the text, too: it is waited for, then looked for.
     Records of what is published stay, so that it can be deleted later.
     """
-    # What was made last goes first: lineage still reaches the rest if this is interrupted.
-    for entry in reversed(traces.derived):
-        entry.found.artifact.remove()
-    for text in reversed(traces.removable):
-        shutil.rmtree(text.path) if text.path.is_dir() else text.path.unlink(missing_ok=True)
+    found = [entry.found.artifact for entry in find_traces(home, lineage, domain).derived]
+    with making_nothing(_locks(home, lineage), found):
+        traces = find_traces(home, lineage, domain)
+        # What was made last goes first: lineage still reaches the rest if this is interrupted.
+        for entry in reversed(traces.derived):
+            entry.found.artifact.remove()
+        for text in reversed(traces.removable):
+            shutil.rmtree(text.path) if text.path.is_dir() else text.path.unlink(missing_ok=True)
+    return traces
+
+
+def _locks(home: MdelHome, lineage: Lineage, *, kinds: str = "") -> list[Path]:
+    """Return the locks of what the experiment and ``mdel merge`` may be making now."""
+    own = (lineage.root / "work" / "locks").glob(f"{kinds}*")
+    return [*own, *home.merges.rglob(".*.lock")]
 
 
 def delete_remote(traces: Traces, *, patience: Patience | None = None) -> Iterator[str]:
@@ -137,18 +157,19 @@ def delete_remote(traces: Traces, *, patience: Patience | None = None) -> Iterat
         details = entry.record.details
         backend = open_backend(details["location"])
         repository = Repository(details["repository_kind"], details["repository"])
-        publishing_with_patience(
-            functools.partial(backend.delete, repository),
-            what=f"deleting {repository}",
-            patience=patience or Patience(),
-        )
-        entry.artifact.remove()
+        with making(entry.artifact):
+            publishing_with_patience(
+                functools.partial(backend.delete, repository),
+                what=f"deleting {repository}",
+                patience=patience or Patience(),
+            )
+            entry.artifact.remove()
         yield told
 
 
 def _recorded(home: MdelHome, lineage: Lineage) -> list[Recorded]:
     """Return what lies in the experiment's folder, and what ``mdel merge`` made of it."""
-    merges = [recorded_at(path) for path in record_paths(home.merges)]
+    merges = [recorded_at(path) for path in record_paths(home.merges, work="")]
     own = [entry for entry in merges if entry.record.experiment == lineage.experiment.name]
     root = lineage.root
     return [*(recorded_at(path, within=lineage) for path in record_paths(root)), *own]

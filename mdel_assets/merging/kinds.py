@@ -57,8 +57,9 @@ def _recipe(lineage: Lineage, key: str, *, before: Artifact) -> dict[str, Any]:
     """Return a recipe with its models; ``before`` is what was made by it last."""
     experiment, members = lineage.experiment, recipe_members(lineage, key)
     known, last = set(experiment.model_keys), before.last_record()
+    place, notes = experiment.place_of_model, lineage.root / "work" / "verified"
     digests = {
-        member.name: outside_digest(experiment.place_of_model(member.name), before=last)
+        member.name: outside_digest(place(member.name), before=last, notes=notes)
         for member in members
         if member.name not in known
     }

@@ -10,7 +10,8 @@ import yaml
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merge_methods.settings import number_setting
-from mdel_assets.store.durable_files import file_digest
+from mdel_assets.store.durable_files import text_digest
+from mdel_assets.store.verification import Notes
 
 FOLDER_PREFIX = "folder:"
 
@@ -141,8 +142,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path, *, notes: Path | None = None) -> str:
     """Return a digest of a model folder's weights and configuration.
+
+    In the folder ``notes`` stands what was read of it: files that stay as they are are read once.
 
     Raises:
         MergeError: it is no folder, or has no safetensors weights.
@@ -155,11 +158,15 @@ def folder_digest(folder: Path) -> str:
             f"(OWNER/NAME or OWNER/NAME@REVISION). Correct the recipe."
         )
     names = sorted(
-        p for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
+        path.name
+        for path in folder.iterdir()
+        if path.suffix == ".safetensors" or path.name == "config.json"
     )
-    if not any(path.suffix == ".safetensors" for path in names):
+    if not any(name.endswith(".safetensors") for name in names):
         raise MergeError(
             f"The folder '{folder}' holds no model: there is no *.safetensors in it. Save one "
             f"there (model.save_pretrained), or name another folder."
         )
-    return FOLDER_PREFIX + "-".join(file_digest(path)[:16] for path in names)
+    name = f"outside-{text_digest(str(folder.absolute()))}.json"
+    digests = Notes(folder, notes / name if notes else None).digests(names)
+    return FOLDER_PREFIX + "-".join(digests[name][:16] for name in names)

@@ -11,11 +11,11 @@ from mdel_assets.store.records import Record
 HUB_PREFIX = "hub:"
 
 
-def outside_digest(name: str, *, before: Record | None) -> str:
+def outside_digest(name: str, *, before: Record | None, notes: Path | None = None) -> str:
     """Return what stands for a model's content: a folder's digest, or the commit of a Hub id.
 
     A path or a branch says nothing about what is in it. ``before`` is the record of the merge as it
-    was made last.
+    was made last, ``notes`` the folder for what was read of others.
 
     Raises:
         MergeError: it is neither a folder nor a Hub id.
@@ -24,7 +24,7 @@ def outside_digest(name: str, *, before: Record | None) -> str:
     """
     reference = outside_reference(name)
     if reference is None:
-        return folder_digest(Path(name))
+        return folder_digest(Path(name), notes=notes)
     mark = f"{HUB_PREFIX}{reference.name}@"
     members: Sequence[Any] = before.config.get("members", []) if before else []
     known = [entry.removeprefix(mark) for entry, *_ in members if entry.startswith(mark)]

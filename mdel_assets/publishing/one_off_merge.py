@@ -99,13 +99,11 @@ def publish_one_off(
     """Publish a merged folder with card and tokenizer; return what was done, or would be.
 
     Raises:
-        RestrictedDataError: an expert of the experiment read text under copyright.
+        PublishingError: as `refuse_publishing`, which may be otherwise by now.
 
     """
+    refuse_publishing(lineage, plan, repository)
     domains = _domains_behind(lineage, plan)
-    for artifact in _own_models(lineage, plan).values():
-        refuse_forgotten(lineage, artifact)
-    refuse_restricted(lineage.experiment, domains, what=str(repository))
     card = one_off_card(
         lineage.experiment,
         title=repository.name.split("/")[1],
@@ -131,6 +129,20 @@ def publish_one_off(
         private=publisher.private,
         patience=publisher.patience,
     )
+
+
+def refuse_publishing(lineage: Lineage, plan: OneOff, repository: Repository) -> None:
+    """Refuse what is not to be published, also before hours of merging.
+
+    Raises:
+        RestrictedDataError: an expert of the experiment read text under copyright.
+        PublishingError: one of its models is marked as forgotten.
+
+    """
+    for artifact in _own_models(lineage, plan).values():
+        refuse_forgotten(lineage, artifact)
+    domains = _domains_behind(lineage, plan)
+    refuse_restricted(lineage.experiment, domains, what=str(repository))
 
 
 def _own_models(lineage: Lineage, plan: OneOff) -> dict[str, Artifact]:

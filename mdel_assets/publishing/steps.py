@@ -135,10 +135,10 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
 def _publish(
     lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
 ) -> Outcome:
-    refuse_forgotten(lineage, content.artifact)
     target = lineage.artifact(content.kind, content.key)
-    # What is sent is not replaced meanwhile, nor sent by another run.
+    # What is sent is not replaced meanwhile, nor sent by another run, nor is it marked before.
     with making(content.artifact, target):
+        refuse_forgotten(lineage, content.artifact)
         return _publish_alone(lineage, content, target, repository, publisher)
 
 

@@ -26,6 +26,7 @@ from mdel_assets.errors import (
 from mdel_assets.store.durable_files import (
     explaining_full_disk,
     file_digest,
+    file_number,
     swap_into_place,
     sync,
     write_text_atomically,
@@ -68,9 +69,9 @@ def looking_once() -> Iterator[None]:
 class Artifact:
     """A place for one artifact: a folder, or named files in a folder that others share.
 
-    ``work`` is the folder, outside every artifact, of its lock and of the notes on its files; one
-    that belongs to no experiment's folder has neither. ``owns_folder``: the folder is this
-    artifact's alone.
+    ``work`` is the folder, outside every artifact, of its lock and of the notes on its files. One
+    that belongs to no experiment's folder has no notes, and its lock beside it. ``owns_folder``:
+    the folder is this artifact's alone.
     """
 
     kind: str
@@ -186,8 +187,8 @@ class Artifact:
     @property
     def lock_path(self) -> Path:
         """What whoever makes it holds: see `mdel_assets.line.locks`."""
-        assert self.work
-        return self.work / "locks" / self.name
+        beside = self.folder.with_name(f".{self.folder.name}.lock")
+        return self.work / "locks" / self.name if self.work else beside
 
     @property
     def name(self) -> str:
@@ -225,7 +226,7 @@ class Artifact:
         """Return the recorded digest of every file, by device and number of the file."""
         record = self.require()
         return {
-            _file_number(self.folder / name): file["xxh3"] for name, file in record.files.items()
+            file_number(self.folder / name): file["xxh3"] for name, file in record.files.items()
         }
 
     @contextlib.contextmanager
@@ -258,16 +259,16 @@ class Artifact:
         counts: Mapping[str, Any] | None = None,
         details: Mapping[str, Any] | None = None,
         making: Mapping[str, Any] | None = None,
-        links_from: "Artifact | None" = None,
+        known_digests: Mapping[tuple[int, int], str] | None = None,
     ) -> Record:
         """Write the record, sync everything in ``stage`` and move it into the final place.
 
         ``making`` is what would differ between two that are the same; it has the places in
         ``details`` that it is to be read in. Only what owns its folder may have it.
-        Files that are links to those of ``links_from`` have the digests that its record gives.
+        ``known_digests`` are those of files that need not be read for it, by `file_number`.
         """
         files = sorted(path for path in stage.rglob("*") if path.is_file())
-        known = links_from.digests_by_file() if links_from else {}
+        known = known_digests or {}
         record = Record(
             kind=self.kind,
             key=self.key,
@@ -281,7 +282,7 @@ class Artifact:
             files={
                 str(path.relative_to(stage)): {
                     "size_bytes": path.stat().st_size,
-                    "xxh3": known.get(_file_number(path)) or file_digest(path),
+                    "xxh3": known.get(file_number(path)) or file_digest(path),
                 }
                 for path in files
             },
@@ -314,12 +315,6 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         if isinstance(first.get(key), Mapping) and isinstance(value, Mapping)
     }
     return {**first, **second, **both}
-
-
-def _file_number(path: Path) -> tuple[int, int]:
-    """Return what two links to the same file have in common."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _shown(counts: Mapping[str, Any]) -> str:

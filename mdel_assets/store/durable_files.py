@@ -14,10 +14,15 @@ from pathlib import Path
 
 import xxhash
 
-from mdel_assets.errors import DiskFullError, MdelError
+from mdel_assets.errors import DiskError, DiskFullError, MdelError
 
-# SQLite's words: of a full disk; and of a quota, a file size limit, or no room for its lock.
-_FULL_DATABASE = ("database or disk is full", "disk I/O error")
+_FULL_DATABASE = "database or disk is full"
+# SQLite's words for no room for its lock, a quota, a file size limit, and a disk that fails.
+_FAILED_DATABASE = "disk I/O error"
+# SQLite's locks and logs of one database take no more.
+_HARDLY_ANY_BYTES = 4 << 20
+# What Dagster's databases write of a run, with room to spare: a full one fails in any statement.
+RUN_BYTES = 16 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -25,13 +30,28 @@ _RENAME_EXCHANGE = 2
 
 @contextlib.contextmanager
 def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
-    """Turn the operating system's full-disk errors into `DiskFullError` with the remedy."""
+    """Turn the operating system's full-disk errors into `DiskFullError` with the remedy.
+
+    Raises:
+        DiskFullError: the disk is full.
+        DiskError: a database failed to be read or written on a disk that has room.
+
+    """
     try:
         yield
     except Exception as error:
-        if isinstance(error, MdelError) or not is_full_disk(error):
+        free = _free_bytes(place)
+        has_failed = _FAILED_DATABASE in str(error) and not isinstance(error, MdelError)
+        if has_failed and free >= _HARDLY_ANY_BYTES:
+            raise DiskError(
+                f"A database under {place} could not be read or written (SQLite: disk I/O error), "
+                f"though {free // 2**20} MiB are free. Look for a quota, a file size limit "
+                f"('ulimit -f') or a failing disk ('dmesg'), run 'mdel doctor', which examines the "
+                f"databases, then run the same command again; finished artifacts are kept."
+            ) from error
+        if isinstance(error, MdelError) or not (has_failed or is_full_disk(error)):
             raise
-        free_mib = _free_bytes(place) // 2**20
+        free_mib = free // 2**20
         raise DiskFullError(
             f"No room to write {what} under {place} ({free_mib} MiB free; a quota or file size "
             f"limit may apply). Free some space, or move MDEL_HOME to a larger disk; then run the "
@@ -70,7 +90,7 @@ def is_full_disk(error: BaseException) -> bool:
     if "PytorchStreamWriter failed" in words or "inline_container.cc" in words:
         # torch's own writer says nothing of the cause; a file that cannot grow is the usual one.
         return isinstance(error, RuntimeError)
-    if any(known in words for known in _FULL_DATABASE):
+    if _FULL_DATABASE in words:
         return True
     return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
 
@@ -78,10 +98,22 @@ def is_full_disk(error: BaseException) -> bool:
 def file_digest(path: Path) -> str:
     """Return the xxh3-128 digest of a file, as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
+    for block in blocks_of(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """Yield what a file holds, 4 MiB at a time."""
     with path.open("rb") as file:
         while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+            yield block
+
+
+def file_number(path: Path) -> tuple[int, int]:
+    """Return what two links to the same file have in common."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def text_digest(text: str) -> str:
@@ -110,10 +142,13 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Let ``target`` be the same file as ``source``; a copy where the file system has no links."""
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copyfile(source, beside)
-    os.replace(beside, target)
+        try:
+            os.link(source, beside)
+        except OSError:
+            shutil.copyfile(source, beside)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -162,16 +197,22 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(done == 0)
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal, or that of a folder's listing."""
-    digest = hashlib.sha256()
+def sha256_of(path: Path, *, xxh3: dict[tuple[int, int], str] | None = None) -> str:
+    """Return a file's sha256 in hexadecimal, or that of a folder's listing.
+
+    Each file's xxh3-128 is entered into ``xxh3``, by `file_number`.
+    """
+    digest, other = hashlib.sha256(), xxhash.xxh3_128()
     if path.is_dir():
         for file in _files(path):
-            digest.update(os.fsencode(f"{sha256_of(file)}  {file.relative_to(path)}\n"))
+            digest.update(os.fsencode(f"{sha256_of(file, xxh3=xxh3)}  {file.relative_to(path)}\n"))
         return digest.hexdigest()
-    with path.open("rb") as opened:
-        while block := opened.read(1 << 22):
-            digest.update(block)
+    for block in blocks_of(path):
+        digest.update(block)
+        if xxh3 is not None:
+            other.update(block)
+    if xxh3 is not None:
+        xxh3[file_number(path)] = other.hexdigest()
     return digest.hexdigest()
 
 

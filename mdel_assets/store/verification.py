@@ -2,6 +2,7 @@
 
 Notes say which files of an artifact were found right, and how they were then: a note holds while
 the file's size, inode and time of change stay, and what it says was read is what the record says.
+Of files that have no record, such as other people's models, they say what was read.
 """
 
 import contextlib
@@ -62,6 +63,22 @@ class Notes:
             recorded = files[name]["xxh3"]
             return f"{self.folder / name} has digest {digest}, its record says {recorded}"
         return None
+
+    def digests(self, names: Collection[str]) -> dict[str, str]:
+        """Return the digest of each of the files ``names``, read where no note holds."""
+        noted = self._read()
+        known: dict[str, str] = {}
+        for name in names:
+            digest = (noted.get(name) or {}).get("xxh3", "")
+            if digest and noted[name] == self._note(name, digest):
+                known[name] = digest
+        unread = {name: self._note(name, "") for name in names if name not in known}
+        if not unread:
+            return known
+        read = self._digests(unread)
+        kept = {name: noted[name] for name in known}
+        self._write(kept | {name: note | {"xxh3": read[name]} for name, note in unread.items()})
+        return known | read
 
     def write(self, files: Mapping[str, Mapping[str, Any]]) -> None:
         """Note that ``files``, those of a `Record`, are right: they were read for it."""

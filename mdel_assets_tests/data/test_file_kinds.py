@@ -115,4 +115,4 @@ def test_other_types_and_names_are_read_in_json_lines_as_in_tables(tmp_path):
     source = COLUMNS | {"text_field": "doc.text"}
     counts = run(tmp_path / "s.jsonl", tmp_path / "out", max_reject_rate=0.5, **source)
     assert texts(tmp_path / "out") == ["a\nb", "c"]
-    assert counts.rejects == {"text_not_a_string": 1, "missing_domain": 1}
+    assert counts.rejects == {"text_not_a_string": 1, "domain_not_a_label": 1}

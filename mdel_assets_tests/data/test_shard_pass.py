@@ -88,7 +88,7 @@ CASES = {
     "no text": (b'{"meta":{"pile_set_name":"Github"}}', "missing_text"),
     "null text": (line(None), "missing_text"),
     "a list of strings as text": (line(["a", "b"]), "text_not_a_string"),
-    "an integer as label": (line("a", 7), "missing_domain"),
+    "an integer as label": (line("a", 7), "domain_not_a_label"),
     "a number as text": (line(7), "text_not_a_string"),
     "no meta": (b'{"text":"a"}', "missing_domain"),
     "null meta": (b'{"text":"a","meta":null}', "missing_domain"),

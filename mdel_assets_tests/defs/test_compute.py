@@ -1,5 +1,6 @@
 """Training through workers: the same expert, whatever started the processes that train it."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import time
 
 import dagster as dg
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -19,6 +21,8 @@ from mdel_assets.training.optimize import last_whole_checkpoint
 from mdel_assets.worker import run_worker
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.defs.running_dagster import environment
+from mdel_assets_tests.waiting import wait_until
 
 # Dagster warns of its own Pipes.
 pytestmark = pytest.mark.filterwarnings("ignore:.*PipesMessageReader.*in preview")
@@ -143,6 +147,40 @@ def test_a_worker_told_to_end_saves_a_checkpoint_and_says_so(corpus, place, tmp_
         raise_outcome(spec)
     (folder,) = work.glob("expert_model-*")
     assert last_whole_checkpoint(folder) is not None
+
+
+@pytest.mark.in_use
+@pytest.mark.slow
+def test_workers_end_with_the_run_that_is_killed(corpus, place, tmp_path):
+    """What launched them, torchrun, would outlive it."""
+    training = PICO["training"] | {"num_tokens": 32 * 4 * 4000, "save_steps": 20}
+    experiment = pico_experiment(corpus, training=training)
+    (place.root / "compute.yaml").write_text(json.dumps(TOGETHER))
+    place.initialize("pico")
+    words = ["asset", "materialize", "-m", "mdel_assets.definitions", "--select", KIND]
+    work = place.root / "pico" / "work"
+    process = warm_python.start(
+        ["-m", "dagster", *words, "--partition", DOMAIN],
+        env=environment(experiment, place, tmp_path),
+        cwd=tmp_path,
+    )
+    with process:
+        saved = "expert_model-*/checkpoint-*/trainer_state.json"
+        wait_until(lambda: process.poll() is not None or list(work.glob(saved)), every=0.02)
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        workers = [one for one in psutil.process_iter() if is_worker(one, place.root)]
+        assert len(workers) >= TOGETHER["num_processes"]
+        process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert alive == []
+
+
+def is_worker(process, home):
+    """Whether a process is one of the workers of a home, or what launched them."""
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()
+        return "mdel_assets.worker" in words and words[-1].startswith(str(home))
+    return False
 
 
 def test_run_configuration_offers_no_launcher(branched, place, tmp_path):

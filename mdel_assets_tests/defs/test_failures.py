@@ -2,10 +2,13 @@
 
 import dagster as dg
 import pytest
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._grpc.server import LoadedRepositories
+from dagster._utils.error import serializable_error_info_from_exc_info
 
 from mdel_assets.defs.failures import failing_in_words
 from mdel_assets.defs.graph import build_definitions
-from mdel_assets.errors import MissingArtifactError
+from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets_tests.conftest import pico_experiment
 
 pytestmark = pytest.mark.in_use
@@ -32,6 +35,24 @@ def test_a_mistake_is_shown_as_its_sentence_alone(home, corpus):
     assert error.cls_name == "MissingArtifactError"
     assert error.message.startswith("mdel_assets.errors.MissingArtifactError: domain_dataset ")
     assert "run 'mdel dg launch --assets domain_dataset --partition github'" in error.message
+
+
+def test_a_yaml_that_breaks_is_one_sentence_on_the_page_of_its_location(tmp_path, monkeypatch):
+    (tmp_path / "firm.yaml").write_text("sourc: {}")
+    monkeypatch.setenv("MDEL_EXPERIMENT", str(tmp_path / "firm.yaml"))
+    monkeypatch.setenv("MDEL_HOME", str(tmp_path / "home"))
+    with pytest.raises(MdelError) as raised:
+        LoadedRepositories(
+            LoadableTargetOrigin(module_name="mdel_assets.definitions"),
+            entry_point=["dagster"],
+            container_image=None,
+            container_context=None,
+        )
+    error = serializable_error_info_from_exc_info((raised.type, raised.value, raised.tb))
+    assert error.stack == []
+    assert error.cause is None
+    assert error.message.startswith("mdel_assets.errors.ExperimentError: ")
+    assert "- Unknown key 'sourc'. Did you mean 'source'?" in error.message
 
 
 def test_any_other_error_keeps_its_stack_trace():

@@ -12,7 +12,12 @@ import sqlalchemy
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.errors import DiskFullError
 from mdel_assets.home import MdelHome
-from mdel_assets.store.durable_files import explaining_full_disk, is_full_disk, require_room
+from mdel_assets.store.durable_files import (
+    explaining_full_disk,
+    is_full_disk,
+    link_or_copy,
+    require_room,
+)
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.defs.running_dagster import environment
 
@@ -64,6 +69,41 @@ def test_a_full_database_is_told_in_one_sentence(tmp_path):
     assert not is_full_disk(sqlite3.OperationalError("no such table: runs"))
 
 
+LIMITED = """
+import resource, sqlite3, sys
+from pathlib import Path
+from mdel_assets.store.durable_files import explaining_full_disk
+from mdel_assets.errors import DiskError
+folder = Path(sys.argv[1])
+database = sqlite3.connect(folder / "runs.db")
+database.execute("CREATE TABLE runs (text)")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+try:
+    with explaining_full_disk("the history", folder), database:
+        database.execute("INSERT INTO runs VALUES (?)", ["x" * 1_000_000])
+except DiskError as error:
+    print(error)
+"""
+
+
+def test_a_database_that_fails_though_there_is_room_is_not_told_as_a_full_disk(tmp_path):
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True)
+    assert f"A database under {tmp_path} could not be read or written" in done.stdout
+    assert "MiB are free. Look for a quota, a file size limit" in done.stdout
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_beside(tmp_path, is_there):
+    source, target = tmp_path / "source", tmp_path / "target"
+    if is_there:
+        source.write_text("weights")
+    (target / "full").mkdir(parents=True)
+    with pytest.raises(OSError):  # noqa: PT011  which one, the system decides
+        link_or_copy(source, target)
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", "target"}
+
+
 def test_a_run_is_not_begun_without_room_for_its_history(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     require_room("a run", tmp_path, wanted_bytes=free // 2)
@@ -80,6 +120,30 @@ def disk(tmp_path):
     if not shutil.which("unshare") or subprocess.run(mount, check=False).returncode:
         pytest.skip("this process may not mount a disk")
     return folder
+
+
+SMALL_DISK = """
+mount -t tmpfs -o size=8m none "$1"
+"$0" -c "from mdel_assets.cli.main import main; main()" dg launch --assets seed_model
+"""
+
+
+@pytest.mark.slow
+def test_dagsters_own_commands_begin_no_run_without_room_either(corpus, home, disk, tmp_path):
+    variables = environment(pico_experiment(corpus), home, tmp_path)
+    variables["MDEL_HOME"] = str(disk / "home")
+    del variables["DAGSTER_HOME"]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", SMALL_DISK, sys.executable, disk],
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"No room to write Dagster's history of the run under {disk}/home/pico" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 @pytest.mark.slow

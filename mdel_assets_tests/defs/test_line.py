@@ -100,6 +100,8 @@ def test_an_expert_shows_losses_chart_and_a_passed_check(finished):
     assert set(losses) == {"validation_domain", "validation_pile"}
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("frozen_weights_unchanged", True)
+    assert check.description == "All tensors outside of the trained layers equal the seed's."
+    assert set(check.metadata) == {"num_changed_tensors"}
 
 
 def test_checks_fail_when_what_they_guard_is_broken(finished, tmp_path, corpus):
@@ -281,6 +283,7 @@ def test_layer_differences_show_where_experts_moved_and_flag_a_frozen_tensor(fin
         cosines = {row.data["expert"]: row.data["cosine"] for row in metadata["cosines"].records}
         assert set(cosines) == {"expert-github", "expert-freelaw"}
     assert check.metadata["changed_though_frozen"].value == {"arxiv": [name]}
+    assert check.description.endswith(f"differ from the seed's (arxiv: 1, {name} first).")
 
 
 @pytest.mark.in_use

@@ -48,6 +48,16 @@ def write_rows(folder, rows):
     return folder
 
 
+@pytest.mark.in_use
+def test_more_tokens_than_the_model_reads_are_refused_with_the_option_to_give(run, tmp_path):
+    folder = write_rows(tmp_path / "data", [{"text": "a"}])
+    result = run("--dataset", str(folder), "--max-length", "65")
+    assert result.exit_code == 1
+    assert "--max-length is 65, but '" in result.output
+    assert "' reads 64 tokens at most: give --max-length 64." in result.output
+    assert run("--dataset", str(folder), "--max-length", "64").exit_code == 0
+
+
 def test_the_row_is_the_sum_over_all_documents(run, model, tmp_path):
     """A text that occurs twice counts twice; a row without text is left out, and said so."""
     folder = write_rows(tmp_path / "data", [{"text": t} for t in [*TEXTS, None]])

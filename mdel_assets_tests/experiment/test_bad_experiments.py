@@ -80,6 +80,11 @@ CASES = [
     ("hidden_size: 32", "hidden_size: 0", ["seed_model.pretrain.model: hidden_size is 0"]),
     (
         "hidden_size: 32",
+        "hidden_size: 32, hidden_act: swoosh",
+        ["hidden_act: Unknown activation function 'swoosh'. Did you mean 'swish'?"],
+    ),
+    (
+        "hidden_size: 32",
         "hidden_size: 33",
         ["hidden_size 33 is not a multiple of num_attention"],
     ),

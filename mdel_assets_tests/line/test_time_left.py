@@ -30,6 +30,21 @@ def test_the_pace_so_far_tells_how_long_the_rest_takes(finished, corpus):
     assert left.of(["expert_model", "dense_baseline"]) == pytest.approx(30.0)
 
 
+@pytest.mark.in_use
+def test_scorings_are_not_judged_by_trainings_nor_much_by_little(finished, corpus):
+    _, home, _ = finished
+    training = {"trained_layers": [1, 2], "block_size": 32, "batch_size": 4, "num_tokens": 204800}
+    left = TimeLeft(home.lineage(pico_experiment(corpus, training=training)))
+    left.count("seed_model", 1, 8.0)
+    one = operations_of(left.lineage, "expert_model")
+    assert left.of(["token_scores"]) == 0
+    # Three experts are left: they are judged by a hundredth of them, and not by less.
+    assert left.operations < 3 * one / 100
+    assert left.of(["expert_model", "token_scores"]) is None
+    left.operations = 3 * one / 100
+    assert left.of(["expert_model", "token_scores"]) == pytest.approx(800.0)
+
+
 def test_before_there_is_a_seed_nothing_is_said(lineage):
     with pytest.raises(MissingArtifactError):
         operations_of(lineage, "expert_model")

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mdel_assets.home import MdelHome
+from mdel_assets.line.locks import making
 from mdel_assets.line.making import make_one
 from mdel_assets.maintenance.examination import (
     examine_disk,
@@ -24,6 +26,7 @@ from mdel_assets.maintenance.examination import (
     examine_work,
 )
 from mdel_assets_tests.conftest import flip_bit, pico_experiment
+from mdel_assets_tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -131,6 +134,23 @@ def test_a_record_that_is_no_record_is_found_and_moved_away(routed, home):
     assert "cannot be read" in finding.sentence
     finding.repair()
     assert not documents.record_path.exists()
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize("name", ["github.parquet", "record.json"])
+def test_what_is_made_anew_meanwhile_is_not_moved_away(routed, home, caplog, name):
+    lineage, documents = routed
+    path = documents.folder / name
+    content = path.read_bytes()
+    path.write_bytes(b"cut")
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
+    with ThreadPoolExecutor(1) as threads:
+        with making(documents):
+            repairing = threads.submit(finding.repair)
+            wait_until(lambda: "waiting for shard_documents '00', which" in caplog.text)
+            path.write_bytes(content)
+        assert "meanwhile" in repairing.result()
+    assert lineage.current("shard_documents", "00")
 
 
 def test_a_home_below_a_hidden_folder_is_looked_at_all_the_same(lineage, tmp_path):

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from mdel_assets.cli.main import main
 from mdel_assets.errors import ExperimentError, HomeError
 from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.shard_locations import write_out
 from mdel_assets.home import MdelHome
 from mdel_assets.maintenance.experiment_checks import look_around, refuse_mistakes
 from mdel_assets_tests.conftest import PICO, compress, pico_experiment
@@ -64,6 +65,77 @@ def test_what_lies_elsewhere_is_named_and_not_asked_for(firm):
         "source.train: hf://datasets/a/b/c.jsonl is elsewhere, and was not looked at",
         "seed_model.path: owner/name is no folder here, so taken for a Hub id, and not looked at",
     ]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("ftp://corpus.invalid/b.jsonl", "begins with ftp://, which is not read: expected a path"),
+        ("https:///b.jsonl", "names no host: expected https://HOST/PATH"),
+        ("https://?b.jsonl", "names no host"),
+    ],
+)
+def test_an_address_that_cannot_be_fetched_from_is_refused(firm, address, told):
+    mistakes = look_around(firm(source={"train": [address], "test": f"{address}.gz"})).mistakes
+    assert [told in mistake for mistake in mistakes] == [True, True]
+
+
+@pytest.mark.parametrize("pattern", ["data/**/*.jsonl", "data/*/*/*/*/*/*/*.jsonl"])
+def test_a_glob_without_end_is_refused(firm, tmp_path, monkeypatch, pattern):
+    for n in range(10):
+        (tmp_path / "data" / str(n)).symlink_to(tmp_path / "data")
+    monkeypatch.setattr("mdel_assets.experiment.shard_locations._MAX_LOOKED_AT", 1000)
+    for n in range(1000 * ("**" in pattern)):
+        (tmp_path / "data" / f"{n}.txt").touch()
+    (mistake,) = look_around(firm(source={"train": [pattern]})).mistakes
+    assert "leads through more than 1,000 files and folders. Begin it with the" in mistake
+
+
+def test_a_glob_goes_through_folders_but_not_through_links(firm, tmp_path):
+    for name in ("one/a.jsonl", "one/two/b.jsonl", "one/two/.c.jsonl", "c.txt"):
+        path = tmp_path / "data" / "deep" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    (tmp_path / "data" / "deep" / "link").symlink_to(tmp_path / "data" / "deep" / "one")
+    for pattern in ("deep/**/*.jsonl", "deep/*/**/*.jsonl", "../data/deep/o*/*/[a-b].jsonl"):
+        found = write_out(f"data/{pattern}", folder=str(tmp_path))
+        assert found == sorted(map(str, tmp_path.glob(f"data/{pattern}"))), pattern
+        assert found
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.zst", "tsv"])
+def test_a_tables_columns_and_first_rows_are_looked_at(firm, tmp_path, suffix):
+    cut, separator = (3000 if "zst" in suffix else 30), "\t" if suffix == "tsv" else ","
+    rows = [("text", "dept")] + [(f'"text {n}\nof two lines"', "Law") for n in range(cut)]
+    content = "".join(separator.join(row) + "\n" for row in rows).encode()
+    path = tmp_path / "data" / f"a.{suffix}"
+    compress(content, path) if "zst" in suffix else path.write_bytes(content)
+    source = {"train": [f"data/a.{suffix}"]}
+    findings = look_around(firm(source=source))
+    assert findings.mistakes == []
+    # A thousand lines end inside of a row.
+    assert f"{min(cut, 499)} documents: law {min(cut, 499)}" in findings.notes[0]
+    (mistake,) = look_around(firm(source=source | {"text_field": "body"})).mistakes
+    assert "has no column 'body'. Its columns: text, dept" in mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "text,dept\nÄrger,Law\n".encode("latin-1"), "'iconv -f WINDOWS-1252 -t UTF-8'"),
+        ("a.jsonl", '{"text": "Ä", "dept": "Law"}\n'.encode("latin-1"), "than UTF-8, such as Wind"),
+        ("a.csv", b"text,dept\rone,Law\r", "end in carriage returns alone: convert them with"),
+        ("a.jsonl", b'{"text": "a"}\r{"text": "b"}', "end in carriage returns alone: convert them"),
+        ("a.csv", b"text,dept\n", "holds no record: it is empty, or a header alone"),
+        ("a.csv", b"", "has no first row that names its columns"),
+        ("a.jsonl", b'{"text": "a", "dept": 1.5}\n', "domain_not_a_label': 1}. A label has to be"),
+    ],
+)
+def test_why_a_file_cannot_be_read_is_told(firm, tmp_path, name, content, told):
+    (tmp_path / "data" / name).write_bytes(content)
+    (mistake,) = look_around(firm(source={"train": [f"data/{name}"]})).mistakes
+    assert told in mistake
+    assert "give its name the suffix" not in mistake
 
 
 def test_everything_that_is_not_there_is_told_at_once(firm, tmp_path, monkeypatch):

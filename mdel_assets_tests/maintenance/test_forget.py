@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -12,10 +13,17 @@ from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
 from mdel_assets.defs.graph import build_definitions
+from mdel_assets.errors import PublishingError
+from mdel_assets.line.locks import making
+from mdel_assets.maintenance.forgetting import find_traces, mark_forgotten
+from mdel_assets.merging.one_off import one_off_artifact
+from mdel_assets.publishing.forgotten import refuse_forgotten
+from mdel_assets.store.durable_files import exclusively
 from mdel_assets.store.records import Identity
 from mdel_assets_tests.conftest import forge
 from mdel_assets_tests.publishing.conftest import OWNER
 from mdel_assets_tests.publishing.test_merge_command import mdel
+from mdel_assets_tests.waiting import wait_until
 
 __all__ = ["mdel"]
 
@@ -238,6 +246,70 @@ def test_it_is_deleted_here_and_elsewhere_only_when_both_are_asked_for(mdel, own
     assert f"deleted    model {OWNER}/expert-arxiv on {hub.endpoint}" in said
     assert hub.state.repositories() == []
     assert "deleted  " not in mdel("forget", "--domain", "arxiv", "--yes-delete-remote")
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize("is_one_off", [False, True])
+def test_what_is_made_meanwhile_is_waited_for_and_deleted_whole(
+    mdel, finished, own_home, caplog, is_one_off
+):
+    lineage = own_home.lineage(finished[0])
+    inputs = {
+        "domain_dataset 'github'": lineage.artifact("domain_dataset", "github")
+        .require()
+        .fingerprint
+    }
+    # A folder for oneself may be called as the line's work folder is.
+    artifact = (
+        one_off(own_home.merges / "work")
+        if is_one_off
+        else lineage.artifact("merged_model", "left")
+    )
+    with ThreadPoolExecutor(1) as threads:
+        with making(artifact):
+            deleting = threads.submit(mdel, "forget", "--domain", "github", "--delete", "--yes")
+            name = artifact.lock_path.name.strip(".")
+            wait_until(lambda: f"waiting for {name}, which process" in caplog.text)
+            assert lineage.artifact("merged_model", "pair").read_record()
+            make_artifact(artifact, artifact.kind, inputs)
+        deleting.result()
+    assert not artifact.folder.exists()
+    assert reached_by_brute_force(own_home.root / "pico", "github") == set()
+
+
+def one_off(folder):
+    folder.parent.mkdir(exist_ok=True)
+    artifact = one_off_artifact(folder, experiment="pico")
+    artifact.lock_path.touch()
+    return artifact
+
+
+@pytest.mark.in_use
+def test_a_mark_holds_at_once_and_waits_for_what_is_being_published(
+    mdel, finished, own_home, caplog
+):
+    lineage = own_home.lineage(finished[0])
+    publication = lineage.artifact("hub_expert", "arxiv")
+    with ThreadPoolExecutor(1) as threads:
+        with making(publication):
+            marking = threads.submit(mdel, "forget", "--domain", "arxiv", "--mark")
+            wait_until(lambda: "waiting for hub_expert-arxiv, which process" in caplog.text)
+            with pytest.raises(PublishingError, match="is marked as forgotten"):
+                refuse_forgotten(lineage, lineage.artifact("expert_model", "arxiv"))
+        marking.result()
+
+
+@pytest.mark.in_use
+def test_of_two_marks_at_once_both_are_kept(finished, own_home):
+    lineage = own_home.lineage(finished[0])
+    traces = find_traces(own_home, lineage, "arxiv")
+    path = lineage.forgotten
+    with ThreadPoolExecutor(1) as threads:
+        with exclusively(lineage.root / "work" / "locks" / "forgotten"):
+            marking = threads.submit(mark_forgotten, lineage, traces)
+            path.write_text("{\"fingerprint\": \"expert_model 'enron', of 'enron'\"}")
+        marking.result()
+    assert len(json.loads(path.read_text())) == len(traces.derived) + 1
 
 
 def test_an_unknown_domain_is_refused(mdel):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -9,7 +10,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from mdel_assets.cli.main import main
+from mdel_assets.line.locks import making
+from mdel_assets.merging.one_off import one_off_artifact
 from mdel_assets_tests.publishing.conftest import OWNER, TOKEN, with_hub
+from mdel_assets_tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -125,7 +129,7 @@ def test_a_merge_is_repeated_by_its_recipe_and_known_by_its_record(mdel, own_hom
     mdel("merge", "-e", "github", "-e", "arxiv")
     said = mdel("forget", "--domain", "github", "--delete", "--yes")
     assert "derived    one_off_merge " in said
-    assert not list((own_home.root / "merges").iterdir())
+    assert not list((own_home.root / "merges").glob("[!.]*"))
 
 
 @pytest.mark.in_use
@@ -157,6 +161,42 @@ def test_a_mistake_is_told_in_words_that_help(mdel, tmp_path, words, recipe, tol
     assert told in said
     assert "Extra inputs" not in said
     assert not output.exists()
+
+
+@pytest.mark.in_use
+def test_two_merges_into_one_folder_are_made_one_after_the_other(mdel, tmp_path, caplog):
+    words = ("merge", "-e", "github", "-e", "arxiv", "--output", str(tmp_path / "both"))
+    with ThreadPoolExecutor(1) as threads:
+        with making(one_off_artifact(tmp_path / "both", experiment="pico")):
+            other = threads.submit(mdel, *words)
+            wait_until(lambda: "waiting for one_off_merge, which process" in caplog.text)
+            assert not (tmp_path / "both").exists()
+        assert f"in {tmp_path / 'both'}" in other.result()
+    assert (tmp_path / "both" / "model.safetensors").exists()
+
+
+@pytest.mark.in_use
+def test_what_cannot_be_published_is_refused_before_it_is_merged(mdel, hub, tmp_path, monkeypatch):
+    words = ("merge", "-e", "github", "-e", "arxiv", "--output", str(tmp_path / "out"))
+    mdel("forget", "--domain", "arxiv", "--mark")
+    assert "is marked as forgotten (" in mdel(*words, "--hf-repo", "both", fails=True)
+    monkeypatch.delenv("HF_TOKEN")
+    for name in ("bad name", f"{OWNER}/a/b", "a--b"):
+        said = mdel(*words, "--hf-repo", name, fails=True)
+        assert f"'{name.rpartition('/')[0]}" in said or name in said
+        assert "There is no token" not in said
+    assert not (tmp_path / "out").exists()
+    assert hub.state.repositories() == []
+
+
+@pytest.mark.in_use
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["expert", "arxvi"], "Did you mean 'arxiv'"), (["merged", "piar"], "Did you mean 'pair'")],
+)
+def test_a_misspelt_key_is_told_before_a_missing_token(mdel, monkeypatch, words, told):
+    monkeypatch.delenv("HF_TOKEN")
+    assert told in mdel("publish", *words, fails=True)
 
 
 def test_a_search_outside_of_an_experiment_is_refused(mdel, tmp_path):

@@ -1,13 +1,17 @@
 """Files that do not hold what was recorded are named at their next use; others are read once."""
 
+import hashlib
 import os
 import shutil
 
 import pytest
+import xxhash
 
 from mdel_assets.errors import DamagedArtifactError
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import current_record, make_one
+from mdel_assets.merging.members import folder_digest
+from mdel_assets.store.durable_files import file_digest
 from mdel_assets_tests.conftest import flip_bit
 from mdel_assets_tests.store.test_artifacts import dataset_of, identity
 
@@ -44,6 +48,34 @@ def test_a_flipped_bit_is_named_with_the_remedy(artifact):
     assert artifact.holds(identity().fingerprint) is None
     flip_bit(path)
     assert artifact.holds(identity().fingerprint)
+
+
+def test_a_model_of_somebody_elses_is_read_once_while_it_stays(tmp_path):
+    folder, notes = tmp_path / "model", tmp_path / "verified"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes(bytes(range(256)))
+        os.utime(folder / name, ns=(0, 0))
+    unnoted = folder_digest(folder)
+    first = folder_digest(folder, notes=notes)
+    assert first == unnoted
+    assert first == f"folder:{'-'.join(2 * [file_digest(folder / 'config.json')[:16]])}"
+    flip_unnoticed(folder / "config.json")
+    assert folder_digest(folder, notes=notes) == first
+    flip_bit(folder / "model.safetensors")
+    config, weights = folder_digest(folder, notes=notes).split("-")
+    assert config == first.partition("-")[0]
+    assert weights not in first
+    flip_bit(folder / "model.safetensors")
+    assert folder_digest(folder, notes=notes) == first
+
+
+def test_both_digests_of_a_raw_shard_are_those_of_its_file(lineage, home):
+    """They are found in one reading."""
+    record = make_one(lineage, "raw_pile_shard", "00")
+    (path,) = lineage.folder("raw_pile_shard", "00").glob("*.zst")
+    assert record.files[path.name]["xxh3"] == xxhash.xxh3_128_hexdigest(path.read_bytes())
+    assert record.config["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_is_read_once_while_its_size_inode_and_time_of_change_stay(artifact):

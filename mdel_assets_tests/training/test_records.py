@@ -7,8 +7,9 @@ import pytest
 
 from mdel_assets.defs.training import model_metadata, trained_result
 from mdel_assets.home import MdelHome
-from mdel_assets.line.making import make_one
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets.publishing.cards import provenance_section
+from mdel_assets.scoring.score_together import ScoringTask, score_models
 from mdel_assets.store.artifacts import MAKING_NAME
 from mdel_assets.store.records import Record
 
@@ -36,6 +37,31 @@ def test_two_trainings_of_the_same_model_leave_the_same_record(trained):
         assert one.record_path.read_bytes() == other.record_path.read_bytes()
         making = (json.loads((a.folder / MAKING_NAME).read_text()) for a in (one, other))
         assert len({how["history"][PACE] for how in making}) == 2
+
+
+def test_scores_that_a_killed_run_began_have_the_record_of_others(branched, tmp_path):
+    found = []
+    for number in range(2):
+        home = MdelHome(tmp_path / str(number))
+        shutil.copytree(branched[1].root, home.root)
+        lineage = home.lineage(branched[0])
+        if number:
+            score_without_publishing(lineage, "seed", tmp_path)
+        make_all(lineage, "token_scores", ["seed"])
+        found.append(lineage.artifact("token_scores", "seed"))
+    one, other = found
+    assert one.record_path.read_bytes() == other.record_path.read_bytes()
+    scored = [a.all_details(a.require())["num_documents_scored_now"] for a in found]
+    assert scored == [one.require().counts["num_documents"], 0]
+
+
+def score_without_publishing(lineage, key, stage):
+    """Leave what a run leaves that is killed before it publishes the scores."""
+    fingerprint = lineage.identity("token_scores", key).fingerprint
+    work = lineage.work_folder(f"token_scores-{key}-{fingerprint}")
+    tasks = {key: ScoringTask(lineage.model(key).folder, stage, work)}
+    datasets = {d: lineage.folder("domain_dataset", d) for d in lineage.present_domains()}
+    list(score_models(tasks, datasets=datasets, evaluation=lineage.experiment.evaluation))
 
 
 def test_the_seed_s_making_is_not_taken_over_by_its_experts(trained):
