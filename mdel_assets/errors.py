@@ -21,6 +21,7 @@
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
     ├── GenerationError            text that cannot be generated
+    ├── ServingError               a server of models cannot start, or refuses a request
     ├── HubError                   what was asked of the Hub cannot be had
     └── PublishingError            something that cannot be published
         ├── MissingTokenError      there is no token to publish with
@@ -144,6 +145,10 @@ class ScoringError(MdelError):
 
 class GenerationError(MdelError):
     """Text that cannot be generated as it was asked for."""
+
+
+class ServingError(MdelError):
+    """A server of models that cannot start, or that refuses a request."""
 
 
 class HubError(MdelError):

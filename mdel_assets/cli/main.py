@@ -6,7 +6,8 @@ makes several partitions of one asset, ``mdel doctor`` finds and repairs what cr
 ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.
 ``mdel generate`` continues a text with a model or an ensemble.
 ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
-domain back. ``mdel dg launch`` makes single assets and partitions, as Dagster does it.
+domain back. ``mdel serve`` lets OpenAI's clients ask models and ensembles. ``mdel dg launch`` makes
+single assets and partitions, as Dagster does it.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ from mdel_assets.cli.doctor import doctor
 from mdel_assets.cli.forget import forget
 from mdel_assets.cli.generate import generate
 from mdel_assets.cli.publishing import merge, publish
+from mdel_assets.cli.serve import serve
 from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment.experiment import load_experiment
@@ -238,7 +240,7 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, check, dagster, dg, doctor, generate, merge, publish, forget, ui):
+for _command in (backfill, check, dagster, dg, doctor, generate, merge, publish, forget, serve, ui):
     main.add_command(_command)
 
 

@@ -27,11 +27,14 @@ class RequestGuard:
     """An ASGI application that passes on to ``app`` what may be asked.
 
     ``names`` are those under which a proxy, or another machine, reaches this server; addresses in
-    digits and ``localhost`` go without saying.
+    digits and ``localhost`` go without saying. ``variable`` is where a user puts them.
     """
 
-    def __init__(self, app: App, *, names: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: App, *, names: Collection[str] = (), variable: str = NAMES_VARIABLE
+    ) -> None:
         self.app = app
+        self.variable = variable
         self.names = {name.lower() for name in names}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -56,14 +59,14 @@ class RequestGuard:
             named = ", ".join(hosts) or "no name"
             return (
                 f"it asks for {named}, which is not this server's name. Where a proxy or another "
-                f"machine reaches it under that name, put it into {NAMES_VARIABLE}."
+                f"machine reaches it under that name, put it into {self.variable}."
             )
         for origin in headers.get("origin", []):
             place = origin.rpartition("://")[2].lower()
             if place != hosts[0].lower() and _host_name(place) not in self.names:
                 return (
                     f"it comes from another origin, {origin}. Where that is a proxy's name, put it "
-                    f"into {NAMES_VARIABLE}."
+                    f"into {self.variable}."
                 )
         sites, modes = headers.get("sec-fetch-site", []), headers.get("sec-fetch-mode", [])
         if {"cross-site", "same-site"} & set(sites) and modes != ["navigate"]:
@@ -82,9 +85,9 @@ class RequestGuard:
         return True
 
 
-def names_from(environment: Mapping[str, str]) -> list[str]:
-    """Return the names that ``MDEL_UI_NAMES`` holds, with commas between them."""
-    found = environment.get(NAMES_VARIABLE, "").split(",")
+def names_from(environment: Mapping[str, str], *, variable: str = NAMES_VARIABLE) -> list[str]:
+    """Return the names that ``variable`` holds, with commas between them."""
+    found = environment.get(variable, "").split(",")
     return [name.strip() for name in found if name.strip()]
 
 

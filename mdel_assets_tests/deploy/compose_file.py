@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,19 @@ class MissingVariableError(Exception):
     """A variable that the file requires is not set; the message is the file's own."""
 
 
-def read_compose(environment: Mapping[str, str], *, path: Path = COMPOSE) -> dict[str, Any]:
-    """Return a compose file with its variables replaced; a key without value is passed on."""
+def read_compose(
+    environment: Mapping[str, str], *, path: Path = COMPOSE, profiles: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return a compose file with its variables replaced; a key without value is passed on.
+
+    Services of other profiles than ``profiles`` are left out.
+    """
     content = _interpolated(yaml.safe_load(path.read_text("utf-8")), environment)
+    content["services"] = {
+        name: service
+        for name, service in content["services"].items()
+        if set(service.get("profiles", profiles)) <= set(profiles)
+    }
     for service in content["services"].values():
         given = service.get("environment", {})
         service["environment"] = {

@@ -148,8 +148,10 @@ def test_build_arguments_are_those_of_the_dockerfile(services):
     for build in built:
         assert set(build["args"]) == declared
         assert ROOT / build["dockerfile"] == DOCKERFILE
-    gpu = read_compose({"MDEL_CUDA_TORCH_INDEX": "the-index"}, path=GPU_OVERRIDE)["services"]
-    assert set(gpu) == {"code-server"}
+    index = {"MDEL_CUDA_TORCH_INDEX": "the-index"}
+    gpu = read_compose(index, path=GPU_OVERRIDE, profiles=["serve"])["services"]
+    assert set(gpu) == {"code-server", "serve"}
+    assert gpu["serve"] == gpu["code-server"] | {"profiles": ["serve"]}
     assert gpu["code-server"]["build"]["args"] == {"TORCH_INDEX": "the-index"}
     # One name for two builds would leave the webserver's or the code server's to chance.
     assert gpu["code-server"]["image"] != services["webserver"]["image"]
@@ -180,12 +182,14 @@ def test_the_image_holds_what_the_package_and_the_commands_need(services):
 
 def test_the_image_installs_the_programs_that_commands_start(services):
     (install,) = [r for _, r in dockerfile_steps() if "--editable" in r]
-    assert "'.[deploy]'" in install
+    assert "'.[deploy,serve]'" in install
     assert "--constraint constraints.txt" in install
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["deploy"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["deploy"], *extras["serve"]]
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted}
     assert {"dagster", "dagster-webserver", "dagster-postgres", "psycopg2-binary"} <= names
+    assert {"fastapi", "uvicorn", "prometheus-client"} <= names
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {"dagster-postgres", "psycopg2-binary"} <= pinned
 
@@ -194,6 +198,38 @@ def test_a_training_is_told_when_its_service_is_to_end(services):
     """Docker's init process passes signals to the whole group where this is set."""
     assert services["code-server"]["init"] is True
     assert services["code-server"]["environment"]["TINI_KILL_PROCESS_GROUP"] == "1"
+
+
+def test_models_are_served_only_where_that_is_asked_for_and_with_a_key(services):
+    assert "serve" not in services
+    given = SECRETS | {"MDEL_API_KEY": "planted-api-key"}
+    compose = read_compose(given, profiles=["serve"])
+    serve = compose["services"]["serve"]
+    # What holds for every other service is held by the tests above.
+    common = {"image", "build", "user", "cap_drop", "security_opt", "read_only", "restart", "init"}
+    assert {k: serve[k] for k in common} == {k: services["webserver"][k] for k in common}
+    assert serve["ports"] == ["127.0.0.1:8000:8000"]
+    assert serve["networks"] == ["outside"]
+    assert serve["environment"]["MDEL_API_KEY"] == "planted-api-key"
+    assert not {"POSTGRES_PASSWORD", *TOKENS} & set(serve["environment"])
+    without = read_compose(SECRETS, profiles=["serve"])["services"]["serve"]
+    assert "MDEL_API_KEY" not in without["environment"]
+    homes = [mount for mount in mounts_of(serve) if mount.target == "/data"]
+    assert [(mount.source, mount.is_read_only) for mount in homes] == [("mdel_home", True)]
+    assert serve["healthcheck"]["test"][0] == "CMD"
+    for name, service in services.items():
+        assert "MDEL_API_KEY" not in service["environment"], name
+
+
+def test_the_command_that_serves_models_is_the_packages_own(services):
+    from mdel_assets.cli.main import main
+
+    program, name, *options = read_compose(SECRETS, profiles=["serve"])["services"]["serve"][
+        "command"
+    ]
+    known = {option for parameter in main.commands[name].params for option in parameter.opts}
+    assert program == "mdel"
+    assert {option.split("=")[0] for option in options} <= known
 
 
 def test_settings_are_those_that_are_shipped_with_a_database_for_files():

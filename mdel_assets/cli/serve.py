@@ -1,0 +1,133 @@
+"""``mdel serve``: an OpenAI-compatible server for an experiment's models and ensembles."""
+
+import importlib.util
+import os
+import re
+import warnings
+from pathlib import Path
+
+import click
+
+from mdel_assets.errors import ServingError
+from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.machine.console import showing_progress
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+
+
+def _to_bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """Return a size such as 500M or 8GiB in bytes; units are powers of 1024."""
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or not float(match[1]):
+        raise click.BadParameter(f"{value!r} is no size, such as 500M or 8G.", context, parameter)
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+_count = click.IntRange(min=1)
+_seconds = click.FloatRange(min=0)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=int, default=8000, show_default=True, help="The port to listen on.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="Keys, one a line, of which each request shows one; MDEL_API_KEY holds one more.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=_to_bytes,
+    show_default="half of the machine's, or of the GPU's",
+    help="For weights and caches; models used least recently are let go.",
+)
+@click.option(
+    "--max-running", type=_count, default=32, show_default=True, help="Sequences decoded at once."
+)
+@click.option(
+    "--max-waiting", type=_count, default=128, show_default=True, help="Sequences in the queue."
+)
+@click.option(
+    "--max-prompt-tokens", type=_count, default=32_768, show_default=True, help="Of one prompt."
+)
+@click.option(
+    "--max-new-tokens", type=_count, default=4_096, show_default=True, help="Of one answer."
+)
+@click.option(
+    "--max-body",
+    metavar="SIZE",
+    callback=_to_bytes,
+    default="1M",
+    show_default=True,
+    help="Of one request's body.",
+)
+@click.option(
+    "--request-seconds", type=_seconds, default=600.0, show_default=True, help="For one answer."
+)
+@click.option(
+    "--grace-seconds",
+    type=_seconds,
+    default=30.0,
+    show_default=True,
+    help="What runs has so long to finish when the server is told to end.",
+)
+def serve(
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    max_memory: int | None,
+    max_running: int,
+    max_waiting: int,
+    max_prompt_tokens: int,
+    max_new_tokens: int,
+    max_body: int,
+    request_seconds: float,
+    grace_seconds: float,
+) -> None:
+    """Serve the experiment's models and ensembles as OpenAI's API does: see docs/serving.md.
+
+    On this machine alone, unless requests have to show a key.
+    """
+    _require_extra()
+    warnings.simplefilter("ignore")
+    from mdel_assets.serving.keys import read_keys, refuse_open_door
+    from mdel_assets.serving.limits import Limits, half_of_memory
+    from mdel_assets.serving.server import serve_until_told
+
+    keys = read_keys(api_key_file, os.environ)
+    refuse_open_door(host, keys)
+    limits = Limits(
+        max_memory_bytes=half_of_memory() if max_memory is None else max_memory,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        max_prompt_tokens=max_prompt_tokens,
+        max_new_tokens=max_new_tokens,
+        max_body_bytes=max_body,
+        request_seconds=request_seconds,
+        grace_seconds=grace_seconds,
+    )
+    lineage = MdelHome.from_environment().lineage(load_experiment(experiment_name()))
+    with showing_progress():
+        serve_until_told(
+            lineage,
+            host=host,
+            port=port,
+            keys=keys,
+            limits=limits,
+            on_start=lambda url: click.echo(f"{lineage.experiment.name}: {url}/v1"),
+        )
+
+
+def _require_extra() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ServingError(
+            f"mdel serve needs {', '.join(missing)}, which the extra 'serve' holds. Install it: "
+            f".venv/bin/python -m pip install --constraint constraints.txt --editable '.[serve]'"
+        )
