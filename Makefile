@@ -1,6 +1,6 @@
 # Every target first brings .venv up to date.
 #
-# A machine with a GPU: install your own torch into .venv before, or say which one to take:
+# With a GPU, install your own torch into .venv first, or name the one to install:
 #   make install TORCH="torch==2.13.0 --index-url <the address of your CUDA build>"
 
 PYTHON ?= python3
@@ -46,21 +46,21 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -q mdel_assets_tests/test_architecture.py mdel_assets_tests/test_documentation.py
 
-# A browser, PostgreSQL and SLURM for tests; those whose program is missing are skipped and say so.
+# Chromium, PostgreSQL and SLURM for tests; without a service, its tests are skipped and say so.
 test_services:
 	@deploy/install_test_services.sh
 
 test_unit: $(VENV)/.installed-dev
 	$(PYTEST) -m 'not slow'
 
-# The faults that were found while the line was used, each by the command that showed it.
+# Regression tests for faults found in use, each with the command that showed it.
 test_in_use: $(VENV)/.installed-dev
 	$(PYTEST) -m in_use
 
 test: $(VENV)/.installed-dev
 	$(PYTEST)
 
-# Pictures of a finished line's web UI, for the README: make demo before.
+# Pictures of the web UI for docs/images/. Run make demo first.
 screenshots: $(VENV)/.installed-dev
 	@$(BIN)/python -m mdel_assets_tests.browser.screenshots
 
@@ -68,11 +68,11 @@ bench: $(VENV)/.installed-dev
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python -m benchmarks
 
-# Training and scoring on this machine's GPU: six minutes; without one, a small form on the processor.
+# Training and scoring on this machine's GPU: six minutes. Without a GPU, a small version on the CPU.
 bench_gpu: $(VENV)/.installed-dev
 	@$(BIN)/python -W ignore -m benchmarks bench_gpu
 
-# The whole line with 22 domains and 1 GB of text, 160 million weights: an hour on two cores, 30 GB of disk.
+# The pipeline with 22 domains, 1 GB of text and 160 million weights: an hour on two cores, 30 GB of disk.
 bench_line: $(VENV)/.installed-dev
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python -W ignore -m benchmarks.bench_line

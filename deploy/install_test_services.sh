@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that some tests run against. Never fails: without them, those tests
-# are skipped and say so.
+# Installs the Debian packages that some tests need. It never fails: without a package, its tests are
+# skipped and say so.
 cd "$(dirname "$0")/.."
 packages=$(grep -vE '^(#|$)' deploy/test_packages.txt)
 missing=""

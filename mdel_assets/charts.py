@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# What the web UI's dialog shows without cutting: it is 840 pixels wide, whatever the window is.
+# The width that the web UI's dialog shows uncut: it is 840 pixels wide in any window.
 MAX_INLINE_WIDTH = 780
 MAX_INLINE_BYTES = 50_000
 _DPI, _MIN_DPI = 110.0, 50.0
@@ -38,10 +38,10 @@ def to_png(drawn: Any, *, dpi: float = 130) -> bytes:
 
 
 def end_of_scale(sizes: NDArray[Any]) -> float:
-    """Return where a scale for ``sizes`` may end such that a few far ones do not shrink the rest.
+    """Return the end of a scale for ``sizes`` with which a few large ones do not shrink the rest.
 
-    That is at the largest, or at ``_ROOM`` times what three quarters of them stay below. Zeros
-    and what is not a number do not count; of nothing, it is 0.
+    It is the largest size, or at most ``_ROOM`` times their third quartile. Zeros and NaN do not
+    count; without any size, it is 0.
     """
     counted = sizes[sizes > 0]
     if not len(counted):
@@ -50,7 +50,7 @@ def end_of_scale(sizes: NDArray[Any]) -> float:
 
 
 def with_palette(png: bytes) -> bytes:
-    """Return the same picture in 256 colours near enough to its own, in a third of the bytes."""
+    """Return the picture in 256 similar colours, which takes a third of the bytes."""
     from PIL import Image
 
     picture = Image.open(io.BytesIO(png)).convert("RGB")
@@ -86,7 +86,7 @@ def line_chart(
     axes.set(xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3)
     if len(curves) > 1:
-        # Beside the axes: on them, it would lie on a curve sooner or later.
+        # Outside the axes: inside, it would eventually cover a curve.
         drawn.legend(loc="outside lower center", ncols=3, fontsize=9)
     return drawn
 

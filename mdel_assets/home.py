@@ -1,7 +1,7 @@
-"""MDEL_HOME: where everything lives, and how it is set up once.
+"""MDEL_HOME: the folder for everything, and its initial setup.
 
-`MdelHome` knows the folders: one per experiment for its artifacts and its Dagster instance,
-`cache/` for what can be fetched again.
+`MdelHome` knows the folders: one per experiment for its artifacts and its Dagster instance, and
+`cache/` for files that can be fetched again.
 """
 
 import dataclasses
@@ -38,26 +38,26 @@ class MdelHome:
         return cls(root)
 
     def dagster_home(self, experiment: str, environment: Mapping[str, str] = os.environ) -> Path:
-        """Return the folder of an experiment's Dagster instance, which holds its runs alone.
+        """Return the folder of an experiment's Dagster instance, which holds only its runs.
 
-        Where ``DAGSTER_HOME`` is set, it is that: this package and Dagster's own commands agree.
+        If ``DAGSTER_HOME`` is set, it is that folder, so that Dagster's own commands use the same.
         """
         named = environment.get("DAGSTER_HOME")
         return Path(named).resolve() if named else self.root / experiment / "dagster"
 
     @property
     def shared_dagster_home(self) -> Path:
-        """Where the runs of all experiments were once kept together."""
+        """The folder in which older versions kept the runs of all experiments."""
         return self.root / "dagster"
 
     @property
     def cache(self) -> Path:
-        """What can be fetched or made again."""
+        """The folder for files that can be fetched or made again."""
         return self.root / "cache"
 
     @property
     def merges(self) -> Path:
-        """What ``mdel merge`` makes, unless it is told another place."""
+        """The default folder for merges of ``mdel merge``."""
         return self.root / "merges"
 
     def lineage(self, experiment: Experiment) -> Lineage:
@@ -67,10 +67,10 @@ class MdelHome:
         )
 
     def initialize(self, experiment: str) -> None:
-        """Create the folder and settings of an experiment's instance, where they are not there.
+        """Create the folder and settings of an experiment's instance, if they are missing.
 
         Raises:
-            HomeError: the home cannot be written to.
+            HomeError: the home is not writable.
 
         """
         folder = self.dagster_home(experiment)
@@ -80,25 +80,25 @@ class MdelHome:
             return
         shared = self.shared_dagster_home / "dagster.yaml"
         shipped = resources.files("mdel_assets.defs").joinpath("dagster.yaml")
-        # Limits that somebody changed for the instance of before hold on.
+        # Limits that a user changed in the older instance stay in effect.
         write_text_atomically(settings, (shared if shared.exists() else shipped).read_text("utf-8"))
         if shared.exists():
             _log.warning(
-                "runs of before are kept in %s, those of all experiments together; artifacts are "
-                "as they were. To look at these runs: DAGSTER_HOME=%s mdel ui",
+                "older runs of all experiments are kept in %s; artifacts are unchanged. To see "
+                "these runs: DAGSTER_HOME=%s mdel ui",
                 *(self.shared_dagster_home, self.shared_dagster_home),
             )
 
     def _require_writable(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Whether a disk is mounted read-only, permissions do not tell.
+            # Permissions do not show whether a disk is mounted read-only.
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise HomeError(
-                f"MDEL_HOME is {self.root}, which cannot be written to ({error.strerror}). Set "
-                f"MDEL_HOME to a folder of yours on a disk that is mounted for writing."
+                f"MDEL_HOME is {self.root}, which is not writable ({error.strerror}). Set "
+                f"MDEL_HOME to your own folder on a writable disk."
             ) from error
 
 

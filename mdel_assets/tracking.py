@@ -1,8 +1,8 @@
-"""Weights & Biases: what is tracked, and where to.
+"""Weights & Biases tracking.
 
-Offline needs no key and no network: runs lie in MDEL_HOME/wandb, for ``wandb sync``. With a key
-they go online. Tracking is never what a run dies of: what cannot be reached in time is left out,
-with a warning.
+Offline mode needs no key and no network: runs are stored in MDEL_HOME/wandb, for ``wandb sync``.
+With a key they go online. Tracking never makes a run fail: if the server does not answer in time,
+tracking is skipped with a warning.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 @dataclasses.dataclass(frozen=True)
 class Tracker:
-    """Opens runs of one project; ``group`` is the experiment; runs lie in ``folder/wandb``."""
+    """Opens runs of one project; ``group`` is the experiment; runs are in ``folder/wandb``."""
 
     project: str | None
     entity: str | None
@@ -40,9 +40,9 @@ class Tracker:
         tags: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
     ) -> Iterator[Any | None]:
-        """Give a W&B run to log to, or None where nothing is tracked or the server fails.
+        """Yield a W&B run to log to; None if tracking is off or the server fails.
 
-        A run of the same ``run_id`` goes on where it ended.
+        A run with the same ``run_id`` continues where it ended.
         """
         opened = None
         if self.project and self.mode != "disabled":
@@ -92,7 +92,7 @@ class Tracker:
 
 @contextlib.contextmanager
 def going_on_without(what: str) -> Iterator[None]:
-    """Make a warning of whatever W&B raises: neither a server nor its own process stops a run."""
+    """Turn any W&B error into a warning, so that it does not stop the run."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  (the library documents none of its errors)
@@ -102,18 +102,18 @@ def going_on_without(what: str) -> Iterator[None]:
 def log_model(
     run: Any, name: str, *, folder: Path, fingerprint: str, inputs: Mapping[str, str]
 ) -> None:
-    """Tell a run which model it made: where it lies and what it is, without a copy of it."""
+    """Log a reference to the model that a run made: its folder and metadata, without a copy."""
     import wandb
 
     metadata = {"fingerprint": fingerprint, "inputs": dict(inputs)}
-    with going_on_without(f"note where {name} lies"):
+    with going_on_without(f"note the location of {name}"):
         made = wandb.Artifact(name, type="model", metadata=metadata)
         made.add_reference(folder.resolve().as_uri(), checksum=False)
         run.log_artifact(made)
 
 
 def tracking_mode(environment: Mapping[str, str] = os.environ) -> Mode:
-    """Return ``WANDB_MODE`` where that is set, else online with a key and offline without one."""
+    """Return ``WANDB_MODE`` if it is set, else online with a key and offline without one."""
     chosen = environment.get("WANDB_MODE")
     if chosen in ("online", "offline", "disabled"):
         return chosen  # type: ignore[return-value]

@@ -1,6 +1,7 @@
 """The house rules that a machine can hold."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -15,6 +16,13 @@ ALL_SOURCES = [*SOURCES, *sorted((ROOT / "mdel_assets_tests").rglob("*.py"))]
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 HEAVY = ("torch", "transformers", "datasets", "matplotlib")
+# What lies at the package's top, from the bottom up: later entries import earlier ones.
+ORDER = (
+    *("errors", "machine", "store", "hub", "charts", "merge_methods", "experiment", "tracking"),
+    *("line", "data", "training", "scoring", "merging", "evaluation", "publishing", "engines"),
+    *("generation", "kinds", "home", "maintenance", "worker", "defs", "web", "serving", "cli"),
+    "definitions",
+)
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -50,6 +58,46 @@ def test_loading_the_definitions_leaves_heavy_libraries_alone():
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def module_of(path: Path) -> str:
+    """Return a source file's module, without ``__init__``."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_inside() -> dict[str, set[str]]:
+    """Return which modules of the package each of them imports, types alone left out."""
+    modules = {module_of(path): path for path in SOURCES}
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        names = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mdel_assets")
+            for alias in node.names
+        }
+        found[module] = {n if n in modules else n.rpartition(".")[0] for n in names} - {module}
+    return found
+
+
+def test_imports_run_downwards():
+    offenders = []
+    for module, imported in imports_inside().items():
+        for other in imported:
+            here, there = (name.split(".")[1:2] for name in (module, other))
+            if here and there and ORDER.index(there[0]) > ORDER.index(here[0]):
+                offenders.append((module, other))
+    assert offenders == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    order = graphlib.TopologicalSorter(imports_inside())
+    # Raises `graphlib.CycleError`, which names the circle.
+    assert list(order.static_order())
 
 
 @pytest.mark.parametrize("path", ALL_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdel_assets.cli.main import main
-from mdel_assets.experiment.experiment import bundled_experiments
+from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,6 +51,17 @@ def test_readme_names_every_file_to_read_first():
     assert len(named) >= 5
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+def test_readme_shows_a_whole_experiment_in_fifteen_lines(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(block.splitlines()) <= 15
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl.gz").touch()
+    (tmp_path / "my-corpus.yaml").write_text(block)
+    experiment = load_experiment(str(tmp_path / "my-corpus.yaml"))
+    assert [shard.key for shard in experiment.shards()] == ["a"]
+    assert experiment.model_keys[-1] == "merged-mean-all"
 
 
 def test_ci_runs_exactly_what_the_readme_says():

@@ -1,4 +1,4 @@
-"""``mdel backfill``: several partitions of one asset, with one command."""
+"""``mdel backfill``: make several partitions of one asset with one command."""
 
 import time
 import warnings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_WEBSERVER = "http://127.0.0.1:3000"
 _POLL_SECONDS = 2.0
-# A webserver that is started anew is waited for; its daemon works on meanwhile.
+# How long to wait for a webserver that restarts; its daemon continues meanwhile.
 _PATIENCE_SECONDS = 20.0
 
 
@@ -30,19 +30,17 @@ _PATIENCE_SECONDS = 20.0
     "--partitions",
     "selection",
     required=True,
-    help="Keys with commas between, or all, or stale: those that a run would make anew.",
+    help="Comma-separated keys, or all, or stale (those that a run would remake).",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")
 @click.option(
     "--webserver",
     envvar="MDEL_WEBSERVER",
-    help=f"The webserver to go through.  [default: that of {_DEFAULT_WEBSERVER} where it serves "
-    f"this home and experiment; without one, this process]",
+    help=f"The webserver whose daemon runs the backfill.  [default: {_DEFAULT_WEBSERVER} if it "
+    f"serves this home and experiment, else this process]",
 )
-@click.option(
-    "--force", is_flag=True, help="Remove what is up to date too, and make all of it anew."
-)
-@click.option("--here", is_flag=True, help="Run in this process, whatever webserver there is.")
+@click.option("--force", is_flag=True, help="Remake partitions that are up to date, too.")
+@click.option("--here", is_flag=True, help="Run in this process, even if a webserver is running.")
 def backfill(
     *,
     asset: str,
@@ -54,9 +52,9 @@ def backfill(
 ) -> None:
     """Materialize several partitions of one asset.
 
-    A partition that fails does not stop the others; at the end the command names those that failed
-    and exits non-zero. Where a webserver with a daemon runs, the backfill is its own, shown in the
-    web UI, and goes on if this command is interrupted.
+    A partition that fails does not stop the others; at the end the command names the failed ones
+    and exits non-zero. If a webserver with a daemon is running, that daemon runs the backfill: the
+    web UI shows it, and it continues if this command is interrupted.
     """
     if here and webserver:
         raise click.UsageError("--here and --webserver exclude each other.")
@@ -72,7 +70,7 @@ def backfill(
     reasons = select_partitions(definitions, lineage, asset=asset, selection=selection)
     if force:
         if asset.startswith("hub_"):
-            raise click.UsageError("--force is not for publishing, which looks at the Hub itself.")
+            raise click.UsageError("--force has no use in publishing, which asks the Hub itself.")
         reasons = {key: reason or "forced" for key, reason in reasons.items()}
     if dry_run or not reasons:
         _show_plan(asset, reasons)
@@ -90,7 +88,7 @@ def backfill(
     if failed:
         raise click.ClickException(
             f"{len(failed)} of {len(reasons)} partitions of {asset} not made: {', '.join(failed)}. "
-            f"The others are kept; run the same command again for these."
+            f"The others are finished; run the same command again to make these."
         )
     click.echo(f"All {len(reasons)} partitions of {asset} are made.")
 
@@ -98,7 +96,7 @@ def backfill(
 def _show_plan(asset: str, reasons: Mapping[str, str]) -> None:
     for key, reason in reasons.items():
         click.echo(f"  {asset:20} {key:28} {reason or 'up to date: nothing to do'}")
-    click.echo(f"{sum(map(bool, reasons.values()))} of {len(reasons)} would be made anew.")
+    click.echo(f"{sum(map(bool, reasons.values()))} of {len(reasons)} would be remade.")
 
 
 def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webserver | None:
@@ -109,10 +107,10 @@ def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webse
         return server
     if named is not None:
         raise WebserverError(
-            f"{server.url} has no daemon that works through backfills. Start it with "
-            f"'make ui', which starts both."
+            f"{server.url} has no running daemon, which runs backfills. Start the webserver and "
+            f"the daemon with 'make ui'."
         )
-    click.echo(f"{server.url} runs without a daemon: the partitions run in this process.")
+    click.echo(f"{server.url} has no running daemon: the partitions run in this process.")
     return None
 
 
@@ -138,7 +136,7 @@ def _backfill_here(
             failed += outcome.not_made
             _show_outcome(outcome)
     except KeyboardInterrupt:
-        click.echo("Interrupted: what is finished is kept.", err=True)
+        click.echo("Interrupted. Finished partitions are kept.", err=True)
     return [*failed, *left]
 
 
@@ -169,7 +167,7 @@ def _backfill_there(server: Webserver, asset: str, keys: Sequence[str]) -> list[
 
 
 def _progress(server: Webserver, backfill_id: str) -> Progress:
-    """Ask how a backfill stands, again and again for a while where there is no answer."""
+    """Return the progress of a backfill; retry for a while if the server does not answer."""
     until = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -177,13 +175,13 @@ def _progress(server: Webserver, backfill_id: str) -> Progress:
         except WebserverError as error:
             if time.monotonic() > until:
                 raise WebserverError(
-                    f"{error} The backfill {backfill_id} goes on as soon as a daemon runs."
+                    f"{error} The backfill {backfill_id} continues as soon as a daemon runs."
                 ) from error
             time.sleep(_POLL_SECONDS)
 
 
 def _covered(runs: Iterable[LaunchedRun], keys: Sequence[str]) -> set[str]:
-    """Return the partitions that runs stand for; a range stands for all between its ends."""
+    """Return the partitions that runs are for; a range is for all between its ends."""
     found: set[str] = set()
     for run in runs:
         places = [keys.index(key) for key in run.keys if key in keys]

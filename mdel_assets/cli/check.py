@@ -1,4 +1,4 @@
-"""``mdel check``: whether an experiment can work, before anything is made."""
+"""``mdel check``: find an experiment's mistakes before anything is made."""
 
 import click
 
@@ -11,9 +11,9 @@ from mdel_assets.home import MdelHome, experiment_name
 def check(file: str | None) -> None:
     """Check an experiment before it runs: every mistake, and what its sources hold.
 
-    FILE is a YAML file or a bundled experiment, by default MDEL_EXPERIMENT's. Settings, files,
-    models' configurations and each local source's first records are looked at. Nothing is made, and
-    the network is not asked. Exits non-zero where something is wrong.
+    FILE is a YAML file or a bundled experiment, by default that of MDEL_EXPERIMENT. The command
+    checks settings, files, model configurations and the first records of each local source. It
+    makes nothing and does not use the network. It exits non-zero if something is wrong.
     """
     from mdel_assets.maintenance.experiment_checks import look_around
 

@@ -1,7 +1,7 @@
 """``mdel dg`` and ``mdel dagster``: Dagster's own commands, on this experiment's instance.
 
-Dagster finds its instance by ``DAGSTER_HOME`` alone; without, a run leaves no trace and heeds no
-pool. Here the instance that ``mdel ui`` shows is set up and named, and so is the module.
+Dagster finds its instance only by ``DAGSTER_HOME``; without it, a run leaves no trace and ignores
+pools. These commands create the instance that ``mdel ui`` shows and pass it on with the module.
 """
 
 import os
@@ -24,23 +24,26 @@ _AS_THEY_ARE = {"ignore_unknown_options": True, "help_option_names": []}
 @click.command(context_settings=_AS_THEY_ARE)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def dg(words: tuple[str, ...]) -> None:
-    """Dagster's dg: mdel dg launch --assets expert_model --partition github."""
+    """Run Dagster's dg, for example: mdel dg launch --assets expert_model --partition github."""
     _become("dg", words)
 
 
 @click.command(context_settings=_AS_THEY_ARE)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def dagster(words: tuple[str, ...]) -> None:
-    """Dagster's older command: mdel dagster instance concurrency set io 4."""
+    """Run Dagster's older command, for example: mdel dagster instance concurrency set io 4."""
     _become("dagster", words)
 
 
 def _become(name: str, words: tuple[str, ...]) -> None:
-    """Replace this process by a command that is installed beside this Python, or on the path."""
+    """Replace this process by a command from this Python's environment, or from the path."""
     places = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     program = shutil.which(name, path=os.pathsep.join(places))
     if program is None:
-        raise MdelError(f"The command '{name}' is not installed beside {sys.executable}.")
+        raise MdelError(
+            f"The command '{name}' is not installed in the environment of {sys.executable}. "
+            f"Run 'make install'."
+        )
     experiment = load_experiment(experiment_name()).name
     home = MdelHome.from_environment()
     warnings.simplefilter("ignore")

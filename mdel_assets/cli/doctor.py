@@ -1,4 +1,4 @@
-"""``mdel doctor``: what crashes, other homes and full disks leave behind, explained and mended."""
+"""``mdel doctor``: find, explain and repair what crashes, copied homes and full disks leave."""
 
 import warnings
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from mdel_assets.maintenance.examination import Finding
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Mend what can be mended.")
-@click.option("--digests", is_flag=True, help="Read every file once more.")
-@click.option("--offline", is_flag=True, help="Do not ask the Hub or Weights & Biases.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired.")
+@click.option("--digests", is_flag=True, help="Verify the digest of every file.")
+@click.option("--offline", is_flag=True, help="Do not contact the Hub or Weights & Biases.")
 def doctor(*, repair: bool, digests: bool, offline: bool) -> None:
     """Find what crashes leave behind: dead runs, held slots, half-written or damaged artifacts.
 
-    Exits non-zero where something is left to mend.
+    Exits non-zero if something is left to repair.
     """
     experiment = load_experiment(experiment_name())
     home = MdelHome.from_environment()
@@ -32,19 +32,19 @@ def doctor(*, repair: bool, digests: bool, offline: bool) -> None:
         else:
             num_left += 1
             if finding.repair:
-                click.echo("  -> 'mdel doctor --repair' mends this")
+                click.echo("  -> 'mdel doctor --repair' repairs this")
     if not num_found:
         click.echo(f"{home.root} is well.")
     elif num_left:
-        raise click.ClickException(f"{num_left} of {num_found} findings are left to mend.")
+        raise click.ClickException(f"{num_left} of {num_found} findings are not repaired.")
     else:
-        click.echo(f"All {num_found} findings are mended.")
+        click.echo(f"All {num_found} findings are repaired.")
 
 
 def _examine(
     home: MdelHome, experiment: Experiment, *, read_files: bool, offline: bool
 ) -> Iterator[Finding]:
-    """Yield what is wrong; each is mended before the next is looked for."""
+    """Yield what is wrong; each finding is repaired before the search continues."""
     yield from examination.examine_home(home, experiment)
     if (home.dagster_home(experiment.name) / "dagster.yaml").exists():
         from mdel_assets.defs.examination import examine_instance

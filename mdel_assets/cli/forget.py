@@ -1,4 +1,4 @@
-"""``mdel forget``: a domain is taken back, and everything that was made from its text is named."""
+"""``mdel forget``: list, mark or delete everything that was made from a domain's text."""
 
 import sys
 import warnings
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--domain", required=True, help="The domain's key.")
-@click.option("--mark", is_flag=True, help="Write down what is derived: it cannot be published.")
+@click.option(
+    "--mark", is_flag=True, help="Record what is derived, so that it cannot be published."
+)
 @click.option("--delete", is_flag=True, help="Delete what is derived on this machine.")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @click.option(
-    "--yes-delete-remote", is_flag=True, help="Delete the repositories that it was published to."
+    "--yes-delete-remote", is_flag=True, help="Delete the repositories it was published to, too."
 )
 def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remote: bool) -> None:
-    """List what was made from a domain's text; mark or delete it where an option says so."""
+    """List everything that was made from a domain's text; with an option, mark or delete it."""
     from mdel_assets.defs.forgetting import delete_samples, runs_with_samples
     from mdel_assets.maintenance.forgetting import (
         delete_local,
@@ -54,12 +56,12 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
         for told in delete_remote(traces):
             click.echo(f"deleted    {told}")
     elif traces.repositories:
-        click.echo("What is published stays, unless --yes-delete-remote says otherwise.")
+        click.echo("Published repositories are kept; --yes-delete-remote deletes them.")
     if not (mark or delete or yes_delete_remote):
-        click.echo("Nothing was changed: --mark and --delete change what is here.")
+        click.echo("Nothing was changed. Use --mark or --delete to change something.")
     click.echo(
-        f"Take '{domain}' out of the experiment's domains, or the next run makes it anew. Not "
-        f"looked at: the files that the shards came from, other experiments, copies outside "
+        f"Remove '{domain}' from the experiment's domains, or the next run remakes it. Not "
+        f"searched: the shards' source files, other experiments, and copies outside "
         f"{home.root}."
     )
 
@@ -84,10 +86,10 @@ def _is_agreed(traces: "Traces", runs: list[str], *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise click.UsageError(
-            f"--delete would remove {_amount(traces, runs)} for good. This is no "
-            f"terminal, so nobody can be asked: add --yes to confirm."
+            f"--delete would permanently delete {_amount(traces, runs)}. This is not a "
+            f"terminal, so the command cannot ask for confirmation: add --yes."
         )
-    return click.confirm(f"Delete {_amount(traces, runs)} for good?")
+    return click.confirm(f"Permanently delete {_amount(traces, runs)}?")
 
 
 def _amount(traces: "Traces", runs: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""``mdel``: what the Dagster command line cannot do.
+"""``mdel``: the commands that Dagster's own command line lacks.
 
 ``mdel check`` checks an experiment before it runs. ``mdel run`` makes whatever is missing or stale.
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
@@ -54,7 +54,7 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> object:
         try:
             place = MdelHome.from_environment().root
-            with explaining_full_disk("what this command keeps", place):
+            with explaining_full_disk("the files of this command", place):
                 return super().invoke(context)
         except MdelError as error:
             raise click.ClickException(str(error)) from error
@@ -130,9 +130,9 @@ def run(workers: int, until: str | None) -> None:
 
 
 def _first_cause(failed: "Sequence[RunOutcome]", num_waiting: int) -> str:
-    """Return what failed, what waits for it, and in the last lines what failed first, and why."""
+    """Return what failed and how much waits for it; the last line explains the first failure."""
     names = [f"{outcome.kind} {outcome.key}".strip() for outcome in failed]
-    waiting = f"; {num_waiting} more wait for what failed" if num_waiting else ""
+    waiting = f"; {num_waiting} more wait for these" if num_waiting else ""
     return (
         f"{len(failed)} failed: {', '.join(names)}{waiting}.\n"
         f"The first to fail was {names[0]}: {failed[0].message}"
@@ -146,20 +146,20 @@ def _saying_how_to_go_on() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise click.ClickException(
-            "Stopped. What is finished stays: run the same command again to go on."
+            "Stopped. Finished work is kept: run the same command again to continue."
         ) from None
 
 
 @main.command()
 def status() -> None:
-    """List what is missing or stale, and why; and the domains that the corpus lacks."""
+    """List what is missing or stale, and why, and the domains that the corpus lacks."""
     lineage = MdelHome.from_environment().lineage(load_experiment(experiment_name()))
     refuse_mistakes(lineage)
     line = what_is_stale(lineage)
     for stale in line.found:
         click.echo(f"{stale.kind:20} {stale.key:28} {stale.reason}")
     if line.is_cut_off:
-        click.echo("what follows depends on these and is stale too")
+        click.echo("everything that depends on these is stale, too")
     if absent := lineage.absent_domains():
         click.echo(f"absent: the corpus has no training document of {', '.join(absent)}")
     num_stale = len(line.found)
@@ -178,21 +178,21 @@ def matrix() -> None:
 )
 @click.option("--dataset", required=True, help="A dataset folder or Hub name.")
 @click.option(
-    "--split", help="Of the dataset.  [default: its only one, else test, test_domain or validation]"
+    "--split", help="The split.  [default: the only one, else test, test_domain or validation]"
 )
-@click.option("--text-field", default="text", show_default=True, help="A dotted path.")
+@click.option("--text-field", default="text", show_default=True, help="Dotted path of the text.")
 @click.option("--max-length", default=1024, show_default=True, help="Context in tokens.")
 @click.option(
     "--stride",
     type=click.IntRange(min=1),
-    help="New tokens per later window.  [default: the context length]",
+    help="New tokens that each later window scores.  [default: --max-length]",
 )
 @click.option(
     "--num-documents",
     type=click.IntRange(min=1),
     default=10_000,
     show_default=True,
-    help="A seeded sample.",
+    help="The largest number of documents, drawn with a seed.",
 )
 @click.option("--prefix-token", type=click.Choice(["eos", "bos"]), default="eos", show_default=True)
 @click.option(

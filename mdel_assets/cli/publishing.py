@@ -1,4 +1,4 @@
-"""``mdel merge`` and ``mdel publish``: models and datasets for others, outside Dagster's runs."""
+"""``mdel merge`` and ``mdel publish``: merge and publish outside Dagster's runs."""
 
 import re
 from pathlib import Path
@@ -22,21 +22,21 @@ PUBLISHED = {"dataset": "hub_dataset", "expert": "hub_expert", "merged": "hub_me
     "--expert",
     "experts",
     multiple=True,
-    help="A domain, a model folder, or a Hub id (owner/name@revision); repeat it.",
+    help="A domain, a model folder, or a Hub id (owner/name@revision). Repeatable.",
 )
 @click.option(
     "--recipe",
     "recipe_file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A recipe in mergekit's words; it may name the models itself.  [default: the mean]",
+    help="A recipe in mergekit's schema; it may name the models itself.  [default: the mean]",
 )
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the model goes.  [default: MDEL_HOME/merges/NAME]",
+    help="The folder to write.  [default: MDEL_HOME/merges/NAME]",
 )
-@click.option("--hf-repo", help="Publish it there, too: NAME or OWNER/NAME.")
-@click.option("--dry-run", is_flag=True, help="Say what would be published, and send nothing.")
+@click.option("--hf-repo", help="Also publish the merge as NAME or OWNER/NAME.")
+@click.option("--dry-run", is_flag=True, help="List what would be published, and send nothing.")
 def merge(
     experts: tuple[str, ...],
     recipe_file: Path | None,
@@ -61,7 +61,7 @@ def merge(
     from mdel_assets.publishing.publisher import make_publisher
 
     if not experts and recipe_file is None:
-        raise click.UsageError("Give -e twice or more, or a --recipe that names its models.")
+        raise click.UsageError("Give -e at least twice, or a --recipe that names its models.")
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
     publisher = repository = None
     if hf_repo:
@@ -99,15 +99,16 @@ def _show_published(done: "Published | list[str]") -> None:
 @click.command()
 @click.argument("kind", type=click.Choice(list(PUBLISHED)))
 @click.argument("keys", nargs=-1)
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def publish(
     kind: Literal["dataset", "expert", "merged"],
     keys: tuple[str, ...],
     dry_run: bool,  # noqa: FBT001
 ) -> None:
-    """Publish datasets, experts or merged models; all that there are, without KEYS.
+    """Publish datasets, experts or merged models: those named by KEYS, or all that exist.
 
-    The same as the assets hub_dataset, hub_expert and hub_merged_model, without a Dagster run.
+    This does the same as the assets hub_dataset, hub_expert and hub_merged_model, without a
+    Dagster run.
     """
     from mdel_assets.publishing import steps as steps_publishing
     from mdel_assets.publishing.publisher import make_publisher
@@ -135,7 +136,7 @@ def publish(
 
 
 def _named(experiment: Experiment, name: str) -> str:
-    """Return a model as recipes name it: a domain's key stands for its expert."""
+    """Return a model's name as recipes write it; a domain's key means its expert."""
     return f"expert:{name}" if name in experiment.domain_keys else name
 
 

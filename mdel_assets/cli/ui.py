@@ -1,4 +1,4 @@
-"""``mdel ui``: the web UI and the daemon, as ``dagster dev`` starts them, behind a guard."""
+"""``mdel ui``: start the web UI, behind a guard, and the daemon, as ``dagster dev`` does."""
 
 import importlib
 import json
@@ -35,7 +35,7 @@ def ui(host: str, port: int) -> None:
     folder = home.dagster_home(experiment)
     os.environ["DAGSTER_HOME"] = str(folder)
     click.echo(f"Experiment '{experiment}' on http://{host}:{port}, its runs in {folder}")
-    # It has a handler of its own: through `show_log_lines` each line would stand there twice.
+    # Dagster has its own handler; with `show_log_lines`, each line would be printed twice.
     logging.getLogger("dagster").propagate = False
     dev: Any = importlib.import_module("dagster._cli.dev")
     start = dev.open_ipc_subprocess
@@ -52,16 +52,16 @@ def ui(host: str, port: int) -> None:
     dev.dev_command.main(
         ["--workspace", str(_workspace(folder, experiment)), *place], standalone_mode=False
     )
-    # It ends as well as by Ctrl-C where one of the two died, for which it prints a traceback.
+    # It ends on Ctrl-C, and also if one of the two died; it then prints a traceback.
     if any(process.returncode for process in started):
         raise MdelError(
-            f"The webserver or the daemon ended with an error, which stands above, and so there is "
-            f"no page at http://{host}:{port}. Mend what it says and run the same command again."
+            f"The webserver or the daemon ended with the error above, so there is no page at "
+            f"http://{host}:{port}. Correct the error and run the same command again."
         )
 
 
 def _workspace(folder: Path, experiment: str) -> Path:
-    """Write down for Dagster what to show; the code location has the experiment's name."""
+    """Write Dagster's workspace file; the code location has the experiment's name."""
     from mdel_assets.defs.run_labels import location_name
 
     module = {
@@ -74,12 +74,12 @@ def _workspace(folder: Path, experiment: str) -> Path:
 
 
 def _refuse_taken_port(host: str, port: int) -> None:
-    """Raise `MdelError` where something else listens: the daemon would run without a page."""
+    """Raise `MdelError` if the port is taken: the daemon would run without a page."""
     try:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
         raise MdelError(
-            f"{host}:{port} cannot be listened on ({error.strerror}). Stop what uses it, or choose "
-            f"another port: mdel ui --port {port + 1}"
+            f"Cannot listen on {host}:{port} ({error.strerror}). Stop the process that uses the "
+            f"port, or choose another port: mdel ui --port {port + 1}"
         ) from error

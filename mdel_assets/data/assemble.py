@@ -147,7 +147,7 @@ class _Dataset:
         self._sinks = {split: sink_of(domain, split) for split in SPLITS}
 
     def take(self, group: _Group) -> None:
-        """Take what is this dataset's of a row group."""
+        """Take this dataset's rows of a row group."""
         for role, (places, rows) in group.rows_of.items():
             selection = self._selections[role]
             is_own = group.domain == self.domain

@@ -1,11 +1,10 @@
-"""Clusters: the domains of a corpus without labels, found by what its documents are about.
+"""Clusters: the domains of a corpus without labels, found by topic.
 
 `fit_clusters` runs balanced k-means on a sample of documents; `Clusters.assign` then puts any
 document into the cluster with the smallest squared distance plus the cluster's price. Prices are
-set so that every cluster takes the same share of the sample: where many documents lie, it is dear.
+set so that every cluster takes the same share of the sample: clusters in dense regions are dear.
 Source: Gururangan et al. 2023, "Scaling Expert Language Models with Unsupervised Domain Discovery"
-(c-BTM), whose balanced assignment this does with prices instead of an auction, so that documents
-outside the sample are dealt evenly too.
+(c-BTM). It balances the assignment by an auction; prices also balance documents outside the sample.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from mdel_assets.data.text_features import (
 from mdel_assets.errors import ShardError
 
 CLUSTERS_NAME = "clusters.safetensors"
-# What a text is about shows early; features of whole books would cost minutes.
+# The beginning of a text shows its topic; features of whole books would take minutes.
 READ_CHARACTERS = 4096
 _NUM_ROUNDS = 20
 _NUM_PRICE_STEPS = 25
@@ -40,7 +39,7 @@ _TEXTS_PER_BATCH = 512
 
 @dataclasses.dataclass(frozen=True)
 class ClusterFit:
-    """The clusters of a sample: how many documents each took, and the words that mark it."""
+    """The clusters of a sample: each one's number of documents and characteristic words."""
 
     sizes: list[int]
     terms: list[list[str]]
@@ -141,7 +140,7 @@ def _squared_distances(points_NK: NDArray[Any], centroids_CK: NDArray[Any]) -> A
 
 
 def _terms(texts: Sequence[str], chosen_N: NDArray[Any], num_clusters: int) -> list[list[str]]:
-    """Return the words that mark each cluster: frequent in its texts, and rarer in the others."""
+    """Return each cluster's characteristic words: frequent in its texts, rarer in the others."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(

@@ -2,14 +2,13 @@
 
 Definition: a *shingle* is a run of 13 words of one document, a word being a run of letters, digits
 and non-ASCII characters, in lower case. An evaluation document is *contaminated* when at least one
-of its shingles occurs in a training document. Exact copies never get this far (the index removes
-them); what is found here are near copies, quotations and boilerplate. After Brown et al. 2020,
-appendix C, which uses 13-grams likewise.
+of its shingles occurs in a training document. The index has removed exact duplicates before, so
+this finds near duplicates, quotations and boilerplate. Source: Brown et al. 2020, appendix C, which
+also uses 13-grams.
 
-Shingles are compared by 64-bit hashes. Those of the evaluation splits lie sorted in a file;
-training text streams by, and a bit table lets nearly all of its shingles go without a search in it.
-Whatever the amount of text, memory holds that table, and one bucket of hashes at a time while they
-are sorted.
+Shingles are compared by 64-bit hashes. Those of the evaluation splits are sorted in a file.
+Training text is streamed, and a bit table filters out nearly all of its shingles before they are
+searched in the file. Memory holds only the table and, while sorting, one bucket of hashes.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ from mdel_assets.data.temporary_columns import TemporaryColumn, first_bits
 SHINGLE_WORDS = 13
 _PIECE_BYTES = 1 << 20
 _BITS_PER_SHINGLE, _MAX_BITS = 32, 1 << 30
-# Shingles that are sorted at a time, and the text that so many are of at most, as a rule.
+# Shingles sorted at a time, and the most text that usually has so many.
 _SHINGLES_PER_BUCKET, _BYTES_PER_SHINGLE = 1 << 22, 4
 _MAX_BUCKETS = 64
 _WORD_BASE, _SHINGLE_BASE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
@@ -52,9 +51,9 @@ def measure_contamination(
 ) -> dict[str, Contamination]:
     """Compare each evaluation split (a Parquet file with ``text``) with ``train``.
 
-    ``num_shingles`` counts a split's different shingles. All text is read in a stream; files in
-    ``work_folder``, gone afterwards, take some 20 bytes a word of evaluation text. A text above
-    1 MiB is cut into pieces; the few shingles across a cut are left out.
+    ``num_shingles`` counts a split's distinct shingles. All text is streamed. Temporary files in
+    ``work_folder`` take some 20 bytes per word of evaluation text. A text above 1 MiB is cut into
+    pieces; the few shingles across a cut are ignored.
     """
     with ExitStack() as stack:
         splits = {
@@ -84,7 +83,7 @@ def _shared(train: Path, wanted_file: TemporaryColumn) -> _Words:
 
 
 def _contamination(split: "_Shingles", shared: _Words) -> Contamination:
-    """Count what of a split's shingles, and how many of its documents, is ``shared``."""
+    """Count the shingles of a split that are ``shared``, and the documents that hold some."""
     is_contaminated = np.zeros(split.num_documents, np.bool_)
     if len(shared):
         for shingles, documents in _stream(split.path):
@@ -116,7 +115,7 @@ def _is_in(hashes: _Words, known: _Words) -> NDArray[np.bool_]:
 
 
 def _places(hashes: _Words, known: _Words) -> NDArray[np.int64]:
-    """Return the places in ``known``, sorted, of those of ``hashes`` that are there."""
+    """Return the positions in ``known``, which is sorted, of the ``hashes`` that it holds."""
     if not len(known):
         return np.empty(0, np.int64)
     places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
@@ -153,7 +152,7 @@ class _Shingles:
         self._stack.close()
 
     def sorted_bucket(self, number: int, num_buckets: int) -> _Words:
-        """Return the different shingles of one of ``num_buckets``, asked for in their order."""
+        """Return the distinct shingles of one of ``num_buckets``, which are requested in order."""
         per_own = num_buckets // self.num_buckets
         whole = self._buckets[number // per_own].mapped()
         own = _sorted_unique(whole[first_bits(whole, num_buckets) == number])
@@ -163,9 +162,9 @@ class _Shingles:
 
 
 def memory_wanted(num_bytes: int) -> int:
-    """Return about how much memory is wanted where evaluation splits hold ``num_bytes`` of text.
+    """Estimate the memory needed for evaluation splits with ``num_bytes`` of text.
 
-    A byte for every shingle, the bit table, one bucket while it is sorted, and the pieces at work.
+    It is a byte per shingle, the bit table, one bucket while it is sorted, and pieces in progress.
     """
     num_shingles = num_bytes // _BYTES_PER_SHINGLE
     table = min(num_shingles * _BITS_PER_SHINGLE, _MAX_BITS) // 8
@@ -173,7 +172,7 @@ def memory_wanted(num_bytes: int) -> int:
 
 
 class _BitTable:
-    """A set of hashes that may err towards yes: one time in 32, more often where they are many."""
+    """A set of hashes with false positives: one in 32, more if there are many hashes."""
 
     def __init__(self, hashes: _Words) -> None:
         num_bits = max(6, int(len(hashes) * _BITS_PER_SHINGLE - 1).bit_length())

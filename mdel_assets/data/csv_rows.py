@@ -1,9 +1,8 @@
-"""Rows of a CSV or TSV file to documents, or to the reason why a row is none.
+"""Turn rows of a CSV or TSV file into documents, or into reasons for rejecting them.
 
-Lines come from `line_blocks`, as those of JSON do; Python's own reader puts them together to rows.
-So memory is bounded, even where a quote is never closed, and a row that is broken costs no more
-than itself. (Arrow's reader reads tens of blocks ahead, and gives up on a file
-whose row is longer than a block.)
+Lines come from `line_blocks`, as for JSON; Python's csv reader joins them to rows. So memory is
+bounded even if a quote is never closed, and a broken row affects no other row. (Arrow's reader
+reads tens of blocks ahead, and gives up on a file with a row longer than a block.)
 """
 
 import csv
@@ -28,13 +27,13 @@ def read_csv_rows(
 ) -> Iterator[tuple[list[Row], float]]:
     """Yield rows in lists, and the share of the file that is behind them.
 
-    The first row names the columns. Cells of a ``.csv`` are divided by commas, or by semicolons or
-    tabs where only these give the columns that are wanted. Where ``fields.domain`` is None,
-    ``label`` is every row's label. A row of more than ``max_row_bytes``, or of 32 MiB, is rejected;
-    lines without a character are no rows.
+    The first row names the columns. Cells of a ``.csv`` are separated by commas, or by semicolons
+    or tabs if only these give the wanted columns. If ``fields.domain`` is None, ``label`` is every
+    row's label. A row of more than ``max_row_bytes``, or of 32 MiB, is rejected; empty lines are
+    not rows.
 
     Raises:
-        ShardError: no whole file, or a column is missing.
+        ShardError: the file is not whole, or a column is missing.
 
     """
     # This limit is the process's; `_Lines` holds rows to theirs.
@@ -67,7 +66,7 @@ class _TooLongError(Exception):
 
 
 class _Lines:
-    """The lines of a file as text, bytes that are no UTF-8 escaped; remembers how a row begins."""
+    """The lines of a file as text, with invalid UTF-8 escaped; remembers how a row begins."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self.share_read = 0.0
@@ -89,7 +88,7 @@ class _Lines:
         return line.decode("utf-8", "surrogateescape")
 
     def read_header(self) -> str:
-        """Return the first row, nothing where there is none."""
+        """Return the first row; an empty string if there is none."""
         try:
             header = next(self, "")
             while header.count('"') % 2 and (line := next(self, "")):
@@ -99,11 +98,11 @@ class _Lines:
         return header
 
     def begin_row(self) -> None:
-        """Forget what lies behind."""
+        """Forget the rows before."""
         self._beginning, self._size = b"", 0
 
     def rejected(self, reason: RejectReason) -> Row:
-        """Return the row that was begun last, as one that is no document."""
+        """Return the row that was begun last as a rejected one."""
         return Row(self._beginning[:KEPT_BYTES], "", None, reason)
 
     def _read(self, path: Path) -> Iterator[bytes]:
@@ -119,7 +118,7 @@ class _Lines:
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """Where in a row the fields stand, and how many cells it has."""
+    """The positions of the fields in a row, and its number of cells."""
 
     delimiter: str
     num_cells: int
@@ -158,7 +157,7 @@ class _Columns:
         raise missing_column(path.name, missing, found)
 
     def row(self, cells: Sequence[str], label: str) -> Row | None:
-        """Return the document of a row, None where it has too few or too many cells."""
+        """Return the document of a row; None if the row has too few or too many cells."""
         if len(cells) != self.num_cells:
             return None
         text = _bytes(cells[self.text])

@@ -1,7 +1,7 @@
 """Decompression: the plain bytes of a zstd, gzip, bzip2, xz or plain file, or a refusal.
 
 A file that ends too early, goes on too long or is corrupt is refused; concatenated frames and
-members are one stream, skippable frames and gzip's padding are passed over.
+members are one stream; skippable frames and gzip's padding are skipped.
 """
 
 import bz2
@@ -23,7 +23,7 @@ _READ_BYTES = 4 << 20
 _MAX_WINDOW_BYTES = 2**31
 _GZIP_WRAPPER = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b"
-# xz -9 needs 65 MiB; a dictionary is as large as the file says, and is asked for at once.
+# xz -9 needs 65 MiB; the file states its dictionary's size, which is allocated at once.
 _MAX_XZ_BYTES = 1 << 29
 COMPRESSIONS = {".zst": "zstd", ".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 MAGIC = {
@@ -43,7 +43,7 @@ class PlainBytes(Protocol):
 
 @contextlib.contextmanager
 def plain_bytes(path: Path) -> Iterator[tuple[PlainBytes, BinaryIO]]:
-    """Open a file by its suffix; give its plain content, and the raw file to tell progress by.
+    """Open a file by its suffix; yield its plain content, and the raw file to measure progress.
 
     Raises:
         ShardError: also while reading: truncated, corrupt, followed by garbage, or empty.
@@ -104,7 +104,7 @@ class _Gzip:
                 self._waiting = b""
                 continue
             if not self._is_inside and data[:2] != _GZIP_MAGIC[: len(data)]:
-                raise FrameError(f"bytes {data[:4].hex()} begin no gzip member")
+                raise FrameError(f"bytes {data[:4].hex()} are not the start of a gzip member")
             self._is_inside = True
             plain = self._member.decompress(data, len(buffer))
             self._waiting = self._member.unconsumed_tail

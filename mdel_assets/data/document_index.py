@@ -1,9 +1,9 @@
-"""The index of all documents of all shards: id, size, split role; duplicates are found here.
+"""The index of all documents of all shards: id, size and split role. It finds duplicates.
 
-An index row is a document on disk: (file, row), numbered through all files. Documents are equal
-when their ids are; of equal documents one survives, in the order test, validation, train, then by
-shard, domain and row. So no document is in two splits, and training never sees an evaluation
-document. Ids and sizes lie in files while the index is open; memory holds one byte a document.
+An index row is a document on disk: (file, row), numbered through all files. Documents are equal if
+their ids are. Of equal documents one survives, in the order test, validation, train, then by shard,
+domain and row. So no document is in two splits, and training never sees an evaluation document. Ids
+and sizes are in files while the index is open; memory holds one byte per document.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from mdel_assets.data.temporary_columns import TemporaryColumn, first_bits
 Role = Literal["test", "validation", "train"]
 ROLES: tuple[Role, ...] = ("test", "validation", "train")
 _ID_DIGITS = 32
-# Documents that are looked at, and that are compared with each other, at a time.
+# Documents read at a time, and documents compared with each other at a time.
 _ROWS_PER_CHUNK, _ROWS_PER_BUCKET, _MAX_BUCKETS = 1 << 18, 1 << 21, 256
 _TRAIN = ROLES.index("train")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -45,7 +45,7 @@ class DocumentFile:
 
 @dataclasses.dataclass(frozen=True)
 class DuplicateCounts:
-    """Documents removed: copies within a role, and copies of a document with a stronger role."""
+    """Removed duplicates: within a role, and of a document with a stronger role."""
 
     num_duplicates: int
     num_train_also_in_evaluation: int
@@ -54,10 +54,10 @@ class DuplicateCounts:
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """Documents that follow one another in ``file``, the index's from number ``first`` on.
+    """Consecutive documents of ``file``; in the index they are numbered from ``first`` on.
 
     Arrays of N rows: ``ids`` (N, 2) uint64; ``num_bytes`` int64 of the UTF-8 texts; ``role`` int8
-    positions in `ROLES`; ``survives``, whether it is no copy of another.
+    positions in `ROLES`; ``survives``, false for a duplicate of another document.
     """
 
     file: DocumentFile
@@ -71,10 +71,10 @@ class Documents:
 class DocumentIndex:
     """All documents, in the order of ``files`` and rows, and which of them survive.
 
-    ``holdout_fraction`` of the training documents is split off by a salted hash of the id for
-    validation (or test), where ``shard_roles`` lacks that role, so copies never straddle. Copies
-    stay where ``keep_copies`` says so. A context manager: files in ``work_folder`` take 24 bytes a
-    document, 48 while copies are found.
+    If ``shard_roles`` lacks validation (or test), ``holdout_fraction`` of the training documents is
+    held out for it by a salted hash of the id, so duplicates always get the same role.
+    ``keep_copies`` keeps duplicates. The index is a context manager: its files in ``work_folder``
+    take 24 bytes per document, 48 while duplicates are found.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class DocumentIndex:
         return sum(int(part.num_bytes[part.survives].sum()) for part in self.documents())
 
     def documents(self) -> Iterator[Documents]:
-        """Yield all documents, some at a time, copies among them."""
+        """Yield all documents, including duplicates, some at a time."""
         for number, file in enumerate(self.files):
             start, stop = int(self._starts[number]), int(self._starts[number + 1])
             for first in range(start, stop, _ROWS_PER_CHUNK):
@@ -135,9 +135,9 @@ class DocumentIndex:
         return _roles(ids, file.role, self._shard_roles, self._holdout_fraction)
 
     def _read(self, *, finds_copies: bool) -> None:
-        """Bring ids and sizes into the columns, and find the copies.
+        """Read ids and sizes into the columns, and find duplicates.
 
-        Equal ids come into the same bucket, and a bucket is small enough to be sorted.
+        Equal ids go into the same bucket, and a bucket is small enough to be sorted.
         """
         total = int(self._starts[-1])
         num_buckets = min(_MAX_BUCKETS, 1 << (total // _ROWS_PER_BUCKET).bit_length())
@@ -160,13 +160,13 @@ class DocumentIndex:
             self.duplicates = DuplicateCounts(*map(sum, columns))
 
     def _mark_copies(self, bucket: TemporaryColumn) -> DuplicateCounts:
-        """Mark what of a bucket, rows of (id, number), does not survive; count it by cause."""
+        """Mark the rows (id, number) of a bucket that do not survive; count them by cause."""
         rows = bucket.read(0, len(bucket))
         order = np.argsort(rows[:, 0], kind="stable")
         halves = rows[order, 0]
         follows = np.zeros(len(rows) + 1, np.bool_)
         follows[1:-1] = halves[1:] == halves[:-1]
-        # Nearly all are alone; those that may not be stay in the index's order.
+        # Nearly all ids are unique; possible duplicates keep the index's order.
         alike = rows[np.sort(order[follows[:-1] | follows[1:]])]
         numbers = alike[:, 2].astype(np.int64)
         file_of = np.searchsorted(self._starts, numbers, side="right") - 1

@@ -1,8 +1,8 @@
-"""Documents on their way to one Parquet file per domain, and rejected lines to theirs.
+"""Write documents to one Parquet file per domain, and rejected lines to a file of their own.
 
-`DocumentWriter` collects documents by domain; a domain whose documents fill a row group is handed
-to the writing threads, which encode and compress. Memory is bounded by the documents not yet handed
-over (`_BUFFER_BYTES`) and the few row groups under way. Files do not depend on which thread wrote.
+`DocumentWriter` collects documents by domain. Full row groups are handed to the writer threads,
+which encode and compress them. Memory is bounded by the documents not yet handed over
+(`_BUFFER_BYTES`) and the few row groups in progress. Files do not depend on which thread wrote.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def is_blank(text: bytes) -> bool:
 
 
 class DocumentWriter:
-    """Sends documents to their domain's file in ``folder``; counts all that it gets.
+    """Sends documents to their domain's file in ``folder``, and counts them.
 
     Use it as ``with writer.writing(): ...``.
     """
@@ -73,11 +73,11 @@ class DocumentWriter:
 
     @property
     def labels(self) -> KeysView[str]:
-        """All labels that domains claim."""
+        """All labels of the domains."""
         return self._bucket_of.keys()
 
     def add(self, text: bytes, label: str, line_number: int) -> bool:
-        """Take a document's UTF-8 text; return False where no domain claims ``label``."""
+        """Take a document's UTF-8 text; return False if no domain has this ``label``."""
         bucket = self._bucket_of.get(label)
         if bucket is None:
             return False
@@ -94,7 +94,7 @@ class DocumentWriter:
         return True
 
     def reject(self, reason: RejectReason, *, file: str, line_number: int, line: bytes) -> None:
-        """Put a line into quarantine and count it under its reason."""
+        """Keep a rejected line and count it under its reason."""
         self.reasons[reason.value] += 1
         self._rejects.rows.append((file, line_number, reason.value, line))
         self._rejects.size += len(line)
@@ -103,7 +103,7 @@ class DocumentWriter:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Run the writing threads; on the way out write what is left and close every file."""
+        """Run the writer threads; on exit write the rest and close every file."""
         with self._pool:
             yield
             for bucket in self._buckets.values():
@@ -133,7 +133,7 @@ class DocumentWriter:
 
 
 class _Bucket:
-    """One domain's documents that wait for their row group to fill."""
+    """One domain's documents, waiting for a full row group."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -144,7 +144,7 @@ class _Bucket:
 
 
 class _Documents:
-    """A row group of documents; taking its batch gives the texts up."""
+    """A row group of documents; taking its batch releases the texts."""
 
     schema = DOCUMENT_SCHEMA
 

@@ -1,7 +1,7 @@
-"""Fetching: one shard file from a path, an https URL, ``hf://`` or ``sample://`` to a local folder.
+"""Fetch one shard file from a path, an https URL, ``hf://`` or ``sample://`` to a local folder.
 
-Bytes go to a file under a working name first; the caller publishes it whole. Downloads resume
-where they stopped, also in a later process, as long as the server's ETag is the same.
+Bytes go to a temporary name first; the caller renames the whole file. Downloads resume where they
+stopped, also in a later process, as long as the server's ETag is the same.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclasses.dataclass(frozen=True)
 class FetchedShard:
-    """A file or folder that arrived whole. ``source_signature`` changes when the source does.
+    """A completely fetched file or folder. ``source_signature`` changes when the source does.
 
     A folder's ``sha256`` is that of its listing: a line ``sha256  name`` for each file, by name.
     ``digests`` are the files' xxh3-128, by `file_number`, found in the same reading.
@@ -52,10 +52,10 @@ def fetch_shard(
     sha256: str | None = None,
     is_folder: bool = False,
 ) -> FetchedShard:
-    """Bring the file (or folder, of layout ``folders``) at ``location`` into ``folder``.
+    """Fetch the file (or folder, with layout ``folders``) at ``location`` into ``folder``.
 
-    Its sha256 must be ``sha256``, where that is given, and the one that the Hub tells.
-    ``partial_folder`` holds a download in progress.
+    Its sha256 must equal ``sha256``, if given, and the Hub's, if it states one. ``partial_folder``
+    holds a download in progress.
 
     Raises:
         FetchError: the source is missing, stays unreachable, is empty, or has another sha256.
@@ -95,10 +95,10 @@ def fetch_shard(
 
 
 def source_signature(location: str) -> str | None:
-    """Return a cheap mark of a source's state, None where only the network could tell.
+    """Return a cheap signature of a source's state; None if it would need the network.
 
-    A local file's mark is its size and modification time, a folder's is made of those of all its
-    files; a sample shard's is the recipe of the sample corpus.
+    A local file's signature is its size and modification time, a folder's combines those of all its
+    files, and a sample shard's is the version of the sample corpus.
     """
     if location.startswith("sample://"):
         from mdel_assets.data.sample_corpus import sample_signature
@@ -133,9 +133,7 @@ def _require_folder(location: str) -> Path:
 def _link_folder(source: Path, target: Path) -> None:
     files = folder_files(source)
     if all(file.parent == source for file in files):
-        raise FetchError(
-            f"'{source}' holds no file inside a folder: expected {source}/DOMAIN/FILE."
-        )
+        raise FetchError(f"'{source}' has no files in subfolders: expected {source}/DOMAIN/FILE.")
     for file in files:
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +164,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def _download_from_hub(location: str, target: Path) -> tuple[str, str | None]:
-    """Fetch a Hub file to ``target``; return its commit, and its sha256 where the Hub tells it."""
+    """Fetch a Hub file to ``target``; return its commit, and its sha256 if the Hub states it."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -196,7 +194,7 @@ def _download_from_hub(location: str, target: Path) -> tuple[str, str | None]:
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether the Hub may answer another time: it was busy, or could not be reached."""
+    """Whether the error is transient: the Hub was busy or could not be reached."""
     response = getattr(error, "response", None)
     return response is None or response.status_code in _RETRIED_STATUS
 
@@ -227,8 +225,8 @@ def _download(url: str, target: Path, partial_folder: Path) -> str | None:
         _log.warning("fetching %s: attempt %d failed: %s", url, attempt + 1, last)
     raise that_may_pass(
         FetchError(
-            f"{url} could not be fetched in {_NUM_ATTEMPTS} attempts ({last}). What arrived is "
-            f"kept; run the same command again to go on from there."
+            f"{url} could not be fetched in {_NUM_ATTEMPTS} attempts ({last}). The part that "
+            f"arrived is kept; run the same command again to resume."
         )
     ) from last
 
@@ -269,7 +267,7 @@ def _download_once(httpx: Any, url: str, partial: Path, etag_file: Path) -> str 
 
 
 class _Progress:
-    """Logs a line with rate and time left every so often."""
+    """Logs rate and time left at intervals."""
 
     def __init__(self, name: str, had: int, expected: int | None) -> None:
         self._name = name
@@ -278,7 +276,7 @@ class _Progress:
         self._started = self._reported = time.monotonic()
 
     def show(self, written: int) -> None:
-        """Log how much has arrived, unless that was done a moment ago."""
+        """Log how much has arrived, unless the last line is recent."""
         now = time.monotonic()
         if now - self._reported < _PROGRESS_SECONDS:
             return

@@ -1,4 +1,4 @@
-"""What kind of file one is: by its name where that tells, and in messages by how it begins."""
+"""Kinds of file: recognised by the name, and for messages by the first bytes."""
 
 import codecs
 from collections.abc import Collection
@@ -25,10 +25,10 @@ _HEAD_BYTES = 4096
 
 
 def file_kind(file: Path, *, is_in_folder: bool, text_suffixes: Collection[str]) -> FileKind | None:
-    """Return how a file is read, None where it is not.
+    """Return how a file is read; None if it is not read.
 
-    In a folder a file must have a known suffix, or one of ``text_suffixes``; a file that is a shard
-    itself is taken for JSON lines where its suffix says nothing.
+    In a folder a file must have a known suffix, or one of ``text_suffixes``. A file that is itself
+    a shard is read as JSON lines if its suffix is unknown.
     """
     suffix = plain_suffix(file)
     if suffix == ".parquet":
@@ -50,9 +50,9 @@ def plain_suffix(file: Path) -> str:
 
 
 def looks_like(file: Path, *, text_field: str) -> str | None:
-    """Say what a file, of which no line could be read, looks like, and what to do with such a one.
+    """Return what an unreadable file looks like, and what to do about it.
 
-    None where it looks like nothing that is known.
+    None if it looks like no known kind.
     """
     try:
         with text_bytes(file) as (stream, _):
@@ -68,7 +68,7 @@ def looks_like(file: Path, *, text_field: str) -> str | None:
         return "Parquet: give its name the suffix .parquet"
     for magic, name in _FOREIGN.items():
         if start[: len(magic)].lower() == magic:
-            return f"{name}: take the text out of it first"
+            return f"{name}: extract the text first"
     if encoding := _wide_encoding(head):
         return f"text in {encoding}: convert it with 'iconv -f {encoding} -t UTF-8'"
     if not _is_utf8(head):
@@ -99,7 +99,7 @@ _FOREIGN = {
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """Return the UTF-16 or UTF-32 that zero bytes betray where there is no mark."""
+    """Return UTF-16 or UTF-32, recognised by zero bytes in a file without a byte order mark."""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     for name, zeros, others in (
@@ -130,4 +130,4 @@ def _table_or_text(head: bytes, text_field: str) -> str | None:
         cells = [cell.strip().strip(b'"') for cell in first.split(delimiter)]
         if len(cells) > 1 and text_field.encode() in cells:
             return f"a table with a header: give its name the suffix {suffix}"
-    return "plain text: use layout 'folders', which takes each file for a document"
+    return "plain text: use layout 'folders', which reads each file as one document"

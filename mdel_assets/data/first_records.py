@@ -1,7 +1,6 @@
-"""The first records of a source, read as a pass over all of it would read them.
+"""Run the pass over the first records of a source, to see quickly how it reads them.
 
-They are copied into a small shard of the same kind, and that goes through the pass: so whatever a
-pass reads, rejects or refuses, its first records tell within a moment.
+The records are copied into a small shard of the same kind, and the normal pass reads that shard.
 """
 
 import itertools
@@ -43,7 +42,7 @@ def count_first_records(
         found = _copy_some(shard, head / shard.name) if shard.is_dir() else _copy_head(shard, head)
         if found is None:
             return None
-        # How many rejects are too many is a question to the whole of a shard.
+        # The limit on rejects applies to a whole shard.
         source = source.model_copy(update={"max_reject_rate": 1.0})
         return route_documents(found, documents, domains=domains, source=source)
 
@@ -80,7 +79,7 @@ def _copy_lines(file: Path, target: Path) -> Path | None:
         head = read_up_to(stream, _HEAD_BYTES)
     lines = head.split(b"\n")
     if len(head) == _HEAD_BYTES:
-        # The last line may go on.
+        # The last line may be incomplete.
         lines.pop()
     lines = lines[:_NUM_RECORDS]
     if plain_suffix(file) in _TABLES:

@@ -1,6 +1,6 @@
 """The files of a corpus that is a folder: a folder per domain, and files somewhere in each.
 
-Links are followed, whether to files or to folders. What begins with a dot is passed over.
+Links to files and folders are followed. Names that begin with a dot are skipped.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def folder_files(root: Path) -> list[Path]:
-    """Return all files below ``root``, sorted; also those that lie beside its folders."""
+    """Return all files below ``root``, sorted, including those directly in it."""
     return sorted(_walk(root, frozenset()))
 
 

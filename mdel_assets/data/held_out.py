@@ -1,4 +1,4 @@
-"""Whether a corpus holds out documents enough to judge by, and what to set where it does not."""
+"""Advice on held-out documents: whether there are enough for a verdict, and what to set if not."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _MOST = 0.2
 def held_out_advice(
     counts: Mapping[str, Mapping[str, Any]], *, source: Source, splits: Sequence[str]
 ) -> str | None:
-    """Return what to set so that verdicts are possible on ``splits``; None where they are.
+    """Return what to set so that verdicts are possible on ``splits``; None if they already are.
 
     ``counts`` are those of the datasets' records, by domain; a domain without text is left out.
     """
@@ -44,11 +44,11 @@ def held_out_advice(
 
 
 def _fraction(sizes: Mapping[str, int], source: Source) -> str:
-    """Say which share to hold out of domains of so many documents."""
+    """Return advice on the fraction to hold out of domains with these numbers of documents."""
     enough = [number for number in sizes.values() if _MOST * number >= _EXPECTED]
     said = [
-        f"'{domain}' has {number} documents, too few to train on and to judge by: add text, or "
-        f"leave it out."
+        f"'{domain}' has {number} documents, too few for both training and evaluation: add text, "
+        f"or leave the domain out."
         for domain, number in sizes.items()
         if number not in enough
     ]
@@ -57,7 +57,7 @@ def _fraction(sizes: Mapping[str, int], source: Source) -> str:
         scale = 100 if share >= 0.01 else 10_000
         said.append(
             f"Set source.holdout_fraction to {math.ceil(scale * share) / scale:g} (it is "
-            f"{source.holdout_fraction:g}): datasets and what is made of them are then made anew."
+            f"{source.holdout_fraction:g}). This remakes datasets and what depends on them."
         )
     return " ".join(said)
 

@@ -1,4 +1,4 @@
-"""A shard file that lies on the Hub: its name taken apart, and whether it has changed there."""
+"""Shard files on the Hub: parse their names, and ask whether they have changed there."""
 
 import dataclasses
 import logging
@@ -28,7 +28,7 @@ def hub_file(location: str) -> HubFile:
     """Return the file that ``location`` names.
 
     Raises:
-        FetchError: it is not of the form that is expected.
+        FetchError: it does not have the expected form.
 
     """
     match = _URL.fullmatch(location)
@@ -41,9 +41,9 @@ def hub_file(location: str) -> HubFile:
 
 
 def has_changed(location: str, *, commit: str, sha256: str) -> bool:
-    """Whether the branch of a Hub file moved to another content than ``sha256`` since ``commit``.
+    """Whether a Hub file's branch has content other than ``sha256`` since ``commit``.
 
-    False where that cannot be told: the location is not of the Hub, or the Hub does not answer.
+    False if that is unknown: the location is not on the Hub, or the Hub does not answer.
     """
     if not location.startswith(_SCHEME):
         return False
@@ -61,7 +61,7 @@ def has_changed(location: str, *, commit: str, sha256: str) -> bool:
         found = get_hf_file_metadata(url, timeout=_TIMEOUT_SECONDS, token=find_token() or False)
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx2.TransportError) as error:
         _log.warning(
-            "the Hub cannot be asked whether %s has changed (%s): what was fetched is taken for it",
+            "the Hub does not answer whether %s has changed (%s): the fetched copy is used",
             location,
             type(error).__name__,
         )

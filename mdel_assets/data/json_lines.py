@@ -1,9 +1,8 @@
-"""Lines of JSON to documents, or to the reason why a line is none.
+"""Turn lines of JSON into documents, or into reasons for rejecting them.
 
-`LineReader.read_block` decodes a block of whole lines in one call where every line is clean;
-any other block goes line by line through `read`, and a line that this refuses through
-`read_slowly`, which repairs lone surrogates and names the reason. Which way a line goes never
-changes what becomes of it.
+`LineReader.read_block` decodes a block of whole lines in one call if every line is clean. Any other
+block goes line by line through `read`, and a line that this refuses through `read_slowly`, which
+repairs lone surrogates and names the reason. The outcome of a line never depends on the path.
 """
 
 import dataclasses
@@ -43,10 +42,11 @@ class RejectReason(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Dotted paths of what is read from a record; a path that is None is not read.
+    """Dotted paths of the fields of a record; a path that is None is not read.
 
-    Where ``of_other_types``, a list of strings is one text, integers and booleans are labels, and a
-    path may be the whole name of a field. Corpora of a fixed form, as the Pile, have none of these.
+    If ``of_other_types`` is true, a list of strings is one text, integers and booleans are labels,
+    and a path may be the whole name of a field. Corpora of a fixed form, such as the Pile, do not
+    need this.
     """
 
     text: str
@@ -70,7 +70,7 @@ class Line:
 class LineReader:
     """Reads text, domain label and licence from JSON lines.
 
-    Where ``fields.domain`` is None, ``label`` is every document's label.
+    If ``fields.domain`` is None, ``label`` is every document's label.
     """
 
     def __init__(self, fields: Fields, *, label: str = "") -> None:
@@ -112,7 +112,7 @@ class LineReader:
         return self._decode(line)
 
     def read_slowly(self, line: bytes) -> Line:
-        """Return the document of a line that `read` refused, or why it is none."""
+        """Return the document of a line that `read` refused, or the reason why it is rejected."""
         if not line.strip(b" \t\r\n"):
             return Line(is_blank=True)
         try:
@@ -183,19 +183,19 @@ def _dig(content: dict[str, Any], path: str) -> Any:
 
 
 def _number(digits: str) -> int | float:
-    """Return a number; of digits without end only the type matters."""
+    """Return a number; for endless digits only the type matters."""
     return int(digits) if len(digits) < _INTEGER_DIGITS else float(digits)
 
 
 def _as_text(value: Any) -> Any:
-    """Return a list of strings as one text, its items on lines of their own; others as they are."""
+    """Return a list of strings as one text with an item per line; other values unchanged."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "\n".join(value)
     return value
 
 
 def _as_label(value: Any) -> Any:
-    """Return an integer or a boolean as JSON writes it; others as they are."""
+    """Return an integer or a boolean as JSON writes it; other values unchanged."""
     return json.dumps(value) if isinstance(value, int) else value
 
 

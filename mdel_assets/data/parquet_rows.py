@@ -1,4 +1,4 @@
-"""Rows of a Parquet file to documents, or to the reason why a row is none."""
+"""Turn rows of a Parquet file into documents, or into reasons for rejecting them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,12 +37,12 @@ def read_rows(
 ) -> Iterator[tuple[list[Row], float]]:
     """Yield rows in lists, and the share of the file that is behind them.
 
-    Where ``fields.domain`` is None, ``label`` is every row's label. A list of strings is one text,
-    its items on lines of their own; labels may be integers or booleans. A text of more than
-    ``max_text_bytes`` is rejected.
+    If ``fields.domain`` is None, ``label`` is every row's label. A list of strings is one text with
+    an item per line; labels may be integers or booleans. A text of more than ``max_text_bytes`` is
+    rejected.
 
     Raises:
-        ShardError: not a whole Parquet file, or a column is missing or holds no text.
+        ShardError: the file is not a whole Parquet file, or a column is missing or holds no text.
 
     """
     try:
@@ -113,7 +113,7 @@ def _strings(batch: pa.RecordBatch, place: list[str]) -> list[Any]:
     column = _column(batch, place)
     if any(is_text(column.type) for is_text in _IS_TEXT):
         values = column.cast(pa.large_binary()).to_pylist()
-        # What is no UTF-8 is no domain's label, and is shown as what it is.
+        # Invalid UTF-8 is not a domain's label; it is shown escaped.
         return [None if v is None else v.decode("utf-8", "backslashreplace") for v in values]
     found: list[Any] = column.cast(pa.large_string()).to_pylist()
     return found
@@ -132,7 +132,7 @@ def _column_path(
 ) -> list[str]:
     """Return the names that lead to a column, none for no path, if it is of a kind that is read.
 
-    Where there are no such fields of a struct, a column whose own name is ``path`` is meant.
+    If there are no such fields of a struct, ``path`` is the whole name of a column.
     """
     if path is None:
         return []

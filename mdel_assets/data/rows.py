@@ -1,4 +1,4 @@
-"""A record of a table, whatever kind of file the table is, and where its fields stand."""
+"""A record of a table, for all kinds of table files."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from mdel_assets.errors import ShardError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One row: UTF-8 text, label and licence, or the reason why it is no document.
+    """One row: UTF-8 text, label and licence, or the reason why it is rejected.
 
-    Of a rejected row ``text`` is what is kept of it.
+    For a rejected row, ``text`` is the part of it that is kept.
     """
 
     text: bytes
@@ -21,7 +21,7 @@ class Row:
 
 
 def missing_column(name: str, path: str, columns: Sequence[str]) -> ShardError:
-    """Return the error of a file that lacks the column that the experiment names."""
+    """Return the error for a file that lacks the column named in the experiment."""
     return ShardError(
         f"{name} has no column '{path}'. Its columns: {', '.join(columns)}. "
         f"Correct source.text_field, source.domain_field or source.license_field."

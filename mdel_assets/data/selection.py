@@ -1,9 +1,9 @@
-"""Which documents make up the splits of each domain's dataset.
+"""Select the documents of the splits of each domain's dataset.
 
-A domain's own documents are all in. Of the others those with the lowest seeded hash of (document,
-domain) are drawn, and a *cutoff* says up to which hash: it is found by counting, and nothing is
-sorted but the few documents near it. A lowest hash depends on nothing but the document, so the
-draw is uniform, and that of several shards is that of their union.
+A dataset has all documents of its own domain. Of the others it has those with the lowest seeded
+hash of (document, domain), up to a *cutoff* hash. The cutoff is found by counting; only the few
+documents near it are sorted. The hash depends only on the document, so the draw is uniform, and the
+draw from several shards equals the draw from their union.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class AllOrNone:
 
 @dataclasses.dataclass(frozen=True)
 class HashCutoff:
-    """Documents are drawn whose salted hash, and of equal ones whose number, is up to the last."""
+    """Draws documents up to a salted hash; among equal hashes, up to a document number."""
 
     salt: str
     last: tuple[int, int]
@@ -71,7 +71,7 @@ class HashCutoff:
 
 @dataclasses.dataclass(frozen=True)
 class LineCutoff:
-    """Documents are drawn up to a line of a shard, in the order of shards and lines."""
+    """Draws documents up to a line of a shard, in the order of shards and lines."""
 
     last: tuple[int, int]
 
@@ -86,9 +86,10 @@ class LineCutoff:
 
 @dataclasses.dataclass(frozen=True)
 class RoleSelection:
-    """The general half of one role's documents for one domain; ``with_own``: its own may be drawn.
+    """The general half of one role's documents for one domain.
 
-    ``num_wanted`` may be more than ``num_general``, which there are.
+    With ``with_own`` the domain's own documents may be drawn, too. ``num_wanted`` may be more than
+    ``num_general``, the number of available documents.
     """
 
     cutoff: Cutoff
@@ -185,10 +186,10 @@ def _by_role(
 
 @dataclasses.dataclass
 class _Near:
-    """The documents in the range of hashes in which the last one drawn lies.
+    """The documents in the range of hashes that contains the last one drawn.
 
-    ``before`` counts the documents of lower ranges, or their bytes. ``target`` is how many are
-    wanted in all.
+    ``before`` is the number of documents (or bytes) in lower ranges, ``target`` the number wanted
+    in total.
     """
 
     bucket: int
@@ -200,7 +201,7 @@ class _Near:
 
     @classmethod
     def of(cls, counts: _Counts, mixture: Mixture) -> "_Near | None":
-        """Return where the last one lies; None where all are drawn, or none."""
+        """Return the range of the last one drawn; None if all are drawn, or none."""
         by_bytes = mixture.match == "bytes"
         amounts = counts.other_bytes if by_bytes else counts.num_others
         own = counts.own_bytes if by_bytes else counts.num_own
@@ -225,7 +226,7 @@ class _Near:
         self.parts.append(np.column_stack([column.astype(np.uint64) for column in columns]))
 
     def last(self) -> tuple[int, tuple[int, int] | None]:
-        """Return how many are drawn, and the hash and number of the last; None before the range."""
+        """Return how many are drawn, and hash and number of the last (None: before the range)."""
         found = np.concatenate(self.parts)
         found = found[np.lexsort((found[:, 1], found[:, 0]))]
         if self.by_bytes:
@@ -262,7 +263,7 @@ def _selection(
 def _first_documents(
     index: DocumentIndex, domain: str, mixture: Mixture
 ) -> dict[Role, RoleSelection]:
-    """Take the shards' first documents, whatever their domain, as the ancestor did."""
+    """Take the shards' first documents of any domain, as the original MDEL did."""
     num_own = dict.fromkeys(ROLES, 0)
     of_shard: dict[Role, dict[int, int]] = {role: {} for role in ROLES}
     for rows, _, role, owner in _by_role(index):

@@ -1,4 +1,4 @@
-"""What a pass over a shard found, and whether that is good enough to go on with."""
+"""The counts of a pass over a shard, and the decision whether to refuse the shard."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -47,10 +47,10 @@ class ShardCounts:
     """What a pass found.
 
     ``num_filtered`` documents were left out for their licence, ``num_unclaimed`` for their label,
-    ``num_without_text`` because they hold nothing but white space. ``unread_files`` are a folder's
-    files of unknown suffixes, by suffix, and those that lie beside its folders.
-    ``unknown_labels`` counts the labels that no domain claims, rejected or left out;
-    ``similar_labels`` says which of them resemble a domain's.
+    ``num_without_text`` because they hold only white space. ``unread_files`` are a folder's files
+    of unknown suffixes, by suffix, and those outside its domain folders. ``unknown_labels`` counts
+    the labels of no domain, rejected or left out; ``similar_labels`` maps some of them to a
+    domain's label that they resemble.
     """
 
     num_lines: int
@@ -73,11 +73,11 @@ class ShardCounts:
 def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str] = ()) -> None:
     """Refuse a shard without a document, or with too many rejects.
 
-    ``looks`` say what files of which nothing could be read look like.
+    ``looks`` say what unreadable files look like.
 
     Raises:
-        ShardError: the message says what became of the lines, which labels no domain claims, and
-            what to do.
+        ShardError: the message has the outcome of the lines, the labels of no domain, and the
+            remedy.
 
     """
     seen = "".join(f" {look}." for look in looks)
@@ -111,24 +111,24 @@ def unread_in_words(unread: Mapping[str, UnreadFiles]) -> str:
         for why, found in unread.items()
     )
     return (
-        f"{shown}. A file lies in its domain's folder; if a suffix is one of text, add it to "
+        f"{shown}. Files must be in their domain's folder. If a suffix is a text suffix, add it to "
         f"source.text_suffixes"
     )
 
 
 def _remedy(counts: ShardCounts, source: Source) -> str:
-    last = "Mend the shard, or raise source.max_reject_rate."
+    last = "Correct the shard, or raise source.max_reject_rate."
     num_unknown = counts.rejects.get(RejectReason.UNKNOWN_DOMAIN.value, 0)
     if not num_unknown:
         return last
     if source.other_labels == "leave_out":
-        first = "A label that is a domain's in another spelling is not left out: add it to that"
-        return f"{first} domain's 'aliases'. Else {last[0].lower()}{last[1:]}"
-    likely = "If a label is a misspelt one, add it to its domain's 'aliases'. "
+        first = "Another spelling of a domain's label is not left out: add it to that"
+        return f"{first} domain's 'aliases'. Otherwise {last[0].lower()}{last[1:]}"
+    likely = "If a label is misspelt, add it to its domain's 'aliases'. "
     return (
         f"To read only some of the corpus's domains, set source.other_labels: leave_out, which "
-        f"leaves out and counts documents of labels that no domain claims. "
-        f"{likely if counts.similar_labels else ''}Else {last[0].lower()}{last[1:]}"
+        f"leaves out and counts documents with labels of no domain. "
+        f"{likely if counts.similar_labels else ''}Otherwise {last[0].lower()}{last[1:]}"
     )
 
 
@@ -141,14 +141,14 @@ def _labels(counts: ShardCounts) -> str:
     if not counts.unknown_labels:
         return ""
     shown = labels_in_words(counts.unknown_labels, counts.similar_labels)
-    return f"; labels that no domain claims: {shown}"
+    return f"; labels of no domain: {shown}"
 
 
 def _licenses(counts: ShardCounts) -> str:
     if not counts.num_filtered:
         return ""
     shown = ", ".join(f"'{name}'" for name in list(counts.filtered_licenses)[:5])
-    return f"; {counts.num_filtered} documents of licences outside source.licenses: {shown}"
+    return f"; {counts.num_filtered} documents with licences outside source.licenses: {shown}"
 
 
 def _blank(counts: ShardCounts) -> str:
@@ -162,7 +162,7 @@ def _unread(counts: ShardCounts) -> str:
 
 
 def _where_to_look(counts: ShardCounts) -> str:
-    wanted = "; or take a shard that has none of the wanted domains out of the list"
+    wanted = "; or remove a shard without any of the wanted domains from source.train"
     return (
         f" {_what_lines_lack(counts)}Check source.text_field and source.domain_field, and that "
         f"'domains' names the corpus's labels{wanted if counts.num_unclaimed else ''}."

@@ -1,10 +1,10 @@
-"""The one pass over a shard: every line becomes a document of its domain, or is counted otherwise.
+"""The single pass over a shard: every line becomes a document of its domain, or is counted.
 
 Threads share the work: one decompresses (`line_blocks`), one decodes and routes (here), two write
-(`document_writer`). Memory is bounded whatever the shard's size. A shard is a file, or with the
-layout ``folders`` a folder per domain. A record is a JSON line, an element of a JSON array, a row
-of Parquet or CSV, or a text file. Lines in = documents + rejects + documents of another licence +
-documents of a label that is left out + documents without text + blank lines, always.
+(`document_writer`). Memory is bounded for a shard of any size. A shard is a file, or with layout
+``folders`` a folder per domain. A record is a JSON line, an element of a JSON array, a row of
+Parquet or CSV, or a text file. Lines read always equal documents + rejects + documents with another
+licence + documents with a label that is left out + documents without text + blank lines.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _PROGRESS_SECONDS = 15.0
 _NUM_LINES_TO_GIVE_UP = 1000
 _NUM_LOOKED_AT = 3
 _NO_SUFFIX, _BESIDE = "(no suffix)", "(beside the domains' folders)"
-# Lines of these are of no kind of file that was expected; what the file is says more than they do.
+# Lines with these reasons come from an unexpected kind of file, which the message names instead.
 _UNREADABLE = {
     RejectReason.INVALID_UTF8,
     RejectReason.INVALID_JSON,
@@ -55,7 +55,7 @@ def route_documents(
 ) -> ShardCounts:
     """Write ``folder/<domain>.parquet`` for each domain found in ``shard``, and return the counts.
 
-    Where ``domains`` is None no label is read: all documents are of the domain `UNLABELLED`.
+    If ``domains`` is None no label is read: all documents have the domain `UNLABELLED`.
 
     The files hold ``text``, ``document_id`` (xxh3-128 of the UTF-8 text, hexadecimal),
     ``num_bytes`` and ``line_number`` (from 1 on, through all files of the shard), in the shard's
@@ -86,7 +86,7 @@ def route_documents(
 
 
 class _HopelessError(Exception):
-    """So many lines without one document that reading on is a waste."""
+    """So many lines without one document that reading on is useless."""
 
 
 class _Pass:
@@ -113,7 +113,7 @@ class _Pass:
         self.lines_before = 0
 
     def read(self, file: Path, *, label: str) -> None:
-        """Route every record of one file; ``label`` names its domain where no field does."""
+        """Route every record of one file; ``label`` names its domain if no field does."""
         self.file = file.name if not label else f"{label}/{file.name}"
         self.lines_before = self.num_lines
         limit = self.source.max_document_bytes
@@ -246,7 +246,7 @@ class _Pass:
             self._take_no_domains(label, text)
 
     def _route(self, text: bytes, label: str, granted: str | None, line: bytes) -> None:
-        """Send a record's document where it belongs; ``line`` is what is kept of a reject."""
+        """Send a record's document to its domain; ``line`` is kept if it is rejected."""
         if is_blank(text):
             self.num_without_text += 1
         elif self.allows and not self.allows(granted):
@@ -255,7 +255,7 @@ class _Pass:
             self._take_no_domains(label, line)
 
     def _rejects_none(self, labels: set[str]) -> bool:
-        """Whether every one of ``labels`` is some domain's, or left out."""
+        """Whether each of ``labels`` belongs to a domain or is left out."""
         return all(label in self.writer.labels or self._is_left_out(label) for label in labels)
 
     def _is_left_out(self, label: str) -> bool:
@@ -263,7 +263,7 @@ class _Pass:
         return self.leaves_out and is_other
 
     def _take_no_domains(self, label: str, line: bytes) -> None:
-        """Leave out, or reject, the record just read, whose label no domain claims."""
+        """Leave out, or reject, the record just read, which has a label of no domain."""
         if self._is_left_out(label):
             self._leave_out(label)
         else:
@@ -279,7 +279,7 @@ class _Pass:
         self.writer.reject(reason, file=self.file, line_number=place, line=line)
 
     def _num_taken(self) -> int:
-        """Return how many records were understood so far, whatever became of them."""
+        """Return how many records were readable so far, including those left out."""
         counted = self.writer.reasons.total() + self.num_blank_lines
         return self.num_lines - counted
 
@@ -298,7 +298,7 @@ class _Pass:
 
 
 class _Progress:
-    """Logs a line with rate and time left every so often."""
+    """Logs rate and time left at intervals."""
 
     def __init__(self, name: str, writer: DocumentWriter) -> None:
         self._name = name
@@ -306,7 +306,7 @@ class _Progress:
         self._started = self._reported = time.monotonic()
 
     def show(self, share_read: float) -> None:
-        """Log how far the reading is, unless that was done a moment ago."""
+        """Log the progress, unless the last line is recent."""
         now = time.monotonic()
         if now - self._reported < _PROGRESS_SECONDS:
             return
@@ -322,7 +322,7 @@ class _Progress:
         )
 
     def finish(self, counts: ShardCounts) -> None:
-        """Log what became of the whole shard."""
+        """Log the counts of the whole shard."""
         elapsed = time.monotonic() - self._started
         _log.info(
             "%s: %d lines became %d documents, %d rejects; %.0f MB of text in %.1f s, %.0f MB/s",
@@ -339,6 +339,6 @@ class _Progress:
             _log.warning("%s: files that are not read: %s", self._name, unread)
         if counts.num_unclaimed:
             level = logging.WARNING if counts.similar_labels else logging.INFO
-            message = "%s: %d documents were left out, whose labels no domain claims: %s"
+            message = "%s: %d documents with labels of no domain were left out: %s"
             labels = labels_in_words(counts.unknown_labels, counts.similar_labels)
             _log.log(level, message, self._name, counts.num_unclaimed, labels)

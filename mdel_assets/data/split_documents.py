@@ -1,7 +1,7 @@
-"""The documents of dataset files by number: read when they are wanted, a few at a time.
+"""Read documents of dataset files by number, on demand, a few at a time.
 
-A split may hold millions of documents of which a training reads some thousand. Only the row groups
-that hold those are read, and only so many documents are held at once as make up some MiB of text.
+A split may hold millions of documents while a training reads a few thousand. Only the row groups
+with those are read, and memory holds only some MiB of text at a time.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _MAX_THREADS = 8
 class _File:
     """A split file: the row behind each row group's last, the groups' bytes of text, rows chosen.
 
-    ``rows`` None stands for all of them.
+    ``rows`` None means all of them.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class SplitDocuments:
 
     @classmethod
     def together(cls, parts: Sequence["SplitDocuments"]) -> "SplitDocuments":
-        """Return the documents of ``parts``, one part's behind the other's."""
+        """Return the documents of ``parts``, concatenated."""
         return cls([file for part in parts for file in part._files])
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class SplitDocuments:
     def first(
         self, *, max_documents: int | None = None, max_characters: int | None = None
     ) -> "SplitDocuments":
-        """Return the first of these documents, as many as reach ``max_characters``, if so many."""
+        """Return the first documents, until they reach ``max_characters``, if there are enough."""
         count = len(self) if max_documents is None else min(max_documents, len(self))
         if max_characters is not None:
             held = reached = 0
@@ -106,8 +106,8 @@ class SplitDocuments:
     ) -> Iterator[str]:
         """Yield the documents called ``numbers``, in that order, or all of them.
 
-        About ``num_characters`` of them will be taken, if that is known: no more than that is read
-        at a time.
+        ``num_characters``, if given, is about how many characters the caller will take: no more
+        than that is read at a time.
         """
         limit = min(_MAX_READ_BYTES, max(_MIN_READ_BYTES, num_characters or _MAX_READ_BYTES))
         total = len(self) if numbers is None else len(numbers)

@@ -1,4 +1,4 @@
-"""Columns of numbers that lie in a file while they are worked on, and are gone afterwards."""
+"""Columns of numbers in temporary files."""
 
 import tempfile
 from pathlib import Path
@@ -32,7 +32,7 @@ class TemporaryColumn:
         return self._length
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Put ``rows`` behind those before."""
+        """Append ``rows``."""
         np.ascontiguousarray(rows, self._dtype).tofile(self._file)
         self._length += len(rows)
 

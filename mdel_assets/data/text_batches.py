@@ -1,6 +1,6 @@
-"""Texts in batches that a tokenizer may have at once.
+"""Group texts into batches for a tokenizer.
 
-It takes some sixty bytes of memory for each character, and hears no signal meanwhile.
+A tokenizer takes some sixty bytes of memory per character, and no signal is handled during a call.
 """
 
 from collections.abc import Callable, Iterable, Iterator

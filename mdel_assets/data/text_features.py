@@ -1,4 +1,4 @@
-"""What a text is about, in numbers: TF-IDF of hashed words and word pairs, leading directions.
+"""Numerical features of a text's topic: TF-IDF of hashed words and word pairs, leading directions.
 
 Hashing needs no vocabulary, so texts are turned into features one batch at a time.
 """

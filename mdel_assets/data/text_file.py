@@ -1,4 +1,4 @@
-"""A file of text to a document, or to the reason why it is none."""
+"""Turn a text file into a document, or into the reason for rejecting it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mdel_assets.data.text_stream import NotUtf16Error, read_up_to, text_bytes
 
 
 def read_text(file: Path, *, max_bytes: int) -> tuple[bytes, RejectReason | None]:
-    """Return a file's text in UTF-8, or what is kept of a file that is no text, and the reason.
+    """Return a file's text in UTF-8; for a file that is not text, its first bytes and the reason.
 
     No more than ``max_bytes`` and one are read.
 

@@ -24,17 +24,18 @@ _OUTSIDE = re.compile(rb'[^"\[\]{},\n]*')
 
 
 class NotUtf16Error(ShardError):
-    """A file that begins with the mark of UTF-16, and is none."""
+    """A file that begins with the byte order mark of UTF-16 and is not UTF-16."""
 
 
 @contextlib.contextmanager
 def text_bytes(path: Path, *, is_array: bool = False) -> Iterator[tuple[PlainBytes, BinaryIO]]:
     """Open a file by its suffix and its byte order mark, as `plain_bytes` does by its suffix alone.
 
-    Where ``is_array``, the file is one JSON array, and comes out as a line per element.
+    With ``is_array``, the file is one JSON array and yields a line per element.
 
     Raises:
-        ShardError: also while reading: not a whole file, no UTF-16 after its mark, or no array.
+        ShardError: also while reading: the file is not whole, not UTF-16 after its mark, or not an
+            array.
 
     """
     with plain_bytes(path) as (plain, raw):
@@ -50,7 +51,7 @@ def text_bytes(path: Path, *, is_array: bool = False) -> Iterator[tuple[PlainByt
 
 
 def begins_array(path: Path) -> bool:
-    """Whether the first character of a file, white space apart, opens a JSON array."""
+    """Whether the first character of a file after white space opens a JSON array."""
     with text_bytes(path) as (stream, _):
         data = bytearray(_RECODED_BYTES)
         while size := stream.readinto(memoryview(data)):
@@ -60,7 +61,7 @@ def begins_array(path: Path) -> bool:
 
 
 def read_up_to(stream: PlainBytes, num_bytes: int) -> bytes:
-    """Return the next ``num_bytes`` of a stream, fewer only where it ends."""
+    """Return the next ``num_bytes`` of a stream, fewer only at its end."""
     found = bytearray()
     step = bytearray(min(num_bytes, _RECODED_BYTES))
     while len(found) < num_bytes:
@@ -72,7 +73,7 @@ def read_up_to(stream: PlainBytes, num_bytes: int) -> bytes:
 
 
 class _After:
-    """What ``head`` and then a stream hold."""
+    """The bytes of ``head``, followed by those of a stream."""
 
     def __init__(self, head: bytes, stream: PlainBytes) -> None:
         self._head = head
@@ -106,8 +107,8 @@ class _Recoded:
                 text = self._decoder.decode(bytes(self._data[:size]), final=self._at_end)
             except UnicodeDecodeError as error:
                 raise NotUtf16Error(
-                    f"{self._name} begins with the mark of UTF-16, and is none further on "
-                    f"({error.reason}). Convert it: iconv -f UTF-16 -t UTF-8."
+                    f"{self._name} begins with the byte order mark of UTF-16 but is not UTF-16 "
+                    f"throughout ({error.reason}). Convert it: iconv -f UTF-16 -t UTF-8."
                 ) from error
             self._waiting = text.encode()
         size = min(len(self._waiting), len(buffer))
@@ -117,10 +118,10 @@ class _Recoded:
 
 
 class _ArrayAsLines:
-    """A JSON array with its elements on lines of their own: byte for byte, of the same length.
+    """A JSON array as one line per element, with the same number of bytes.
 
-    The commas between elements become newlines; newlines become carriage returns, which JSON takes
-    for white space, too, and forbids inside a string as well. So an element's faults stay.
+    Commas between elements become newlines. Newlines become carriage returns, which JSON also
+    treats as white space and also forbids inside strings, so an element's mistakes stay mistakes.
     """
 
     def __init__(self, stream: PlainBytes, name: str) -> None:
@@ -193,10 +194,10 @@ class _ArrayAsLines:
         self._depth += 1
 
     def _refuse(self) -> None:
-        where = "goes on after its JSON array" if self._is_closed else "does not begin with '['"
+        where = "continues after its JSON array" if self._is_closed else "does not begin with '['"
         raise ShardError(
-            f"{self._name} {where}. A file of JSON is one array of records; records on lines of "
-            f"their own are JSON lines: call it .jsonl."
+            f"{self._name} {where}. A .json file is one array of records; for one record per line "
+            f"(JSON lines), rename it to .jsonl."
         )
 
 

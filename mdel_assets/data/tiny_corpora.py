@@ -1,4 +1,4 @@
-"""Corpora that are too small: refused where nothing could be measured, else said in the log."""
+"""Corpora that are too small: refused if nothing could be measured, else a warning in the log."""
 
 import logging
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def require_evaluation(index: DocumentIndex, experiment: Experiment) -> None:
     """Refuse a corpus without one document for the splits that models are evaluated on.
 
     Raises:
-        ShardError: the message says how many documents there are, and how to have some held out.
+        ShardError: the message says how many documents there are, and how to hold some out.
 
     """
     found = np.zeros(len(ROLES), np.int64)
@@ -28,22 +28,22 @@ def require_evaluation(index: DocumentIndex, experiment: Experiment) -> None:
     if not any(counts[role] for role in ROLES if role in wanted):
         source = experiment.source
         raise ShardError(
-            f"None of the corpus's {sum(counts.values())} documents, copies apart, is for "
-            f"{' or '.join(sorted(wanted))}, so that no model could be measured. With a "
-            f"source.holdout_fraction of {source.holdout_fraction} that takes more documents: add "
+            f"None of the corpus's {sum(counts.values())} documents (without duplicates) is held "
+            f"out for {' or '.join(sorted(wanted))}, so no model could be measured. A "
+            f"source.holdout_fraction of {source.holdout_fraction} needs more documents: add "
             f"some, raise source.holdout_fraction (up to 0.5), or name source.validation and "
             f"source.test."
         )
 
 
 def warn_of_untrained(counts: Mapping[str, Mapping[str, SplitCount]]) -> None:
-    """Log which domains have documents, none of which is for training: they get no expert."""
+    """Log the domains that have documents but none for training: they get no expert."""
     for domain, splits in counts.items():
         held_out = sum(splits[f"{role}_domain"].num_documents for role in ("validation", "test"))
         if held_out and not splits["train"].num_domain_documents:
             _log.warning(
-                "%s: no document is for training, and %d for validation and test: the domain has "
-                "no expert. Add documents to its training shards.",
+                "%s: no document is for training and %d are for validation and test, so the domain "
+                "gets no expert. Add documents to its training shards.",
                 domain,
                 held_out,
             )

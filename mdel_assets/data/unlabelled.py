@@ -1,6 +1,6 @@
-"""A corpus without labels: a sample of it makes clusters, and clusters deal out every shard.
+"""A corpus without labels: fit clusters to a sample of it, and route every shard by cluster.
 
-Both begin with the ordinary pass over a shard, which puts all documents into one file; that file is
+Both begin with the ordinary pass over a shard, which writes all documents to one file. That file is
 then sampled, or split by cluster, and removed.
 """
 
@@ -44,7 +44,7 @@ def cluster_shard(
     ):
         ids = read_ids(path)
         ranks = salted_hash(ids, salt=f"clusters:{domains.seed}")
-        # Copies rank alike: of each document one is taken.
+        # Duplicates have the same rank: one of each document is taken.
         _, first = np.unique(ranks, return_index=True)
         chosen = np.sort(first[: domains.num_documents])
         texts = [text for text in _beginnings(path, chosen) if text.strip()]
@@ -55,7 +55,7 @@ def cluster_shard(
 def route_by_cluster(
     shard: Path, folder: Path, *, clusters: Clusters, domains: Sequence[Domain], source: Source
 ) -> ShardCounts:
-    """Do what `route_documents` does, with a document's cluster in place of its label.
+    """Do the same as `route_documents`, with a document's cluster instead of its label.
 
     Raises:
         ShardError: as `route_documents`.
@@ -82,7 +82,7 @@ def route_by_cluster(
                 reported = time.monotonic()
                 share = (group + 1) / file.num_row_groups
                 left = (reported - started) * (1 / share - 1)
-                message = "%s: %.0f %% dealt to clusters, %.0f s left"
+                message = "%s: %.0f %% assigned to clusters, %.0f s left"
                 _log.info(message, shard.name, 100 * share, left)
     present = {key: count for key, count in found.items() if count.num_documents}
     return dataclasses.replace(counts, domains=present)
@@ -92,9 +92,9 @@ def route_by_cluster(
 def _unlabelled_file(
     shard: Path, folder: Path, source: Source
 ) -> Iterator[tuple[Path, ShardCounts]]:
-    """Give all of a shard's documents as one Parquet file, which is gone afterwards.
+    """Yield all of a shard's documents as one temporary Parquet file.
 
-    Rejected lines stay behind in ``folder``, also where the shard is refused.
+    Rejected lines stay in ``folder``, even if the shard is refused.
     """
     with tempfile.TemporaryDirectory(prefix=".unlabelled-", dir=folder) as name:
         stage = Path(name)
@@ -108,7 +108,7 @@ def _unlabelled_file(
 
 
 def _beginnings(path: Path, rows: np.ndarray) -> Iterator[str]:
-    """Yield the beginnings of the texts in ``rows``, ascending, of a documents file."""
+    """Yield the beginnings of the texts of a documents file in ``rows``, which ascend."""
     file = pq.ParquetFile(path)
     first = 0
     for group in range(file.num_row_groups):

@@ -1,7 +1,7 @@
-"""Watching a zstd file's frames while its bytes pass by, to know whether it is whole.
+"""Follow a zstd file's frames while it is read, to know whether it is whole.
 
-A decompressor that reads frame after frame stops without a word where a file ends inside a frame.
-`FrameWatcher` hands the file's bytes on and follows frame, block and checksum boundaries, which
+A decompressor that reads frame after frame stops silently if a file ends inside a frame.
+`FrameWatcher` passes the file's bytes on and follows frame, block and checksum boundaries. This
 costs a few operations per block and no second read. Format: RFC 8878.
 """
 
@@ -21,8 +21,8 @@ class FrameError(ValueError):
 class FrameWatcher:
     """A readable file whose bytes must be whole zstd frames and skippable frames.
 
-    `read` raises `FrameError` at the first byte that no frame can hold; `require_whole`, called at
-    the end, where the file ends inside one.
+    `read` raises `FrameError` at the first byte that cannot be part of a frame; `require_whole`,
+    called at the end, raises it if the file ends inside a frame.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -72,7 +72,7 @@ class FrameWatcher:
             self._next, self._needed = self._skippable_size, 4
         else:
             where = "after a whole frame" if self.num_frames else "where a frame should begin"
-            raise FrameError(f"bytes {part.hex()} {where} begin no zstd frame")
+            raise FrameError(f"bytes {part.hex()} {where} are not the start of a zstd frame")
 
     def _skippable_size(self, part: bytes) -> None:
         self._skip = int.from_bytes(part, "little")

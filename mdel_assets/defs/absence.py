@@ -1,8 +1,8 @@
-"""Partitions that turned out to be nothing: domains that the corpus lacks, and models of them.
+"""Absent partitions: domains that the corpus lacks, and models of them.
 
-The records of shards and datasets tell them when the definitions are loaded. An absent key is no
-partition: nothing lists, misses or requests it. It may still be named, and a range of partitions
-may begin or end with it; the run then says that it is absent, and records nothing as made.
+They are read from the records of shards and datasets when the definitions are loaded. An absent key
+is not a partition: nothing lists, misses or requests it. A run may still name it, also as the start
+or end of a range; the run then says that it is absent and records nothing as made.
 """
 
 import functools
@@ -18,7 +18,7 @@ _Resources = ParamSpec("_Resources")
 
 
 class PartitionsThatAre(dg.StaticPartitionsDefinition):
-    """The ``declared`` keys but for those of ``absent``, which says of each why it is absent."""
+    """The ``declared`` keys without those of ``absent``, which gives each one's reason."""
 
     def __init__(self, declared: Sequence[str], absent: Mapping[str, str]) -> None:
         self.declared = list(declared)
@@ -26,18 +26,18 @@ class PartitionsThatAre(dg.StaticPartitionsDefinition):
         super().__init__([key for key in declared if key not in absent])
 
     def has_partition_key(self, partition_key: str) -> bool:
-        """Whether a run may be for ``partition_key``."""
+        """Whether a run may name ``partition_key``."""
         return partition_key in self.declared
 
     def get_partition_keys_in_range(
         self, partition_key_range: dg.PartitionKeyRange
     ) -> Sequence[str]:
-        """Return the keys between two that may be absent; absent ones where there is no other."""
+        """Return the present keys of a range; if there are none, the absent ones."""
         asked = self.declared_in_range(partition_key_range)
         return [key for key in asked if key not in self.absent] or asked
 
     def declared_in_range(self, partition_key_range: dg.PartitionKeyRange) -> list[str]:
-        """Return all keys between two, the absent ones too.
+        """Return all keys of a range, including absent ones.
 
         Raises:
             DagsterInvalidInvocationError: the experiment does not declare the first or the last.
@@ -53,11 +53,11 @@ class PartitionsThatAre(dg.StaticPartitionsDefinition):
 def leaving_out_absent(
     compute: Callable[Concatenate[dg.AssetExecutionContext, _Resources], dg.MaterializeResult],
 ) -> Callable[Concatenate[dg.AssetExecutionContext, _Resources], Iterator[Any]]:
-    """Let an asset's function, of `PartitionsThatAre`, see present partitions alone.
+    """Let the function of an asset with `PartitionsThatAre` see only present partitions.
 
-    Of absent ones that the run was for, the log and an observation say why. A backfill would wait
-    for them for ever: in its runs, they are recorded as materialized, and as absent. The asset
-    needs ``output_required=False``.
+    For absent partitions of the run, the log and an observation give the reason. A backfill would
+    wait for them forever, so its runs record them as materialized, and as absent. The asset needs
+    ``output_required=False``.
     """
 
     @functools.wraps(compute)
@@ -78,7 +78,7 @@ def leaving_out_absent(
             seen = event(context.asset_key, partition=key, metadata={"state": reason})
             context.log_event(seen)
         if len(absent) < len(asked):
-            # What is done as results are taken is outside of what `failing_in_words` sees.
+            # `failing_in_words` does not see what happens while results are consumed.
             yield in_words(compute)(context, *args, **resources)
             return
         for spec in context.assets_def.check_specs:

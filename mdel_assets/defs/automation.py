@@ -1,8 +1,8 @@
-"""What makes itself, where it is turned on: schedules, sensors, assets that follow their inputs.
+"""Automation: schedules, sensors, and assets that follow their inputs.
 
-All of it ships stopped; the web UI's page "Automation" turns it on. An asset follows as soon as its
-fingerprint would change, everything that it is made from is there, and its inputs passed their
-blocking checks. A run that failed is not repeated until an input changes again.
+All of it is off by default; the web UI's page "Automation" turns it on. An asset is requested as
+soon as its fingerprint would change, all its inputs exist, and they passed their blocking checks. A
+failed run is repeated only after an input changes again.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from mdel_assets.line.what_is_stale import could_be_made
 
 
 class CouldBeMade(dg.AutomationCondition[dg.AssetKey]):
-    """True for partitions that differ from what they should be, and whose inputs are all there.
+    """True for stale or missing partitions whose inputs all exist.
 
-    It compares fingerprints, so settings and code count as much as inputs do, and artifacts that
-    were made outside of this Dagster instance are known.
+    It compares fingerprints, so changed settings and code count as much as changed inputs, and
+    artifacts made outside this Dagster instance count, too.
     """
 
     def __init__(self, lineage: Lineage) -> None:
@@ -32,11 +32,11 @@ class CouldBeMade(dg.AutomationCondition[dg.AssetKey]):
 
     @property
     def name(self) -> str:
-        """How the web UI calls it."""
+        """The name in the web UI."""
         return "fingerprint_changed_and_inputs_there"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Return the partitions, or the asset as a whole, for which it is true."""
+        """Return the partitions, or the whole asset, for which the condition is true."""
         kind = context.key.path[-1]
         view, candidates = context.asset_graph_view, context.candidate_subset
         if not context.partitions_def:
@@ -95,8 +95,8 @@ def following_sensor(lineage: Lineage) -> dg.AutomationConditionSensorDefinition
         target=dg.AssetSelection.assets(*followers),
         use_user_code_server=True,
         minimum_interval_seconds=60,
-        description="Makes datasets, merged models and reports anew as soon as what they are made "
-        "from has changed and passed its blocking checks.",
+        description="Remakes datasets, merged models and reports as soon as their inputs have "
+        "changed and passed their blocking checks.",
     )
 
 

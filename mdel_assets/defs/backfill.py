@@ -1,4 +1,4 @@
-"""Several partitions of one asset: which are meant, and running them without a daemon."""
+"""Backfills of one asset: select the partitions, and run them without a daemon."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -13,11 +13,11 @@ from mdel_assets.line.lineage import Lineage
 def select_partitions(
     definitions: dg.Definitions, lineage: Lineage, *, asset: str, selection: str
 ) -> dict[str, str]:
-    """Return the partitions that ``selection`` means, each with why a run would make it anew.
+    """Return the selected partitions, each with the reason why a run would remake it.
 
-    They come in the asset's own order. ``selection`` is ``all``, ``stale`` or keys with commas
-    between. Domains that the corpus is known to lack are in none of them. The reason is empty
-    where nothing is to be done.
+    They come in the asset's own order. ``selection`` is ``all``, ``stale`` or comma-separated keys.
+    Domains that the corpus is known to lack are left out. The reason is empty for a partition that
+    is up to date.
 
     Raises:
         UnknownKeyError: no such asset or partition, or an asset without partitions.
@@ -51,10 +51,10 @@ def backfill_here(
     keys: Sequence[str],
     on_start: Callable[[str], None],
 ) -> Iterator[RunOutcome]:
-    """Run the partitions in this process, one after the other, yielding what became of each.
+    """Run the partitions in this process, one after another, and yield each run's outcome.
 
-    Partitions that are made together, and follow one another, are one run. A failed one does not
-    stop the others; ``on_start`` is told the first partition of each run before it begins.
+    Adjacent partitions of an asset that makes them together are one run. A failed run does not stop
+    the others. ``on_start`` is called with the first partition of each run before it begins.
     """
     runner = Runner(definitions, instance, lineage)
     all_keys = list(_partitions(definitions, asset).get_partition_keys())
@@ -85,20 +85,20 @@ def _partitions(definitions: dg.Definitions, asset: str) -> dg.PartitionsDefinit
 def _refuse_without_partitions(asset: str, known: Collection[str]) -> None:
     if asset in known:
         raise UnknownKeyError(
-            f"{asset} has no partitions, so there are not several to make. Run 'mdel dg "
-            f"launch --assets {asset}', or 'mdel run' for everything that is missing."
+            f"{asset} has no partitions. Run 'mdel dg launch --assets {asset}' to make it, or "
+            f"'mdel run' for everything that is missing."
         )
 
 
 def _reason(lineage: Lineage, asset: str, key: str) -> str:
     if asset.startswith("hub_"):
-        return "publishing looks for itself what is new"
+        return "publishing finds out itself what is new"
     stale = lineage.stale(asset, key)
     return stale.reason if stale else ""
 
 
 def _neighbours(keys: Sequence[str], all_keys: Sequence[str]) -> list[list[str]]:
-    """Return ``keys`` in order, those together that follow one another in ``all_keys``."""
+    """Return ``keys`` in order, grouped into runs that are adjacent in ``all_keys``."""
     groups: list[list[str]] = []
     last = -2
     for place in sorted(all_keys.index(key) for key in keys):

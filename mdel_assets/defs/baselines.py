@@ -1,4 +1,4 @@
-"""Baseline assets: what the experts are judged against, each trained as they are."""
+"""Baseline assets: models to compare the experts with, trained in the same way."""
 
 import functools
 
@@ -43,10 +43,10 @@ def _dense_one_baseline(line: LineAssets) -> dg.AssetsDefinition:
         compute: Compute,
         tracking: Tracking,
     ) -> dg.MaterializeResult:
-        """The seed's same layers trained on all domains, with as many tokens as one expert.
+        """The same layers of the seed trained on all domains, with as many tokens as one expert.
 
-        Much of what an expert or an average of experts gains over the seed is plain further
-        training; this model has had as much of it.
+        Much of what an expert or an average of experts gains over the seed comes from plain further
+        training. This model had the same amount of further training.
         """
         lineage = workspace.lineage(experiment)
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
@@ -71,9 +71,10 @@ def _dense_baseline(line: LineAssets) -> dg.AssetsDefinition:
         compute: Compute,
         tracking: Tracking,
     ) -> dg.MaterializeResult:
-        """The seed's same layers trained on all domains, with as many tokens as all experts have.
+        """The same layers of the seed trained on all domains, with the tokens of all experts.
 
-        One model for the compute of all experts: what they, merged or together, must beat.
+        One model with the compute of all experts: the experts, merged or as an ensemble, must beat
+        it.
         """
         lineage = workspace.lineage(experiment)
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
@@ -99,10 +100,10 @@ def _random_split_expert(line: LineAssets, compute: Compute) -> dg.AssetsDefinit
         compute: Compute,
         tracking: Tracking,
     ) -> dg.MaterializeResult:
-        """An expert of no domain: one expert's tokens, from documents dealt at random.
+        """An expert without a domain: one expert's tokens, from randomly dealt documents.
 
-        As many as there are experts, merged and weighed together in the same ways: what they give
-        together needs no domains, and the rest is what domains are worth.
+        There are as many as domain experts, and they are merged and combined in the same ways. What
+        they gain together needs no domains; the rest of the experts' gain is due to domains.
         """
         lineage = workspace.lineage(experiment)
         made = compute.make_all(

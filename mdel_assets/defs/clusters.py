@@ -31,10 +31,10 @@ def cluster_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         },
     )
     def corpus_clusters(workspace: Workspace) -> dg.MaterializeResult:
-        """The domains of a corpus without labels: documents about alike things.
+        """The domains of a corpus without labels: clusters of documents on similar topics.
 
-        Balanced k-means on TF-IDF features of the first train shard (c-BTM). Each cluster is shown
-        with the words that mark it.
+        Balanced k-means on TF-IDF features of the first train shard (c-BTM). The page shows each
+        cluster with its most characteristic words.
         """
         lineage = workspace.lineage(experiment)
         record = make_one(lineage, "corpus_clusters")
@@ -65,7 +65,7 @@ def _clusters_metadata(experiment: Experiment, record: Record) -> dict[str, Any]
 
 
 def _are_balanced(record: Record) -> dg.AssetCheckResult:
-    """Warn where a cluster has more than 1.5 times, or less than 1 / 1.5 of, an even share."""
+    """Warn if a cluster has more than 1.5 times, or less than 1 / 1.5 of, an even share."""
     sizes = record.details["sizes"]
     even = sum(sizes) / len(sizes)
     worst = max(max(sizes) / even, even / max(1, min(sizes)))

@@ -1,6 +1,6 @@
-"""The columns of the tables that assets are, as the web UI shows them.
+"""The columns of the assets' tables, as the web UI shows them.
 
-Names and types are those of the files; a test compares them with what the line wrote.
+Names and types are those of the files; a test compares them with files of a finished run.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ BELOW = "columns"
 
 
 def _columns(**described: tuple[str, str]) -> dg.TableSchema:
-    """Return a schema of columns, each given as its type and what it holds."""
+    """Return a schema of columns, each given as its type and description."""
     return dg.TableSchema(
         [
             dg.TableColumn(name, type=kind, description=description)
@@ -23,30 +23,30 @@ def _columns(**described: tuple[str, str]) -> dg.TableSchema:
 
 
 def of(schema: dg.TableSchema) -> dict[str, Any]:
-    """Return the definition metadata that shows ``schema`` first on an asset's page: for data."""
+    """Return definition metadata that shows ``schema`` at the top of a data asset's page."""
     return {COLUMN_SCHEMA: schema}
 
 
 def below(schema: dg.TableSchema) -> dict[str, Any]:
-    """Return the definition metadata that shows ``schema`` below figures and charts: for reports.
+    """Return definition metadata that shows ``schema`` below a report's figures and charts.
 
-    Under Dagster's own name it would stand above them, a screen high.
+    Under Dagster's own metadata key the schema would fill a screen above them.
     """
     return {BELOW: schema}
 
 
 _TEXT: dict[str, tuple[str, str]] = {
     "text": ("string", "The document, whole."),
-    "document_id": ("string", "A hash of the text: copies have the same."),
+    "document_id": ("string", "A hash of the text; duplicates have the same."),
     "num_bytes": ("int", "Length of the text in UTF-8."),
 }
 SHARD_DOCUMENTS = _columns(
-    **_TEXT, line_number=("int", "The line of the shard that it stood in, from 1.")
+    **_TEXT, line_number=("int", "The document's line in the shard, from 1.")
 )
-DOMAIN_DATASET = _columns(**_TEXT, domain=("string", "The domain that the document is of."))
+DOMAIN_DATASET = _columns(**_TEXT, domain=("string", "The domain of the document."))
 
 TOKEN_SCORES = _columns(
-    document_id=("string", "A hash of the text: copies are scored once."),
+    document_id=("string", "A hash of the text; duplicates are scored once."),
     num_tokens=("int", "Tokens scored."),
     num_bytes=("int", "Length of the text in UTF-8."),
     num_words=("int", "Pieces between runs of whitespace."),
@@ -70,16 +70,16 @@ _FIGURES: dict[str, tuple[str, str]] = {
     "bits_per_byte_low": ("float", "Lower end of its 95 % interval (document bootstrap)."),
     "bits_per_byte_high": ("float", "Upper end of its 95 % interval (document bootstrap)."),
     "max_length": ("int", "Context in tokens."),
-    "model_fingerprint": ("string", "What the model was made of, hashed."),
-    "dataset_fingerprint": ("string", "What the dataset was made of, hashed."),
+    "model_fingerprint": ("string", "Hash of the model's settings and inputs."),
+    "dataset_fingerprint": ("string", "Hash of the dataset's settings and inputs."),
 }
 _CHANGES: dict[str, tuple[str, str]] = {
-    "change_from_seed": ("float", "Bits per byte, less the seed's; below zero is better."),
+    "change_from_seed": ("float", "Bits per byte minus the seed's; below zero is better."),
     "change_from_seed_low": ("float", "Lower end of its paired 95 % interval."),
     "change_from_seed_high": ("float", "Upper end of its paired 95 % interval."),
 }
 _STALE: dict[str, tuple[str, str]] = {
-    "is_stale": ("bool", "Whether model or dataset was made anew since it was scored."),
+    "is_stale": ("bool", "Whether the model or dataset was remade since scoring."),
 }
 PERPLEXITY_REPORT = _columns(**_FIGURES)
 PERPLEXITY_MATRIX = _columns(**_FIGURES, **_CHANGES, **_STALE)
@@ -87,32 +87,32 @@ ENSEMBLE_REPORT = _columns(
     **_FIGURES,
     **_CHANGES,
     **_STALE,
-    num_experts_run=("int", "Models that must run for each token."),
+    num_experts_run=("int", "Models that run for each token."),
 )
 SWEEP_REPORT = _columns(
-    model=("string", "The expert, or the variant of it."),
-    domain=("string", "The domain that it was trained on."),
-    num_trained_parameters=("int", "Parameters that were trained."),
-    num_tokens=("int", "Tokens that it was trained on."),
-    split=("string", "The split of its own domain's dataset."),
+    model=("string", "The expert or the variant."),
+    domain=("string", "The domain of the training text."),
+    num_trained_parameters=("int", "Number of trained parameters."),
+    num_tokens=("int", "Number of training tokens."),
+    split=("string", "The split of the domain's dataset."),
     **_CHANGES,
 )
 
 LAYER_DIFFERENCES = _columns(
     tensor=("string", "The tensor's name."),
-    layer=("int", "The layer that it lies in; none outside of all."),
-    part=("string", "Its name inside the layer."),
+    layer=("int", "The tensor's layer; empty outside all layers."),
+    part=("string", "The tensor's name inside the layer."),
     num_elements=("int", "Numbers in it."),
-    relative_l2=("float", "L2 norm of the change, as a share of the seed's."),
+    relative_l2=("float", "L2 norm of the change over that of the seed's tensor."),
     l1=("float", "Sum of the absolute changes."),
     largest_change=("float", "The largest absolute change."),
-    is_equal=("bool", "Whether its bytes are the seed's."),
+    is_equal=("bool", "Whether the bytes equal the seed's."),
     is_frozen=("bool", "Whether the expert's training froze it."),
 )
 SEARCH_TRIALS = _columns(
     number=("int", "The trial's place in the search, from 0."),
-    origin=("string", "Where its weights come from: a starting point, or a step."),
-    weights=("list<float>", "One per model, for one group of layers after the other."),
-    bits_per_byte=("float", "What the merge scores on the search's documents; lower is better."),
+    origin=("string", "The origin of the weights: a starting point, or a step."),
+    weights=("list<float>", "One per model, for each group of layers in turn."),
+    bits_per_byte=("float", "The merge's score on the search's documents; lower is better."),
     domains=("map<string, float>", "The same, domain by domain."),
 )

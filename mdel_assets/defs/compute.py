@@ -1,8 +1,8 @@
-"""How models are trained: in the step's process, by workers here, or by jobs on a cluster.
+"""Where models are trained: in the step's process, in local workers, or in cluster jobs.
 
 Settings come from run configuration, else from the YAML file that ``MDEL_COMPUTE`` names, else from
-``compute.yaml`` in ``MDEL_HOME``. What becomes a command comes from the file alone: whoever may
-start a run could run any command otherwise. Nothing of them enters a fingerprint.
+``compute.yaml`` in ``MDEL_HOME``. Settings that become a command come only from the file; otherwise
+anyone who can start a run could run any command. None of the settings enters a fingerprint.
 """
 
 import dataclasses
@@ -52,27 +52,27 @@ from mdel_assets.tracking import Tracker
 
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
-# For each parameter in training: weights, gradients and two moments in fp32, and some activations.
+# Per trained parameter: weights, gradients and two moments in fp32, and some activations.
 _TRAINING_BYTES = 20
-# Settings that become a command, or say whose machines run it.
+# Settings that become a command, or that choose the machines that run it.
 _LAUNCHER = "launcher"
 _COMMANDS = ("python", "environment", "modules", "options", "address")
 
 
 class Compute(dg.ConfigurableResource):
-    """How models are trained: in the step's process, by workers here, or by jobs on a cluster.
+    """Where models are trained: in the step's process, in local workers, or in cluster jobs.
 
-    Without a GPU, the models of one run train side by side, each with its share of the threads: as
-    many as cores and memory allow, or ``models_at_once``. After ``max_seconds`` a training saves a
-    checkpoint and ends, to be gone on with. With ``engine: accelerate``, ``launcher`` starts
-    ``num_processes`` workers that train together (torchrun on this machine where it is left out);
-    ``sharded`` splits parameters over them (FSDP) rather than copying them to each (DDP). With
-    ``slurm`` and ``ray`` each model is a job that does so
-    elsewhere; the settings of that name say how. ``launcher`` and, of those settings, ``python``,
-    ``environment``, ``modules``, ``options`` and ``address`` are the file's (`load_compute`).
+    Without a GPU, the models of one run train side by side, each with a share of the threads: as
+    many at a time as cores and memory allow, or ``models_at_once``. After ``max_seconds`` a
+    training saves a checkpoint and ends; the next run resumes it. With ``engine: accelerate``,
+    ``launcher`` starts ``num_processes`` workers that train one model together (default: torchrun
+    on this machine); ``sharded`` splits parameters over them (FSDP) instead of copying them to each
+    (DDP). With ``slurm`` and ``ray`` each model is a cluster job, with the settings of that name.
+    ``launcher`` and, of those settings, ``python``, ``environment``, ``modules``, ``options`` and
+    ``address`` come only from the file (`load_compute`).
     """
 
-    # No field, so no run configuration has it: {"launcher": [...], "slurm": {...}, "ray": {...}}.
+    # Not a field, so run configuration cannot set it: {"launcher": [...], "slurm": {...}, ...}.
     of_file: ClassVar[Mapping[str, Any]] = {}
 
     engine: str = "local"
@@ -85,12 +85,12 @@ class Compute(dg.ConfigurableResource):
 
     @property
     def is_queue(self) -> bool:
-        """Whether many models train at the same time, each as a job."""
+        """Whether each model is a cluster job, with many at the same time."""
         return self.engine in _QUEUES
 
     @property
     def backfill_policy(self) -> dg.BackfillPolicy | None:
-        """All partitions in one run where they become jobs, else Dagster's own: a run for each."""
+        """One run for all partitions if they become jobs, else Dagster's default: one run each."""
         return dg.BackfillPolicy.single_run() if self.is_queue else None
 
     def make(
@@ -101,7 +101,7 @@ class Compute(dg.ConfigurableResource):
         workspace: Workspace,
         tracking: Tracking,
     ) -> Record:
-        """Make the model that the context's asset and partition name, and return its record."""
+        """Make the model of the context's asset and partition; return its record."""
         key = context.partition_key if context.has_partition_key else ""
         made = self.make_all(context, experiment, [key], workspace=workspace, tracking=tracking)
         made.raise_failures()
@@ -116,9 +116,9 @@ class Compute(dg.ConfigurableResource):
         workspace: Workspace,
         tracking: Tracking,
     ) -> Made:
-        """Make those models of the context's asset that ``keys`` name.
+        """Make the models ``keys`` of the context's asset.
 
-        A model that fails by its own fault does not stop the others.
+        A model that fails does not stop the others.
         """
         settings = self.checked()
         lineage, tracker = workspace.lineage(experiment), tracking.tracker(experiment)
@@ -145,10 +145,10 @@ class Compute(dg.ConfigurableResource):
         return made
 
     def checked(self) -> QueueSettings | None:
-        """Return the settings of a cluster's engine, or nothing for the others.
+        """Return the settings of a cluster engine; None for the other engines.
 
         Raises:
-            ExperimentError: a setting that is unknown, or cannot be with the others.
+            ExperimentError: a setting is unknown, or contradicts the others.
 
         """
         if self.engine not in _ENGINES:
@@ -157,7 +157,8 @@ class Compute(dg.ConfigurableResource):
             if found := sorted(set(getattr(self, name)) & set(_COMMANDS)):
                 raise ExperimentError(
                     f"compute.{name}.{found[0]} cannot be set in run configuration: it becomes a "
-                    f"command, and whoever may start a run could run any. Set it in compute.yaml."
+                    f"command, and anyone who can start a run could run any command. Set it in "
+                    f"compute.yaml."
                 )
         together = self.num_processes > 1 or self.sharded or self.of_file.get(_LAUNCHER)
         if self.engine == "local" and together:
@@ -174,7 +175,7 @@ class Compute(dg.ConfigurableResource):
         return None
 
     def command(self, python: str) -> list[str]:
-        """Return what starts a worker, but for the path of its specification."""
+        """Return the command that starts a worker, without its last argument, the spec's path."""
         launcher: Sequence[str] = self.of_file.get(_LAUNCHER, [])
         if not launcher and self.num_processes == 1:
             launcher = [python]
@@ -184,7 +185,7 @@ class Compute(dg.ConfigurableResource):
         return [*launcher, "-m", "mdel_assets.worker"]
 
     def make_engine(self, settings: QueueSettings) -> Engine:
-        """Return the cluster that ``settings`` are for."""
+        """Return the engine for ``settings``."""
         command = self.command(settings.python)
         if isinstance(settings, RaySettings):
             return RayJobs(settings, command=command)
@@ -194,7 +195,7 @@ class Compute(dg.ConfigurableResource):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """The models of one run, and what making them needs."""
+    """The models of one run, and everything needed to make them."""
 
     compute: Compute
     context: dg.AssetExecutionContext
@@ -204,7 +205,7 @@ class _Plan:
     workspace: Workspace
 
     def num_at_once(self, num_models: int) -> int:
-        """Return how many models train at a time, each in a process of its own."""
+        """Return how many models train at a time, each in its own process."""
         from mdel_assets.machine.side_by_side import num_at_once
 
         if self.compute.engine != "local" or num_models < 2:
@@ -219,7 +220,7 @@ class _Plan:
         )
 
     def train_side_by_side(self, keys: Sequence[str], num_processes: int, made: Made) -> None:
-        """Train ``num_processes`` models at a time in processes of their own."""
+        """Train ``num_processes`` models at a time, each in its own process."""
         from mdel_assets.machine.side_by_side import Work, run_side_by_side
 
         names = {f"{self.kind} '{key}'": key for key in keys}
@@ -234,7 +235,7 @@ class _Plan:
                 made.records[key] = self.lineage.artifact(self.kind, key).require()
 
     def train_in_turn(self, keys: Sequence[str], made: Made) -> None:
-        """Train one model after the other; one that was told to end is the last."""
+        """Train one model after another; stop after one that was told to end."""
         for key in keys:
             try:
                 made.records[key] = self._train_here(key)
@@ -266,7 +267,7 @@ class _Plan:
         return self.lineage.artifact(self.kind, key).require()
 
     def train_by_jobs(self, keys: Sequence[str], settings: QueueSettings, made: Made) -> None:
-        """Train each model as a job of a cluster, all at the same time."""
+        """Train each model as a cluster job, all at the same time."""
         experiment = self.lineage.experiment.name
         jobs = [
             QueuedJob(
@@ -310,7 +311,7 @@ class _Plan:
 
 
 def raise_where_cancelled(error: MdelError) -> None:
-    """Answer an error that says that a person asked to end as Dagster answers the signal itself."""
+    """Raise Dagster's interruption error if ``error`` says that a person asked to stop."""
     if isinstance(error, TrainingInterruptedError) and error.is_cancelled:
         raise dg.DagsterExecutionInterruptedError(str(error)) from error
 
@@ -320,12 +321,12 @@ def _make(lineage: Lineage, kind: str, key: str, conditions: Conditions) -> Reco
 
 
 def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Compute:
-    """Return `Compute` as ``MDEL_COMPUTE`` or the home's ``compute.yaml`` has it.
+    """Return `Compute` with the settings of ``MDEL_COMPUTE`` or the home's ``compute.yaml``.
 
     Raises:
-        ExperimentError: the file that ``MDEL_COMPUTE`` names is not there, is not YAML, or holds
-            what cannot be.
-        UnknownKeyError: a key that there is not, with the nearest that there is.
+        ExperimentError: the file that ``MDEL_COMPUTE`` names does not exist, is not YAML, or holds
+            invalid values.
+        UnknownKeyError: a key is unknown; the nearest known one is named.
 
     """
     named = environment.get("MDEL_COMPUTE")
@@ -339,15 +340,15 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
     except yaml.YAMLError as error:
         raise ExperimentError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ExperimentError(f"{path} must hold a mapping of keys, such as 'engine: slurm'.")
+        raise ExperimentError(f"{path} must be a mapping of keys, such as 'engine: slurm'.")
     known = [name for name in Compute.__annotations__ if name != "of_file"]
     refuse_unknown_keys(content, [*known, _LAUNCHER], origin=str(path))
     of_file, fields = _apart(content)
     try:
         TypeAdapter(list[str]).validate_python(of_file.get(_LAUNCHER, []))
         Compute(**fields)
-        # Run configuration stands in for an instance's values all at once: only where the file's
-        # are the class's own defaults does it change single ones of them.
+        # Run configuration replaces all values of an instance at once. It changes single values
+        # only if the file's settings are the class's own defaults.
         defaults: Any = {name: (Compute.__annotations__[name], fields[name]) for name in fields}
         made = create_model("Compute", __base__=Compute, **defaults)
         made.of_file = of_file
@@ -359,7 +360,7 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
 
 
 def _apart(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what of a file's content run configuration cannot change, and what it can."""
+    """Return the settings that run configuration cannot change, and those that it can."""
     of_file = {name: value for name, value in content.items() if name == _LAUNCHER}
     fields = {name: value for name, value in content.items() if name != _LAUNCHER}
     for name in _QUEUES:

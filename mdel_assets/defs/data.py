@@ -41,8 +41,8 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """One file of the corpus, fetched from a path, an https address or the Hub, and verified.
 
-        Size and sha256 are recorded, and compared with `source.sha256` where the experiment gives
-        one. A download that is cut goes on where it stopped.
+        Size and sha256 are recorded, and compared with `source.sha256` if the experiment gives one.
+        An interrupted download continues where it stopped.
         """
         lineage = workspace.lineage(experiment)
         shard = context.partition_key
@@ -63,7 +63,7 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             check_name="shard_is_whole",
             description="The file is the one that was fetched."
             if seen == record.config["sha256"]
-            else "The file is not the one that was fetched: materialize raw_pile_shard again.",
+            else "The file has changed since it was fetched: materialize raw_pile_shard again.",
             metadata={"sha256_now": seen, "sha256_recorded": record.config["sha256"]},
         )
         failed = [] if is_whole.passed else [artifact]
@@ -87,9 +87,10 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """All documents of one shard, routed to one Parquet file per domain in a single pass.
 
-        A document's label tells its domain, or its cluster where the corpus has no labels.
+        A document's label names its domain; in a corpus without labels, its cluster is the domain.
         Rejected lines are kept in `rejects.parquet` with file, line number, reason and raw bytes. A
-        shard that is truncated, corrupt, or dirtier than `source.max_reject_rate` is refused.
+        shard is refused if it is truncated or corrupt, or if the share of rejected lines is above
+        `source.max_reject_rate`.
         """
         lineage = workspace.lineage(experiment)
         record = make_one(lineage, "shard_documents", context.partition_key)
@@ -118,8 +119,8 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         """One domain's dataset: all its documents, an equal general half, five splits.
 
         The general half is drawn from the other domains by a seeded hash. No document is in two
-        splits; copies within and across shards are removed. Load it with
-        `datasets.load_dataset(folder)`. A domain that the corpus lacks has none.
+        splits; duplicates within and across shards are removed. Load it with
+        `datasets.load_dataset(folder)`. A domain that the corpus lacks has no dataset.
         """
         lineage = workspace.lineage(experiment)
         records = make_all(lineage, "domain_dataset", context.partition_keys)
@@ -146,10 +147,10 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
 
 
 def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
-    """Compare the lines read with the rows that lie in the Parquet files, and the lines left out.
+    """Compare the number of lines read with the rows of the Parquet files plus lines left out.
 
-    Left out are blank lines, documents without text or of a licence that the experiment does not
-    allow, and where `source.other_labels` says so those of a label that no domain claims.
+    Left out are blank lines, documents without text, documents with a licence that the experiment
+    does not allow, and, depending on `source.other_labels`, documents with a label of no domain.
     """
     import pyarrow.parquet as pq
 
@@ -161,7 +162,7 @@ def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckR
     check = dg.AssetCheckResult(
         passed=not lost,
         check_name="every_line_is_counted",
-        description=f"Of {counts['num_lines']:,} lines {rows:,} are rows and {left_out:,} were "
+        description=f"Of {counts['num_lines']:,} lines, {rows:,} are rows and {left_out:,} were "
         f"left out{f'; {lost:,} are neither: materialize it again' if lost else ''}.",
         metadata={"lines_in": counts["num_lines"], "rows_out": rows, "lines_left_out": left_out},
     )
@@ -175,7 +176,7 @@ def _splits_are_disjoint(
     twice = [f"{count:,} of {key}" for key, count in shared.items() if count]
     said = "No document is in two splits."
     if twice:
-        said = f"In two splits are {', '.join(twice)}: materialize domain_dataset again."
+        said = f"Documents are in two splits: {', '.join(twice)}. Materialize domain_dataset again."
     check = dg.AssetCheckResult(
         passed=not twice or not expected,
         check_name="splits_are_disjoint",
@@ -188,7 +189,7 @@ def _splits_are_disjoint(
 
 
 def evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheckResult:
-    """Warn where more than 0.1 % of a split's documents share 13 words in a row with training."""
+    """Warn if more than 0.1 % of a split's documents share 13 consecutive words with training."""
     rows = [
         {
             "domain": key,
@@ -214,11 +215,11 @@ def evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheck
 
 
 def _contamination(found: Sequence[Mapping[str, Any]]) -> str:
-    """Say which splits share more with training than is let pass, the worst first."""
+    """Return a sentence about the splits that share too much with training, the worst first."""
     if not found:
         return (
             f"In no split do more than {100 * _MAX_CONTAMINATED_SHARE:.1f} % of documents share 13 "
-            f"words in a row with the training split."
+            f"consecutive words with the training split."
         )
     ordered = sorted(found, key=lambda row: -row["share"])
     named = [
@@ -228,14 +229,14 @@ def _contamination(found: Sequence[Mapping[str, Any]]) -> str:
     ]
     more = f" and of {len(found) - _NUM_NAMED} more splits" if len(found) > _NUM_NAMED else ""
     return (
-        f"Near copies: {', '.join(named)}{more} share 13 words in a row with the training split, "
-        f"so some of what a model gains there is memory. Remove near copies from the corpus, or "
-        f"judge by the domains that have few."
+        f"Near duplicates: {', '.join(named)}{more} share 13 consecutive words with the training "
+        f"split, so part of a model's gain there is memorization. Remove near duplicates from the "
+        f"corpus, or judge by the domains that have few."
     )
 
 
 def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
-    """Return the seed model's tokenizer, or None where it is not at hand yet."""
+    """Return the seed model's tokenizer, or None if it is not available yet."""
     from mdel_assets.training.model_files import load_tokenizer
 
     seed, named = lineage.artifact("seed_model"), experiment.seed_model
@@ -246,5 +247,5 @@ def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
             return None
         return load_tokenizer(experiment.place_of_model(named.path), revision=named.revision)
     except TrainingError:
-        # The seed model's own asset tells what is wrong with it.
+        # The seed model's own asset reports what is wrong with it.
         return None

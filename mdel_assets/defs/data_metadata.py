@@ -1,4 +1,4 @@
-"""What the web UI shows of shards and datasets: counts, charts, samples."""
+"""Metadata of shards and datasets in the web UI: counts, charts, samples."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _SPLIT_COLUMNS = {
 
 
 def shard_metadata(record: Record) -> dict[str, Any]:
-    """Return what the UI shows of a routed shard: counts, rejects, one chart of all domains."""
+    """Return the metadata of a routed shard: counts, rejects, a chart of all domains."""
     from mdel_assets.charts import bar_chart
 
     counts = record.counts
@@ -61,10 +61,9 @@ def shard_metadata(record: Record) -> dict[str, Any]:
 
 
 def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> dict[str, Any]:
-    """Return what the UI shows of a domain's dataset.
+    """Return the metadata of a domain's dataset.
 
-    ``tokenizer`` is the seed model's, None where there is none yet: tokens per byte are then left
-    out.
+    ``tokenizer`` is the seed model's; if it is None, tokens per byte are left out.
     """
     counts = record.counts
     rows = [
@@ -89,9 +88,9 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
 
 
 def tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
-    """Measure on some of the domain's own training text, drawn at random.
+    """Measure tokens per byte on a random sample of the domain's own training text.
 
-    Nothing without tokenizer.
+    Returns an empty dict without a tokenizer.
     """
     from mdel_assets.data.split_documents import SplitDocuments
     from mdel_assets.training.packing import shuffled
@@ -112,7 +111,7 @@ def tokens_per_byte(path: Path, domain: str, tokenizer: Any) -> dict[str, Any]:
 
 
 def _length_chart(path: Path, domain: str) -> dg.MetadataValue:
-    """Draw how long the domain's own training documents are, in powers of two."""
+    """Return a chart of the lengths of the domain's training documents, in powers of two."""
     import numpy as np
     import pyarrow.compute as pc
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""Ensemble assets: the router, and the report on what experts give together."""
+"""Ensemble assets: the router, and the report on ensembles of experts."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
 from mdel_assets.store.records import Record
 
-_NOTHING = {"state": "absent: fewer than two domains have training documents, nothing to weigh"}
+_NOTHING = {"state": "absent: an ensemble needs two domains with training documents"}
 
 
 def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
@@ -22,10 +22,11 @@ def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
 
     @line.asset("domain_router", group="evaluation", icons={"scikitlearn", "safetensors"})
     def domain_router(workspace: Workspace) -> dg.MaterializeResult:
-        """Tells a text's domain from its beginning, in two ways, for ensembles to weigh experts by.
+        """Predicts a text's domain from its beginning; ensembles weight their experts by it.
 
-        `tfidf` measures the distance to each domain's centroid (c-BTM), `linear` is a logistic
-        regression; both on hashed words and pairs of words, learned from training documents.
+        There are two routers: `tfidf` measures the distance to each domain's centroid (c-BTM),
+        `linear` is a logistic regression. Both use hashed words and word pairs of training
+        documents.
         """
         lineage = workspace.lineage(experiment)
         if not lineage.keys("domain_router"):
@@ -46,10 +47,11 @@ def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         },
     )
     def ensemble_report(workspace: Workspace) -> dg.MaterializeResult:
-        """Experts put together token by token, beside every single model. No model is run.
+        """Ensembles of experts, compared with every single model. No model is run.
 
-        Uniform weights, a Bayesian posterior over the tokens before (Branch-Train-Merge), and
-        routers (c-BTM); all experts or only the heaviest one or two.
+        Experts are weighted token by token: uniformly, by a Bayesian posterior over the preceding
+        tokens (Branch-Train-Merge), or by a router (c-BTM); with all experts, or only the one or
+        two with the largest weights.
         """
         lineage = workspace.lineage(experiment)
         if not lineage.keys("ensemble_report"):
@@ -78,7 +80,7 @@ def _router_metadata(record: Record) -> dict[str, Any]:
         for c in confusions
     ]
     drawn = confusion_figure(confusions, record.details["domains"])
-    return {"accuracy": table(rows), "confusion": chart(drawn, "what the routers take texts for")}
+    return {"accuracy": table(rows), "confusion": chart(drawn, "predicted against true domains")}
 
 
 def _report_metadata(
@@ -123,7 +125,7 @@ def _report_metadata(
 
 
 def _what_the_posterior_is_worth(ranked: Any) -> str:
-    """Say how all experts together do against the best single model, and what follows."""
+    """Compare the ensemble of all experts with the best single model, and give advice."""
     from mdel_assets.evaluation.ensemble_report import ENSEMBLE
     from mdel_assets.evaluation.findings import verdict
     from mdel_assets.evaluation.glance import POSTERIOR
@@ -132,9 +134,9 @@ def _what_the_posterior_is_worth(ranked: Any) -> str:
     single = next(s.name for s in ranked if not s.name.startswith(ENSEMBLE))
     found = verdict(posterior.change, than=f"{single}, the best single model")
     if not posterior.change.is_enough:
-        advice = "Give more held-out text: a larger source.holdout_fraction, or validation files."
+        advice = "Hold out more text: set a larger source.holdout_fraction or validation files."
     elif posterior.change.is_better:
-        advice = "What each ensemble costs to serve is in `tables`."
+        advice = "`tables` shows what each ensemble costs to serve."
     else:
-        advice = f"Serve {single}: running all experts does not pay here."
-    return f"All experts, weighed by how they predict: {found}. {advice}"
+        advice = f"Serve {single}: running all experts is not worth the cost here."
+    return f"All experts, weighted by how well they predict: {found}. {advice}"

@@ -54,9 +54,9 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """Log-probability of every token of every evaluation document under one model.
 
-        Every token is scored exactly once over rolling windows of `evaluation.max_length`. The
-        models of a run are scored together: layers that they share run once, a document that
-        several datasets share is scored once, and documents that were scored before are kept.
+        Every token is scored exactly once, in rolling windows of `evaluation.max_length`. The
+        models of a run are scored together: shared layers run once, a document of several datasets
+        is scored once, and documents that were scored before are not scored again.
         """
         lineage = workspace.lineage(experiment)
         keys = context.partition_keys
@@ -74,7 +74,7 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             if key not in scored.failures
         }
         if scored.failures:
-            # What was scored stands, though the step fails.
+            # Finished scores are recorded even if the step fails.
             for key, entries in metadata.items():
                 event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
                 context.log_event(event)
@@ -133,10 +133,11 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         },
     )
     def perplexity_matrix(workspace: Workspace, tracking: Tracking) -> dg.MaterializeResult:
-        """Every model on every domain and split: what was worth its training.
+        """The perplexity of every model on every domain and split.
 
-        Heatmap, Markdown and Parquet, with averages over domains and paired differences to the
-        seed model; the table goes to Weights & Biases too, where the experiment names a project.
+        A heatmap, a Markdown and a Parquet table, with averages over domains and paired differences
+        from the seed model. If the experiment names a project, the table is also sent to Weights &
+        Biases.
         """
         from mdel_assets.evaluation.tracked_matrix import track_matrix
 
@@ -172,9 +173,9 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
 
 
 def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return what is shown of models that have no figures, for they were never made.
+    """Return the metadata of models that have no figures because they were never made.
 
-    A model that is asked for alone is expected to be there.
+    A model that is requested alone is expected to exist.
     """
     states: dict[str, dict[str, str]] = {}
     for key in keys if len(keys) > 1 else []:
@@ -220,12 +221,12 @@ def _report_metadata(record: Record) -> dict[str, Any]:
 
 
 def _stale_table(lineage: Lineage) -> dg.MetadataValue:
-    """Return what the matrix is made of, or beside, that a run would make anew, and why."""
+    """Return a table of the matrix's stale inputs and stale sibling reports, with reasons."""
     rows = [
         {"asset": stale.kind, "partition": stale.key, "reason": stale.reason}
         for stale in what_is_stale(lineage, until="perplexity_matrix").found
     ]
-    return table(rows) if rows else dg.MetadataValue.text("Nothing: all is up to date.")
+    return table(rows) if rows else dg.MetadataValue.text("Nothing: everything is up to date.")
 
 
 def _matrix_metadata(matrix: Any) -> dict[str, Any]:

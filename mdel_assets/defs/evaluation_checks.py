@@ -1,4 +1,4 @@
-"""Checks of scores and reports: each can fail, and says what it looked at."""
+"""Checks of scores and reports; each names what it compared."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ from mdel_assets.store.records import Record
 if TYPE_CHECKING:
     from mdel_assets.evaluation.regression import Change
 
-# A probability of 1 may come out as a little more.
+# Rounding can make a probability slightly more than 1.
 _HIGHEST_LOG_PROBABILITY = 1e-5
 
 
 def every_token_scored(
     records: Mapping[str, Record], artifacts: Mapping[str, Artifact]
 ) -> dg.AssetCheckResult:
-    """Compare tokens counted with log-probabilities stored, and look for a positive one."""
+    """Compare counted tokens with stored log-probabilities, and look for positive ones."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -46,17 +46,17 @@ def every_token_scored(
     check = dg.AssetCheckResult(
         passed=not wrong,
         check_name="every_token_scored",
-        description=f"Tokens without a log-probability of their own, or with one above 0: "
-        f"{', '.join(wrong)}. Materialize token_scores of them again."
+        description=f"Tokens have no log-probability, or one above 0: {', '.join(wrong)}. "
+        f"Materialize token_scores of these models again."
         if wrong
-        else f"All {sum(row['tokens'] for row in rows):,} tokens have their log-probability.",
+        else f"All {sum(row['tokens'] for row in rows):,} tokens have a log-probability.",
         metadata={"models": table(rows)},
     )
     return barring(check, [artifacts[key] for key in wrong])
 
 
 def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult:
-    """Look for a figure outside its own interval, or a perplexity below 1."""
+    """Look for figures outside their intervals and for perplexities below 1."""
     wrong = [
         f"{model}: {row['dataset']}/{row['split']}"
         for model, record in records.items()
@@ -71,10 +71,10 @@ def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult
         passed=not wrong,
         check_name="figures_are_consistent",
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Outside its own interval, or a perplexity below 1: {', '.join(wrong)}. "
+        description=f"Figures outside their interval, or perplexities below 1: {', '.join(wrong)}. "
         f"Materialize perplexity_report of these models again."
         if wrong
-        else "Every figure lies in its own interval, and no perplexity is below 1.",
+        else "Every figure is in its interval, and no perplexity is below 1.",
         metadata={"doubtful": dg.MetadataValue.json(wrong)},
     )
 
@@ -101,15 +101,15 @@ def no_worse_than_before(changes: "Mapping[str, Sequence[Change]]") -> dg.AssetC
         if c.is_worse
     ]
     few = sum(not change.is_enough for of_model in changes.values() for change in of_model)
-    untold = f" In {few} of {len(rows)} cells there are {TOO_FEW} to tell." if few else ""
+    untold = f" In {few} of {len(rows)} cells there are {TOO_FEW} to judge." if few else ""
     return dg.AssetCheckResult(
         passed=not worse,
         check_name="no_worse_than_before",
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Worse than at the last report, in bits per byte: {', '.join(worse)}. If that "
-        f"was not meant, look at what the model's record says has changed.{untold}"
+        description=f"Worse than in the last report, in bits per byte: {', '.join(worse)}. If this "
+        f"is unexpected, see in the model's record what has changed.{untold}"
         if worse
-        else f"No model is clearly worse than at its last report.{untold}"
+        else f"No model is clearly worse than in its last report.{untold}"
         if rows
         else "There is no earlier report of the same documents to compare with.",
         metadata={"changes_since_the_last_report": table(rows)} if rows else {},

@@ -1,7 +1,7 @@
-"""What the doctor looks at in Dagster's instance: runs whose process is gone, slots that they hold.
+"""The doctor's checks of Dagster's instance: runs whose process is gone, and the slots they hold.
 
-A run is taken for dead where it says that it runs, and the process that it ran in is no more. Runs
-of another machine, or of another container, are left to a doctor there.
+A run is dead if it is marked as running and its process is gone. Runs of another machine or another
+container are left to a doctor there.
 """
 
 import json
@@ -31,15 +31,15 @@ _LONGEST_START_SECONDS = 600.0
 
 
 def examine_instance(folder: Path) -> Iterator[Finding]:
-    """Look at the instance in a folder; a dead run is mended before the slots are looked at."""
+    """Examine the instance in a folder; dead runs are repaired before slots are examined."""
     try:
         instance = dg.DagsterInstance.from_config(str(folder))
     except Exception as error:  # noqa: BLE001 whatever is wrong with it, the rest is looked at
         settings = folder / "dagster.yaml"
         yield Finding(
             f"Dagster's instance cannot be opened ({type(error).__name__}: {str(error)[:300]}). "
-            f"Correct {settings}. If its databases are what is wrong, stop everything, move "
-            f"{folder} away and run 'mdel init': artifacts are not touched."
+            f"Correct {settings}. If its databases are damaged, stop everything, move {folder} "
+            f"away and run 'mdel init': artifacts are not touched."
         )
         return
     with instance:
@@ -48,7 +48,7 @@ def examine_instance(folder: Path) -> Iterator[Finding]:
 
 
 def examine_runs(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """Look for runs that are marked as running, though their process is gone."""
+    """Find runs that are marked as running although their process is gone."""
     records = instance.get_run_records(dg.RunsFilter(statuses=_RUNNING))
     for record in records:
         run = record.dagster_run
@@ -58,7 +58,7 @@ def examine_runs(instance: dg.DagsterInstance) -> Iterator[Finding]:
 
         def repair(run: dg.DagsterRun = run) -> str:
             instance.report_run_failed(run, "Its process is gone; marked as failed by mdel doctor.")
-            return "marked it as failed; a daemon starts it once more where it launched it"
+            return "marked it as failed; if a daemon launched the run, it starts it once more"
 
         what = ", ".join(key.to_user_string() for key in run.asset_selection or [])
         partition = run.tags.get("dagster/partition", "")
@@ -70,7 +70,7 @@ def examine_runs(instance: dg.DagsterInstance) -> Iterator[Finding]:
 
 
 def why_dead(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
-    """Return how it is known that the process of a run is gone; empty where it is not."""
+    """Return the evidence that a run's process is gone; empty if it is not."""
     import psutil
 
     run = record.dagster_run
@@ -98,7 +98,7 @@ def why_dead(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
 
 
 def _runs_elsewhere(run: dg.DagsterRun) -> bool:
-    """Whether a code server of another machine launched a run, whose processes cannot be seen."""
+    """Whether a code server on another machine launched the run; its process is not visible."""
     host = json.loads(run.tags.get(".dagster/grpc_info", "{}")).get("host", "localhost")
     try:
         with socket.socket() as probe:
@@ -109,7 +109,7 @@ def _runs_elsewhere(run: dg.DagsterRun) -> bool:
 
 
 def examine_slots(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """Look for slots of pools that are held by, or kept for, runs that have ended."""
+    """Find pool slots that are held by, or reserved for, runs that have ended."""
     storage = instance.event_log_storage
     for pool in sorted(storage.get_concurrency_keys()):
         info = storage.get_concurrency_info(pool)
@@ -126,6 +126,6 @@ def examine_slots(instance: dg.DagsterInstance) -> Iterator[Finding]:
 
             yield Finding(
                 f"A slot of the pool '{pool}' is held by run {run_id[:8]}, which has ended: steps "
-                f"that need it would wait for ever.",
+                f"that need it would wait forever.",
                 repair,
             )

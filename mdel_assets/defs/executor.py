@@ -7,8 +7,8 @@ import dagster as dg
     name="in_process", config_schema=dg.in_process_executor.config_schema
 )
 def in_process_executor(context: dg.InitExecutorContext) -> dg.Executor:
-    """All steps in the run's own process, as Dagster has it, with pools that keep their limits."""
-    # A process that only loads the definitions does without the database's library: 27 MiB.
+    """Dagster's in-process executor, with pools that keep their limits."""
+    # Imported here, so that loading the definitions does not load the database library (27 MiB).
     from mdel_assets.defs.interrupts import answer_interrupts
     from mdel_assets.defs.pools import keep_limits_of_pools
 

@@ -1,8 +1,8 @@
-"""What a failed step says of a mistake: the sentence that names the remedy, and no stack trace.
+"""Show a user's mistake on the run's page as one sentence without stack traces.
 
-Dagster shows an exception of a step between two stack traces, its own and the exception's. Our
-errors (`MdelError`) are written for the person who reads the run's page, so they reach Dagster in
-the one form that it shows as it is. Any other exception keeps its traces.
+Dagster shows an exception of a step between two stack traces, its own and the exception's. The
+message of an `MdelError` is written for the reader of the run's page, so it is raised in a form
+that Dagster shows without traces. Any other exception keeps its traces.
 """
 
 import functools
@@ -18,7 +18,7 @@ from mdel_assets.errors import MdelError
 
 
 def failing_in_words(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """Return the assets, whose steps show of an `MdelError` its class and what it says."""
+    """Return the assets with steps that show only class and message of an `MdelError`."""
     found = list(assets)
     for asset in found:
         body = asset.op.compute_fn
@@ -28,7 +28,7 @@ def failing_in_words(assets: Iterable[dg.AssetsDefinition]) -> list[dg.AssetsDef
 
 
 def in_words(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what does as ``body`` does, and shows of an `MdelError` its class and words alone."""
+    """Return ``body``, wrapped so that an `MdelError` shows only its class and message."""
 
     @functools.wraps(body)
     def step(*arguments: Any, **options: Any) -> Any:
@@ -41,7 +41,7 @@ def in_words(body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _as_it_is(error: MdelError) -> Exception:
-    """Return an error of the same class that Dagster shows without the way that it came."""
+    """Return an error of the same class that Dagster shows without stack traces."""
     name, module = type(error).__name__, type(error).__module__
     info = SerializableErrorInfo(f"{module}.{name}: {error}\n", stack=[], cls_name=name)
     kind: Any = type(name, (DagsterUserCodeProcessError, type(error)), {"__module__": module})

@@ -1,4 +1,4 @@
-"""Text of a domain in Dagster's history: rows of datasets that their pages show as a sample."""
+"""A domain's text in Dagster's history: the sample rows that dataset pages show."""
 
 import contextlib
 import logging
@@ -27,7 +27,7 @@ def runs_with_samples(home: MdelHome, domain: str, *, experiment: str) -> list[s
 
 
 def delete_samples(home: MdelHome, domain: str, *, experiment: str) -> None:
-    """Delete those runs from the history, and what it keeps of the newest datasets."""
+    """Delete those runs from the history, and the cached metadata of the newest datasets."""
     for folder in _instances(home):
         with dg.DagsterInstance.from_config(str(folder)) as instance:
             samples = _samples(instance, domain, home.root / experiment)
@@ -41,7 +41,7 @@ def delete_samples(home: MdelHome, domain: str, *, experiment: str) -> None:
 
 
 def _instances(home: MdelHome, environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Return the folders of all Dagster instances of a home, and the one that is in use."""
+    """Return the folders of all Dagster instances of a home, including the one in use."""
     settings = [*home.root.glob("dagster/dagster.yaml"), *home.root.glob("*/dagster/dagster.yaml")]
     if named := environment.get("DAGSTER_HOME"):
         settings += Path(named).glob("dagster.yaml")
@@ -72,7 +72,7 @@ def _shows(event: dg.EventLogRecord, domain: str, root: Path) -> bool:
 
 
 def _overwrite_deleted(database: Path) -> None:
-    """Let SQLite write a database anew: what was deleted stays readable in its file until then."""
+    """Let SQLite rewrite the database file, because deleted rows stay readable in it."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         try:
             connection.execute("VACUUM")

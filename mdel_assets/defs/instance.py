@@ -1,7 +1,7 @@
-"""The Dagster instance of an experiment, set up once.
+"""The Dagster instance of an experiment, created once.
 
-Processes that open a brand-new instance at the same time, as a webserver and a daemon do, can
-corrupt its databases: each creates them. So they are created here first, one process at a time.
+If two processes (such as a webserver and a daemon) open a new instance at the same time, each
+creates its databases, which can corrupt them. So the databases are created here, under a lock.
 """
 
 from pathlib import Path
@@ -13,10 +13,10 @@ from mdel_assets.store.durable_files import exclusively, explaining_full_disk
 
 
 def open_instance(home: MdelHome, experiment: str) -> dg.DagsterInstance:
-    """Return an experiment's instance, with settings and databases created where they were not.
+    """Return an experiment's instance; create its settings and databases if they are missing.
 
     Raises:
-        DiskFullError: there is no room for them.
+        DiskFullError: the disk has no room for them.
 
     """
     folder = home.dagster_home(experiment)
@@ -28,7 +28,7 @@ def open_instance(home: MdelHome, experiment: str) -> dg.DagsterInstance:
 def _open(folder: Path) -> dg.DagsterInstance:
     with exclusively(folder / ".creating"):
         instance = dg.DagsterInstance.from_config(str(folder))
-        # Each of the three storages creates its database when it is first asked.
+        # Each of the three storages creates its database on first use.
         instance.get_runs_count()
         instance.all_instigator_state()
         instance.get_latest_materialization_event(dg.AssetKey("seed_model"))

@@ -1,12 +1,12 @@
-"""Ctrl-C of a run: heard whatever the run is doing, and answered by the run alone.
+"""Ctrl-C during a run: it always reaches the run, and only the run answers it.
 
-For each step Dagster (1.13) starts two processes that pass on what the step prints, and two that
-watch over these. Ctrl-C in a terminal reaches them too, and the watchers answer it with tracebacks
-that bury the sentence of the run itself. They end with the step anyway.
+For each step Dagster (1.13) starts two processes that forward the step's output, and two that watch
+these. Ctrl-C in a terminal reaches them, too, and the watchers print tracebacks that hide the run's
+own message. So they ignore Ctrl-C; they end with the step anyway.
 
-Python drops an exception that a signal's handler raises while a finalizer happens to run. Such a
-signal is sent again. And while a run begins and ends, Dagster notes SIGINT and SIGTERM instead of
-raising them, and forgets the note when the run is over: `noting_signals` remembers.
+Python drops an exception that a signal handler raises while a finalizer runs, so such a signal is
+sent again. While a run begins and ends, Dagster notes SIGINT and SIGTERM instead of raising them,
+and forgets the note when the run is over; `noting_signals` remembers it.
 """
 
 import contextlib
@@ -40,21 +40,21 @@ def _send_again(dropped: "sys.UnraisableHookArgs") -> None:
     if not issubclass(dropped.exc_type, KeyboardInterrupt | DagsterExecutionInterruptedError):
         _report_unraisable(dropped)
         return
-    # Later: what is sent from within this function may be dropped like the first.
+    # Sent later, because a signal sent from within this function could be dropped like the first.
     again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
     again.daemon = True
     again.start()
 
 
 def answer_interrupts() -> None:
-    """Let Ctrl-C always reach this process's run, and nothing that prints the run's output."""
+    """Let Ctrl-C always reach this process's run, but not the processes that print its output."""
     compute_logs.execute_posix_tail = _deaf_tail
     sys.unraisablehook = _send_again
 
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[Callable[[], bool]]:
-    """Give a function that tells whether SIGINT or SIGTERM came since, whoever took it.
+    """Yield a function that tells whether SIGINT or SIGTERM arrived since, whatever handled it.
 
     Python writes each signal's number into a pipe before any handler sees it.
     """
@@ -83,5 +83,5 @@ def noting_signals() -> Iterator[Callable[[], bool]]:
 
 @functools.cache
 def _let_children_go() -> None:
-    """Keep a forked child's signals from being taken for this process's."""
+    """Keep a forked child's signals apart from this process's."""
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))

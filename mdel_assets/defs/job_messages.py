@@ -1,4 +1,4 @@
-"""What jobs say, passed on to the event log of the run that waits for them."""
+"""Messages of cluster jobs, forwarded to the event log of the run that waits for them."""
 
 import contextlib
 import json
@@ -13,10 +13,9 @@ from mdel_assets.engines.job_folder import JobFolder, Tail
 
 
 class JobMessages:
-    """A Pipes session for each job of a run, over a file in the folder that they share.
+    """A Pipes session for each job of a run, over a file in the shared folder.
 
-    What a job prints besides is passed on as well. Where there are several jobs, each line says
-    which it is of.
+    Other output of a job is forwarded as well. With several jobs, each line names its job.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, *, are_named: bool) -> None:
@@ -25,7 +24,7 @@ class JobMessages:
         self._open: dict[str, tuple[contextlib.ExitStack, _SharedFile, Tail]] = {}
 
     def open(self, key: str, folder: JobFolder) -> Mapping[str, str]:
-        """Begin a session; return the environment that has a worker take part in it."""
+        """Begin a session; return the environment variables with which a worker joins it."""
         reader = _SharedFile(folder.messages, prefix=self._prefix(key))
         stack = contextlib.ExitStack()
         session = stack.enter_context(
@@ -39,7 +38,7 @@ class JobMessages:
         return session.get_bootstrap_env_vars()
 
     def pass_on(self, key: str) -> None:
-        """Pass on what has been written since."""
+        """Forward what was written since the last call."""
         if key in self._open:
             _, reader, output = self._open[key]
             reader.pass_on()
@@ -48,7 +47,7 @@ class JobMessages:
                     self.context.log.info("%s%s", self._prefix(key), shown)
 
     def close(self, key: str) -> None:
-        """Pass on the rest and end the session."""
+        """Forward the rest and end the session."""
         self.pass_on(key)
         if key in self._open:
             self._open.pop(key)[0].close()
@@ -60,8 +59,8 @@ class JobMessages:
 class _SharedFile(dg.PipesMessageReader):
     """Reads messages from a file that a process on another machine writes.
 
-    Unlike Dagster's own reader it opens the file anew each time, as network file systems want it,
-    and leaves what is there, so that a session can go on with a worker that has begun.
+    Unlike Dagster's own reader it reopens the file each time, which network file systems need, and
+    keeps its content, so that a session can continue with a worker that is already running.
     """
 
     def __init__(self, path: Path, *, prefix: str) -> None:
@@ -71,13 +70,13 @@ class _SharedFile(dg.PipesMessageReader):
 
     @contextlib.contextmanager
     def read_messages(self, handler: Any) -> Iterator[PipesParams]:
-        """Have messages handled whenever `pass_on` is called, and at the end."""
+        """Let messages be handled whenever `pass_on` is called, and at the end."""
         self.handler = handler
         yield {"path": str(self.tail.path), "include_stdio_in_messages": False}
         self.pass_on()
 
     def pass_on(self) -> None:
-        """Handle the messages that are new."""
+        """Handle new messages."""
         for line in self.tail.new_lines():
             message = json.loads(line)
             if message["method"] == "log":

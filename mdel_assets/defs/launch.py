@@ -1,8 +1,8 @@
-"""Running the whole line: what is stale, in order, each as a Dagster run.
+"""Run the whole pipeline: everything that is stale, in order, each as a Dagster run.
 
 Every run is recorded in the instance, as if the Dagster command line had started it. A failed
-partition does not stop the others; what needs it is named as skipped. Runs take place in this
-process, one after the other; those of single shards, where there are several, in worker processes.
+partition does not stop the others; steps that depend on it are named as skipped. Runs take place in
+this process, one after another; if there are several shards, their runs use worker processes.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, req
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}
-# One run makes all, so that it can train as many at a time as the machine takes.
+# One run makes all of these, so that it can train as many at a time as the machine allows.
 _SIDE_BY_SIDE = {"expert_model", "random_split_expert", "variant_expert"}
 # Tokens of an expert from which on the libraries are loaded while the corpus is read.
 _LONG_TRAINING = 100_000
@@ -49,13 +49,13 @@ _LONG_TRAINING = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class RunOutcome:
-    """What became of one run: it was ``made``, ``up to date``, ``failed`` or ``skipped``.
+    """The outcome of one run: ``made``, ``up to date``, ``failed``, ``skipped`` or ``absent``.
 
-    Datasets of domains that the corpus lacks are ``absent``.
+    ``absent`` are datasets of domains that the corpus lacks.
 
-    ``key`` is the partition, or says how many partitions the run or the skipping stands for;
-    ``keys`` are those that a run was for, ``not_made`` those that it did not come to make.
-    ``ends_line``: it was told to end (SIGTERM, SIGINT), and so nothing is to follow.
+    ``key`` is the partition, or the number of partitions that the outcome covers. ``keys`` are the
+    run's partitions; ``not_made`` are those of them that it did not make. ``ends_line`` is true if
+    the run was told to end (SIGTERM, SIGINT), so no further run should follow.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class RunOutcome:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A kind of which something is to be made: the ``number``-th of ``num_stages``.
+    """A kind with something to make: the ``number``-th of ``num_stages``.
 
     ``seconds_left`` is about what the trainings of this and later stages will take, where known.
     """
@@ -92,11 +92,11 @@ def run_line(
     num_workers: int = 1,
     until: str | None = None,
 ) -> Iterator[RunOutcome]:
-    """Materialize everything that is stale, from shards to matrix, yielding what became of each.
+    """Materialize everything that is stale, from shards to matrix, and yield each outcome.
 
-    ``until`` is the last kind to make, the line's last where it is left out. ``on_stage`` is told
-    of each kind that has something to make, ``on_start`` (kind, key) before each run. Up to
-    ``num_workers`` shards are fetched, or routed, at the same time.
+    ``until`` is the last kind to make; the default is the last of all. ``on_stage`` is called for
+    each kind with something to make, ``on_start`` (kind, key) before each run. Up to
+    ``num_workers`` shards are fetched or routed at the same time.
     """
     lineage = home.lineage(experiment)
     runner = Runner(build_definitions(experiment, home), instance, lineage)
@@ -163,7 +163,7 @@ def _skipped(kind: str, awaited: Mapping[str, tuple[str, ...]]) -> Iterator[RunO
 def _ranges(
     keys: Sequence[str], wanted: Sequence[str], awaited: Collection[str]
 ) -> list[list[str]]:
-    """Return ranges of ``keys``, each from one that is wanted to one, without one that waits."""
+    """Return ranges of ``keys`` that begin and end with a wanted key and contain no waiting one."""
     found: list[list[str]] = [[]]
     for key in keys:
         if key in awaited:
@@ -177,7 +177,7 @@ def _ranges(
 
 
 def _will_train_side_by_side(lineage: Lineage) -> bool:
-    """Whether nothing is trained yet, and what will be is worth processes beside each other."""
+    """Whether nothing is trained yet, and the coming trainings are worth parallel processes."""
     training = lineage.experiment.training
     is_long = training.num_epochs is not None or training.num_tokens_read >= _LONG_TRAINING
     is_first = lineage.artifact("seed_model").read_record() is None
@@ -193,7 +193,7 @@ def _make(
     on_start: Callable[[str, str], None] | None,
     num_workers: int,
 ) -> Iterator[RunOutcome]:
-    """Make what is stale in ``ranges`` of a kind's keys: together, in workers, or in turn."""
+    """Make the stale ``ranges`` of a kind's keys: together, in workers, or one by one."""
     keys = [key for group in ranges for key in group]
     if len(keys) > 1 and runner.makes_together(kind):
         for group in ranges:
@@ -214,7 +214,7 @@ def _make(
 def _run_in_workers(
     experiment: Experiment, home: MdelHome, kind: str, keys: Sequence[str], *, num_workers: int
 ) -> Iterator[RunOutcome]:
-    """Run partitions in processes of their own, yielding each as it ends."""
+    """Run partitions in worker processes, and yield each outcome as its run ends."""
     with (
         ProcessPoolExecutor(
             min(num_workers, len(keys)),
@@ -233,8 +233,8 @@ def _run_in_workers(
                     yield future.result()
                 except BrokenProcessPool:
                     message = (
-                        "a worker process was killed, perhaps for want of memory: run the same "
-                        "command again, with fewer --workers"
+                        "a worker process was killed, perhaps because memory ran out: run the same "
+                        "command again with fewer --workers"
                     )
                     yield RunOutcome(kind, key, "failed", message=message, not_made=(key,))
 
@@ -258,12 +258,12 @@ def _run_in_worker(kind: str, key: str) -> RunOutcome:
     try:
         return _worker.run(kind, key)
     finally:
-        # Dagster answers SIGTERM during a run; between runs it ends the process, without a word.
+        # Dagster handles SIGTERM during a run; between runs SIGTERM would end the process silently.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Runner:
-    """Executes one asset partition after the other in this process."""
+    """Runs one asset partition after another in this process."""
 
     def __init__(
         self, definitions: dg.Definitions, instance: dg.DagsterInstance, lineage: Lineage
@@ -276,18 +276,18 @@ class Runner:
         self.instance = instance
 
     def makes_together(self, kind: str) -> bool:
-        """Whether one run makes all partitions: they share work, or become jobs of a cluster."""
+        """Whether one run makes all partitions: they share work, or become cluster jobs."""
         if kind in _SIDE_BY_SIDE:
             return True
         policy = self.graph.get(dg.AssetKey(kind)).backfill_policy
         return policy is not None and policy.max_partitions_per_run is None
 
     def run(self, kind: str, key: str) -> RunOutcome:
-        """Run one partition, or the asset as a whole where ``key`` is empty."""
+        """Run one partition, or the whole asset if ``key`` is empty."""
         return self._execute(kind, key, [key], partition_key=key or None)
 
     def run_range(self, kind: str, keys: Sequence[str]) -> RunOutcome:
-        """Run the partitions ``keys``, which follow one another, together."""
+        """Run the adjacent partitions ``keys`` together."""
         return self._execute(kind, f"all {len(keys)}", keys, tags=range_tags(keys))
 
     def _execute(self, kind: str, shown: str, keys: Sequence[str], **options: Any) -> RunOutcome:
@@ -306,17 +306,17 @@ class Runner:
         elapsed = time.monotonic() - started
         give_memory_back()
         name, message = ("", "") if result.success else _first_failure(result)
-        # A training that was told to end says itself how it goes on.
+        # A training that was told to end says itself how to continue.
         ends_line = name == "TrainingInterruptedError"
         if not ends_line and (is_told_to_end or _was_interrupted(result, name)):
             raise KeyboardInterrupt
         if result.success:
             return self._succeeded(kind, shown, keys, elapsed)
-        # What a failed step has made is in the event log alone.
+        # Only the event log says what a failed step has made.
         kinds = dg.DagsterEventType.ASSET_MATERIALIZATION
         entries = self.instance.all_logs(result.run_id, of_type=kinds)
         made = {entry.dagster_event.partition for entry in entries if entry.dagster_event}
-        # A partition is recorded before the check that it fails.
+        # A partition is recorded before its failing check.
         left_out = reasons_not_made(self.lineage, kind, keys)
         not_made = tuple(key for key in keys if key not in made or key in left_out)
         if len(not_made) < len(keys):
@@ -324,7 +324,7 @@ class Runner:
         return RunOutcome(kind, shown, "failed", elapsed, message, ends_line, tuple(keys), not_made)
 
     def _succeeded(self, kind: str, shown: str, keys: Sequence[str], elapsed: float) -> RunOutcome:
-        """Return what a run without an error made: a step may have left partitions out."""
+        """Return the outcome of a run without an error; a step may have left partitions out."""
         left_out = reasons_not_made(self.lineage, kind, keys)
         if not left_out:
             return RunOutcome(kind, shown, "made", elapsed, keys=tuple(keys))
@@ -340,9 +340,10 @@ _worker: Runner | None = None
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult, name: str) -> bool:
-    """Whether a signal ended the run: in its step, which failed with an error called ``name``.
+    """Whether a signal ended the run.
 
-    Or outside of its steps, as while one waited for its pool.
+    It may have done so in a step, which then failed with the error ``name``, or outside any step,
+    such as while one waited for its pool.
     """
     if name:
         return name == "DagsterExecutionInterruptedError"
@@ -360,7 +361,7 @@ def _first_failure(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
         if event.is_step_failure and (error := event.step_failure_data.error):
             cause = error.cause or error
             message = cause.message.strip()
-            # A remedy needs no class name before it; any other error does.
+            # Our own messages need no class name before them; any other error does.
             is_own = message.startswith("mdel_assets.errors.")
             return cause.cls_name or "", message.split(": ", 1)[1] if is_own else message
     return "", "the run failed before its first step"

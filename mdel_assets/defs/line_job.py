@@ -1,8 +1,8 @@
-"""The job of the whole line: what `mdel run` does, started by a click.
+"""The job of the whole pipeline: it does what `mdel run` does, started from the web UI.
 
-Dagster allows no job over assets of different partitions, and a backfill of everything would also
-make what is up to date. So the job has one step, which runs the line; what it makes are runs of
-their own, as those of `mdel run` are.
+Dagster allows no job over assets with different partitions, and a backfill of everything would also
+remake what is up to date. So the job has one step, which starts a separate run for each artifact,
+as `mdel run` does.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ def line_job(experiment: Experiment) -> dg.JobDefinition:
     @dg.op
     @in_words
     def make_what_is_stale(context: dg.OpExecutionContext, workspace: Workspace) -> None:
-        """Makes what is missing or stale, in order. Each artifact is a run of its own."""
+        """Makes everything that is missing or stale, in order, each artifact in its own run."""
         failed = list(_run_line(context, experiment, workspace))
         if failed:
             raise LineError(f"{len(failed)} not made. The first: {failed[0]}")
 
     @dg.job(
         name=LINE_JOB,
-        description="The whole line, from the shards to the perplexity matrix: what `mdel run` "
-        "does. What is up to date is left alone, and nothing is published.",
+        description="Makes everything that is missing or stale, from the shards to the perplexity "
+        "matrix, as `mdel run` does. It publishes nothing.",
     )
     def job() -> None:
         make_what_is_stale()

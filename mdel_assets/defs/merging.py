@@ -44,10 +44,11 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     def layer_differences(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        """How far each expert moved from the seed, layer by layer, and which experts moved alike.
+        """How far each expert moved from the seed, by layer, and which experts moved alike.
 
-        `differences.parquet` holds relative L2 change, L1, largest change and whether the bytes
-        are equal for each tensor; `cosines.parquet` the cosine with every other expert's change.
+        For each tensor, `differences.parquet` holds the relative L2 change, the L1 change, the
+        largest change and whether the bytes are equal. `cosines.parquet` holds the cosine with
+        every other expert's change.
         """
         lineage = workspace.lineage(experiment)
         records = make_all(lineage, "layer_differences", context.partition_keys)
@@ -72,7 +73,7 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     def merged_model(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        """One model made of several, by one recipe of the experiment.
+        """One model merged from several, by one recipe of the experiment.
 
         Names, shapes and tokenizers are compared before anything is written; tensors stream from
         the inputs' files to the output's.

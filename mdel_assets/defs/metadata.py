@@ -1,4 +1,4 @@
-"""What an artifact's record looks like in the web UI."""
+"""Metadata entries for the web UI, from an artifact's record."""
 
 import datetime as dt
 import json
@@ -16,9 +16,10 @@ OWNERS = ["team:mdel"]
 
 
 def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict[str, Any]:
-    """Return what the page of an artifact shows, in that order.
+    """Return the metadata of an artifact's page, in order.
 
-    Whether this run made it, its own ``entries``, when it was made, where it lies, made from what.
+    The page shows whether this run made the artifact, its own ``entries``, when it was made, where
+    it is, and its inputs.
     """
     made_at = artifact.made_at()
     is_reused = made_at < _run_began_at()
@@ -39,7 +40,7 @@ def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict
 
 
 def _run_began_at() -> float:
-    """Return when the present run was requested, in seconds since 1970; 0 outside of runs."""
+    """Return when the current run was requested, in seconds since 1970; 0 outside a run."""
     try:
         context = dg.AssetExecutionContext.get()
     except DagsterInvariantViolationError:
@@ -49,7 +50,7 @@ def _run_began_at() -> float:
 
 
 def _forcing(artifact: Artifact) -> dict[str, str]:
-    """Say how an artifact is made anew though it is up to date; publishing looks at the Hub."""
+    """Return how to remake an artifact that is up to date; nothing for publications."""
     if artifact.kind.startswith("hub_"):
         return {}
     words = f"mdel backfill --asset {artifact.kind} --partitions {artifact.key} --force"
@@ -77,21 +78,21 @@ def chart(drawn: Any, title: str) -> dg.MetadataValue:
 
 
 def link(name: str, address: str | None) -> dict[str, Any]:
-    """Return the entry ``name`` that leads to a page; nothing without an address of one."""
+    """Return the entry ``name`` with a link; nothing if there is no address."""
     if address is None or not address.startswith(("http://", "https://")):
         return {}
     return {name: dg.MetadataValue.url(address)}
 
 
 def model_address(config: Mapping[str, Any]) -> str | None:
-    """Return the page of the commit that a model was taken from; None for one that was made."""
+    """Return the Hub page of the commit a model came from; None for a model made here."""
     if not config.get("commit"):
         return None
     return f"{_hub()}/{config['path']}/tree/{config['commit']}"
 
 
 def shard_address(location: str, *, commit: str | None) -> str | None:
-    """Return the page that a shard was taken from; None for a local file."""
+    """Return the Hub page that a shard came from; None for a local file."""
     from mdel_assets.data.hub_files import hub_file
 
     if not location.startswith("hf://"):
@@ -112,7 +113,7 @@ def preview(text: str, *, length: int = 160) -> str:
 
 
 def rounded(value: float | None) -> float | None:
-    """Return a figure as tables show it."""
+    """Return a figure rounded for tables."""
     return None if value is None else round(value, 4)
 
 
@@ -141,9 +142,10 @@ def frozen_check(
 
 
 def barring(check: dg.AssetCheckResult, failed: Iterable[Artifact]) -> dg.AssetCheckResult:
-    """Return the result of a blocking check; nothing is made of what failed it before it passes.
+    """Return the result of a blocking check, and bar the artifacts that failed it.
 
-    Dagster itself lets later runs go on.
+    No step uses a barred artifact until its check passes. Dagster alone would let later runs use
+    it.
     """
     for artifact in failed:
         artifact.bar(str(check.check_name))

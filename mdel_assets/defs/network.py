@@ -1,8 +1,8 @@
-"""Steps that need the network: what may pass is tried again, later and later.
+"""Retries of steps that use the network: transient errors are retried with growing delays.
 
-Downloads and uploads ask again by themselves for a minute or so. Where that did not help, Dagster
-repeats the step, up to three times over a few minutes, and shows each repetition. A mistake, as a
-wrong name or a wrong digest, fails at once.
+Downloads and uploads retry by themselves for about a minute. If that does not help, Dagster repeats
+the step, up to three times over a few minutes, and shows each attempt. A mistake, such as a wrong
+name or a wrong digest, fails at once.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from mdel_assets.errors import MdelError
 from mdel_assets.hub.retries import Patience
 
 _log = logging.getLogger(__name__)
-# Of steps, not of requests.
+# These count repeated steps, not repeated requests.
 STEP_PATIENCE = Patience(num_attempts=4, first_wait_seconds=20.0, longest_wait_seconds=300.0)
 
 
@@ -23,9 +23,9 @@ STEP_PATIENCE = Patience(num_attempts=4, first_wait_seconds=20.0, longest_wait_s
 def repeated_where_the_network_failed(
     context: dg.AssetExecutionContext, patience: Patience = STEP_PATIENCE
 ) -> Iterator[None]:
-    """Ask Dagster to repeat the step after an error that may pass; any other goes through.
+    """Ask Dagster to repeat the step after a transient error; other errors pass through.
 
-    Waits double from one attempt to the next, each shortened at random by up to a half.
+    The delay doubles with each attempt and is shortened at random by up to a half.
     """
     try:
         yield

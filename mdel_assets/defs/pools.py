@@ -1,15 +1,15 @@
-"""Pools that keep their limit also when two runs ask in the same moment.
+"""Pools that keep their limits, even when two runs ask for a slot at the same moment.
 
 Dagster (1.13) claims a pool's slot in two statements: it reads which slot is free, and then writes
-its run into that slot, whoever is in it by then. Both of its databases let another process in
-between (SQLite begins no transaction for a read, PostgreSQL commits each statement), and then two
-runs hold one slot. Here one statement takes a slot, if it is still free.
+its run into that slot, even if the slot was taken meanwhile. Both databases allow another process
+in between (SQLite begins no transaction for a read, PostgreSQL commits each statement), and then
+two runs hold one slot. Here a single statement takes a slot if it is still free.
 
-A run that was killed keeps its slots, and Dagster's steps wait for them for ever, without a word,
-with a processor in use and deaf to signals. Here a step that has to wait frees the slots of runs
-that have ended or whose process is gone, says whom it waits for, sleeps, and ends when it is told.
-Each run that asks for a slot gets a tag with its machine's name, for of another machine's processes
-nothing is known here.
+A killed run keeps its slots. Dagster's steps then wait for them forever, silently, using a CPU core
+and ignoring signals. Here a waiting step frees the slots of runs that have ended or whose process
+is gone, logs which run it waits for, sleeps between attempts, and ends when it is told to. Each run
+that asks for a slot gets a tag with its machine's name, because processes of another machine are
+not visible here.
 """
 
 import logging
@@ -38,7 +38,7 @@ def claim_free_slot(
 ) -> ConcurrencySlotStatus:
     """Write a step into a free slot of the pool ``concurrency_key``.
 
-    Where another run is faster, the step stays blocked and Dagster asks for it again.
+    If another run is faster, the step stays blocked and Dagster asks again.
     """
     slots = ConcurrencySlotsTable.c
     is_free = sqlalchemy.and_(slots.step_key.is_(None), slots.deleted.is_(False))
@@ -65,10 +65,10 @@ def claim_past_the_dead(
     step_key: str,
     priority: int | None = None,
 ) -> ConcurrencyClaimStatus:
-    """Claim a slot of the pool ``concurrency_key``, also one that a dead run holds.
+    """Claim a slot of the pool ``concurrency_key``, even one that a dead run holds.
 
     Raises:
-        DagsterExecutionInterruptedError: a signal came while the slot was waited for.
+        DagsterExecutionInterruptedError: a signal arrived during the wait.
 
     """
     if storage.has_instance:
@@ -90,13 +90,13 @@ def claim_past_the_dead(
 
 def _tag_with_machine(instance: dg.DagsterInstance, run_id: str) -> None:
     run = instance.get_run_by_id(run_id)
-    # A run that is started once more has the tags of the first.
+    # A run that is started once more inherits the tags of the first.
     if run is not None and run.tags.get(_MACHINE_TAG) != socket.gethostname():
         instance.add_run_tags(run_id, {_MACHINE_TAG: socket.gethostname()})
 
 
 def _holders(storage: SqlEventLogStorage, pool: str) -> set[str]:
-    """Return the ids of runs that hold a slot, or to which one is promised."""
+    """Return the ids of runs that hold a slot or have one reserved."""
     info = storage.get_concurrency_info(pool)
     promised = {step.run_id for step in info.pending_steps if step.assigned_timestamp}
     return {slot.run_id for slot in info.claimed_slots} | promised
@@ -111,14 +111,14 @@ def _free_where_dead(storage: SqlEventLogStorage, run_id: str) -> bool:
         why = why_dead(instance, record) if is_here else ""
         if not why:
             return False
-        _log.warning("run %s is marked as failed and holds no pool any more: %s", run_id[:8], why)
+        _log.warning("run %s is marked as failed and its pool slots are freed: %s", run_id[:8], why)
         instance.report_run_failed(record.dagster_run, f"Marked as failed: {why}.")
     storage.free_concurrency_slots_for_run(run_id)
     return True
 
 
 def _tell(storage: SqlEventLogStorage, pool: str, run_id: str, holders: list[str]) -> None:
-    """Say every quarter of a minute which runs a step of ``run_id`` waits for."""
+    """Log every 15 seconds which runs a step of ``run_id`` waits for."""
     now = time.monotonic()
     if now - _told.get((pool, run_id), -_TELL_SECONDS) < _TELL_SECONDS:
         return
@@ -134,6 +134,6 @@ def _what(run: dg.DagsterRun) -> str:
 
 
 def keep_limits_of_pools() -> None:
-    """Let every storage of this process claim slots in the ways of this module."""
+    """Make every storage of this process claim slots as this module does."""
     SqlEventLogStorage._claim_concurrency_slot = claim_free_slot  # type: ignore[assignment, method-assign]
     SqlEventLogStorage.claim_concurrency_slot = claim_past_the_dead  # type: ignore[assignment, method-assign]

@@ -1,4 +1,4 @@
-"""Publishing assets: they hang off the line and run only when they are asked for."""
+"""Publishing assets: they run only on request."""
 
 import inspect
 from typing import Any
@@ -75,7 +75,7 @@ def _publication(
 
 
 def _result(done: Outcome, artifact: Artifact) -> dg.MaterializeResult:
-    """Return what a publication shows: where it lies, as which revision, and its card."""
+    """Return a publication's metadata: its address, revision and card."""
     if done.record is None:
         plan = "\n".join(done.plan)
         metadata: dict[str, Any] = {

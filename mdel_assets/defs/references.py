@@ -1,4 +1,4 @@
-"""The asset of models from elsewhere, to compare with."""
+"""The asset of reference models: models from elsewhere to compare with."""
 
 import dagster as dg
 
@@ -28,9 +28,9 @@ def reference_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     def reference_model(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        """A model from elsewhere that the experiment's own are compared with.
+        """A model from elsewhere, to compare the experiment's own models with.
 
-        Its tokenizer may be another: bits per byte compare all the same.
+        It may have another tokenizer: bits per byte are still comparable.
         """
         lineage = workspace.lineage(experiment)
         name = context.partition_key

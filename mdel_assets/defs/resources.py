@@ -1,8 +1,8 @@
-"""Resources: where the graph runs and what it reaches. Nothing here enters a fingerprint.
+"""Resources: where the graph runs and which services it uses. Nothing here enters a fingerprint.
 
-What says where artifacts, text and figures go is no field: it comes from the experiment and the
-environment. Whoever may start a run could send them anywhere by its run configuration otherwise.
-How models are trained, `Compute`, has a module of its own.
+The destinations of artifacts, text and figures are not fields: they come from the experiment and
+the environment. Otherwise anyone who can start a run could send them anywhere by run configuration.
+`Compute`, which says where models are trained, has its own module.
 """
 
 from pathlib import Path
@@ -20,14 +20,14 @@ from mdel_assets.tracking import Tracker, tracking_mode
 
 
 class Tracking(dg.ConfigurableResource):
-    """Weights & Biases. ``mode`` is online, offline, disabled, or auto: online where a key is."""
+    """Weights & Biases. ``mode`` is online, offline, disabled, or auto (online with a key)."""
 
     folder: ClassVar[str] = ""
 
     mode: str = "auto"
 
     def tracker(self, experiment: Experiment) -> Tracker:
-        """Return what tracks the runs of ``experiment``."""
+        """Return the tracker for the runs of ``experiment``."""
         mode: Any = tracking_mode() if self.mode == "auto" else self.mode
         return Tracker(
             project=experiment.tracking.wandb_project,
@@ -39,16 +39,16 @@ class Tracking(dg.ConfigurableResource):
 
 
 class HubResource(dg.ConfigurableResource):
-    """Where publishing goes: the experiment and ``HF_ENDPOINT`` say it.
+    """The Hub or folder to publish to, as the experiment and ``HF_ENDPOINT`` set it.
 
-    The token is read from the environment when it is needed. With ``dry_run`` the assets say what
+    The token is read from the environment when it is needed. With ``dry_run`` the assets list what
     they would send, and send nothing.
     """
 
     dry_run: bool = False
 
     def publisher(self, experiment: Experiment) -> Publisher:
-        """Return where ``experiment`` publishes; raise `MissingTokenError` without a token."""
+        """Return the publisher of ``experiment``; raise `MissingTokenError` without a token."""
         return make_publisher(experiment, dry_run=self.dry_run)
 
 
@@ -63,13 +63,13 @@ class Workspace(dg.ConfigurableResource):
     experiment: str
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Label the run, as every asset's step begins with this."""
+        """Label the run; every asset's step begins with this call."""
         if context.instance is not None and context.run is not None:
             label_run(context.instance, context.run, experiment=self.experiment)
 
     @property
     def home(self) -> MdelHome:
-        """The folder, with what is known of its insides."""
+        """The folder as an `MdelHome`."""
         return MdelHome(Path(self.root))
 
     def lineage(self, experiment: Experiment) -> Lineage:
@@ -80,7 +80,8 @@ class Workspace(dg.ConfigurableResource):
 def resources_of(experiment: Experiment, home: MdelHome) -> dict[str, dg.ConfigurableResource]:
     """Return the resources of an experiment's graph over the artifacts in ``home``.
 
-    Dagster makes each anew from run configuration: what that must not change is its class's.
+    Dagster rebuilds each resource from run configuration, so values that run configuration must not
+    change are attributes of a class.
     """
     workspace = create_model("Workspace", __base__=Workspace)
     workspace.root = str(home.root)

@@ -1,8 +1,8 @@
-"""What every run says of itself: its experiment and, for the web UI's timeline, its code location.
+"""Labels of every run: its experiment and, for the web UI's timeline, its code location.
 
-Runs that the web UI and the daemon launch know their code location. Those that a command runs in
-its own process (`mdel run`, `dg launch`, `dagster asset materialize`) know none: the timeline
-leaves them out, and they cannot be run again by a click. So each gets it before its first step.
+Runs that the web UI or the daemon launches have a code location. Runs in a command's own process
+(`mdel run`, `dg launch`, `dagster asset materialize`) have none: the timeline leaves them out, and
+the web UI cannot run them again. So each run gets its code location before its first step.
 """
 
 import os
@@ -26,7 +26,7 @@ def location_name(experiment: str, environment: Mapping[str, str] = os.environ) 
 
 
 def label_run(instance: dg.DagsterInstance, run: dg.DagsterRun, *, experiment: str) -> None:
-    """Give a run its experiment's name and, where it has none, its code location."""
+    """Give a run its experiment's name and, if it has none, its code location."""
     if EXPERIMENT_TAG in run.tags:
         return
     if run.remote_job_origin is not None:
@@ -37,7 +37,7 @@ def label_run(instance: dg.DagsterInstance, run: dg.DagsterRun, *, experiment: s
     tags = {
         EXPERIMENT_TAG: experiment,
         REPOSITORY_LABEL_TAG: repository.get_label(),
-        # Who runs a command and ends it does not want a daemon to begin it again.
+        # A person who stops a command does not want a daemon to start it again.
         MAX_RETRIES_TAG: "0",
     }
     instance.add_run_tags(run.run_id, tags)

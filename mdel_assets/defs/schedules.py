@@ -1,4 +1,4 @@
-"""What happens at set times, where it is turned on: experts at night, a report every week."""
+"""Schedules, off by default: experts every night, a report every week."""
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -15,19 +15,19 @@ def expert_job() -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         "bring_expert_up_to_date",
         selection=dg.AssetSelection.assets("domain_dataset", "expert_model"),
-        description="One domain's dataset and expert; each is left alone where it is up to date.",
+        description="Makes one domain's dataset and expert, unless they are up to date.",
     )
 
 
 def nightly_experts(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
-    """Return the schedule, stopped, that requests the experts whose fingerprint has changed."""
+    """Return the schedule, off by default, that requests experts with a changed fingerprint."""
 
     @dg.schedule(
         name="nightly_experts",
         job=job,
         cron_schedule="0 1 * * *",
         description="Requests one run for each domain whose dataset, seed model, settings or code "
-        "has changed since its expert was trained. A day's runs are requested once.",
+        "has changed since its expert was trained. It requests each day's runs once.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         reasons = stale_experts(lineage)
@@ -59,20 +59,20 @@ def report_job(lineage: Lineage) -> UnresolvedAssetJobDefinition:
 def weekly_report(
     lineage: Lineage, job: UnresolvedAssetJobDefinition, partitions: Partitions
 ) -> dg.ScheduleDefinition:
-    """Return the schedule, stopped, that requests all reports where a figure could change."""
+    """Return the schedule, off by default, that requests all reports if a figure could change."""
 
     @dg.schedule(
         name="weekly_report",
         job=job,
         cron_schedule="0 6 * * 1",
-        description="Requests one run that scores what has changed, and makes the reports, the "
-        "matrix and the ensembles anew. Models that were never made are left out, and ensembles "
-        "where one of theirs is.",
+        description="Requests one run that scores what has changed and remakes the reports, the "
+        "matrix and the ensembles. It leaves out models that were never made, and ensembles with "
+        "such a model.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         stale = stale_reports(lineage)
         if not stale:
-            return dg.SkipReason("Every report is up to date, or no model was made yet.")
+            return dg.SkipReason("Every report is up to date, or no model exists yet.")
         reason = f"{lineage.artifact(stale[0].kind, stale[0].key).label}: {stale[0].reason}"
         day = context.scheduled_execution_time.date().isoformat()
         return dg.RunRequest(

@@ -1,4 +1,4 @@
-"""The asset that searches a merge's weights; `merging.py` makes the model of them."""
+"""The asset that searches for a merge's weights; `merging.py` makes the model from them."""
 
 from typing import Any
 
@@ -41,11 +41,11 @@ def search_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     def searched_merge(
         context: dg.AssetExecutionContext, workspace: Workspace
     ) -> dg.MaterializeResult:
-        """The weights of a recipe's models with the fewest bits per byte on validation text.
+        """The weights with which a recipe's merge has the fewest bits per byte on validation text.
 
-        Candidates are made in memory and scored on a subsample of validation documents; the best
-        is judged on test documents, against the uniform mean and the seed. `merged_model` of the
-        same key is the model. A search that was killed goes on after its last trial.
+        Candidates are merged in memory and scored on a subsample of validation documents. The best
+        one is judged on test documents, against the uniform mean and the seed. `merged_model` of
+        the same key is the resulting model. A killed search resumes after its last trial.
         """
         lineage = workspace.lineage(experiment)
         recipe = context.partition_key
@@ -81,7 +81,7 @@ def _search_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
 
 
 def _best_of_all_trials(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
-    """Compare the answer with every trial in the log, the starting points among them."""
+    """Compare the answer with every trial in the log, including the starting points."""
     from mdel_assets.merging.trials import TRIALS_NAME, read_trials
 
     answer = record.details["best"]["bits_per_byte"]
@@ -100,9 +100,9 @@ def _best_of_all_trials(record: Record, artifact: Artifact) -> dg.AssetCheckResu
 
 
 def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:
-    """Warn where the answer is clearly worse than the mean on test text like that of the search.
+    """Warn if the answer is clearly worse than the mean on test text of the searched kind.
 
-    Text of other domains is shown, and not judged: it was not what the weights were chosen for.
+    Figures on text of other domains are shown but not judged: the weights were not chosen for it.
     """
     rows = [
         {

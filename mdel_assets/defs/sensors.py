@@ -1,4 +1,4 @@
-"""What is noticed, where it is turned on: new shard files in a watched folder."""
+"""The sensor, off by default, that notices new shard files in a watched folder."""
 
 import json
 
@@ -21,18 +21,17 @@ def shard_job() -> UnresolvedAssetJobDefinition:
 
 
 def new_shards(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    """Return the sensor, stopped, that requests the pass over local shards that are new or changed.
+    """Return the sensor, off by default, that requests the pass over new or changed local shards.
 
-    A file is requested once it was the same at two ticks, so that one that is still being copied
-    waits.
+    A file is requested once it was the same at two ticks, so that files still being copied wait.
     """
 
     @dg.sensor(
         name="new_shards",
         job=job,
         minimum_interval_seconds=60,
-        description="Watches the local paths, folders and globs of `source`: a file that is new or "
-        "has changed, and has stopped growing, is fetched and routed.",
+        description="Watches the local paths, folders and globs of `source`. A new or changed file "
+        "is fetched and routed as soon as it has stopped growing.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         before = json.loads(context.cursor or "{}")
@@ -51,7 +50,7 @@ def new_shards(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.Sensor
         reason = (
             f"{', '.join(growing)}: new or changed; requested once it has stopped growing"
             if growing
-            else "Every local shard has been routed, or was requested."
+            else "Every local shard was routed or requested."
         )
         return dg.SensorResult(
             run_requests=requests,

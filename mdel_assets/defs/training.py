@@ -26,7 +26,7 @@ from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
 MODEL_IS_WHOLE = (
-    "The stored tensors hold as many parameters as the model has, and its tokenizer lies beside."
+    "The stored tensors have as many parameters as the model, and the tokenizer is in the folder."
 )
 FROZEN_CHECK = "frozen_weights_unchanged"
 FROZEN_UNCHANGED = "Every tensor outside the trained layers equals the seed's to the bit."
@@ -51,8 +51,8 @@ def training_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinit
     ) -> dg.MaterializeResult:
         """The model that every expert branches from.
 
-        It comes from the Hub, from a folder, or, as in the sample, from pretraining a tokenizer
-        and a small model from scratch on the domains' own training text.
+        It comes from the Hub or from a folder. Or, as in the sample, a tokenizer and a small model
+        are trained from scratch on the domains' own training text.
         """
         lineage = workspace.lineage(experiment)
         record = compute.make(context, experiment, workspace=workspace, tracking=tracking)
@@ -78,9 +78,9 @@ def training_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinit
     ) -> dg.MaterializeResult:
         """The seed model with its chosen layers trained on one domain's dataset.
 
-        Everything outside the chosen layers equals the seed to the bit. A training that was killed
-        goes on from its last checkpoint. The domains of a run train at the same time where they are
-        jobs on a cluster, and one that fails does not stop the others.
+        Everything outside the chosen layers equals the seed to the bit. A killed training resumes
+        from its last checkpoint. On a cluster the domains of a run train at the same time, and one
+        that fails does not stop the others.
         """
         lineage = workspace.lineage(experiment)
         made = compute.make_all(
@@ -113,7 +113,7 @@ def trained_partitions(
         for key, record in made.records.items()
     }
     if made.failures:
-        # What was trained stands, though the step fails.
+        # Finished models are recorded even if the step fails.
         for key, entries in metadata.items():
             event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
             context.log_event(event)
@@ -125,7 +125,7 @@ def trained_partitions(
 
 
 def trained_result(record: Record, artifact: Artifact) -> dg.MaterializeResult:
-    """Return what a baseline shows, and whether its frozen tensors are the seed's."""
+    """Return a baseline's metadata, and whether its frozen tensors equal the seed's."""
     return dg.MaterializeResult(
         metadata=_trained_metadata(record, artifact, also={}),
         check_results=[_frozen_unchanged({artifact.key: record}, {artifact.key: artifact})],
@@ -142,7 +142,7 @@ def _trained_metadata(
 def _frozen_unchanged(
     records: Mapping[str, Record], artifacts: Mapping[str, Artifact]
 ) -> dg.AssetCheckResult:
-    """Say which tensors of which partition changed though they were to stay the seed's."""
+    """Return the check's result, naming changed tensors that had to stay the seed's."""
     found = {key: record.details["changed_though_frozen"] for key, record in records.items()}
     check = frozen_check(FROZEN_CHECK, found)
     return barring(check, [artifacts[key] for key, names in found.items() if names])
@@ -162,7 +162,7 @@ def _text_of_domain(lineage: Lineage) -> Callable[[str], dict[str, Any]]:
 
 
 def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg.AssetCheckResult:
-    """Compare the stored tensors' parameter count with the model's own, and look for words."""
+    """Compare the stored tensors' parameter count with the model's; look for a tokenizer."""
     import math
 
     from mdel_assets.store.tensor_files import TensorFolder
@@ -181,7 +181,7 @@ def model_is_whole(record: Record, artifact: Artifact, *, check_name: str) -> dg
 
 
 def model_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
-    """Return what a seed or reference model shows."""
+    """Return the metadata of a seed or reference model."""
     details = artifact.all_details(record)
     shown: dict[str, Any] = {}
     if details["history"]:
@@ -217,7 +217,7 @@ def _expert_metadata(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _making_metadata(history: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a training went this time, as far as that was kept."""
+    """Return the metadata of this particular training (speed, charts), if it was kept."""
     return {
         name: round(history[name])
         for name in ("num_processes", "tokens_per_second")

@@ -1,4 +1,4 @@
-"""The assets of a sweep: experts trained in other ways, and the report that compares them."""
+"""The assets of a sweep: experts with other settings, and the report that compares them."""
 
 import functools
 
@@ -34,9 +34,9 @@ def variant_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefiniti
         compute: Compute,
         tracking: Tracking,
     ) -> dg.MaterializeResult:
-        """An expert trained with some settings changed, as `variants` in the experiment has them.
+        """An expert trained with other settings, as defined under `variants` in the experiment.
 
-        Other layers, another learning rate, or the domain's own documents only.
+        It may train other layers, use another learning rate, or read only the domain's documents.
         """
         lineage = workspace.lineage(experiment)
         made = compute.make_all(
@@ -57,9 +57,9 @@ def variant_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefiniti
         metadata=columns.below(columns.SWEEP_REPORT),
     )
     def sweep_report(workspace: Workspace) -> dg.MaterializeResult:
-        """What each variant gains on its own domain and on general text, beside the expert.
+        """What each variant gains on its domain and on general text, compared with the expert.
 
-        Changes against the seed in bits per byte, with paired 95 % intervals.
+        Figures are changes from the seed in bits per byte, with paired 95 % intervals.
         """
         from mdel_assets.evaluation.sweep import draw_sweep, sweep_markdown, sweep_rows
 

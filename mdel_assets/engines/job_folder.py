@@ -1,11 +1,11 @@
-"""The folder that both sides of a job share: the one that submits it and the one that runs it.
+"""The folder that both sides of a job share: the submitting process and the worker.
 
-spec.json          what the worker is to make
-spec.outcome.json  how it ended
+spec.json          the specification of what the worker makes
+spec.outcome.json  the outcome
 note.json          the job of the last submission, until it is known to have ended
 asked, answered    the check that both sides see the same folder
-messages.jsonl     what the worker tells Dagster, as Pipes writes it
-output.log         whatever else the job printed
+messages.jsonl     the worker's messages to Dagster, written by Pipes
+output.log         all other output of the job
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from mdel_assets.store.durable_files import write_text_atomically
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Which job works in a folder, and whether it was told to end."""
+    """The job that works in a folder, and whether it was told to end."""
 
     engine: str
     submission: str
@@ -43,22 +43,22 @@ class JobFolder:
 
     @property
     def messages(self) -> Path:
-        """What the worker tells Dagster, one JSON object per line."""
+        """The worker's messages to Dagster, one JSON object per line."""
         return self.path / "messages.jsonl"
 
     @property
     def output(self) -> Path:
-        """What the job printed."""
+        """The job's output."""
         return self.path / "output.log"
 
     @property
     def asked(self) -> Path:
-        """What the side that submits has written for the job to read."""
+        """The file that the submitting side writes for the job to read."""
         return self.path / "asked"
 
     @property
     def answered(self) -> Path:
-        """What the job has written for the side that submits to read."""
+        """The file that the job writes for the submitting side to read."""
         return self.path / "answered"
 
     @property
@@ -66,7 +66,7 @@ class JobFolder:
         return self.path / "note.json"
 
     def prepare(self, spec: WorkerSpec, note: Note) -> None:
-        """Make ready for a new job; nothing of an earlier one stays."""
+        """Prepare the folder for a new job; remove the files of an earlier one."""
         self.path.mkdir(parents=True, exist_ok=True)
         for path in (self.messages, self.output, self.answered):
             path.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ class JobFolder:
         write_text_atomically(self.asked, token(note.submission, note.index))
 
     def note(self) -> Note | None:
-        """Return which job of an earlier run may work here still."""
+        """Return the note of a job that may still work here."""
         try:
             content: dict[str, Any] = json.loads(self._note.read_text("utf-8"))
         except FileNotFoundError:
@@ -83,19 +83,19 @@ class JobFolder:
         return Note(**content)
 
     def write_note(self, note: Note) -> None:
-        """Keep ``note`` for a later run to find."""
+        """Store ``note`` for a later run to find."""
         write_text_atomically(self._note, json.dumps(dataclasses.asdict(note)))
 
     def forget_note(self) -> None:
-        """Say that no job works here any more."""
+        """Remove the note: no job works here any more."""
         self._note.unlink(missing_ok=True)
 
     def has_spec(self, spec: WorkerSpec) -> bool:
-        """Whether the last job was to make exactly what ``spec`` says."""
+        """Whether the last job had exactly the specification ``spec``."""
         return spec.is_written_at(self.spec)
 
     def answer(self, note: Note) -> str | None:
-        """Return the host that answered for the job of ``note``, or nothing so far."""
+        """Return the host that answered for the job of ``note``; None if none has yet."""
         look_again(self.path, within=self.path)
         try:
             seen, host = self.answered.read_text("utf-8").split()
@@ -104,12 +104,12 @@ class JobFolder:
         return host if seen == token(note.submission, note.index) else None
 
     def has_outcome(self) -> bool:
-        """Whether the worker wrote how it ended."""
+        """Whether the worker wrote its outcome."""
         look_again(self.path, within=self.path)
         return has_outcome(self.spec)
 
     def last_output(self, *, num_lines: int = 5) -> str:
-        """Return the end of what the job printed, on one line."""
+        """Return the end of the job's output, on one line."""
         try:
             text = self.output.read_text("utf-8", errors="replace")
         except FileNotFoundError:
@@ -118,9 +118,9 @@ class JobFolder:
 
 
 def look_again(folder: Path, *, within: Path) -> None:
-    """Have a network file system ask its server, not its memory, what is on the way to ``folder``.
+    """Make a network file system ask its server again for the folders on the way to ``folder``.
 
-    Listing a folder does that; a name that was looked for in vain may else stay unknown for long.
+    Listing a folder does this. Otherwise the client may cache for long that a name is missing.
     """
     between = [path for path in folder.parents if path.is_relative_to(within)]
     for path in [*reversed(between), folder]:
@@ -129,7 +129,7 @@ def look_again(folder: Path, *, within: Path) -> None:
 
 
 def token(submission: str, index: int) -> str:
-    """Return what both sides of a job write to show that they share a folder."""
+    """Return the token that both sides of a job write to show that they share a folder."""
     return f"{submission}-{index}"
 
 
@@ -141,9 +141,9 @@ class Tail:
         self.position = 0
 
     def new_lines(self) -> list[str]:
-        """Return the whole lines that were added since this was last asked.
+        """Return the complete lines added since the last call.
 
-        The file is opened anew each time: only that makes a network file system look.
+        The file is reopened each time: only that makes a network file system look for changes.
         """
         try:
             with self.path.open("rb") as file:

@@ -1,7 +1,6 @@
-"""The script that a job runs: it checks the storage, prepares its environment, starts the worker.
+"""The script of a job: it checks the storage, prepares the environment, and starts the worker.
 
-It travels with the submission, not through the shared folder, so that it can tell that there is no
-such folder.
+It is part of the submission and not in the shared folder, so that it can report a missing folder.
 """
 
 import shlex
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 
 from mdel_assets.engines.jobs import Work
 
-# What the script ends with where the folder is not shared; sysexits.h calls it EX_IOERR.
+# The script's exit status if the folder is not shared; EX_IOERR in sysexits.h.
 UNSHARED = 74
 # Names the second since the epoch at which a training is to save a checkpoint and end.
 DEADLINE = "MDEL_DEADLINE"
@@ -23,10 +22,10 @@ def job_script(
     after_check: Sequence[str] = (),
     training_seconds: float | None = None,
 ) -> str:
-    """Return a bash script that runs one of ``works``: the one of SLURM's array index, or the only.
+    """Return a bash script that runs one of ``works``: that of SLURM's array index, or the only.
 
-    ``command`` starts a worker and is given the specification's path. ``after_check`` are lines for
-    when the storage is known to be shared, ``before`` those that make the environment ready.
+    ``command`` starts a worker; the specification's path is its argument. ``after_check`` are lines
+    to run after the storage check, ``before`` lines that prepare the environment.
     """
     lines = ["#!/bin/bash", 'case "${SLURM_ARRAY_TASK_ID:-0}" in']
     for index, work in enumerate(works):
@@ -39,7 +38,7 @@ def job_script(
         ]
         lines += [f"{index}) {'; '.join(settings)} ;;"]
     lines.append("esac")
-    # The clock of a time limit runs from here, whatever comes before the worker.
+    # The time limit counts from here, including everything before the worker.
     if training_seconds is not None:
         lines.append(f"export {DEADLINE}=$(( $(date +%s) + {round(training_seconds)} ))")
     lines += [

@@ -1,4 +1,4 @@
-"""What a job is, whatever engine runs it."""
+"""Jobs, independent of the engine that runs them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ Phase = Literal[
 
 
 class EngineDownError(WorkerError):
-    """The engine did not answer; its jobs may well go on."""
+    """The engine did not answer; its jobs may still be running."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JobState:
-    """How a job stands.
+    """The state of a job.
 
-    ``interrupted``: its time was over, or another job went first. ``lost``: its machine failed, its
-    memory was not enough, or the engine knows it no more. ``unstarted``: it waited so long for its
-    turn that the engine gave it up. ``words`` are the engine's own.
+    ``interrupted``: its time was over, or it was preempted. ``lost``: its machine failed, memory
+    ran out, or the engine no longer has a record of it. ``unstarted``: it waited so long that the
+    engine gave it up. ``words`` are the engine's own description.
     """
 
     phase: Phase
@@ -31,15 +31,15 @@ class JobState:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of the job runs any more."""
+        """Whether the job has ended."""
         return self.phase not in ("waiting", "running")
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One job to submit: its name, its folder, and what its environment is to hold.
+    """One job to submit: its name, its folder, and its environment variables.
 
-    ``token`` is what it is to read in the folder, and to write there.
+    The job reads ``token`` in the folder and writes it back.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Work:
 
 
 class Engine(Protocol):
-    """What starts jobs, knows how they stand and cancels them."""
+    """A system that starts jobs, reports their states and cancels them."""
 
     name: str
 
@@ -57,10 +57,10 @@ class Engine(Protocol):
         """Start one job for each of ``works`` under the name ``submission``; return their ids."""
 
     def find(self, submission: str, index: int) -> str | None:
-        """Return the id of a job that was submitted, or nothing where the engine knows of none."""
+        """Return the id of a submitted job; None if the engine has no record of it."""
 
     def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-        """Return how each job stands; raise `EngineDownError` where the engine does not answer."""
+        """Return each job's state; raise `EngineDownError` if the engine does not answer."""
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Tell jobs to end; those that have ended are passed over."""
+        """Tell jobs to end; those that have ended are skipped."""

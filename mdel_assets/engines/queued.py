@@ -1,9 +1,9 @@
-"""Jobs from their submission to their end, whatever the engine.
+"""Manage jobs from submission to end, on any engine.
 
-A job that saved a checkpoint because its time was over is queued again; one that was killed, too.
-One that failed by its own fault, or that someone cancelled, fails its artifact and no other. Where
-this process is told to end, its jobs are; where it is killed, a note beside each specification
-lets the next run take the job over.
+A job that saved a checkpoint because its time was over is requeued, and so is a killed job. A job
+that failed with an error, or that someone cancelled, fails only its own artifact. If this process
+is told to end, it cancels its jobs. If it is killed, a note next to each specification lets the
+next run take the job over.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
 
 _log = logging.getLogger(__name__)
-_AGAIN = "Run the same command again: a training goes on from its last checkpoint."
+_AGAIN = "Run the same command again: a training resumes from its last checkpoint."
 
 
 class Listener(Protocol):
-    """Who hears what jobs say."""
+    """A receiver of the jobs' messages."""
 
     def open(self, key: str, folder: JobFolder) -> Mapping[str, str]:
-        """Begin to listen to a job; return what its environment needs for that."""
+        """Begin to listen to a job; return the environment variables that the job needs for it."""
 
     def pass_on(self, key: str) -> None:
-        """Pass on what a job has said since."""
+        """Forward a job's new messages."""
 
     def close(self, key: str) -> None:
         """Listen no more."""
@@ -39,7 +39,7 @@ class Listener(Protocol):
 
 @dataclasses.dataclass
 class QueuedJob:
-    """One artifact to make by a job, and how far it has come. ``name`` is what the queue shows."""
+    """One artifact to make by a job, and its progress. ``name`` is its name in the queue."""
 
     key: str
     name: str
@@ -49,7 +49,7 @@ class QueuedJob:
     num_requeues: int = 0
     num_retries: int = 0
     host: str | None = None
-    # When it was first seen to run, or to have ended, without a word in the shared folder.
+    # When it was first seen running, or ended, without an answer in the shared folder.
     silent_since: float | None = None
     is_settled: bool = False
     error: MdelError | None = None
@@ -60,14 +60,14 @@ class QueuedJob:
         return self.note.job if self.note else ""
 
     def settle(self, error: MdelError | None) -> None:
-        """Say that no job of this artifact runs any more, and what it failed with."""
+        """Note that no job of this artifact runs any more, and its error, if any."""
         self.error = error
         self.is_settled = True
         self.folder.forget_note()
 
 
 class Queue:
-    """Sees to jobs on one engine."""
+    """Manages jobs on one engine."""
 
     def __init__(
         self,
@@ -84,10 +84,10 @@ class Queue:
         self.is_down = False
 
     def run(self, jobs: Sequence[QueuedJob]) -> None:
-        """Bring all jobs to their end; each then says what it failed with, if it did.
+        """Run all jobs to their end; each then has its error, if it failed.
 
         Raises:
-            WorkerError: the engine takes no jobs, or cannot say what became of an earlier one.
+            WorkerError: the engine accepts no jobs, or cannot report on an earlier one.
 
         """
         try:
@@ -102,7 +102,7 @@ class Queue:
             try:
                 self._cancel([job for job in jobs if not job.is_settled])
             except MdelError as error:
-                # What ended this process is what is to be told; the notes stay.
+                # The reason for ending this process is what the user must see; the notes stay.
                 _log.warning("jobs could not be cancelled: %s", error)
             raise
         finally:
@@ -110,7 +110,7 @@ class Queue:
                 self.listener.close(job.key)
 
     def _take_over(self, job: QueuedJob) -> bool:
-        """Go on with the job of a run that was killed, where it makes the same; else end it."""
+        """Take over the job of a killed run if it has the same specification; else cancel it."""
         note = job.folder.note()
         if note is None:
             return False
@@ -121,11 +121,11 @@ class Queue:
             return False
         note = dataclasses.replace(note, job=earlier)
         if job.folder.has_spec(job.spec) and not note.is_cancelled:
-            _log.info("job %s of an earlier run still trains %s: going on", earlier, job.name)
+            _log.info("job %s of an earlier run still trains %s: waiting for it", earlier, job.name)
             job.note = note
             self.listener.open(job.key, job.folder)
             return True
-        _log.info("job %s of an earlier run is cancelled: %s is trained anew", earlier, job.name)
+        _log.info("job %s of an earlier run is cancelled: %s trains again", earlier, job.name)
         self.engine.cancel([earlier])
         self._wait_for_end([earlier], seconds=self.settings.cancel_seconds)
         return False
@@ -134,7 +134,7 @@ class Queue:
         submission = secrets.token_hex(8)
         works = []
         for index, job in enumerate(jobs):
-            # The note is there before the job: it is found by its submission, whatever happens.
+            # The note is written before the job exists, which is found by its submission's name.
             job.note = Note(self.engine.name, submission, index)
             job.folder.prepare(job.spec, job.note)
             job.host = job.silent_since = None
@@ -151,7 +151,7 @@ class Queue:
             states = self.engine.states([job.id for job in jobs])
         except EngineDownError as error:
             if not self.is_down:
-                _log.warning("%s; its jobs may go on: waiting for it to come back", error)
+                _log.warning("%s; its jobs may still run: waiting until it answers", error)
             self.is_down = True
             return
         self.is_down = False
@@ -178,19 +178,19 @@ class Queue:
         return now - job.silent_since > self.settings.storage_seconds
 
     def _end(self, job: QueuedJob, state: JobState) -> None:
-        """Settle a job that has ended, or queue it again."""
+        """Settle a job that has ended, or requeue it."""
         if job.folder.has_outcome():
             error = _outcome(job)
             if error is None or not isinstance(error, TrainingInterruptedError):
                 job.settle(error)
                 return
         elif state.phase == "done" and not self._is_silent_for_long(job):
-            # It ended well, so that its outcome must be on the way.
+            # It succeeded, so its outcome must arrive soon.
             return
         else:
             error = None
         if state.phase == "unstarted":
-            _log.info("job %s (%s) is queued again: %s", job.id, job.name, state.words)
+            _log.info("job %s (%s) is requeued: %s", job.id, job.name, state.words)
             self._submit_again(job)
         elif state.phase == "cancelled":
             job.settle(
@@ -211,14 +211,13 @@ class Queue:
         if job.num_requeues >= self.settings.max_requeues:
             job.settle(
                 TrainingInterruptedError(
-                    f"Job {job.id} ({job.name}) ended before its training did, after having been "
-                    f"queued again {job.num_requeues} times ({self.engine.name}.max_requeues): "
-                    f"{why}"
+                    f"Job {job.id} ({job.name}) ended before its training was finished, and was "
+                    f"requeued {job.num_requeues} times ({self.engine.name}.max_requeues): {why}"
                 )
             )
             return
         job.num_requeues += 1
-        _log.info("job %s (%s) is queued again: %s", job.id, job.name, why)
+        _log.info("job %s (%s) is requeued: %s", job.id, job.name, why)
         self._submit_again(job)
 
     def _retry(self, job: QueuedJob, state: JobState) -> None:
@@ -228,13 +227,13 @@ class Queue:
             job.settle(
                 WorkerError(
                     f"Job {job.id} ({job.name}) was killed ({place}), as were {job.num_retries} "
-                    f"before it ({self.engine.name}.max_retries). Its last words: "
-                    f"{said or 'none'} (all of them: {job.folder.output}). {_AGAIN}"
+                    f"before it ({self.engine.name}.max_retries). End of its output: "
+                    f"{said or 'none'} (all of it: {job.folder.output}). {_AGAIN}"
                 )
             )
             return
         job.num_retries += 1
-        _log.warning("job %s (%s) was killed (%s): trying again", job.id, job.name, place)
+        _log.warning("job %s (%s) was killed (%s): retrying", job.id, job.name, place)
         self._submit_again(job)
 
     def _submit_again(self, job: QueuedJob) -> None:
@@ -242,7 +241,7 @@ class Queue:
         try:
             self._submit([job])
         except WorkerError as error:
-            # Others go on; where the job was taken after all, the next run finds its note.
+            # Others continue; if the engine did accept the job, the next run finds its note.
             job.error, job.is_settled = error, True
 
     def _unshared(self, job: QueuedJob, state: JobState) -> StorageError:
@@ -250,8 +249,8 @@ class Queue:
         there = job.host or state.host or "its host"
         return StorageError(
             f"Job {job.id} ({job.name}) on {there} and Dagster on {here} do not share "
-            f"{job.folder.path} ({state.words}): what one wrote there, the other could not read. "
-            f"MDEL_HOME must lie on storage that both mount at the same path and may write to."
+            f"{job.folder.path} ({state.words}): one could not read what the other wrote there. "
+            f"MDEL_HOME must be on storage that both mount at the same path and can write to."
         )
 
     def _cancel(self, jobs: Sequence[QueuedJob]) -> None:
@@ -298,8 +297,8 @@ def refuse_foreign_note(folder: JobFolder, *, engine: str) -> None:
     if note is not None and note.engine != engine:
         raise WorkerError(
             f"Job {note.job or note.submission} of compute.engine {note.engine} may still train "
-            f"here: its run was killed. Run once more with that engine, or see that the job has "
-            f"ended and delete {folder.path / 'note.json'}."
+            f"here: its run was killed. Run once more with that engine, or make sure that the job "
+            f"has ended and delete {folder.path / 'note.json'}."
         )
 
 

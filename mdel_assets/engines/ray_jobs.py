@@ -1,7 +1,7 @@
-"""Ray, through its own client for jobs, which speaks to the dashboard of a cluster.
+"""Ray, through its own job client, which talks to the dashboard of a cluster.
 
-Each model is one of Ray's jobs: a command that runs on whichever node has room for what it takes.
-It outlives this process, and is known by a name that is given to it before it starts.
+Each model is a Ray job: a command that runs on any node with enough resources. A job outlives this
+process, and has a name that is chosen before it starts.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _PHASES: dict[str, Phase] = {
 
 
 class RayJobs:
-    """A Ray cluster as its dashboard's address reaches it."""
+    """A Ray cluster, reached through its dashboard's address."""
 
     name = "ray"
 
@@ -50,7 +50,7 @@ class RayJobs:
             self._ask(
                 "submit_job",
                 submission_id=job,
-                # The shell that Ray starts gives way, so that signals reach the worker.
+                # exec replaces the shell that Ray starts, so that signals reach the worker.
                 entrypoint=f"exec bash -c {shlex.quote(script)}",
                 metadata={"job_name": work.name},
                 entrypoint_num_cpus=settings.num_cpus,
@@ -61,16 +61,16 @@ class RayJobs:
         return jobs
 
     def find(self, submission: str, index: int) -> str | None:
-        """Return the id of a job that was submitted, where Ray knows of it."""
+        """Return the id of a submitted job, if Ray has a record of it."""
         job = _job(submission, index)
         return job if self._info(job) is not None else None
 
     def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-        """Return how each job stands."""
+        """Return the state of each job."""
         return {job: _state(self._info(job)) for job in jobs}
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Stop jobs. Ray sends SIGTERM first, at which a training saves a checkpoint."""
+        """Stop jobs. Ray first sends SIGTERM, on which a training saves a checkpoint."""
         for job in jobs:
             with contextlib.suppress(_UnknownJobError):
                 self._ask("stop_job", job)
@@ -82,7 +82,7 @@ class RayJobs:
             return None
 
     def _ask(self, what: str, *arguments: Any, **options: Any) -> Any:
-        """Have Ray's client do ``what``; its errors are ours."""
+        """Call ``what`` on Ray's client; convert its errors to ours."""
         make_client = _client_class()
         try:
             if self._client is None:
@@ -111,13 +111,13 @@ def _job(submission: str, index: int) -> str:
 
 def _state(info: Any) -> JobState:
     if info is None:
-        return JobState("lost", "Ray knows it no more")
+        return JobState("lost", "Ray has no record of it")
     status = str(getattr(info.status, "value", info.status))
     code = info.driver_exit_code
     if status != "FAILED":
         return JobState(_PHASES[status], status)
     if "START_TIMEOUT" in str(info.error_type):
-        return JobState("unstarted", "no node had room for it in time")
+        return JobState("unstarted", "no node had free resources in time")
     if code is None:
         return JobState("lost", f"{status}: {info.message}")
     if code == UNSHARED:

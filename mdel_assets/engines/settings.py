@@ -1,4 +1,4 @@
-"""Settings of the engines, and how mistakes in them are told."""
+"""Settings of the engines, and messages about mistakes in them."""
 
 import sys
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ NaturalNumber = Annotated[int, Field(ge=0)]
 
 
 class QueueSettings(Section):
-    """What SLURM and Ray have in common.
+    """Settings that SLURM and Ray share.
 
-    ``python`` is the interpreter on the machines that train, ``environment`` are lines that bash
-    runs before the worker starts. A job that saved a checkpoint and
-    ended is queued again ``max_requeues`` times at most, one that was killed ``max_retries`` times.
-    ``storage_seconds`` is how long a file that one side wrote may take to be seen by the other,
+    ``python`` is the interpreter on the cluster's machines; ``environment`` are lines that bash
+    runs before the worker starts. A job that saved a checkpoint and ended early is requeued at most
+    ``max_requeues`` times; a killed job is retried at most ``max_retries`` times.
+    ``storage_seconds`` is how long a file written on one side may take to appear on the other,
     ``cancel_seconds`` how long a cancelled job may take to save a checkpoint.
     """
 
@@ -34,10 +34,10 @@ class QueueSettings(Section):
 
 
 class SlurmSettings(QueueSettings):
-    """What ``sbatch`` is given.
+    """The settings for ``sbatch``.
 
-    ``margin_seconds`` before the time limit a training saves a checkpoint and ends. ``modules`` are
-    loaded before the lines of ``environment`` run. ``options`` are further ones of sbatch.
+    A training saves a checkpoint and ends ``margin_seconds`` before the time limit. ``modules`` are
+    loaded before the lines of ``environment`` run. ``options`` are additional options of sbatch.
     ``max_at_once`` limits how many jobs of an array run at the same time.
     """
 
@@ -62,15 +62,15 @@ class SlurmSettings(QueueSettings):
 
     @property
     def training_seconds(self) -> float | None:
-        """How long after its start a job is to save a checkpoint and end."""
+        """The time after its start at which a job saves a checkpoint and ends."""
         limit = self.time_limit_minutes
         return None if limit is None else limit * 60 - self.margin_seconds
 
 
 class RaySettings(QueueSettings):
-    """What Ray is asked for: the address of its dashboard, and what each job takes of a node.
+    """The settings for Ray: the address of its dashboard, and the resources of each job.
 
-    Without ``address``, Ray's own rule goes: ``RAY_ADDRESS``, else a cluster on this machine.
+    Without ``address``, Ray's default applies: ``RAY_ADDRESS``, else a cluster on this machine.
     """
 
     address: str | None = None
@@ -86,8 +86,8 @@ def read_settings(model: type[_Settings], content: Mapping[str, Any], *, origin:
     """Return ``content`` as settings; ``origin`` names its place in messages.
 
     Raises:
-        UnknownKeyError: a key that ``model`` has not, with the nearest that it has.
-        ExperimentError: a value that cannot be.
+        UnknownKeyError: a key is unknown to ``model``; the nearest known one is named.
+        ExperimentError: a value is invalid.
 
     """
     refuse_unknown_keys(content, list(model.model_fields), origin=origin)
@@ -98,7 +98,7 @@ def read_settings(model: type[_Settings], content: Mapping[str, Any], *, origin:
 
 
 def refuse_unknown_keys(content: Mapping[str, Any], known: list[str], *, origin: str) -> None:
-    """Raise `UnknownKeyError` with the nearest of ``known`` where ``content`` has another key."""
+    """Raise `UnknownKeyError`, naming the nearest of ``known``, if ``content`` has another key."""
     for key in content:
         if key not in known:
             raise UnknownKeyError(f"{origin}: {unknown_name_message('key', key, known)}")

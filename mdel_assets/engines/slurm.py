@@ -1,8 +1,8 @@
-"""SLURM, through its own commands: sbatch, squeue, sacct where there is accounting, scancel.
+"""SLURM, through its own commands: sbatch, squeue, scancel, and sacct if there is accounting.
 
-Several jobs go as one array. What is known of them comes from squeue, which remembers ended jobs
-for some minutes, then from sacct. A job that neither knows is lost; its outcome file says whether
-it had ended well before.
+Several jobs are submitted as one array. Their states come from squeue, which remembers ended jobs
+for some minutes, and then from sacct. A job in neither is lost; its outcome file says whether it
+had succeeded before.
 """
 
 import os
@@ -36,12 +36,12 @@ _PHASES: dict[str, Phase] = {
 }
 _FIELDS = "JobArrayID:40|,State:24|,exit_code:12|,BatchHost:64|"
 _COMMENT = "mdel:"
-# One job of an array has the array's own number: updates by $SLURM_JOB_ID alone would be for all.
+# One job of an array has the array's own number: an update by $SLURM_JOB_ID would apply to all.
 _OWN_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 
 
 class Slurm:
-    """A SLURM cluster as this machine's client commands reach it."""
+    """A SLURM cluster, reached through this machine's client commands."""
 
     name = "slurm"
 
@@ -67,7 +67,7 @@ class Slurm:
             training_seconds=self.settings.training_seconds,
         )
         if modules:
-            # Only a login shell knows the command.
+            # Only a login shell has this command.
             script = script.replace("#!/bin/bash", "#!/bin/bash -l", 1)
         array = len(works) > 1
         command = ["sbatch", "--parsable", *self._options(submission, works)]
@@ -97,7 +97,7 @@ class Slurm:
         if len(works) > 1:
             at_once = f"%{settings.max_at_once}" if settings.max_at_once else ""
             options.append(f"--array=0-{len(works) - 1}{at_once}")
-        # Whether a job is queued again is decided here, where its outcome is known.
+        # SLURM must not requeue by itself: the outcome decides, which is known here.
         return [*options, "--no-requeue", *settings.options]
 
     def find(self, submission: str, index: int) -> str | None:
@@ -106,14 +106,14 @@ class Slurm:
         if done.returncode:
             raise EngineDownError(_not_answered("squeue", done))
         for job, comment in _rows(done.stdout):
-            # A job that is none of an array's has no index.
+            # A job outside an array has no index.
             place = job.partition("_")[2] or "0"
             if comment == _COMMENT + submission and place == str(index):
                 return job
         return None
 
     def states(self, jobs: Sequence[str]) -> dict[str, JobState]:
-        """Return how each job stands."""
+        """Return the state of each job."""
         done = _run(["squeue", *_ALL, f"--Format={_FIELDS}", f"--jobs={','.join(jobs)}"])
         if done.returncode and "Invalid job id" not in done.stderr:
             raise EngineDownError(_not_answered("squeue", done))
@@ -124,10 +124,10 @@ class Slurm:
         missing = [job for job in jobs if job not in found]
         if missing:
             found |= _accounted(missing)
-        return {job: found.get(job, JobState("lost", "SLURM knows it no more")) for job in jobs}
+        return {job: found.get(job, JobState("lost", "SLURM has no record of it")) for job in jobs}
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel jobs. SLURM sends SIGTERM first, at which a training saves a checkpoint."""
+        """Cancel jobs. SLURM first sends SIGTERM, on which a training saves a checkpoint."""
         if jobs:
             done = _run(["scancel", *jobs])
             if done.returncode and "Invalid job id" not in done.stderr:
@@ -138,7 +138,7 @@ _ALL = ("--noheader", "--array", "--states=all")
 
 
 def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
-    """Return what SLURM's accounting, where there is any, knows of ``jobs``."""
+    """Return the states of ``jobs`` from SLURM's accounting, if there is any."""
     fields = "--format=JobID,State,ExitCode,NodeList"
     command = ["sacct", "--noheader", "--parsable2", "--allocations", fields]
     done = _run([*command, f"--jobs={','.join(jobs)}"])
@@ -160,7 +160,7 @@ def _state(word: str, *, host: str, exit_code: int, signal: int) -> JobState:
         words += f" by signal {signal}"
     elif exit_code:
         words += f" with exit status {exit_code}"
-    # Whatever is not known to wait or to have ended, COMPLETING among it, runs.
+    # Every other state, including COMPLETING, counts as running.
     return JobState(_PHASES.get(word, "running"), words, "" if host in ("(null)", "n/a") else host)
 
 

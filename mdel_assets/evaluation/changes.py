@@ -1,9 +1,9 @@
-"""How far every model is from the seed on each domain, as bars with their 95 % intervals.
+"""A chart of every model's change from the seed on each domain, with 95 % intervals.
 
 One panel per domain, one bar per model: to the left of zero the model is better than the seed. All
-panels have one scale. Experts of the panel's own domain stand out, and so do baselines. Models from
-elsewhere are left out: next to them the others' changes could not be told apart; for the same
-reason a bar that is far longer than the others is cut, and its length is written on it.
+panels have one scale. Experts of the panel's own domain and baselines stand out. Reference models
+are left out, because their changes would dwarf the others; for the same reason a bar that is much
+longer than the others is cut and its length written on it.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mdel_assets.scoring.estimates import Estimate
 
 _MAX_INLINE_BARS = 200
-# Inches; a picture on a page has panels for three domains side by side, a file for five.
+# Inches. A picture on a page has panels for three domains side by side, a file for five.
 _PANEL, _BAR = 1.75, 0.17
 # From the middle of the outer bars to a panel's edge, in bars.
 _EDGE = 0.7
@@ -93,7 +93,7 @@ def averages_figure(matrix: "Matrix", split: str) -> Any:
 
 
 def inline_changes_figure(matrix: "Matrix") -> Any:
-    """Return the first split's changes for a page: their averages where there are too many."""
+    """Return the first split's changes for a page; only the averages if there are too many."""
     split = matrix.splits[0]
     if len(matrix.models) * len(matrix.datasets) > _MAX_INLINE_BARS:
         return averages_figure(matrix, split)
@@ -121,7 +121,7 @@ def _explain(drawn: Any, models: Sequence[str], *, title: str) -> None:
 
 
 def _limits(changes: "Sequence[Estimate]") -> tuple[float, float]:
-    """Return the ends of the scale, such that a few far bars do not shorten all others."""
+    """Return the ends of the scale, chosen so that a few long bars do not shrink all others."""
     ends = np.array([[change.low, change.high] for change in changes] or [[0.0, 0.0]])
     far = end_of_scale(np.abs(ends).max(axis=1))
     low, high = max(-far, min(0.0, ends.min())), min(far, max(0.0, ends.max()))

@@ -1,8 +1,8 @@
 """Ensembles of experts from stored log-probabilities: arithmetic, no forward pass.
 
-An ensemble gives a token the probability that its experts give it, averaged by weights. Weights of
-a token depend on the tokens before it alone. Branch-Train-Merge weighs experts by how well they
-predicted the prefix (Bayes); c-BTM by what the prefix is about (a router, see `router.py`).
+An ensemble gives each token the weighted average of its experts' probabilities. A token's weights
+depend only on the tokens before it. Branch-Train-Merge weights experts by how well they predicted
+the prefix (Bayes), c-BTM by the topic of the prefix (a router, see `router.py`).
 Sources: Li et al. 2022, "Branch-Train-Merge"; Gururangan et al. 2023, "Scaling Expert Language
 Models with Unsupervised Domain Discovery".
 """
@@ -25,9 +25,9 @@ def log_posterior(log_p_ET: Array, log_prior_E: Array) -> Array:
 
 
 def keep_best(log_weights_ET: Array, k: int) -> Array:
-    """Return the weights with only the ``k`` largest of each token, summing to one again.
+    """Return the weights with only the ``k`` largest of each token, renormalised to one.
 
-    Experts that tie with the k-th stay, so that where nothing is known yet no expert is favoured.
+    Experts that tie with the k-th are kept, so that no expert is favoured before anything is known.
     """
     num_experts = len(log_weights_ET)
     if k >= num_experts:
@@ -37,14 +37,14 @@ def keep_best(log_weights_ET: Array, k: int) -> Array:
 
 
 def mix(log_p_ET: Array, log_weights_ET: Array) -> Array:
-    """Return the (T,) log-probabilities that the weighted experts give together."""
+    """Return the (T,) log-probabilities of the weighted mixture of experts."""
     return _log_sum_exp(log_p_ET + log_weights_ET)
 
 
 def moving_average_prior(nll_nats_DE: Array, *, decay: float) -> Array:
-    """Return the (E,) log-prior that documents leave behind, one after the other.
+    """Return the (E,) log-prior after a sequence of documents.
 
-    It begins uniform; every document moves it towards its own posterior over experts by
+    It starts uniform; every document moves it towards its own posterior over experts by
     ``1 - decay``.
     """
     num_experts = nll_nats_DE.shape[1]
@@ -59,7 +59,7 @@ def moving_average_prior(nll_nats_DE: Array, *, decay: float) -> Array:
 def reading_places(num_tokens: int) -> list[int]:
     """Return after how many tokens a router reads the prefix: 8, 16, 32, ... below the end.
 
-    Doubling keeps the text read in all below twice the document.
+    Because the places double, the router reads less than twice the document's text in total.
     """
     places = []
     place = _FIRST_READING
@@ -81,7 +81,7 @@ def spread_readings(log_weights_RE: Array, num_tokens: int) -> Array:
 
 
 def prefixes(text: str, token_starts: Sequence[int]) -> list[str]:
-    """Return what a router reads of ``text``: all characters before each place's token.
+    """Return the prefixes of ``text`` that a router reads: all characters before each token.
 
     ``token_starts`` are the tokens' first characters.
     """

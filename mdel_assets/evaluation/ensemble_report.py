@@ -1,4 +1,4 @@
-"""The ensemble report: ensembles beside single models, and what each costs to serve."""
+"""The ensemble report: ensembles compared with single models, and the cost to serve each."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ from mdel_assets.scoring.markdown_table import as_markdown
 from mdel_assets.scoring.perplexity import rows_to_table
 
 ENSEMBLE = "ensemble-"
-# Knows each document's label, which nobody does in use: a bound to compare with, not a rival.
+# Uses each document's label, which is unknown in use: a bound to compare with, not a rival.
 LABEL = "ensemble-label"
 _RIVALS = ("dense", RANDOM_SPLIT)
 _HEADER = """# Ensembles of experts
 
 Bits per byte (lower is better), averaged over domains, each counting once, with the 95 % interval
-of a document bootstrap; *change* is paired, against the best single model on that split; in
-**bold** where its interval leaves out zero. *Runs*: models that must run for each token.
+of a document bootstrap. *Change* is paired, against the best single model on that split; it is in
+**bold** if its interval excludes zero. *Runs* is the number of models that run for each token.
 
-An ensemble averages its experts' probabilities. `posterior` weighs them by how well they predicted
-the tokens before (Bayes), with a prior learned on other validation documents of the same dataset,
-or without one; `tfidf` and `linear` by what a router makes of the text before, read after 8, 16,
-32, ... tokens. `topK` mixes only the K heaviest. `ensemble-label` takes the expert of each
-document's true domain, which nobody knows in use: it is there to compare with.
-`ensemble-random-split` does the same with as many experts of documents that were dealt at random;
-`dense` is one model trained with as many tokens as all experts together.
+An ensemble averages its experts' probabilities. `posterior` weights them by how well they predicted
+the preceding tokens (Bayes), with a prior learned on other validation documents of the same
+dataset, or without one. `tfidf` and `linear` weight them by a router's prediction from the
+preceding text, read after 8, 16, 32, ... tokens. `topK` mixes only the K experts with the largest
+weights. `ensemble-label` uses the expert of each document's true domain, which is unknown in use:
+it is a bound to compare with. `ensemble-random-split` combines as many experts of randomly dealt
+documents in the same way. `dense` is one model trained with as many tokens as all experts together.
 """
 
 
@@ -128,7 +128,7 @@ def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
 
 
 def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
-    """Return what a split's standings say: the ensemble named beforehand, the best, the cheapest.
+    """Return sentences on a split: the ensemble chosen beforehand, the best, the cheapest.
 
     The best of many is partly luck; `POSTERIOR` was chosen before anything was measured.
     """
@@ -161,7 +161,7 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
         f"Cheapest to serve of those not clearly worse: `{cheapest.name}`, "
         + _runs(cheapest.num_experts_run)
         if posterior.change.is_enough
-        else f"Which is the cheapest to serve of those as good: {TOO_FEW} to tell.",
+        else f"Cheapest to serve of those as good: {TOO_FEW} to tell.",
     ]
 
 
@@ -172,7 +172,7 @@ def _runs(count: int) -> str:
 def ensemble_figure(matrix: Matrix, *, num_experts: int) -> Any:
     """Return the change against the best single model, with intervals, one panel per split.
 
-    All panels have one scale. A row says how many models run per token, where it is not one.
+    All panels have one scale. A row says how many models run per token, if it is more than one.
     """
     from matplotlib.lines import Line2D
 
@@ -211,7 +211,7 @@ def ensemble_figure(matrix: Matrix, *, num_experts: int) -> Any:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """Return the colour and the words for what a row is."""
+    """Return the colour and the legend text for a row's kind."""
     if name == LABEL:
         return "tab:cyan", "each document's own expert (a bound)"
     if name.startswith(ENSEMBLE):

@@ -1,8 +1,8 @@
-"""Every ensemble on every evaluation document, from the experts' token scores alone.
+"""Score every ensemble on every evaluation document, from the experts' token scores alone.
 
-A cell's prior is learned on the validation documents of the same dataset, as Branch-Train-Merge
-does. Where the cell itself is validation, its documents are halved by their ids and each half is
-judged by the prior of the other, so no document takes part in its own prior.
+A cell's prior is learned on the validation documents of the same dataset, as in Branch-Train-Merge.
+If the cell itself is validation, its documents are halved by their ids and each half uses the prior
+learned on the other, so no document influences its own prior.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ _RANDOM_KEPT = ("ensemble-uniform", "ensemble-posterior-all")
 
 @dataclasses.dataclass(frozen=True)
 class _Document:
-    """What weighs the experts on one document, besides their log-probabilities."""
+    """The inputs to the experts' weights on one document, besides their log-probabilities."""
 
     label: int | None
     readings_RE: Mapping[str, NDArray[np.float32]]
@@ -62,7 +62,7 @@ def ensemble_cells(
 
     ``scores`` maps each expert's domain to its token-scores folder, in the router's order;
     ``datasets`` maps domains to dataset folders. ``tokenizer`` is the experts' common one. Of a
-    text longer than ``max_bytes`` the beginning was scored.
+    text longer than ``max_bytes`` only the beginning was scored.
 
     Raises:
         ScoringError: the experts were not scored on the same documents and tokens.
@@ -70,8 +70,8 @@ def ensemble_cells(
     """
     if router.domains != list(scores):
         raise ScoringError(
-            f"The router knows the domains {', '.join(router.domains)}, the experts are of "
-            f"{', '.join(scores)}. Make domain_router anew."
+            f"The router knows the domains {', '.join(router.domains)}, but the experts are of "
+            f"{', '.join(scores)}. Materialize domain_router again."
         )
     cells = read_cells(next(iter(scores.values())))
     documents = _read_documents(cells, datasets, router, tokenizer, max_bytes)
@@ -81,8 +81,8 @@ def ensemble_cells(
 def random_split_cells(scores: Mapping[str, Path], *, prior_decay: float) -> dict[str, list[Cell]]:
     """Return the cells of the random split's ensembles, by their names.
 
-    ``scores`` maps the random split's numbers to their experts' token-scores folders. No router
-    can tell parts that were dealt at random: there are a uniform and a posterior ensemble.
+    ``scores`` maps the random split's numbers to their experts' token-scores folders. No router can
+    distinguish randomly dealt parts, so there are only a uniform and a posterior ensemble.
     """
     cells = read_cells(next(iter(scores.values())))
     unknown = {key: _Document(None, {}) for cell in cells for key in cell.document_ids}
@@ -97,7 +97,7 @@ def _weigh(
     *,
     prior_decay: float,
 ) -> dict[str, list[Cell]]:
-    """Mix the experts on every document in every way that ``documents`` allows."""
+    """Mix the experts on every document with all weights that ``documents`` allows."""
     priors = _priors(cells, scores, decay=prior_decay)
     places: dict[str, list[tuple[int, int]]] = {}
     for number, cell in enumerate(cells):
@@ -122,9 +122,9 @@ def _weigh(
 
 
 def num_experts_run(name: str, num_experts: int) -> int:
-    """Return how many experts must run for each token that the ensemble, or one model, reads.
+    """Return how many experts run per token for an ensemble, or for one model.
 
-    A posterior needs every expert's probability of the prefix, however few it then mixes.
+    A posterior needs every expert's probability of the prefix, even if it mixes only a few.
     """
     if not name.startswith(_PREFIX) or name == f"{_PREFIX}label":
         return 1
@@ -204,7 +204,7 @@ def _read_documents(
     tokenizer: Any,
     max_bytes: int | None,
 ) -> dict[str, _Document]:
-    """Return, per document, its label and what the routers say of its beginnings."""
+    """Return, per document, its label and the routers' weights for its prefixes."""
     found: dict[str, _Document] = {}
     for cell in cells:
         wanted = pa.array(sorted(set(cell.document_ids) - found.keys()), pa.string())
@@ -259,8 +259,8 @@ def _lockstep(scores: Mapping[str, Path]) -> Iterator[tuple[str, Array]]:
             same_tokens = np.array_equal(own.offsets.to_numpy(), offsets)
             if not same_tokens or batch.column("document_id") != keys:
                 raise ScoringError(
-                    "The experts were scored on different documents or tokens. Make token_scores "
-                    "of all experts anew."
+                    "The experts were scored on different documents or tokens. Materialize "
+                    "token_scores of all experts again."
                 )
         values_ES = np.stack([own.values.to_numpy() for own in lists]).astype(np.float64)
         for row, key in enumerate(keys.to_pylist()):

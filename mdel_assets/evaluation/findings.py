@@ -1,7 +1,7 @@
-"""What a matrix says: experts and merges against seed and baselines, and which model to choose.
+"""Findings of a matrix: experts and merges against seed and baselines, and which model to choose.
 
-Every difference is paired and has its 95 % interval; the seed and the baselines may win, and then
-that is what is said. Where too few documents bear a difference, nothing is said of who wins.
+Every difference is paired and has a 95 % interval. If the seed or a baseline wins, the findings say
+so. If a difference has too few documents, they name no winner.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _NUM_NAMED = 3
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best model on one domain, and those that are not clearly worse, the next best first."""
+    """The best model on one domain, and those that are not clearly worse, best first."""
 
     dataset: str
     model: str
@@ -31,7 +31,7 @@ class Best:
 
 
 def findings(matrix: "Matrix") -> list[str]:
-    """Return what the first split says about experts and merged models, as sentences."""
+    """Return sentences about experts and merged models on the first split."""
     split = matrix.splits[0]
     experts = own_domains(matrix, split)
     lines = too_few(matrix, matrix.splits)
@@ -76,7 +76,7 @@ def rivals(matrix: "Matrix") -> list[str]:
 
 
 def comparisons(matrix: "Matrix", split: str) -> dict[str, dict[str, "Estimate"]]:
-    """Return differences in bits per byte by what is compared, then by rival.
+    """Return differences in bits per byte by compared model or group, then by rival.
 
     Experts count each on its own domain, merged models on the average over domains.
     """
@@ -144,7 +144,7 @@ def best_rows(matrix: "Matrix", split: str) -> list[list[str]]:
 
 
 def own_domains(matrix: "Matrix", split: str) -> "list[Place]":
-    """Return each expert's place on its own domain, where that has text."""
+    """Return each expert's place on its own domain, if that has text."""
     places = [
         (model, model.removeprefix("expert-"), split)
         for model in matrix.models
@@ -154,12 +154,12 @@ def own_domains(matrix: "Matrix", split: str) -> "list[Place]":
 
 
 def is_reference(model: str) -> bool:
-    """Whether a model is from elsewhere: no rival of the experiment's own."""
+    """Whether a model is a reference from elsewhere, which the rankings leave out."""
     return model.startswith("reference-")
 
 
 def verdict(change: "Estimate", *, than: str) -> str:
-    """Say whether a change is an improvement on ``than``, with its interval, or that none can."""
+    """Return whether a change is an improvement on ``than``, with its interval, as a phrase."""
     bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
     shown = f"{change.value:+.4f} bits per byte against {than} {bounds}"
     if not change.is_enough:

@@ -1,7 +1,7 @@
-"""The experiment at a glance: what each use of the same tokens gains, and what it costs to run.
+"""The experiment at a glance: the gain of each use of the same tokens, and its cost to run.
 
-One bar for each way to spend an experiment's tokens: one model, models merged into one, models that
-run together. Averages over domains, each counting once.
+There is one bar for each way to spend an experiment's tokens: one model, models merged into one,
+models that run together. Figures are averages over domains, each counting once.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _COLOURS = {"ensemble": "tab:blue", "merged": "tab:green", "dense": "tab:orange"
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One way to spend the tokens: bits per byte gained on the seed, its interval, its price."""
+    """One way to spend the tokens: bits per byte gained on the seed, interval, and cost."""
 
     label: str
     model: str
@@ -61,7 +61,7 @@ def _bar(row: "AverageRow", label: str, num_experts: int) -> Bar:
 def glance_figure(bars: Sequence[Bar], *, split: str, text: str) -> Any:
     """Return the bars as a matplotlib figure: to the right is better.
 
-    ``text`` says how much text of ``split`` they are measured on.
+    ``text`` says how much text of ``split`` the bars are measured on.
     """
     drawn = figure(width=8.6, height=1.2 + 0.5 * max(1, len(bars)))
     axes = drawn.add_subplot()

@@ -1,8 +1,8 @@
 """The heatmap of the perplexity matrix: models down, domains across, one panel per split.
 
-The number is bits per byte; the colour is the change against the seed in per cent, blue where the
-model is better. A dot marks a change whose 95 % interval leaves out zero, a dagger a cell whose
-model or dataset was made anew since it was scored.
+The number is bits per byte; the colour is the change from the seed in per cent, blue if the model
+is better. A dot marks a change with a 95 % interval that excludes zero, a dagger a cell with a
+model or dataset that was remade since scoring.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ _DOT = (
     "or more"
 )
 _BRACKETS = "in brackets: documents"
-_DAGGER = "dagger: model or dataset was made anew since"
+_DAGGER = "dagger: model or dataset was remade since"
 
 
 def draw_heatmap(matrix: "Matrix") -> bytes:
@@ -41,7 +41,7 @@ def draw_heatmap(matrix: "Matrix") -> bytes:
 
 
 def inline_heatmap_figure(matrix: "Matrix") -> Any:
-    """Return the first split's heatmap for a page: in colours alone where numbers would be tiny."""
+    """Return the first split's heatmap for a page; without numbers if they would be tiny."""
     num_cells = len(matrix.models) * len(matrix.datasets)
     return heatmap_figure(matrix, num_panels=1, with_numbers=num_cells <= _MAX_INLINE_NUMBERS)
 
@@ -51,7 +51,7 @@ def heatmap_figure(
 ) -> Any:
     """Return the heatmap as a matplotlib figure, of the first ``num_panels`` splits or of all.
 
-    Experts' own domains are framed, and lines part the families of models.
+    Experts' own domains are framed, and lines separate the families of models.
     """
     splits = matrix.splits[:num_panels]
     rows, columns, panels = len(matrix.models), len(matrix.datasets), len(splits)
@@ -59,7 +59,7 @@ def heatmap_figure(
     drawn = figure(width=2.6 + panels * (0.4 + cell[0] * columns), height=2.5 + cell[1] * rows)
     all_axes = drawn.subplots(1, panels, sharey=True, squeeze=False)[0]
     changes = {split: _changes(matrix, split) for split in splits}
-    # A model from elsewhere may be far away: it must not drown the others' colours.
+    # A reference model may be far away, and must not wash out the others' colours.
     own = [not is_reference(model) for model in matrix.models]
     highest, limit = _colour_limits([changes[split][own] for split in splits])
     image = None
@@ -93,7 +93,7 @@ def heatmap_figure(
 
 
 def _dataset_label(matrix: "Matrix", dataset: str, split: str, *, is_short: bool) -> str:
-    """Return what stands below a column: on the text of all others, ``all but`` its domain."""
+    """Return a column's label: the domain, or ``all but`` the domain on text of the others."""
     name = f"all but {dataset}" if split.endswith("_pile") else dataset
     if is_short:
         return f"{name} ({matrix.size(dataset, split)[0]:,})"
@@ -101,14 +101,14 @@ def _dataset_label(matrix: "Matrix", dataset: str, split: str, *, is_short: bool
 
 
 def _colour_limits(changes: list[NDArray[np.float64]]) -> tuple[float, float]:
-    """Return the largest change there is, and the one from which on colours are the strongest."""
+    """Return the largest change, and the change from which on colours are saturated."""
     sizes = np.abs(np.concatenate([values.ravel() for values in changes]))
     highest = float(np.nanmax(sizes, initial=0.0))
     return highest, max(1.0, end_of_scale(sizes))
 
 
 def _changes(matrix: "Matrix", split: str) -> NDArray[np.float64]:
-    """Return (models, datasets) the change from the seed in per cent; NaN where there is none."""
+    """Return the (models, datasets) change from the seed in per cent; NaN for missing cells."""
     found = np.full((len(matrix.models), len(matrix.datasets)), np.nan)
     for place in np.ndindex(*found.shape):
         row = matrix.row_of.get((matrix.models[place[0]], matrix.datasets[place[1]], split))
@@ -119,7 +119,7 @@ def _changes(matrix: "Matrix", split: str) -> NDArray[np.float64]:
 
 
 def _mark_families(axes: Any, matrix: "Matrix") -> None:
-    """Frame each expert's own domain, and part the families of models by lines."""
+    """Frame each expert's own domain, and separate the families of models by lines."""
     from matplotlib.patches import Rectangle
 
     families = [model.partition("-")[0] for model in matrix.models]

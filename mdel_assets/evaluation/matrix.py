@@ -47,12 +47,12 @@ class AverageRow:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """All rows, with averages; ``missing`` names models and (model, dataset, split) that lack.
+    """All rows, with averages; ``missing`` names models and cells without figures.
 
-    ``bits``, ``draws`` and ``num_documents`` hold, per cell with text, bits per byte, its
-    bootstrap's draws, and how many documents it has.
-    ``stale`` are the cells whose model or dataset was made anew since they were scored; ``legend``
-    says what a dataset is about, where its name does not; ``notes`` what else a reader must know.
+    ``bits``, ``draws`` and ``num_documents`` hold, per cell with text, bits per byte, its bootstrap
+    draws, and its number of documents. ``stale`` are the cells with a model or dataset that was
+    remade since scoring. ``legend`` describes datasets whose names do not; ``notes`` are further
+    remarks for the reader.
     """
 
     models: list[str]
@@ -90,7 +90,7 @@ class Matrix:
         return Estimate(value, *interval(drawn), documents_behind(counts))
 
     def change(self, place: Place) -> Estimate | None:
-        """Return a cell's change from the seed; None where there is nothing to compare."""
+        """Return a cell's change from the seed; None if there is nothing to compare."""
         row = self.row_of.get(place)
         if row is None or row["change_from_seed"] is None:
             return None
@@ -120,8 +120,8 @@ def build_matrix(
 ) -> Matrix:
     """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences.
 
-    ``unreported`` are models that have no report yet; ``stale``, ``legend`` and ``notes`` are
-    `Matrix`'s.
+    ``unreported`` are models without a report; ``stale``, ``legend`` and ``notes`` are as in
+    `Matrix`.
     """
     samples: dict[Place, NDArray[np.float64]] = {}
     cells: dict[Place, Cell] = {}

@@ -1,4 +1,4 @@
-"""The perplexity matrix as Markdown: tables that a person reads, and what they say in words."""
+"""The perplexity matrix as Markdown: tables, and findings in sentences."""
 
 from typing import TYPE_CHECKING
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 _LEGEND = (
     "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
-    "bootstrap. *Change* is against the seed, on the same resampled documents; in **bold** "
-    "where its interval leaves out zero and the documents are enough to believe it "
+    "bootstrap. *Change* is from the seed, on the same resampled documents; it is in **bold** "
+    "if its interval excludes zero and there are enough documents "
     f"(at least {MIN_DOCUMENTS}). *Macro*: every domain counts once. Perplexity is per "
-    "token and compares only models with one tokenizer."
+    "token and compares only models with the same tokenizer."
 )
 _CHANGE_LEGEND = (
-    "Change from the seed, paired (* where the 95 % interval leaves out zero, of at least "
+    "Change from the seed, paired (*: the 95 % interval excludes zero, with at least "
     f"{MIN_DOCUMENTS} documents)"
 )
 STALE_MARK = " †"
 _STALE_LEGEND = (
-    "† made anew since: the model or the dataset is another than the one that was scored. Make "
-    "`token_scores` of that model, or `mdel run`."
+    "† remade since: the model or the dataset was remade after scoring. Materialize "
+    "`token_scores` of that model, or use `mdel run`."
 )
 _RANKING_LEGEND = (
-    "All models from the best average on. *Seed*: the change from the seed. *As good*: as the "
-    "first, by the paired interval. Each is one model and costs one run per token; what ensembles "
-    "cost, and the cheapest way that is as good, is in `ensemble.md`."
+    "All models, the best average first. *Seed*: the change from the seed. *As good*: as the "
+    "first, by the paired interval. Each is one model and costs one run per token; `ensemble.md` "
+    "has the cost of ensembles, and the cheapest choice that is as good."
 )
 _SPLIT_TITLES = {
     "validation_domain": "Validation text of each domain",
@@ -59,7 +59,7 @@ def matrix_markdown(matrix: "Matrix") -> str:
         parts += [*_bits_table(matrix, split), "", *_change_table(matrix, split), ""]
         parts += [*_perplexity_table(matrix, split), ""]
     parts += ["## What it says", "", *(f"- {line}" for line in findings(matrix)), ""]
-    parts += ["Paired, with 95 % intervals; in **bold** where zero is left out.", ""]
+    parts += ["Paired, with 95 % intervals; in **bold** if the interval excludes zero.", ""]
     for split in matrix.splits[:1]:
         parts += [*as_markdown(comparison_rows(matrix, split, mark=True)), ""]
         parts += [*as_markdown(best_rows(matrix, split)), ""]
@@ -70,7 +70,7 @@ def matrix_markdown(matrix: "Matrix") -> str:
 
 
 def matrix_text(matrix: "Matrix", *, width: int = 120) -> str:
-    """Return the first split's table and the findings, for a terminal of so many columns."""
+    """Return the first split's table and the findings, for a terminal of ``width`` columns."""
     split = matrix.splits[0]
     header = f"Bits per byte on {split}, lower is better (± half the 95 % interval)"
     table = _folded(_bits_rows(matrix, split, mark=False), width)
@@ -180,7 +180,7 @@ def _number(cell: "Row | None", name: str, form: str) -> str:
 
 
 def _folded(rows: list[list[str]], width: int) -> str:
-    """Return a table in parts of up to ``width`` columns, each with the first column before it."""
+    """Return a table in parts of up to ``width`` characters; each repeats the first column."""
     if len({len(row) for row in rows}) > 1:
         return _aligned(rows)
     columns = list(zip(*rows, strict=True))

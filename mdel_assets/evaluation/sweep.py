@@ -1,4 +1,4 @@
-"""A sweep: what variants of an expert gain on their own domain and on general text.
+"""A sweep: the gains of an expert's variants on their own domain and on general text.
 
 A change is the variant's bits per byte minus the seed's on the same documents, with its paired 95 %
 interval; negative is better.

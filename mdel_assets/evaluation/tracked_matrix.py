@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def track_matrix(tracker: Tracker, matrix: "Matrix", *, fingerprint: str) -> str | None:
-    """Log the matrix under a run of its own; return the run's address where it is online."""
+    """Log the matrix as a separate run; return the run's address if it is online."""
     name = f"matrix-{fingerprint[:12]}"
     with tracker.run(name, run_id=name, job_type="evaluation") as run:
         if run is None:

@@ -1,4 +1,4 @@
-"""The domains of an experiment: the Pile's, listed ones, or as many as are to be found."""
+"""The domains of an experiment: the Pile's, listed ones, or a number of clusters."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,10 +9,10 @@ from mdel_assets.experiment.section import PositiveInt, Section, Seed
 
 
 class ClusteredDomains(Section):
-    """The domains of a corpus without labels: ``clusters`` of documents about alike things.
+    """The domains of a corpus without labels: ``clusters`` of documents on similar topics.
 
-    They are fitted to ``num_documents`` of the first train shard, drawn by ``seed``, and about
-    equally large; their keys are ``cluster_0``, ``cluster_1``, ...
+    They are fitted to ``num_documents`` of the first train shard, drawn by ``seed``. They are about
+    equally large, and their keys are ``cluster_0``, ``cluster_1``, ...
     """
 
     clusters: Annotated[int, Field(ge=2, le=10_000)]
@@ -28,7 +28,7 @@ class ClusteredDomains(Section):
 
 
 def _kind_of_domains(content: Any) -> str:
-    """Return which of `Domains`'s forms a value has, so that only that form's mistakes are told."""
+    """Return which form of `Domains` a value has, so that only mistakes of that form are shown."""
     if isinstance(content, (list, tuple)):
         return "listed"
     return "found" if isinstance(content, (dict, ClusteredDomains)) else "named"

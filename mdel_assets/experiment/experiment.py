@@ -29,7 +29,7 @@ from mdel_assets.experiment.section import Section
 from mdel_assets.experiment.shard_locations import MAX_SHARDS, shard_keys, write_out
 from mdel_assets.experiment.yaml_mapping import read_mapping
 
-# What the rest of an experiment is looked at with where these are missing or wrong.
+# Replacements for missing or wrong values, so that the rest of an experiment can be checked.
 _STAND_INS: dict[str, Any] = {
     "name": "unnamed",
     "source": {"train": ["unnamed"]},
@@ -38,7 +38,7 @@ _STAND_INS: dict[str, Any] = {
     "training": {"trained_layers": "all"},
     "training.trained_layers": "all",
 }
-# Sections of named entries, each of which is right or wrong as a whole.
+# Sections of named entries; a mistake invalidates a whole entry.
 _ENTRIES = ("merges", "variants")
 _LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
 VALIDATION_SHARD = "val"
@@ -46,7 +46,7 @@ TEST_SHARD = "test"
 
 
 class Shard(Section):
-    """One file of the corpus: partition key, place, and the split its documents are for."""
+    """One file of the corpus: partition key, location, and the split its documents are for."""
 
     key: str
     location: str
@@ -69,7 +69,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     tracking: Tracking = Tracking()
-    # Where the YAML lies: its relative paths begin there. No part of what an experiment is.
+    # The YAML's folder, where relative paths start. It is not part of the experiment's identity.
     folder: str | None = None
 
     @property
@@ -81,7 +81,7 @@ class Experiment(Section):
 
     @property
     def clusters(self) -> ClusteredDomains | None:
-        """How domains are found where the corpus has no labels, else None."""
+        """How domains are found in a corpus without labels, else None."""
         return self.domains if isinstance(self.domains, ClusteredDomains) else None
 
     @property
@@ -114,12 +114,12 @@ class Experiment(Section):
 
     @property
     def searched_recipes(self) -> list[str]:
-        """Recipes whose weights are searched."""
+        """Recipes with searched weights."""
         return [name for name, recipe in self.merges.items() if recipe.mdel.search]
 
     @property
     def dense_keys(self) -> list[str]:
-        """Which of ``dense-one`` and ``dense`` the experiment has."""
+        """The dense baselines of the experiment: ``dense-one``, ``dense``, both or none."""
         chosen = {"dense-one": self.baselines.dense_one, "dense": self.baselines.dense}
         return [key for key, is_chosen in chosen.items() if is_chosen]
 
@@ -137,20 +137,20 @@ class Experiment(Section):
         raise UnknownKeyError(unknown_name_message("domain", key, self.domain_keys))
 
     def place(self, location: str) -> str:
-        """Return where a path or URL of the YAML leads: relative paths begin in its folder."""
+        """Return a location from the YAML; relative paths start at the YAML's folder."""
         if self.folder is None or "://" in location or location.startswith("~"):
             return location
         return str(Path(self.folder) / location)
 
     def place_of_model(self, name: str) -> str:
-        """Return where a model's name in the YAML leads: a folder, or a Hub id as it is."""
+        """Return a model's location from the YAML: a folder, or a Hub id unchanged."""
         place = self.place(name)
         is_path = name.startswith(".") or name.count("/") > 1
         return place if name and (is_path or Path(place).exists()) else name
 
     @property
     def hub_endpoint(self) -> str | None:
-        """``hub.endpoint``; of ``file:FOLDER`` a relative folder begins where the YAML lies."""
+        """``hub.endpoint``; a relative folder in ``file:FOLDER`` starts at the YAML's folder."""
         endpoint = self.hub.endpoint or ""
         folder = endpoint.removeprefix("file:")
         is_folder = endpoint.startswith("file:") and folder
@@ -170,7 +170,7 @@ class Experiment(Section):
         ]
         if len(places) > MAX_SHARDS:
             raise ExperimentError(
-                f"source.train names {len(places)} shards, and an experiment has up to "
+                f"source.train names {len(places)} shards, but an experiment can have at most "
                 f"{MAX_SHARDS}. Join files into fewer shards."
             )
         validation, test = self.source.validation, self.source.test
@@ -188,7 +188,7 @@ class Experiment(Section):
         try:
             _refuse_repeats("shard name", [shard.key for shard in found])
         except ValueError as error:
-            raise ExperimentError(f"source.train: {error}. Take one of the two out.") from None
+            raise ExperimentError(f"source.train: {error}. Remove one of the two.") from None
         if unknown := set(self.source.sha256) - {shard.key for shard in found}:
             raise UnknownKeyError(
                 unknown_name_message("shard", min(unknown), [shard.key for shard in found])
@@ -210,7 +210,8 @@ def load_experiment(name_or_path: str) -> Experiment:
     """Read a bundled experiment by name, or any YAML file by path.
 
     Raises:
-        ExperimentError: no such file, not YAML, or values that are refused: all of them are named.
+        ExperimentError: the file does not exist, is not YAML, or holds invalid values: all of them
+            are named.
 
     """
     if name_or_path in bundled_experiments():
@@ -219,7 +220,9 @@ def load_experiment(name_or_path: str) -> Experiment:
     path = Path(name_or_path)
     if not path.is_file():
         known = unknown_name_message("experiment", name_or_path, bundled_experiments())
-        raise ExperimentError(f"{known} Nor is there a file of that name. Check MDEL_EXPERIMENT.")
+        raise ExperimentError(
+            f"{known} There is no file of that name, either. Check MDEL_EXPERIMENT."
+        )
     try:
         text_of_file = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -232,15 +235,15 @@ def load_experiment(name_or_path: str) -> Experiment:
 def parse_experiment(text: str, *, origin: str, folder: Path | None = None) -> Experiment:
     """Return the experiment that ``text`` describes; ``origin`` names it in messages.
 
-    Relative paths begin in ``folder``, or where it is left out in the working folder.
+    Relative paths start at ``folder``, or at the working folder if it is None.
 
     Raises:
-        ExperimentError: it is not YAML, or values are refused: all of them are named.
+        ExperimentError: it is not YAML, or holds invalid values: all of them are named.
 
     """
     content = read_mapping(text, origin=origin)
     if "folder" in content:
-        raise ExperimentError(f"{origin}: Unknown key 'folder'. Take it out.")
+        raise ExperimentError(f"{origin}: Unknown key 'folder'. Remove it.")
     if folder is not None:
         content |= {"folder": str(folder)}
     experiment, found = all_mistakes(Experiment, content, stand_ins=_STAND_INS, entries=_ENTRIES)

@@ -23,11 +23,11 @@ from mdel_assets.experiment.trained_layers import layers_mistake
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
 SPLITS = ("train", *EVALUATION_SPLITS)
-# Fewer documents bear no verdict (`evaluation/estimates.py`), so at least as many share an
-# evaluation's budget, a token of which stands for about so many bytes.
+# Fewer documents allow no verdict (`evaluation/estimates.py`), so an evaluation's budget is shared
+# by at least this many. A token of the budget counts as so many bytes.
 MIN_DOCUMENTS, _BYTES_PER_TOKEN = 16, 4
 _ROUTER_DOCUMENTS = 6000
-# Of a shard's record: far above any text, far below what a machine's memory holds.
+# The limit for a shard's record: far above any text, far below a machine's memory.
 MAX_DOCUMENT_BYTES = 1 << 27
 
 
@@ -53,16 +53,16 @@ _DOMAIN_FIELDS = {"pile": "meta.pile_set_name", "dolma": "source", "folders": No
 
 
 class Source(Section):
-    """Where the corpus comes from, and how a record of it is read.
+    """Where the corpus comes from, and how its records are read.
 
-    ``layout`` says where a record's domain stands: ``pile`` and ``dolma`` in their known fields,
+    ``layout`` says where a record names its domain: ``pile`` and ``dolma`` in their known fields,
     ``columns`` in the ``domain_field`` that you name, ``folders`` in the name of the folder that
-    the file lies in (``train`` then lists folders). Fields are dotted paths. Where ``licenses``
-    (patterns, any case) is given, documents of any other licence are left out and counted.
-    ``other_labels`` says what becomes of documents whose label no domain claims: they are rejected,
-    or left out and counted. A record (a line, a row's text, a file of text) of more than
-    ``max_document_bytes`` is rejected. In layout ``folders`` files of ``text_suffixes`` are read as
-    text besides those of the known suffixes; ``""`` stands for names without one.
+    contains the file (``train`` then lists folders). Fields are dotted paths. If ``licenses``
+    (patterns, any case) is given, documents with any other licence are left out and counted.
+    ``other_labels`` says whether documents with a label of no domain are rejected, or left out and
+    counted. A record (a line, a row's text, a text file) of more than ``max_document_bytes`` is
+    rejected. In layout ``folders``, files with ``text_suffixes`` are read as text in addition to
+    the known suffixes; ``""`` stands for names without a suffix.
     """
 
     added_later: ClassVar[frozenset[str]] = frozenset({"other_labels", "max_document_bytes"})
@@ -106,8 +106,8 @@ class Source(Section):
     def _folders_name_the_domain(self) -> "Source":
         if self.layout == "folders" and self.domain_field:
             raise ValueError(
-                f"layout 'folders' takes the domain from the folder's name; take domain_field "
-                f"'{self.domain_field}' out, or use layout 'columns'"
+                f"layout 'folders' takes the domain from the folder's name; remove domain_field "
+                f"'{self.domain_field}', or use layout 'columns'"
             )
         return self
 
@@ -116,8 +116,8 @@ class Mixture(Section):
     """The general half of a dataset: ``general_ratio`` times the domain half.
 
     ``match`` says what is counted: documents, or UTF-8 bytes. ``compatible_with_mdel`` instead
-    takes the shards' first documents, whatever their domain, and keeps copies, as the ancestor did:
-    for comparison only.
+    takes the shards' first documents of any domain and keeps duplicates, as the original MDEL did;
+    it is for comparison only.
     """
 
     general_ratio: Annotated[float, Field(ge=0.0)] = 1.0
@@ -126,24 +126,24 @@ class Mixture(Section):
     seed: Seed = 0
 
 
-# Settings that say how a training is watched and kept, and nothing of what comes out of it.
+# Settings for logging and checkpoints, which do not affect the result of a training.
 WATCHING_FIELDS = frozenset({"logging_steps", "eval_steps", "save_steps", "save_total_limit"})
 
 
-# What the literal text of a special token, such as <|endoftext|> in source code, is read as.
+# How to read the literal text of a special token, such as <|endoftext|> in source code.
 SpecialTokens = Literal["tokens", "text"]
 
 
 class Optimization(Section):
-    """What one training run optimises with, for the seed and the experts alike.
+    """The settings of a training run, for the seed and the experts alike.
 
-    How long it is, one of three says: ``num_tokens``, ``max_steps`` (optimizer steps), or
-    ``num_epochs`` (of the dataset's blocks). ``cache_prefix``: blocks that are read more than once
-    go through the layers below the first trained one once only; that takes ``4 * hidden_size``
-    bytes of disk for each of their tokens. ``eval_steps`` measures the validation losses every so
-    many steps besides before and after; ``save_steps`` is how many lie between two checkpoints,
-    some minutes' worth where it is left out. ``special_tokens`` says what a special token's literal
-    text in a document is read as.
+    One of three settings gives its length: ``num_tokens``, ``max_steps`` (optimizer steps), or
+    ``num_epochs`` (of the dataset's blocks). With ``cache_prefix``, blocks that are read more than
+    once go through the layers below the first trained one only once; this takes ``4 *
+    hidden_size`` bytes of disk per token. ``eval_steps`` measures the validation losses every so
+    many steps, in addition to before and after. ``save_steps`` is the number of steps between
+    checkpoints; by default they are some minutes apart. ``special_tokens`` says how to read a
+    special token's literal text in a document.
     """
 
     added_later: ClassVar[frozenset[str]] = frozenset({"special_tokens"})
@@ -182,7 +182,7 @@ class Optimization(Section):
 
     @property
     def num_tokens_read(self) -> int:
-        """What a run really reads: whole steps."""
+        """The number of tokens that a run actually reads: whole steps."""
         return self.num_steps * self.batch_size * self.block_size
 
     def of_length(self, num_blocks: int) -> Self:
@@ -212,7 +212,7 @@ class Optimization(Section):
 
 
 def _layers_setting(content: Any) -> Any:
-    """Return what ``trained_layers`` is given; raise where no model could have such layers."""
+    """Return ``trained_layers`` unchanged; raise if no model could have such layers."""
     if content == "all":
         return content
     if not isinstance(content, list | tuple):
@@ -226,10 +226,10 @@ TrainedLayers = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidato
 
 
 class ExpertTraining(Optimization):
-    """How an expert is trained: the layers that move, and how.
+    """How an expert is trained: the trained layers, and the settings.
 
-    ``store`` is how its folder keeps it: ``full`` copies the frozen tensors too, ``delta`` keeps
-    what changed beside a link to the seed's own file.
+    ``store`` is the form of its folder: ``full`` copies the frozen tensors, too; ``delta`` stores
+    the trained tensors and a link to the seed's own file.
     """
 
     trained_layers: TrainedLayers
@@ -237,10 +237,10 @@ class ExpertTraining(Optimization):
 
 
 class Variant(Section):
-    """An expert of ``domain`` trained in another way, for a sweep.
+    """An expert of ``domain`` with other settings, for a sweep.
 
-    ``training`` replaces some of the experiment's settings; ``text: domain`` reads the domain's own
-    documents only, without the general half of its dataset.
+    ``training`` replaces some of the experiment's settings; ``text: domain`` reads only the
+    domain's own documents, without the general half of its dataset.
     """
 
     domain: str
@@ -249,10 +249,10 @@ class Variant(Section):
 
 
 class Baselines(Section):
-    """Which models the experts are judged against, each trained as they are, on all datasets.
+    """The models to compare the experts with, trained in the same way on all datasets.
 
-    ``dense`` reads as many tokens as all experts together, ``dense_one`` as many as one of them;
-    ``random_split`` trains as many experts again, on documents dealt at random.
+    ``dense`` reads as many tokens as all experts together, ``dense_one`` as many as one expert;
+    ``random_split`` trains as many further experts, on randomly dealt documents.
     """
 
     dense: bool = True
@@ -278,9 +278,9 @@ class Pretraining(Optimization):
 
 
 class ModelSource(Section):
-    """A model that exists: a Hub id with its revision, or a folder.
+    """An existing model: a Hub id with its revision, or a folder.
 
-    ``sample://smollm2-135m`` is one that a package carries.
+    ``sample://smollm2-135m`` is a model inside a package.
     """
 
     path: Text
@@ -288,7 +288,7 @@ class ModelSource(Section):
 
 
 class SeedModel(Section):
-    """The model every expert branches from: as `ModelSource` has it, or pretrained from scratch."""
+    """The model every expert branches from: a `ModelSource`, or pretrained from scratch."""
 
     path: Text | None = None
     revision: Text = "main"
@@ -302,12 +302,12 @@ class SeedModel(Section):
 
 
 class Ensemble(Section):
-    """How experts are weighed together, token by token.
+    """How experts are weighted, token by token.
 
-    ``prior_decay`` is the share of the prior that a validation document leaves in place.
-    ``temperature`` divides squared distances to centroids (c-BTM). A router learns from up to
-    ``router_documents`` of each domain, and in all from no more than of six domains: that takes the
-    same time and memory however many domains there are.
+    ``prior_decay`` is the share of the prior that each validation document keeps. ``temperature``
+    divides squared distances to centroids (c-BTM). A router learns from up to ``router_documents``
+    of each domain; the total is limited to about six domains' worth, so that time and memory do not
+    grow with the number of domains.
     """
 
     prior_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
@@ -315,7 +315,7 @@ class Ensemble(Section):
     router_documents: PositiveInt = 1000
 
     def documents_per_domain(self, num_domains: int) -> int:
-        """Return how many documents of each of so many domains a router learns from, at most."""
+        """Return the largest number of documents per domain that a router learns from."""
         return min(self.router_documents, max(100, _ROUTER_DOCUMENTS // max(1, num_domains)))
 
 
@@ -324,16 +324,16 @@ WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
 
 
 class Evaluation(Section):
-    """How perplexity is measured, and of which models besides the experiment's own.
+    """How perplexity is measured, and for which reference models.
 
-    ``prefix_token`` opens each document's first window. ``stride`` is how many new tokens every
-    later window scores: ``max_length`` where it is left out, as lm-evaluation-harness has it.
-    ``special_tokens`` is as a training has it. ``dtype`` is that of the matrix products.
-    ``references`` are models to compare with, by name.
+    ``prefix_token`` comes before each document's first window. ``stride`` is the number of new
+    tokens that every later window scores; the default is ``max_length``, as in
+    lm-evaluation-harness. ``special_tokens`` is as in a training. ``dtype`` is that of the matrix
+    products. ``references`` are models to compare with, by name.
 
-    Of each split ``max_documents`` are drawn, and where ``max_tokens`` is given no more than hold
-    so many tokens, four bytes of text counted as one. A document then makes up a sixteenth at most:
-    of a longer one its beginning is scored.
+    Of each split ``max_documents`` are drawn; with ``max_tokens``, only as many as hold about so
+    many tokens (four bytes of text count as one). A document then makes up at most a sixteenth: of
+    a longer one only the beginning is scored.
     """
 
     added_later: ClassVar[frozenset[str]] = frozenset({"max_tokens", "special_tokens"})
@@ -360,12 +360,12 @@ class Evaluation(Section):
 
     @property
     def max_bytes(self) -> int | None:
-        """UTF-8 bytes of text that a model is scored on in each split, about; None for all."""
+        """About how many UTF-8 bytes of each split a model is scored on; None for all."""
         return None if self.max_tokens is None else _BYTES_PER_TOKEN * self.max_tokens
 
     @property
     def max_document_bytes(self) -> int | None:
-        """UTF-8 bytes of a document that are scored at most; None for all."""
+        """The largest number of UTF-8 bytes of a document that are scored; None for all."""
         return None if self.max_bytes is None else self.max_bytes // MIN_DOCUMENTS
 
     @model_validator(mode="after")

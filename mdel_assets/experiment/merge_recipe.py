@@ -1,6 +1,6 @@
-"""A merge recipe, in a strict subset of mergekit's YAML, and what it comes to for each tensor.
+"""A merge recipe, in a strict subset of mergekit's YAML, and its settings for each tensor.
 
-What is ours alone stands under ``mdel``. `docs/merging.md` says where the meaning departs.
+Additional settings are under ``mdel``. `docs/merging.md` lists the differences from mergekit.
 """
 
 import math
@@ -24,7 +24,7 @@ _SEARCHED_METHOD = "task_arithmetic"
 
 
 class ModelParameters(Section):
-    """Parameters of one model in a recipe; what is left out has the method's default."""
+    """Parameters of one model in a recipe; the others have the method's default."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -35,7 +35,7 @@ class ModelParameters(Section):
     scale: Number = None
 
     def given(self) -> dict[str, Any]:
-        """Return what was set, by the name that recipes use."""
+        """Return the parameters that were set, by their names in recipes."""
         fields = type(self).model_fields.items()
         values = {field.alias or name: getattr(self, name) for name, field in fields}
         return {name: value for name, value in values.items() if value is not None}
@@ -53,7 +53,7 @@ class MergeModel(Section):
 
 
 class MergeParameters(ModelParameters):
-    """Parameters of the whole recipe, and values for models that have none of their own."""
+    """Parameters of the whole recipe, and defaults for models that do not set them."""
 
     normalize: Flag = None
     rescale: Flag = None
@@ -69,13 +69,13 @@ class MergeParameters(ModelParameters):
 
 
 class Search(Section):
-    """How weights are searched that no recipe gives: those with the fewest bits per byte.
+    """How to search for the weights with the fewest bits per byte.
 
-    One for each model; with ``layer_groups`` more than 1, one for each model and group of layers.
-    At most ``num_trials`` models are scored, each on the first ``max_characters`` of
-    ``num_documents`` validation documents of each domain, drawn by ``seed``. The best of them is
-    judged on up to ``num_test_documents`` of each test split, or on the first
-    ``max_test_characters`` of them.
+    There is one weight per model; with ``layer_groups`` more than 1, one per model and group of
+    layers. At most ``num_trials`` models are scored, each on the first ``max_characters`` of
+    ``num_documents`` validation documents of each domain, drawn by ``seed``. The best one is judged
+    on up to ``num_test_documents`` of each test split, or on the first ``max_test_characters`` of
+    each.
     """
 
     num_trials: Annotated[int, Field(ge=8, le=40)] = 40
@@ -88,11 +88,11 @@ class Search(Section):
 
 
 class MdelSettings(Section):
-    """What mergekit does not have.
+    """Settings that mergekit does not have.
 
-    ``seed`` is that of random masks. ``rescale`` says what rescaling a thinned task vector keeps:
-    the sum of its absolute values, or, as in DARE's paper, its expected value. ``max_shard_mib``
-    cuts the output into files of that size. ``search`` finds the models' weights.
+    ``seed`` is the seed of random masks. ``rescale`` says what rescaling a thinned task vector
+    preserves: the sum of its absolute values, or, as in DARE's paper, its expected value.
+    ``max_shard_mib`` is the largest size of an output file. ``search`` finds the models' weights.
     """
 
     search: Search | None = None
@@ -102,10 +102,10 @@ class MdelSettings(Section):
 
 
 class MergeRecipe(Section):
-    """One recipe, in the words of mergekit's schema.
+    """One recipe, in mergekit's schema.
 
-    ``base_model`` is the seed where a method needs one and the recipe names none. ``out_dtype``, or
-    else ``dtype``, is the output's; work is done in fp32 always.
+    ``base_model`` defaults to the seed if the method needs a base. ``out_dtype``, or else
+    ``dtype``, is the output's; merging always computes in fp32.
     """
 
     merge_method: str
@@ -133,11 +133,11 @@ class MergeRecipe(Section):
 
     @property
     def dtype_of_output(self) -> DtypeName | None:
-        """What the output's numbers are stored as; None keeps the inputs' dtype."""
+        """The dtype of the stored output; None keeps the inputs' dtype."""
         return self.out_dtype or self.dtype
 
     def without_search(self) -> "MergeRecipe":
-        """Return the recipe that a searched one becomes when its models have their weights."""
+        """Return the recipe without its search, for use with the weights that were found."""
         return self.model_copy(update={"mdel": self.mdel.model_copy(update={"search": None})})
 
     @model_validator(mode="after")
@@ -159,27 +159,26 @@ class MergeRecipe(Section):
             return
         if self.merge_method != _SEARCHED_METHOD or self.base != "seed":
             yield (
-                f"mdel.search finds the weights of merge_method '{_SEARCHED_METHOD}' with the base "
-                f"'seed', which every weighted mean of experts and seed is a case of; the recipe "
-                f"has '{self.merge_method}'"
-                + (f" with the base '{self.base}'" if self.base else "")
+                f"mdel.search supports only merge_method '{_SEARCHED_METHOD}' with the base "
+                f"'seed', which includes every weighted mean of experts and seed; the recipe has "
+                f"'{self.merge_method}'" + (f" with the base '{self.base}'" if self.base else "")
             )
         if given := {name for name, _ in self._given()} - _WITHOUT_EFFECT:
             names = ", ".join(sorted(given))
-            yield f"mdel.search finds the weights: take {names} out of the recipe"
+            yield f"mdel.search finds the weights: remove {names} from the recipe"
 
     def _mistakes_of_parameters(self) -> Iterator[str]:
         method, given = self.method, self._given()
         if self.base_model and method.base == "refused":
             yield (
-                f"merge_method '{self.merge_method}' takes no base_model; take it out, or list "
+                f"merge_method '{self.merge_method}' takes no base_model; remove it, or list "
                 f"'{self.base_model}' among the models"
             )
         names = {name for name, _ in given}
         for name in sorted(names - _WITHOUT_EFFECT - method.parameters.keys()):
             yield (
-                f"merge_method '{self.merge_method}' does not know the parameter '{name}'. "
-                f"It knows: {', '.join(method.parameters) or 'none'}"
+                f"merge_method '{self.merge_method}' has no parameter '{name}'. "
+                f"Known: {', '.join(method.parameters) or 'none'}"
             )
         for name, parameter in method.parameters.items():
             if parameter.default is None and name not in names:
@@ -190,13 +189,13 @@ class MergeRecipe(Section):
             yield from (out_of_bounds(f"'{name}'", known, n) for n in beyond if known)
         weights = self._weights()
         if weights and not any(number for weight in weights for number in numbers_in(weight)):
-            yield "all weights are 0: nothing would be merged. Give one model a weight"
+            yield "all weights are 0: nothing would be merged. Give a model a weight above 0"
         elif self._is_mean() and weights and all(isinstance(w, float) for w in weights):
             is_zero = math.isclose(sum(weights), 0.0, abs_tol=1e-12)
             yield from ["the weights sum to 0: change them, or set normalize: false"] * is_zero
 
     def _weights(self) -> list[Any]:
-        """Return each model's weight; none where the method has no weights."""
+        """Return each model's weight; an empty list if the method has no weights."""
         if "weight" not in self.method.parameters:
             return []
         whole = self.parameters.weight
@@ -208,7 +207,7 @@ class MergeRecipe(Section):
         ]
 
     def _is_mean(self) -> bool:
-        """Whether weights are divided by their sum, and every model is named one by one."""
+        """Whether weights are divided by their sum and no model is a wildcard."""
         given, known = self.parameters.normalize, self.method.parameters.get("normalize")
         by_default = known is not None and bool(known.default)
         is_listed = not any(entry.model.endswith(":*") for entry in self.models)
@@ -216,7 +215,7 @@ class MergeRecipe(Section):
 
 
 def wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> str | None:
-    """Return how the method takes more or fewer models besides the base; None where it does not."""
+    """Return a message if the number of models is wrong for the method, else None."""
     low, high = recipe.method.min_models, recipe.method.max_models
     if low <= len(names) <= (high or len(names)):
         return None
@@ -229,7 +228,7 @@ def wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> str | None:
 
 
 def refuse_wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> None:
-    """Raise `MergeError` where the method takes more or fewer models besides the base."""
+    """Raise `MergeError` if the number of models is wrong for the method."""
     if mistake := wrong_number(recipe, names):
         raise MergeError(mistake)
 
@@ -242,7 +241,7 @@ def settings_for(
     shape: tuple[int, ...],
     depth: float,
 ) -> TensorSettings:
-    """Return what ``recipe`` comes to for tensor ``name``; ``models`` are those besides the base.
+    """Return the settings of ``recipe`` for tensor ``name``; ``models`` exclude the base.
 
     Raises:
         MergeError: no filter of a parameter matches, or a value is out of its bounds.
@@ -289,14 +288,14 @@ def _value(
             return value
     if given:
         raise MergeError(
-            f"No filter of {where} matches the tensor {name}. Add an entry without a filter: it "
-            f"holds for all others."
+            f"No filter of {where} matches the tensor {name}. Add an entry without a filter, which "
+            f"applies to all other tensors."
         )
     return parameter.default
 
 
 def refuse_out_of_bounds(where: str, parameter: Parameter, value: Any) -> None:
-    """Raise `MergeError` where ``value`` is out of the parameter's bounds."""
+    """Raise `MergeError` if ``value`` is out of the parameter's bounds."""
     if not parameter.allows(value):
         raise MergeError(f"{out_of_bounds(where, parameter, value)}. Correct the recipe.")
 

@@ -1,7 +1,7 @@
-"""Mistakes in an experiment, in words of ours: what pydantic refuses, and where it stands.
+"""Mistakes in an experiment: pydantic's errors as plain sentences with their places.
 
-`all_mistakes` goes on after the first: a value that is refused is taken out, and what is left is
-looked at again, until nothing is refused any more.
+`all_mistakes` continues after the first mistake: it removes the refused value and validates again,
+until nothing is refused.
 """
 
 import copy
@@ -30,7 +30,7 @@ _KINDS = {
     "none": "nothing",
 }
 _SENTENCES = {
-    "missing": "is missing, and is needed",
+    "missing": "is required",
     "finite_number": "expected a finite number",
     "int_from_float": "expected a whole number",
     "greater_than": "expected more than {gt}",
@@ -55,10 +55,10 @@ def all_mistakes(
     stand_ins: Mapping[str, Any],
     entries: Sequence[str] = (),
 ) -> tuple[M | None, dict[str, str]]:
-    """Return what of ``content`` makes a ``model``, and every mistake by its dotted place.
+    """Return the ``model`` made of the valid part of ``content``, and all mistakes by place.
 
-    What is wrong is left out of the first, of the sections ``entries`` a whole entry at a time;
-    ``stand_ins`` has values, by dotted place, for what cannot be left out.
+    Wrong values are left out; in the sections ``entries``, the whole entry. ``stand_ins`` has
+    values, by dotted place, for what cannot be left out.
     """
     usable = copy.deepcopy(dict(content))
     found: dict[str, str] = {}
@@ -69,7 +69,7 @@ def all_mistakes(
             for problem in _own_problems(error):
                 place, sentence = in_words(problem, model)
                 is_missing = problem["type"] == "missing"
-                # What is missing later was taken out here.
+                # A value reported as missing later was removed here.
                 if not (is_missing and number):
                     found.setdefault(place, sentence)
                 if is_missing and place in stand_ins:
@@ -83,9 +83,9 @@ def all_mistakes(
 def sentences(
     error: ValidationError, model: type[BaseModel], *, within: Sequence[str] = ()
 ) -> list[str]:
-    """Return what is wrong with what ``model`` was to be made of, a sentence for each mistake.
+    """Return one sentence for each mistake in the input of ``model``.
 
-    ``within`` is where that stands in the YAML.
+    ``within`` is the place of the input in the YAML.
     """
     found: dict[str, str] = {}
     for problem in _own_problems(error):
@@ -94,7 +94,7 @@ def sentences(
 
 
 def _own_problems(error: ValidationError) -> list[ErrorDetails]:
-    """Return the problems without lists that are too short for want of entries that are wrong."""
+    """Return the problems, except lists that are too short only because entries are wrong."""
     return [
         problem
         for problem in error.errors()
@@ -105,7 +105,7 @@ def _own_problems(error: ValidationError) -> list[ErrorDetails]:
 def in_words(
     problem: ErrorDetails, model: type[BaseModel], *, within: Sequence[str] = ()
 ) -> tuple[str, str]:
-    """Return where a mistake stands, with dots, and a sentence about it that begins with that."""
+    """Return a mistake's dotted place, and a sentence about it that begins with the place."""
     parts = [str(part) for part in problem["loc"] if part != "[key]"]
     if problem["type"] == "extra_forbidden":
         *section, key = parts
@@ -158,7 +158,7 @@ def _choice(expected: str, seen: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: as YAML has it, and not at length."""
+    """Return a value as a message shows it: in YAML's notation, shortened."""
     if isinstance(value, Mapping):
         return "a mapping of keys"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -175,7 +175,7 @@ def _take_out(content: Any, path: Sequence[int | str]) -> None:
     for part in path:
         if isinstance(content, dict):
             if part not in content:
-                # A tag of a union, or something that is missing: what is around it goes.
+                # A tag of a union, or a missing key: remove what contains it.
                 continue
             last, content = (content, part), content[part]
         elif isinstance(content, list) and isinstance(part, int) and part < len(content):
@@ -192,9 +192,9 @@ def _put(content: dict[Any, Any], place: str, value: Any) -> None:
 
 
 def _known_keys(path: list[str], model: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """Return ``path`` as the YAML has it, without tags of unions, and the keys of its section.
+    """Return ``path`` as in the YAML, without tags of unions, and the keys of its section.
 
-    Indices and mapping keys are stepped over.
+    Indices and mapping keys are skipped.
     """
     inside: Any = None
     told = []

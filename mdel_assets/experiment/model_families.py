@@ -1,7 +1,7 @@
-"""What transformers knows of a family's configuration, read from its source instead of imported.
+"""Facts about transformers' model configurations, read from its source instead of imported.
 
-Importing transformers loads torch, which takes seconds; a mistake in an experiment is to be found
-in a fraction of one. What cannot be read in this way is not known, and then nothing is refused.
+Importing transformers loads torch, which takes seconds; mistakes in an experiment should be found
+in a fraction of one. If the source cannot be read, the facts are unknown and nothing is refused.
 """
 
 import ast
@@ -19,7 +19,7 @@ _LAYERS, _POSITIONS = "num_hidden_layers", "max_position_embeddings"
 class Family:
     """A configuration class: its plain defaults, and its own names for common settings.
 
-    ``is_whole``: it inherits from no other family, so that it has all settings itself.
+    ``is_whole``: it inherits from no other family, so it has all settings itself.
     """
 
     defaults: Mapping[str, Any]
@@ -29,7 +29,7 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class ModelShape:
-    """What of a model decides which settings can work; None where it is not known."""
+    """The sizes of a model that limit the settings; None if unknown."""
 
     num_layers: int | None
     max_positions: int | None
@@ -37,7 +37,7 @@ class ModelShape:
 
 @functools.cache
 def causal_model_types() -> tuple[str, ...]:
-    """Return every ``model_type`` that is a causal language model; none where that is not known."""
+    """Return every ``model_type`` of a causal language model; an empty tuple if unknown."""
     found = _literal_of("models/auto/modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
     return tuple(name for name, _ in found)
 
@@ -55,7 +55,7 @@ def activation_names() -> tuple[str, ...]:
 
 @functools.cache
 def family_of(model_type: str) -> Family | None:
-    """Return what is known of a family."""
+    """Return the known facts about a family; None if there are none."""
     classes = dict(_literal_of("models/auto/auto_mappings.py", "CONFIG_MAPPING_NAMES"))
     modules = dict(_literal_of("models/auto/auto_mappings.py", "SPECIAL_MODEL_TYPE_TO_MODULE_NAME"))
     module = modules.get(model_type, model_type).replace("-", "_")
@@ -70,7 +70,7 @@ def family_of(model_type: str) -> Family | None:
 
 
 def setting(config: Mapping[str, Any], name: str) -> Any:
-    """Return a common setting of a model configuration, under whichever name its family has it."""
+    """Return a common setting of a model configuration, under its family's own name."""
     family = family_of(str(config.get("model_type", "")))
     own = family.own_names.get(name, name) if family else name
     for known in (name, own):
@@ -80,7 +80,7 @@ def setting(config: Mapping[str, Any], name: str) -> Any:
 
 
 def shape_of(config: Mapping[str, Any]) -> ModelShape:
-    """Return the shape of the text model that a configuration, as ``config.json`` has it, is of."""
+    """Return the shape of the text model of a configuration (the content of ``config.json``)."""
     if isinstance(inner := config.get("text_config"), dict):
         config = inner
     layers, positions = (setting(config, name) for name in (_LAYERS, _POSITIONS))
@@ -91,7 +91,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
 
 
 def _attributes(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
-    """Yield a class's attributes and their values; None for those that are no plain values."""
+    """Yield a class's attributes and their values; None for values that are not literals."""
     for statement in node.body:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):

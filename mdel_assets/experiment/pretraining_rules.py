@@ -1,4 +1,4 @@
-"""What a model configuration under ``seed_model.pretrain.model`` may say, before it is built."""
+"""Rules for the configuration in ``seed_model.pretrain.model``, checked before building it."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ def mistakes_in_model(model: Mapping[str, Any]) -> Iterator[str]:
         return
     for key in _OF_THE_TOKENIZER:
         if key in model:
-            yield f"take '{key}' out: the tokenizer, which is trained first, decides it"
+            yield f"remove '{key}': the tokenizer, which is trained first, determines it"
     yield from _misspelled(model_type, model)
     yield from _unknown_activations(model_type, model)
     sizes = {}
@@ -51,8 +51,8 @@ def mistakes_in_model(model: Mapping[str, Any]) -> Iterator[str]:
     hidden, heads = sizes.get("hidden_size"), sizes.get("num_attention_heads")
     if hidden and heads and hidden % heads and _divides_its_heads(model_type):
         yield (
-            f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}: each head "
-            f"takes as many of its numbers"
+            f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}: all heads "
+            f"have the same size"
         )
 
 

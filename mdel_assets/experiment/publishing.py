@@ -1,4 +1,4 @@
-"""The parts of an experiment that say where its artifacts go: the Hub, and Weights & Biases."""
+"""The sections of an experiment for its destinations: the Hub, and Weights & Biases."""
 
 import re
 
@@ -9,11 +9,11 @@ from mdel_assets.hub.names import name_problem
 
 
 class Hub(Section):
-    """Where publishing puts what it publishes, and under which names.
+    """The destination and the names of publications.
 
-    ``endpoint`` is the Hub's address (``HF_ENDPOINT`` where it is left out), or ``file:FOLDER``
-    for a local folder. ``namespace`` is a user or an organisation, by default the token's user.
-    ``allow_restricted`` lets text be published that is known to be under copyright.
+    ``endpoint`` is the Hub's address (default: ``HF_ENDPOINT``), or ``file:FOLDER`` for a local
+    folder. ``namespace`` is a user or an organisation, by default the token's user.
+    ``allow_restricted`` allows publishing text that is known to be under copyright.
     """
 
     namespace: str | None = None
@@ -48,7 +48,7 @@ class Hub(Section):
     @classmethod
     def _is_an_address(cls, endpoint: str | None) -> str | None:
         if endpoint and not endpoint.startswith(("https://", "http://", "file:")):
-            raise ValueError("an endpoint begins with https://, http:// or file:")
+            raise ValueError("an endpoint must begin with https://, http:// or file:")
         return endpoint
 
 

@@ -1,7 +1,7 @@
-"""What the sections of an experiment must have in common: names that fit each other, and sizes.
+"""Rules between the sections of an experiment: names and sizes that must fit each other.
 
-Each rule says which places of the YAML it reads; where one of them is wrong itself, the rule is not
-asked. Nothing but the experiment is looked at.
+Each rule names the places of the YAML that it reads. If one of these is itself wrong, the rule is
+skipped. The rules look only at the experiment.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from mdel_assets.experiment.trained_layers import layers_mistake
 if TYPE_CHECKING:
     from mdel_assets.experiment.experiment import Experiment
 
-# What a home has beside the folders of experiments.
+# Entries of a home that are not folders of experiments.
 NAMES_OF_THE_HOME = ("cache", "dagster", "wandb", "merges", "compute.yaml", "perplexity.jsonl")
 _MODELS = "seed, expert:<domain>, expert:*, random:*, a folder, or a Hub id OWNER/NAME"
 
 
 def mistakes_between(experiment: "Experiment", *, wrong: Iterable[str]) -> Iterator[str]:
-    """Yield each way in which sections do not fit each other; ``wrong`` are places to trust not."""
+    """Yield each mismatch between sections; rules that read a place in ``wrong`` are skipped."""
     wrong = list(wrong)
     for places, rule in _RULES:
         if not any(_meet(place, other) for place in places for other in wrong):
@@ -37,13 +37,13 @@ def mistakes_between(experiment: "Experiment", *, wrong: Iterable[str]) -> Itera
 
 
 def mistakes_of_training(experiment: "Experiment", seed: ModelShape) -> Iterator[str]:
-    """Yield which settings a seed model of this shape cannot be trained with."""
+    """Yield the settings with which a seed model of this shape cannot be trained."""
     limit, num_layers = seed.max_positions, seed.num_layers
     for place, training in _trainings(experiment):
         if limit and training.block_size > limit:
             yield (
-                f"{place}.block_size is {training.block_size}, but the seed model reads {limit} "
-                f"tokens at most: lower it to {limit}"
+                f"{place}.block_size is {training.block_size}, but the seed model reads at most "
+                f"{limit} tokens: lower it to {limit}"
             )
         layers = training.trained_layers if isinstance(training, ExpertTraining) else "all"
         is_known = num_layers is not None and layers != "all"
@@ -52,12 +52,12 @@ def mistakes_of_training(experiment: "Experiment", seed: ModelShape) -> Iterator
 
 
 def mistakes_of_scoring(experiment: "Experiment", seed: ModelShape) -> Iterator[str]:
-    """Yield which settings models of this shape cannot be scored with."""
+    """Yield the settings with which models of this shape cannot be scored."""
     limit, max_length = seed.max_positions, experiment.evaluation.max_length
     if limit and max_length > limit:
         yield (
-            f"evaluation.max_length is {max_length}, but the seed model reads {limit} tokens at "
-            f"most: lower it to {limit}"
+            f"evaluation.max_length is {max_length}, but the seed model reads at most {limit} "
+            f"tokens: lower it to {limit}"
         )
 
 
@@ -67,7 +67,7 @@ def _trainings(experiment: "Experiment") -> Iterator[tuple[str, Optimization]]:
     yield "training", experiment.training
     for name, variant in experiment.variants.items():
         if variant.training.keys() & {"block_size", "trained_layers"}:
-            # One that cannot be at all is told of elsewhere.
+            # A model with an impossible configuration is reported elsewhere.
             with contextlib.suppress(ValidationError):
                 yield f"variants.{name}.training", experiment.variant_training(name)
 
@@ -81,7 +81,7 @@ def _name(experiment: "Experiment") -> Iterator[str]:
     if mistake := name_mistake(name):
         yield f"name: {mistake}"
     elif name.lower() in NAMES_OF_THE_HOME:
-        yield f"name: '{name}' is taken: MDEL_HOME has its own '{name.lower()}'. Choose another"
+        yield f"name: '{name}' is reserved: MDEL_HOME has its own '{name.lower()}'. Choose another"
 
 
 def _names(experiment: "Experiment") -> Iterator[str]:
@@ -96,8 +96,8 @@ def _names(experiment: "Experiment") -> Iterator[str]:
                 yield f"{section}: {mistake}"
         for one, other in _alike(names):
             yield (
-                f"{section}: '{one}' and '{other}' differ in case only, and would be one folder on "
-                f"many disks. Rename one"
+                f"{section}: '{one}' and '{other}' differ only in case, and would share a folder "
+                f"on many disks. Rename one"
             )
 
 
@@ -111,7 +111,7 @@ def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _domains(experiment: "Experiment") -> Iterator[str]:
     if not experiment.domain_table:
-        yield "domains: there is none. Write 'pile', list some, or let {clusters: 8} find them"
+        yield "domains: the list is empty. Write 'pile', list domains, or use {clusters: 8}"
     labels = [label for d in experiment.domain_table for label in (d.name, *d.aliases)]
     for what, names in (("domain key", experiment.domain_keys), ("domain label", labels)):
         for name in _repeated(names):
@@ -126,8 +126,8 @@ def _source(experiment: "Experiment") -> Iterator[str]:
     source, is_labelled = experiment.source, experiment.clusters is None
     if source.layout == "columns" and is_labelled and not source.domain_field:
         yield (
-            "source: layout 'columns' needs 'domain_field', the column of a record's domain; or "
-            "let 'domains: {clusters: 8}' find domains"
+            "source: layout 'columns' needs 'domain_field', the column of a record's domain; to "
+            "find domains without labels, use 'domains: {clusters: 8}'"
         )
     if source.domain_field == source.text_field:
         yield "source.text_field and source.domain_field are the same field"
@@ -138,9 +138,9 @@ def _source(experiment: "Experiment") -> Iterator[str]:
     for role, (place,) in ((role, found) for role, found in places.items() if found):
         if place in source.train:
             yield (
-                f"source.{role} is '{place}', which source.train has too: every document would be "
-                f"in both. Give another file, or leave source.{role} out: documents are then held "
-                f"out of the training shards"
+                f"source.{role} is '{place}', which is also in source.train: every document would "
+                f"be in both. Give another file, or leave source.{role} out: then documents of the "
+                f"training shards are held out"
             )
 
 
@@ -174,7 +174,7 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
 
 
 def _model_mistake(experiment: "Experiment", model: str) -> str | None:
-    """Return why a recipe cannot take a model by this name."""
+    """Return why a recipe cannot use a model of this name; None if it can."""
     family, _, key = model.partition(":")
     own = [key for key in experiment.model_keys if not key.startswith("merged-")]
     is_outside = "/" in model or model.startswith((".", "~"))
@@ -182,15 +182,15 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
         return None
     if model == "random:*":
         is_there = experiment.baselines.random_split
-        return None if is_there else "it takes 'random:*', so set baselines.random_split"
+        return None if is_there else "it uses 'random:*', so set baselines.random_split: true"
     if family == "expert" and key:
         known = key in experiment.domain_keys
         return None if known else unknown_name_message("domain", key, experiment.domain_keys)
     if model.removeprefix("merged:").removeprefix("merged-") in experiment.merges:
-        return f"'{model}' is what a recipe makes. List the models that it is made of instead"
+        return f"'{model}' is made by another recipe. List the models of that recipe instead"
     if experiment.folder and experiment.place_of_model(model) != model:
         return None
-    return f"'{model}' names no model. Expected {_MODELS}"
+    return f"'{model}' does not name a model. Expected {_MODELS}"
 
 
 def _number_mistake(recipe: MergeRecipe) -> str | None:
@@ -213,7 +213,7 @@ def _scored_sizes(experiment: "Experiment") -> Iterator[str]:
 
 
 def _shape_to_be(experiment: "Experiment") -> ModelShape:
-    """Return the shape of a seed model that will be pretrained; of any other nothing is known."""
+    """Return the shape of a seed model that will be pretrained; any other shape is unknown."""
     pretrain = experiment.seed_model.pretrain
     if pretrain is None or any(mistakes_in_model(pretrain.model)):
         return ModelShape(None, None)

@@ -1,4 +1,4 @@
-"""What the sections of an experiment have in common: strict keys, finite numbers, names, bounds."""
+"""Common rules for the sections of an experiment: strict keys, finite numbers, names, bounds."""
 
 import re
 import types
@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-# Bounds that no run could come near keep a slip of the finger from being taken for a size.
+# Bounds far above any real run, so that a typing mistake is not taken for a size.
 PositiveInt = Annotated[int, Field(ge=1, le=10**15)]
 BatchSize = Annotated[int, Field(ge=1, le=10**6)]
-# What NumPy's generators take.
+# The range of seeds that NumPy's generators accept.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Text = Annotated[str, Field(min_length=1)]
 # A longer name makes paths that file systems refuse.
@@ -57,19 +57,19 @@ class Section(BaseModel):
 
 
 def name_mistake(name: str) -> str | None:
-    """Return why ``name`` cannot name a folder and a partition; None where it can."""
+    """Return why ``name`` cannot name a folder and a partition; None if it can."""
     if len(name) > MAX_NAME_LENGTH:
-        return f"'{name[:20]}...' has {len(name)} characters; a name has {MAX_NAME_LENGTH} at most"
+        return f"'{name[:20]}...' has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or ".." in name:
         return (
-            f"'{name}' is no name: use letters (a-z, A-Z), digits, . _ - and begin with a letter "
-            f"or a digit"
+            f"'{name}' is not allowed as a name: use letters (a-z, A-Z), digits, . _ - and "
+            f"begin with a letter or a digit"
         )
     return None
 
 
 def _types_in(annotation: Any) -> Iterator[Any]:
-    """Yield a field's type, and what it is made of where it is a union."""
+    """Yield a field's type, and the members of a union."""
     yield annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
         for inner in typing.get_args(annotation):

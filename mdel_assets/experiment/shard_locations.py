@@ -1,4 +1,4 @@
-"""Where the corpus's shards lie: patterns written out, a key for each place, places given twice."""
+"""The locations of the corpus's shards: expand patterns, name shards, find repeated locations."""
 
 import fnmatch
 import itertools
@@ -25,19 +25,19 @@ MAX_SHARDS = 100_000
 
 
 def write_out(pattern: str, *, folder: str | None = None) -> list[str]:
-    """Write out ``{00..29}`` and ``{a,b}``, then local globs in sorted order.
+    """Expand ``{00..29}`` and ``{a,b}``, then local globs in sorted order.
 
-    Relative paths begin in ``folder``, or in the working folder where there is none.
+    Relative paths start at ``folder``, or at the working folder if it is None.
 
     Raises:
-        ExperimentError: a glob matches nothing or is on a remote place, or there are too many.
+        ExperimentError: a glob matches nothing or is remote, or there are too many shards.
 
     """
     count = math.prod(map(_num_choices, _BRACES.findall(pattern)))
     if count > MAX_SHARDS:
         raise ExperimentError(
-            f"source.train: '{pattern}' stands for {count} shards, and an experiment has up to "
-            f"{MAX_SHARDS}. Correct the range, or join files into fewer shards."
+            f"source.train: '{pattern}' stands for {count} shards, but an experiment can have at "
+            f"most {MAX_SHARDS}. Correct the range, or join files into fewer shards."
         )
     if count == 0:
         raise ExperimentError(f"source.train: '{pattern}' has a range that runs backwards.")
@@ -69,8 +69,8 @@ def _glob(pattern: str, folder: str | None) -> list[str]:
     if "://" in pattern:
         if any(sign in pattern for sign in "*["):
             raise ExperimentError(
-                f"'{pattern}' is a pattern on a remote place; list the shards one by one, or as "
-                f"{{00..29}} or {{a,b}}."
+                f"'{pattern}' is a glob for a remote location, which cannot be expanded; list the "
+                f"shards one by one, or as {{00..29}} or {{a,b}}."
             )
         return [pattern]
     require_writable_name(pattern, what="source.train:")
@@ -156,10 +156,10 @@ def shard_key(location: str) -> str:
 
 
 def shard_keys(locations: Sequence[str], *, taken: Collection[str]) -> list[str]:
-    """Return a key for each location: `shard_key`, and where that is not its alone a longer one.
+    """Return a key for each location: `shard_key`, or a longer one if several locations share it.
 
-    A longer one tells names apart that a slug does not (other letters than ASCII have a digest),
-    and takes in as many folders as it needs. Equal locations have equal keys.
+    A longer key distinguishes names with equal slugs (non-ASCII letters become a digest), and
+    contains as many folders as necessary. Equal locations have equal keys.
     """
     keys = [shard_key(location) for location in locations]
     most = max((len(_parts(location)) for location in locations), default=0)
@@ -195,7 +195,7 @@ def repeated_locations(roles: Mapping[str, Iterable[str]]) -> list[str]:
     """Return a sentence for each file or folder that is given more than once.
 
     ``roles`` are locations by role. Links and other spellings of one local path are the same file.
-    A file that is in two roles would leave nothing of the weaker one: copies are removed.
+    If a file has two roles, all its documents are duplicates, and the weaker role is left empty.
     """
     given: dict[str, list[tuple[str, str]]] = {}
     for role, locations in roles.items():
@@ -222,9 +222,9 @@ def _repeat_in_words(uses: Sequence[tuple[str, str]]) -> str:
     (first, place), (second, other) = uses[:2]
     also = "" if place == other else f", which is the same as '{other}'"
     if first == second:
-        return f"source.{first} names '{place}' more than once{also}: take it out once"
+        return f"source.{first} names '{place}' more than once{also}: remove the repetition"
     return (
         f"source.{first} and source.{second} are both '{place}'{also}: every document of "
-        f"source.{first} would be removed as a copy. Name another file, or leave source.{second} "
-        f"out to have documents held out"
+        f"source.{first} would be removed as a duplicate. Name another file, or leave out "
+        f"source.{second}, so that documents are held out"
     )

@@ -1,7 +1,6 @@
-"""The text of an experiment's YAML to plain values, without what YAML itself lets pass.
+"""Read an experiment's YAML into plain values, more strictly than YAML itself.
 
-A key that stands twice in a mapping, nesting beyond any experiment's, and aliases that unfold to
-more values than any experiment has, are mistakes here.
+Repeated keys, excessive nesting, and aliases that expand to too many values are mistakes here.
 """
 
 from collections.abc import Hashable
@@ -19,7 +18,7 @@ def read_mapping(text: str, *, origin: str) -> dict[Any, Any]:
     """Return the mapping that ``text`` holds; ``origin`` names it in messages.
 
     Raises:
-        ExperimentError: it is not YAML or no mapping, or a key stands twice; all such keys are
+        ExperimentError: it is not YAML or not a mapping, or keys are repeated; all such keys are
             named.
 
     """
@@ -35,12 +34,12 @@ def read_mapping(text: str, *, origin: str) -> dict[Any, Any]:
     if mistakes:
         raise ExperimentError(f"{origin}{listed(mistakes)}")
     if not isinstance(content, dict):
-        raise ExperimentError(f"{origin} must hold a mapping of keys, see experiments/sample.yaml.")
+        raise ExperimentError(f"{origin} must be a mapping of keys, as in experiments/sample.yaml.")
     return content
 
 
 def _mistakes_in(root: yaml.Node | None) -> list[str]:
-    """Return the keys that stand twice, or that there is more depth or unfolding than can be."""
+    """Return a sentence for each repeated key, or one about too much nesting or expansion."""
     found: list[str] = []
     waiting: list[tuple[yaml.Node | None, int]] = [(root, 0)]
     num_values = 0
@@ -50,8 +49,8 @@ def _mistakes_in(root: yaml.Node | None) -> list[str]:
         if depth > _MAX_DEPTH:
             return [_too_deep()]
         if num_values > _MAX_VALUES:
-            much = f"it unfolds to more than {_MAX_VALUES:,} values; an experiment has hundreds"
-            return [f"{much}. Take out aliases (*name) of aliases."]
+            much = f"it expands to more than {_MAX_VALUES:,} values; an experiment has hundreds"
+            return [f"{much}. Remove aliases (*name) of aliases."]
         if isinstance(node, yaml.MappingNode):
             found += _repeated_keys(node)
             waiting += [(one, depth + 1) for pair in node.value for one in pair]
@@ -69,8 +68,8 @@ def _repeated_keys(mapping: yaml.MappingNode) -> list[str]:
             continue
         if (known := first_line.get(key.value)) is not None:
             found.append(
-                f"the key '{key.value}' stands twice, in lines {known} and {line}; only one of the "
-                f"two would count. Take one out."
+                f"the key '{key.value}' is repeated in lines {known} and {line}; only one of the "
+                f"two would count. Remove one."
             )
         first_line.setdefault(key.value, line)
     return found
@@ -78,6 +77,6 @@ def _repeated_keys(mapping: yaml.MappingNode) -> list[str]:
 
 def _too_deep() -> str:
     return (
-        f"it is nested more than {_MAX_DEPTH} levels deep; no experiment is. Look for brackets or "
-        f"indentation that never end."
+        f"it is nested more than {_MAX_DEPTH} levels deep. Look for brackets or indentation that "
+        f"never end."
     )

@@ -1,7 +1,7 @@
-"""Models and datasets from the Hub: name and revision become a commit before anything is read.
+"""Models and datasets from the Hub: a revision is resolved to a commit before anything is read.
 
-A branch moves; a commit does not. What is made from the Hub records the commit, and is stale when
-the branch has moved on. Where the Hub cannot be asked, the last commit that is known holds.
+A branch moves; a commit does not. Artifacts made from the Hub record the commit, and are stale once
+the branch has moved on. If the Hub cannot be reached, the last known commit is used.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_SECONDS = 10.0
 _LOOKING_UP = Patience(num_attempts=3, first_wait_seconds=0.5, longest_told_seconds=10.0)
 _FETCHING = Patience(num_attempts=6)
-# What a model is made of: no pickles, no code, no other frameworks' weights.
+# The files of a model to fetch: no pickles, no code, no other frameworks' weights.
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
 Kind = Literal["model", "dataset"]
 
@@ -49,9 +49,9 @@ class HubReference:
 def hub_reference(
     path: str, *, revision: str = "main", kind: Kind = "model"
 ) -> HubReference | None:
-    """Return the repository that ``path`` names, None if it is a folder or anything else.
+    """Return the repository that ``path`` names; None if it is a folder or anything else.
 
-    ``owner/name@revision`` goes before ``revision``.
+    The revision in ``owner/name@revision`` overrides ``revision``.
     """
     match = _HUB_ID.fullmatch(path)
     if match is None or Path(path).expanduser().exists():
@@ -62,13 +62,13 @@ def hub_reference(
 
 
 def resolve_commit(reference: HubReference, *, recorded: str | None = None) -> str:
-    """Return the commit that ``reference`` stands for now.
+    """Return the current commit of ``reference``.
 
-    Offline, or where the Hub does not answer, it is the one in the Hub client's cache, else
+    Offline, or if the Hub does not answer, it is the one in the Hub client's cache, else
     ``recorded``, the one that was used last.
 
     Raises:
-        HubError: there is no such repository or revision, or nothing is known of it.
+        HubError: the repository or revision does not exist, or no commit of it is known.
 
     """
     if reference.is_pinned:
@@ -93,8 +93,8 @@ def resolve_commit(reference: HubReference, *, recorded: str | None = None) -> s
             ask,
             what=f"looking up {reference}",
             patience=_LOOKING_UP,
-            remedy="Check the name and the revision, and HF_TOKEN if it is private; no folder of "
-            "that name is there, either.",
+            remedy="Check the name and the revision, and HF_TOKEN if it is private. There is no "
+            "folder of that name, either.",
         )
     except OfflineModeIsEnabled as error:
         return _last_known(reference, recorded, error)
@@ -128,7 +128,7 @@ def _last_known(reference: HubReference, recorded: str | None, error: Exception)
             f"Fetch it once while the Hub can be reached (hf download {reference.name}), or name a "
             f"folder."
         ) from error
-    _log.warning("the Hub cannot be asked about %s: its last known commit is used", reference)
+    _log.warning("the Hub cannot be reached for %s: its last known commit is used", reference)
     return str(known)
 
 
@@ -158,12 +158,12 @@ def fetch_model(reference: HubReference, commit: str) -> Path:
         folder = with_patience(fetch, what=what, patience=_FETCHING)
     except LocalEntryNotFoundError as error:
         raise HubError(
-            f"{what}: it is not in the cache, and the Hub may not be asked ({error}). Unset "
+            f"{what}: it is not in the cache, and HF_HUB_OFFLINE is set ({error}). Unset "
             f"HF_HUB_OFFLINE, or name a folder."
         ) from error
     if not any(folder.glob("*.safetensors")):
         raise HubError(
-            f"{reference.name} at {commit} has no safetensors weights, and no other kind is read. "
+            f"{reference.name} at {commit} has no safetensors weights; other formats are not read. "
             f"Convert it (model.save_pretrained) and name the folder or the new repository."
         )
     _remember(reference, commit)
@@ -171,9 +171,9 @@ def fetch_model(reference: HubReference, commit: str) -> Path:
 
 
 def at_commit(source: Mapping[str, Any], artifact: Artifact, *, place: str) -> dict[str, Any]:
-    """Return a model source with the commit of a Hub id in place of its revision; else as it is.
+    """Return a model source in which a Hub id has its commit as revision; others unchanged.
 
-    ``artifact`` is what was made of it before, ``place`` where its path leads.
+    ``artifact`` is the artifact made from it before, ``place`` the resolved path.
     """
     reference = hub_reference(place, revision=source["revision"])
     if reference is None:
@@ -188,7 +188,7 @@ def at_commit(source: Mapping[str, Any], artifact: Artifact, *, place: str) -> d
 
 
 def local_model(path: str, *, revision: str = "main", commit: str | None) -> str:
-    """Return ``path``, or the folder that the model of the Hub was fetched into at ``commit``."""
+    """Return ``path``, or the folder into which the Hub model was fetched at ``commit``."""
     reference = hub_reference(path, revision=revision)
     if reference is None or commit is None:
         return path
@@ -196,7 +196,7 @@ def local_model(path: str, *, revision: str = "main", commit: str | None) -> str
 
 
 def _remember(reference: HubReference, commit: str) -> None:
-    """Tell the Hub client's cache what a branch stands for, so that it is known offline."""
+    """Store a branch's commit in the Hub client's cache, so that it is known offline."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 

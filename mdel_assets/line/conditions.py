@@ -1,4 +1,4 @@
-"""Where and how a training runs. Nothing of it enters a fingerprint."""
+"""Where and how a training runs. Nothing here enters a fingerprint."""
 
 import dataclasses
 from typing import Any
@@ -8,11 +8,11 @@ from mdel_assets.tracking import Tracker
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """What a training is given besides its settings.
+    """The conditions of a training, besides its settings.
 
-    After ``max_seconds`` it saves a checkpoint and ends, to be gone on with. ``tracker`` is where
-    its curves go, ``run`` the W&B run that was opened for it. ``is_sharded``: parameters are split
-    over the processes (FSDP) rather than copied to each (DDP).
+    After ``max_seconds`` it saves a checkpoint and ends; a later run resumes it. ``tracker``
+    receives its curves, ``run`` is the W&B run opened for it. With ``is_sharded``, parameters are
+    split over the processes (FSDP) instead of copied to each (DDP).
     """
 
     max_seconds: float | None = None

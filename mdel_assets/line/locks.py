@@ -1,4 +1,4 @@
-"""One maker at a time: who makes an artifact holds its lock, another waits and then finds it made.
+"""One maker at a time: a process that makes an artifact holds its lock; others wait and reuse it.
 
 A lock is a file that the system lets one process hold, and takes back when that process dies.
 Pools bound how much is done at a time, and may be set to any number; locks say that nothing is done
@@ -28,7 +28,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextlib.contextmanager
 def making(*artifacts: Artifact) -> Iterator[None]:
-    """Hold the locks of ``artifacts``, once nobody else makes one of them.
+    """Hold the locks of ``artifacts``, after waiting for other makers.
 
     Raises:
         TrainingInterruptedError: the process was told to end while it waited.

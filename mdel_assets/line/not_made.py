@@ -1,4 +1,4 @@
-"""What a run of the line did not come to make, and what therefore has to wait."""
+"""Artifacts that a run of the pipeline did not make, and artifacts that therefore wait."""
 
 from collections.abc import Iterable, Sequence
 

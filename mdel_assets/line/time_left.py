@@ -57,9 +57,9 @@ def _operations_of_training(lineage: Lineage, kind: str) -> float:
 
 
 def operations_of(lineage: Lineage, kind: str) -> float:
-    """Return the floating-point operations of making one artifact of ``kind``; 0 for no model's.
+    """Return the floating-point operations of making one artifact of ``kind``.
 
-    Infinite where a training's length is not known beforehand.
+    0 if no model is trained or scored; infinite if a training's length is not known beforehand.
 
     Raises:
         MissingArtifactError: the seed model or a dataset was never made.

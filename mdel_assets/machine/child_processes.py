@@ -1,7 +1,7 @@
-"""Processes that this one starts: deaf to Ctrl-C, which is this process's to answer.
+"""Child processes that ignore Ctrl-C, which their parent handles.
 
-A terminal sends Ctrl-C to a process and to all that it started. A child that Ctrl-C meets while it
-still loads its libraries, or that has no answer to it, prints a traceback of its own.
+A terminal sends Ctrl-C to a process and to all its children. A child that receives it while it
+still loads its libraries, or that does not handle it, prints its own traceback.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _STARTED_BY = "MDEL_STARTED_BY"
 
 @contextlib.contextmanager
 def children_deaf_to_interrupts() -> Iterator[None]:
-    """Let what is started inside not hear SIGINT; one that comes meanwhile is heard afterwards."""
+    """Let processes started in the block ignore SIGINT; one that arrives is handled afterwards."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPT)
     try:
         yield
@@ -40,17 +40,17 @@ def workers_deaf_to_interrupts() -> Iterator[None]:
 
 
 def hear_interrupts() -> None:
-    """Let this process, started deaf to SIGINT, hear it again."""
+    """Let this process, started with SIGINT ignored, handle it again."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
 
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
-    """End all that multiprocessing started for this process where an error comes out."""
+    """End all of this process's multiprocessing children if the block raises."""
     try:
         yield
     except BaseException:
-        # One that is told in an unlucky moment, within a finalizer, does not hear it.
+        # A process that is told during a finalizer may miss the signal.
         while children := multiprocessing.active_children():
             for child in children:
                 child.terminate()
@@ -59,7 +59,7 @@ def ending_children() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Let this process end with its parent, of which it would wait for work for ever once killed.
+    """Let this process end with its parent; otherwise it would wait forever for work.
 
     Does nothing in a process that multiprocessing did not start.
     """

@@ -1,4 +1,4 @@
-"""The terminal: what the package logs, one indented line per message."""
+"""Terminal output of the package's log: one indented line per message."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
 
 
 class _Lines(logging.Formatter):
-    """One indented line per message, without the job, run and step that Dagster puts before it."""
+    """One indented line per message, without Dagster's prefix of job, run and step."""
 
     _origin = re.compile(r"^\S+ - [0-9a-f-]{36} - \S+ - ")
 
@@ -34,7 +34,7 @@ def show_log_lines() -> None:
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[None]:
-    """Show the package's lines on how far it is, too."""
+    """Show the package's progress lines, too."""
     logger = logging.getLogger("mdel_assets")
     before = logger.level
     logger.setLevel(logging.INFO)

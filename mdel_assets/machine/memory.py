@@ -1,4 +1,4 @@
-"""Giving memory back to the system, once a piece of heavy work is done."""
+"""Return memory to the system after heavy work."""
 
 import ctypes
 import gc
@@ -6,10 +6,10 @@ import sys
 
 
 def give_memory_back() -> None:
-    """Free what nothing refers to any more, and return to the system what allocators keep of it.
+    """Collect garbage, and return memory that allocators hold to the system.
 
-    Models and their optimizers refer to themselves in circles, and an allocator keeps what is freed
-    in small pieces for later. A process that goes on with other work would hold its highest peak.
+    Models and their optimizers have reference cycles, and an allocator keeps small freed pieces for
+    later. Otherwise a process that continues with other work would keep its peak memory.
     """
     gc.collect()
     if "pyarrow" in sys.modules:

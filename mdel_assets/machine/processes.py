@@ -1,7 +1,7 @@
-"""The processes of one training: how many there are, which is the first, and what all agree on.
+"""The processes of one training: their number, the first one, and decisions they take together.
 
-A launcher such as torchrun, accelerate or srun starts them and says so in the environment. Every
-process trains; the first alone writes.
+A launcher such as torchrun, accelerate or srun starts them and describes them in the environment.
+Every process trains; only the first one writes.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ def is_one_machine(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def require_processes(wanted: int) -> None:
-    """Refuse a launcher that started another number of processes than it was to.
+    """Refuse to train if the launcher started another number of processes than ``wanted``.
 
     Raises:
-        TrainingError: each of them would train alone, as if it were the only one.
+        TrainingError: the numbers differ; each process would train as if it were the only one.
 
     """
     if num_processes() != wanted:
         raise TrainingError(
-            f"The launcher was to start {wanted} processes that train together, but this one "
-            f"finds {num_processes()} (WORLD_SIZE). Use torchrun, or mend compute.launcher."
+            f"The launcher should have started {wanted} processes that train together, but "
+            f"WORLD_SIZE is {num_processes()}. Use torchrun, or correct compute.launcher."
         )
 
 
 def any_process(*, says: bool) -> bool:
-    """Return whether a process says so; all have to ask together."""
+    """Return whether any process says so; all processes must call this together."""
     if num_processes() == 1:
         return says
     import torch
@@ -55,7 +55,7 @@ def any_process(*, says: bool) -> bool:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Let no process go on before all have reached the end of the block."""
+    """Let no process continue before all have reached the end of the block."""
     yield
     if num_processes() > 1:
         any_process(says=False)

@@ -1,14 +1,14 @@
-"""Computing on cores that other processes want, too.
+"""Compute on cores that other processes use, too.
 
-torch's threads (OpenMP, GNU's libgomp) meet after every operation, and spin while they wait for
-each other. Where a model has the machine to itself nothing is quicker. Where another process wants
-the same cores, a thread spins its time away while the one that it waits for is not running: two
-threads beside two busy processes train at a twentieth of their pace.
+torch's threads (OpenMP, GNU's libgomp) synchronise after every operation and spin while they wait
+for each other. On otherwise idle cores nothing is faster. If another process uses the same cores, a
+thread spins while it waits for one that is not running: two threads beside two busy processes train
+at a twentieth of their speed.
 
 libgomp spins a thousandth as long while its process has more OpenMP threads than cores
 (``GOMP_SPINCOUNT`` in its manual). So `sharing_cores` watches how long this process's threads wait
-for a core, which Linux tells, and holds some sleeping OpenMP threads while they do. The threads
-that compute stay as many as they were, and their results the same to the bit.
+for a core, as reported by Linux, and holds some sleeping OpenMP threads while they do. The number
+of computing threads does not change, and results are the same to the bit.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
-# Who sets one of these has decided how threads wait, or where they run.
+# A user who sets one of these has decided how threads wait, or where they run.
 USERS_SETTINGS = (
     "OMP_WAIT_POLICY",
     "GOMP_SPINCOUNT",
@@ -48,9 +48,8 @@ _is_watched = threading.Lock()
 def sharing_cores() -> Iterator[None]:
     """Keep torch's threads from spinning while other processes want their cores.
 
-    Does nothing where nothing is to be done: one thread, a GPU, another OpenMP than libgomp, a
-    system that does not tell how long threads wait, or settings of the user's own
-    (`USERS_SETTINGS`).
+    Does nothing with one thread, with a GPU, with an OpenMP other than libgomp, on a system that
+    does not report how long threads wait, or if the user set one of `USERS_SETTINGS`.
     """
     if not _can_share(os.environ) or not _is_watched.acquire(blocking=False):
         yield
@@ -97,10 +96,10 @@ def seconds_waited() -> dict[str, float]:
 
 
 class Crowd:
-    """Whether other processes want this one's cores, by how long its threads wait for one.
+    """Whether other processes use this one's cores, judged by how long its threads wait.
 
-    They do as soon as threads wait for more than 0.15 s in a second, all together, and no longer
-    once threads that work have waited for less than 0.05 s in a second at four looks running.
+    They do as soon as all threads together wait for more than 0.15 s in a second. They no longer do
+    once working threads have waited for less than 0.05 s in a second at four consecutive looks.
     """
 
     def __init__(self, waited: Mapping[str, float], *, worked: float, now: float) -> None:

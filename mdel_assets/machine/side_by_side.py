@@ -1,9 +1,9 @@
-"""Several pieces of work at a time on this machine's processors, each in a process of its own.
+"""Run several pieces of work at a time on this machine's CPU cores, each in its own process.
 
-Where models are small beside a machine, one after the other leaves most of its cores idle: the
-products of a small model are not worth splitting. So each model gets a process with its share of
-the threads. Processes are forked from one that has the libraries loaded, and so start at once;
-what they log is passed on under their names. A process that dies fails its own work and no other.
+If models are small for a machine, training one after another leaves most of its cores idle, because
+the products of a small model are too small to split. So each model gets a process with a share of
+the threads. Processes are forked from one that has loaded the libraries, and so start at once;
+their log lines are forwarded with their names. A process that dies fails only its own work.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _LOADED_BEFOREHAND = [
 _PACKAGE = "mdel_assets"
 _LOOK_SECONDS = 0.5
 _END_SECONDS = 20.0
-# What a process holds besides its models: the libraries, and a domain's text.
+# The memory of a process besides its models: the libraries, and a domain's text.
 _BYTES_PER_PROCESS = 1 << 30
 _SHARE_OF_MEMORY = 0.7
 # Some ten seconds of a core.
@@ -51,7 +51,7 @@ _WORTH_A_PROCESS = 2e11
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A call to make in a process of its own; ``name`` is what its log lines begin with."""
+    """A call to make in a separate process; its log lines begin with ``name``."""
 
     name: str
     function: Callable[..., Any]
@@ -67,11 +67,11 @@ class Outcome:
 
 
 def num_at_once(num_pieces: int, *, model_bytes: int, num_operations: float) -> int:
-    """Return how many of ``num_pieces`` pieces of work this machine takes at a time.
+    """Return how many of ``num_pieces`` pieces of work this machine should run at a time.
 
-    Each needs ``model_bytes`` of memory and ``num_operations`` floating-point operations. One where
-    there is a GPU, which a single model keeps busy, and where the work is done before a process
-    has begun; else as many as there are cores for, and memory.
+    Each needs ``model_bytes`` of memory and ``num_operations`` floating-point operations. With a
+    GPU, which a single model keeps busy, it is one. It is also one if the work takes less time than
+    starting a process. Otherwise it is as many as cores and memory allow.
     """
     import psutil
 
@@ -89,7 +89,7 @@ def num_at_once(num_pieces: int, *, model_bytes: int, num_operations: float) -> 
 
 
 def prepare() -> None:
-    """Begin to load the libraries that processes are forked with, and do not wait for it."""
+    """Begin to load the libraries for forked processes, in the background."""
     context = _context()
     if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver
@@ -101,8 +101,8 @@ def prepare() -> None:
 def run_side_by_side(work: Sequence[Work], *, num_processes: int) -> Iterator[tuple[Work, Outcome]]:
     """Make the calls, ``num_processes`` at a time, and yield each when it has ended.
 
-    A process that was killed fails with a `WorkerError`. When this process is told to end, the
-    others are, too, and what was not begun fails with a `TrainingInterruptedError`.
+    A killed process fails with a `WorkerError`. If this process is told to end, the others are,
+    too, and calls that have not begun fail with a `TrainingInterruptedError`.
     """
     num_threads = max(1, _num_cores() // num_processes)
     waiting, running, not_begun = list(work), list[_Running](), list[Work]()
@@ -132,7 +132,7 @@ def run_side_by_side(work: Sequence[Work], *, num_processes: int) -> Iterator[tu
 
 @dataclasses.dataclass
 class _Running:
-    """A process at work, seen from the one that started it."""
+    """A running process, seen from the one that started it."""
 
     work: Work
     process: BaseProcess
@@ -149,7 +149,7 @@ class _Running:
         return cls(work, process, ours)
 
     def look(self) -> Outcome | None:
-        """Pass on what the process has logged; return its outcome once it has ended."""
+        """Forward the process's log lines; return its outcome once it has ended."""
         try:
             while self.connection.poll():
                 sent = self.connection.recv()
@@ -162,21 +162,21 @@ class _Running:
             return Outcome(
                 error=WorkerError(
                     f"The process of {self.work.name} was killed "
-                    f"(exit code {self.process.exitcode}), perhaps for want of memory. Run the "
-                    f"same command again: a training goes on from its last checkpoint."
+                    f"(exit code {self.process.exitcode}), perhaps because memory ran out. Run the "
+                    f"same command again: a training resumes from its last checkpoint."
                 )
             )
         return None
 
     def _end(self) -> None:
-        """See that the process ends, now that its work is done."""
+        """Make sure that the process ends, now that its work is done."""
         self.process.join(_END_SECONDS)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
 
     def tell(self, termination: Termination) -> None:
-        """Tell the process to end as this one was told."""
+        """Forward this process's termination signal."""
         with contextlib.suppress(ProcessLookupError):
             assert self.process.pid
             os.kill(self.process.pid, signal.Signals[termination.signal_name])
@@ -196,7 +196,7 @@ class _Line:
 
 @dataclasses.dataclass(frozen=True)
 class _Failure:
-    """An error, by the name of its class: not every class can be sent as it is."""
+    """An error with its class's name, because not every class can be pickled."""
 
     kind: str
     message: str
@@ -218,14 +218,14 @@ def _outcome_of(sent: Any) -> Outcome:
 def _not_begun(work: Work, termination: Termination) -> Outcome:
     return Outcome(
         error=TrainingInterruptedError(
-            f"{work.name} was not begun: the run was told to end ({termination.signal_name}).",
+            f"{work.name} was not started: the run was told to end ({termination.signal_name}).",
             is_cancelled=termination.is_cancellation,
         )
     )
 
 
 def _run(work: Work, connection: Connection, num_threads: int) -> None:
-    """Make the call in this new process, and send what it logs and how it ends."""
+    """Make the call in this new process, and send its log lines and its outcome."""
     end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end_once)
@@ -234,13 +234,13 @@ def _run(work: Work, connection: Connection, num_threads: int) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToConnection(connection))
     logger.propagate = False
-    # The W&B service of what started this process is not its own: it may know a killed run still.
+    # Do not use the parent's W&B service, which may still have a killed run open.
     os.environ.pop("WANDB_SERVICE", None)
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(num_threads)
-    # What the libraries hold is nothing that a collection would free: half a second each time.
+    # Garbage collection would free nothing of the libraries and takes half a second each time.
     gc.freeze()
     try:
         sent: Any = work.function(*work.arguments)

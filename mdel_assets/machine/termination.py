@@ -1,4 +1,4 @@
-"""Noting that this process was told to end, so that it ends when its work can be gone on with."""
+"""Note that this process was told to end, so that it can first save its work."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ class Termination:
 
 @contextlib.contextmanager
 def noticing_termination() -> Iterator[Termination]:
-    """Give what SIGTERM and SIGINT are noted in, in place of what the signals do otherwise."""
+    """Yield a `Termination` that notes SIGTERM and SIGINT instead of their default effect."""
     noted = Termination()
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread can hear of signals.
+        # Only the main thread can set signal handlers.
         yield noted
         return
 

@@ -1,4 +1,4 @@
-"""Where a domain's text lies outside of artifacts' lineage, and what becomes of it there.
+"""Files with a domain's text outside the artifacts' lineage, and how to remove them.
 
 Dagster's history holds some, too: `defs/forgetting.py` looks there.
 """
@@ -13,9 +13,9 @@ from mdel_assets.store.artifacts import KEPT_IN_WORK
 
 @dataclasses.dataclass(frozen=True)
 class TextFound:
-    """A file or folder that holds a domain's text, or may. ``remedy``: who has to remove it, how.
+    """A file or folder that holds, or may hold, a domain's text.
 
-    Without a remedy it is removed with the domain.
+    ``remedy`` says how the user can remove it; without one, it is removed with the domain.
     """
 
     path: Path
@@ -47,7 +47,7 @@ def _may_hold_rows(path: Path) -> bool:
 
 
 def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]:
-    """Yield where text of ``domain`` lies, its own files first, then what may hold some of it."""
+    """Yield the files with text of ``domain``: first its own, then others that may hold some."""
     from mdel_assets.data.document_writer import REJECTS_NAME
 
     root = home.root / experiment
@@ -60,8 +60,8 @@ def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]
         if path.name not in KEPT_IN_WORK:
             yield TextFound(path, "work in progress, or damaged")
     for path in sorted(home.cache.glob(f"partial-{experiment}-*")):
-        yield TextFound(path, "a shard that was not fetched to its end")
-    other = "other text too, so it stays: rm -r it if no other domain needs it"
+        yield TextFound(path, "a partly fetched shard")
+    other = "has other text, too, so it stays: rm -r it if no other domain needs it"
     for path in sorted(root.glob("shards/*")):
         yield TextFound(path, "a raw shard", other)
     for path in sorted(home.cache.glob("sample_corpus-*")):
@@ -70,20 +70,20 @@ def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]
         yield TextFound(
             folder,
             "losses and figures of models, no text",
-            "Weights & Biases' own: rm -r it; delete runs that are online on their pages",
+            "belongs to Weights & Biases: rm -r it; delete online runs on their pages",
         )
     yield from _caches_of_the_hub()
 
 
 def _caches_of_the_hub() -> Iterator[TextFound]:
-    """Yield the caches of the Hub's libraries, which hold what was read with them by name."""
+    """Yield the caches of the Hub's libraries, which hold everything read through them."""
     from datasets import config
     from huggingface_hub import constants
 
     hub, read = Path(constants.HF_HUB_CACHE), Path(config.HF_DATASETS_CACHE)
     if hub.exists():
-        remedy = "the Hub client's own: 'hf cache list', then 'hf cache rm dataset/OWNER/NAME'"
+        remedy = "the Hub client's cache: 'hf cache list', then 'hf cache rm dataset/OWNER/NAME'"
         yield TextFound(hub, "shards, datasets and models that came from the Hub", remedy)
     if read.exists():
-        remedy = "the datasets library's own: rm -r the datasets in it"
+        remedy = "the datasets library's cache: rm -r the datasets in it"
         yield TextFound(read, "copies of datasets that 'mdel perplexity' or you read", remedy)

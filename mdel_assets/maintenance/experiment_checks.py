@@ -1,7 +1,7 @@
-"""What an experiment refers to, looked at before anything is made: files, folders, first records.
+"""Check what an experiment refers to before anything is made: files, folders, first records.
 
-Nothing is run and nobody is asked: what lies elsewhere is named as not looked at. What was fetched
-or adopted already needs its source no more, and is not missed.
+The checks run nothing and do not use the network: remote sources are named as not checked. A source
+that was fetched already may be missing.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ _KEYS = {"validation": VALIDATION_SHARD, "test": TEST_SHARD}
 
 @dataclasses.dataclass
 class Findings:
-    """What was found: mistakes, what may be one, and sentences about what there is."""
+    """What was found: mistakes, possible mistakes (doubts), and notes."""
 
     mistakes: list[str] = dataclasses.field(default_factory=list)
     doubts: list[str] = dataclasses.field(default_factory=list)
@@ -53,7 +53,7 @@ class Findings:
 
 
 def refuse_mistakes(lineage: Lineage) -> None:
-    """Raise `ExperimentError` with everything that `look_around` finds wrong; log what may be."""
+    """Raise `ExperimentError` with all mistakes that `look_around` finds; log its doubts."""
     findings = look_around(lineage)
     for doubt in findings.doubts:
         _log.warning(doubt)
@@ -63,20 +63,20 @@ def refuse_mistakes(lineage: Lineage) -> None:
 
 
 def look_around(lineage: Lineage) -> Findings:
-    """Return what can be told of an experiment's sources and models without work."""
+    """Return what a quick look at an experiment's sources and models shows."""
     findings = Findings()
     shards = list(_shards(lineage, findings))
     for shard in shards[:_NUM_SOURCES]:
         _look_at_records(lineage, shard, findings)
     if len(shards) > _NUM_SOURCES:
-        findings.notes.append(f"{len(shards) - _NUM_SOURCES} more sources: not looked into")
+        findings.notes.append(f"{len(shards) - _NUM_SOURCES} more sources: not checked")
     _look_at_seed(lineage, findings)
     _look_at_other_models(lineage.experiment, findings)
     return findings
 
 
 def _shards(lineage: Lineage, findings: Findings) -> Iterator[Shard]:
-    """Yield the local shards that are there; note the others."""
+    """Yield the local shards that exist; note the others."""
     experiment, source = lineage.experiment, lineage.experiment.source
     train: list[str] = []
     before = len(findings.mistakes)
@@ -111,7 +111,7 @@ def _shards(lineage: Lineage, findings: Findings) -> Iterator[Shard]:
         elif not _exists(lineage.artifact("raw_pile_shard", key).record_path):
             what = "folder" if source.layout == "folders" else "file"
             hint = _hint(experiment, location)
-            findings.mistakes.append(f"source.{role}: '{location}' is no {what}{hint}")
+            findings.mistakes.append(f"source.{role}: there is no {what} '{location}'{hint}")
 
 
 def _is_there(path: Path, *, is_folder: bool) -> bool:
@@ -127,24 +127,24 @@ def _exists(path: Path) -> bool:
 
 
 def _hint(experiment: Experiment, location: str) -> str:
-    """Return where a relative path is looked for, and whether it stands in the shell's folder."""
+    """Return where a relative path starts, and whether it exists in the working folder."""
     if experiment.folder is None or not location.startswith(f"{experiment.folder}/"):
         return ""
-    told = f". Paths begin in the YAML's folder, {experiment.folder}"
+    told = f". Relative paths start at the YAML's folder, {experiment.folder}"
     written = Path(location).relative_to(experiment.folder)
-    return f"{told}; the shell's folder has it" if _exists(written) else told
+    return f"{told}; the working folder has such a path" if _exists(written) else told
 
 
 def _doubt_where_the_shell_has_another(
     what: str, experiment: Experiment, place: str, findings: Findings
 ) -> None:
-    """Note that a relative path leads to one thing from the YAML and to another from the shell."""
+    """Note that a relative path exists in the YAML's folder and in the working folder."""
     if experiment.folder is None or not place.startswith(f"{experiment.folder}/"):
         return
     here, there = Path(place).relative_to(experiment.folder), Path(place)
     if _exists(here) and _exists(there) and not here.samefile(there):
         findings.doubts.append(
-            f"{what}: {place} is read, beside the YAML; '{here}' of the shell's folder is not"
+            f"{what}: {place} in the YAML's folder is read, not '{here}' in the working folder"
         )
 
 
@@ -166,7 +166,7 @@ def _look_at_address(place: str, location: str, findings: Findings) -> None:
     except MdelError as error:
         findings.mistakes.append(f"{place}: {error}")
         return
-    findings.notes.append(f"{place}: {location} is elsewhere, and was not looked at")
+    findings.notes.append(f"{place}: {location} is remote and was not checked")
 
 
 def _look_at_records(lineage: Lineage, shard: Shard, findings: Findings) -> None:
@@ -181,14 +181,14 @@ def _look_at_records(lineage: Lineage, shard: Shard, findings: Findings) -> None
         path = Path(shard.location).expanduser()
         counts = count_first_records(path, domains=domains, source=experiment.source)
     except NothingWantedError as error:
-        # What is wanted may come later in the file.
-        findings.doubts.append(f"source.{shard.role}, as far as its first records tell: {error}")
+        # The wanted records may come later in the file.
+        findings.doubts.append(f"source.{shard.role}, judging by its first records: {error}")
         return
     except (MdelError, OSError) as error:
         findings.mistakes.append(f"source.{shard.role}: {error}")
         return
     if counts is None:
-        findings.notes.append(f"{place}: was not looked into")
+        findings.notes.append(f"{place}: was not read")
         return
     shown = [f"{key} {count.num_documents:,}" for key, count in counts.domains.items()]
     told = f"{place}: {counts.num_lines:,} records read, {counts.num_documents:,} documents"
@@ -198,19 +198,19 @@ def _look_at_records(lineage: Lineage, shard: Shard, findings: Findings) -> None
     if counts.num_rejects:
         told += f"; {counts.num_rejects:,} rejected ({_in_words(counts.rejects)})"
     if counts.unknown_labels:
-        told += f"; labels that no domain claims: {_in_words(counts.unknown_labels)}"
+        told += f"; labels of no domain: {_in_words(counts.unknown_labels)}"
     findings.notes.append(told)
 
 
 def _doubt_where_many_are_rejected(
     experiment: Experiment, place: str, counts: "ShardCounts", findings: Findings
 ) -> None:
-    """Note where the shard would be refused if all of it were as its first records."""
+    """Note if the shard would be refused in case all of it is like its first records."""
     rate, allowed = counts.num_rejects / counts.num_lines, experiment.source.max_reject_rate
     if rate > allowed:
         findings.doubts.append(
-            f"{place}: {rate:.2g} of its first records are rejected, where source.max_reject_rate "
-            f"allows {allowed:.2g} of a shard"
+            f"{place}: a share of {rate:.2g} of its first records is rejected; "
+            f"source.max_reject_rate allows {allowed:.2g} of a shard"
         )
 
 
@@ -256,7 +256,7 @@ def _look_at_other_models(experiment: Experiment, findings: Findings) -> None:
 
 
 def _look_at_model(place: str, experiment: Experiment, name: str, findings: Findings) -> bool:
-    """Return whether a model is a folder that can be loaded; what is wrong with it is noted."""
+    """Return whether a model is a folder that can be loaded; note what is wrong with it."""
     from mdel_assets.hub.sources import hub_reference
     from mdel_assets.training.package_models import PACKAGE_MODELS
 
@@ -272,12 +272,12 @@ def _look_at_model(place: str, experiment: Experiment, name: str, findings: Find
     if folder == name and not path.is_absolute():
         if experiment.folder and _exists(path):
             findings.mistakes.append(
-                f"{place}: '{name}' is a folder in the shell's folder, and none beside the YAML in "
-                f"{experiment.folder}, where its paths begin. Write the path from there"
+                f"{place}: '{name}' is a folder in the working folder, but relative paths start "
+                f"at the YAML's folder, {experiment.folder}. Write the path from there"
             )
             return False
         if hub_reference(name):
-            told = f"{place}: {name} is no folder here, so taken for a Hub id, and not looked at"
+            told = f"{place}: {name} is not a local folder; taken as a Hub id and not checked"
             findings.notes.append(told)
             return False
     if mistake := _folder_mistake(path):
@@ -287,7 +287,10 @@ def _look_at_model(place: str, experiment: Experiment, name: str, findings: Find
 
 def _folder_mistake(folder: Path) -> str | None:
     if not folder.is_dir():
-        return f"'{folder}' is no folder. Give one made by save_pretrained, or a Hub id OWNER/NAME"
+        return (
+            f"there is no folder '{folder}'. Give one made by save_pretrained, or a Hub id "
+            f"OWNER/NAME"
+        )
     wanted: dict[str, Any] = {
         "config.json": (folder / "config.json").is_file(),
         "weights in safetensors": any(folder.glob("*.safetensors")),

@@ -4,8 +4,8 @@ Paper: Davari and Belilovsky 2023, "Model breadcrumbs: scaling multi-task model 
 masks" (arXiv 2312.06795).
 
 Steps: in each tensor of each task vector drop the share ``gamma`` of the largest numbers, then the
-smallest until the share ``density`` is left; sum with weights. Limits: where density and gamma
-leave no room, fewer outliers are dropped; numbers as large as a bound are kept.
+smallest until the share ``density`` is left; sum with weights. Limits: if density and gamma leave
+no room, fewer outliers are dropped; numbers equal to a bound are kept.
 """
 
 import math

@@ -5,8 +5,8 @@ as a free lunch" (arXiv 2311.03099).
 
 Steps: keep each number with probability ``density``; multiply what is kept so that the sum of
 absolute values stays (``mdel.rescale: l1``, as mergekit does) or by 1 / density (``density``, as
-the paper has it). Which numbers are kept depends on the seed, the model's name and the tensor's
-name alone. Limits: needs small task vectors; with large ones low densities hurt.
+in the paper). Which numbers are kept depends only on the seed, the model's name and the tensor's
+name. Limits: needs small task vectors; with large ones low densities hurt.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -3,9 +3,9 @@
 Paper: Karcher 1977, "Riemannian center of mass and mollifier smoothing"; as a merge method,
 arXiv 2603.04972.
 
-Steps: scale each model to length one; from their mean direction, go again and again along the mean
-of the arcs to all models, until a step is below ``tol`` or ``max_iter`` are done; scale to the
-models' mean length. Limits: all models weigh the same; a zero tensor only shortens the result.
+Steps: scale each model to length one; start at their mean direction and move repeatedly along the
+mean of the arcs to all models, until a step is below ``tol`` or after ``max_iter`` steps; scale to
+the models' mean length. Limits: all models weigh the same; a zero tensor only shortens the result.
 """
 
 from typing import TYPE_CHECKING

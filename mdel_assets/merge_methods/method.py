@@ -1,8 +1,8 @@
-"""What a merge method is: a row of `METHODS`, and the values that it works on.
+"""A merge method: a row of `METHODS`, and the values that it works on.
 
 A method sees one tensor of all models at a time, in pieces, so that memory does not grow with the
-model. Where it must know the whole tensor first (a threshold, a norm), it has a ``measure`` that
-goes through the pieces, as often as it likes, before ``merge`` is asked for each of them.
+model. If it must know the whole tensor first (a threshold, a norm), its ``measure`` goes through
+the pieces, once or more, before ``merge`` is called for each of them.
 
 Shapes: E elements of a piece, M models besides the base.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Parameter:
     """A parameter that a recipe may set: for each model, or once for all.
 
-    ``default`` is None where the recipe must set it. ``low`` and ``high`` bound its values.
+    ``default`` is None if the recipe must set it. ``low`` and ``high`` bound its values.
     """
 
     default: float | bool | None
@@ -42,10 +42,11 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class TensorSettings:
-    """A tensor's name and shape, and what the recipe's parameters come to for it.
+    """A tensor's name and shape, and the values of the recipe's parameters for it.
 
-    ``models`` names the models besides the base, in order; ``of_models`` maps a parameter to their
-    values; ``shared`` maps the others to one value. ``rescale`` says what rescaling keeps.
+    ``models`` names the models without the base, in order. ``of_models`` maps a per-model parameter
+    to the models' values; ``shared`` maps the others to one value. ``rescale`` says what rescaling
+    preserves.
     """
 
     name: str
@@ -71,7 +72,7 @@ class TensorSettings:
 class Piece:
     """Elements of one tensor, of all models, flat and in fp32; ``first`` is their place in it.
 
-    ``tensors`` may read each of its tensors when asked for it: go through it once, in order.
+    ``tensors`` may read each of its tensors on demand: iterate over it once, in order.
     """
 
     base_E: "torch.Tensor | None"
@@ -100,12 +101,12 @@ def _always(settings: TensorSettings) -> bool:
 class MergeMethod:
     """One way to merge.
 
-    ``merge`` returns the merged elements of a piece, given what ``measure`` returned for the
-    tensor. ``base`` says whether there is one. ``min_models`` and ``max_models`` count models
-    besides the base. ``keeps_equal`` says whether a tensor that all models and the base share
-    stays as it is. ``needs_rows`` asks for pieces of whole rows. ``spreads_non_finite`` promises
-    that a NaN or infinity in an input is one in the output, ``reads_one_by_one`` that no more than
-    one model's elements are held at a time.
+    ``merge`` returns the merged elements of a piece, given the result of ``measure`` for the
+    tensor. ``base`` says whether the method takes a base. ``min_models`` and ``max_models`` count
+    models without the base. ``keeps_equal`` says whether a tensor that all models and the base
+    share stays unchanged. ``needs_rows`` requests pieces of whole rows. ``spreads_non_finite``
+    promises that a NaN or infinity in an input gives one in the output, ``reads_one_by_one`` that
+    only one model's elements are held at a time.
     """
 
     merge: "Callable[[Piece, TensorSettings, Any], torch.Tensor]"

@@ -1,4 +1,4 @@
-"""Model Stock: the models' mean, drawn towards the base by how much their task vectors disagree.
+"""Model Stock: the models' mean, pulled towards the base the more their task vectors disagree.
 
 Paper: Jang et al. 2024, "Model Stock: all we need is just a few fine-tuned models"
 (arXiv 2403.19522).

@@ -1,9 +1,9 @@
-"""NearSwap: the base, drawn towards another model where the two are near to each other.
+"""NearSwap: the base, pulled towards another model where the two are close to each other.
 
 Source: the card of alchemonaut/QuartetAnemoi-70B-t0.0001.
 
 Steps: each number goes min(1, t / |difference|) of the way from the base to the other model.
-Limits: two models; differences below 1e-6 count as that.
+Limits: two models; differences below 1e-6 count as 1e-6.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def nearswap(base: "torch.Tensor", other: "torch.Tensor", *, t: float) -> "torch.Tensor":
-    """Return ``base`` drawn towards ``other``."""
+    """Return ``base`` pulled towards ``other``."""
     share = (t / (base - other).abs_().clamp_(min=1e-6)).clamp_(min=0, max=1)
     return share * other + (1 - share) * base
 

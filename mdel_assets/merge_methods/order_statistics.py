@@ -1,8 +1,8 @@
 """The n-th smallest of many numbers that are never held all at once.
 
-Non-negative fp32 numbers are in the order of their bits read as integers. One pass counts the upper
-16 bits and so finds the bucket of the number that is sought; a second counts the lower bits of what
-lies in that bucket. Both are exact, whatever the number of pieces.
+Non-negative fp32 numbers have the same order as their bits read as integers. One pass counts the
+upper 16 bits, which gives the bucket of the wanted number; a second pass counts the lower bits in
+that bucket. Both are exact for any number of pieces.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ def nth_smallest(
     """Return, for each of several streams, the numbers at ``ranks`` (0 is the smallest).
 
     ``pieces`` yields pieces of all streams side by side, flat, in fp32 and not negative. A stream
-    without ranks is passed over.
+    without ranks is skipped.
     """
     counts = _count(pieces, ranks)
     found: list[dict[int, float]] = []

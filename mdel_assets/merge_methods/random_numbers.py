@@ -1,7 +1,7 @@
 """Random numbers that belong to a place: an element of a tensor of a model, under a seed.
 
-A counter-based generator (Philox) is set to the place, so that the same numbers come whatever the
-order, the pieces and the threads, and whatever else is drawn.
+A counter-based generator (Philox) is set to the place, so the numbers do not depend on order,
+pieces, threads or other draws.
 """
 
 import hashlib

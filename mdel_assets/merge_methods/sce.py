@@ -1,4 +1,4 @@
-"""SCE: the numbers that vary most between models selected, weighed by how much they changed.
+"""SCE: select the numbers that vary most between models, weighted by how much they changed.
 
 Paper: Wan et al. 2024, "FuseChat: knowledge fusion of chat models" (arXiv 2408.07990).
 

@@ -1,7 +1,7 @@
-"""What a recipe may give as a parameter's value, and what it comes to for one tensor.
+"""Parameter values in a recipe, and their value for one tensor.
 
-A value is a scalar, a gradient (numbers spread evenly over depth, between which is interpolated),
-or a list of ``{filter, value}``, of which the first whose filter is in the tensor's name counts.
+A value is a scalar, a gradient (numbers spread evenly over depth and interpolated), or a list of
+``{filter, value}``, in which the first filter that matches the tensor's name counts.
 """
 
 import math
@@ -20,7 +20,7 @@ def number_setting(value: Any) -> Any:
     """Return ``value`` as a float, a tuple of floats, or a tuple of ``{filter, value}``.
 
     Raises:
-        ValueError: it is nothing of these, or a ``{filter, value}`` has another key.
+        ValueError: it is none of these, or a ``{filter, value}`` has another key.
 
     """
     if conditions := _conditions(value):
@@ -45,7 +45,7 @@ Flag = Annotated[Any, BeforeValidator(flag_setting)]
 
 
 def value_for(setting: Any, *, name: str, depth: float) -> Any:
-    """Return what ``setting`` comes to for tensor ``name``; None where no filter matches."""
+    """Return the value of ``setting`` for tensor ``name``; None if no filter matches."""
     if not isinstance(setting, tuple):
         return setting
     if not isinstance(setting[0], Mapping):
@@ -61,7 +61,7 @@ def value_for(setting: Any, *, name: str, depth: float) -> Any:
 
 
 def numbers_in(setting: Any) -> Iterator[float]:
-    """Yield every number that a setting may come to, a gradient's ends among them."""
+    """Yield every number in a setting, including the numbers of a gradient."""
     if isinstance(setting, Mapping):
         yield from numbers_in(setting["value"])
     elif isinstance(setting, tuple):
@@ -72,7 +72,7 @@ def numbers_in(setting: Any) -> Iterator[float]:
 
 
 def _number(value: Any) -> float:
-    # YAML takes 1e-4, without a dot, for a word.
+    # YAML reads 1e-4, without a dot, as a string.
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)

@@ -1,8 +1,8 @@
-"""What methods on a sphere share: combinations whose coefficients come from inner products.
+"""Shared by methods on a sphere: combinations with coefficients from inner products.
 
-Interpolations and means on a sphere, and Model Stock, give combinations of their inputs whose
-coefficients depend on lengths and angles alone. One pass finds the inner products, a few numbers
-give the coefficients, a second pass combines.
+Interpolations and means on a sphere, and Model Stock, are combinations of their inputs with
+coefficients that depend only on lengths and angles. One pass finds the inner products, which give
+the coefficients; a second pass combines.
 """
 
 import math
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def gram_matrix(pieces: Pieces) -> NDArray[np.float64]:
-    """Return the (M, M) inner products of the models, or of task vectors where there is a base."""
+    """Return the (M, M) inner products of the models, or of their task vectors with a base."""
 
     def vectors() -> "Iterator[list[torch.Tensor]]":
         for piece in pieces():
@@ -30,7 +30,7 @@ def gram_matrix(pieces: Pieces) -> NDArray[np.float64]:
 
 
 def own_vectors(piece: Piece) -> "list[torch.Tensor]":
-    """Return the models' task vectors where there is a base, else the models themselves."""
+    """Return the models' task vectors if there is a base, else the models themselves."""
     return list(piece.tensors) if piece.base_E is None else piece.task_vectors()
 
 

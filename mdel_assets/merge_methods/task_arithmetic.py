@@ -1,4 +1,4 @@
-"""Task arithmetic: the ancestor plus a weighted sum of task vectors.
+"""Task arithmetic: the base plus a weighted sum of task vectors.
 
 Paper: Ilharco et al. 2022, "Editing models with task arithmetic" (arXiv 2212.04089).
 

@@ -1,8 +1,8 @@
-"""Candidates of a search: one model in memory, whose tensors are merged anew for each.
+"""Candidates of a search: one model in memory, with tensors that are merged again for each one.
 
-Only tensors in which the models of the recipe differ are touched, and they get the bits that
-`streaming` would write. Where these lie behind the first layers, scoring one more candidate costs
-the layers from there on.
+Only tensors in which the recipe's models differ are changed, and they get the same bits that
+`streaming` would write. If the first layers do not differ, another candidate costs only the layers
+after them.
 
 Shapes: G groups of layers, M models besides the base.
 """
@@ -37,13 +37,13 @@ _MAX_THREADS = 4
 
 
 class Candidates:
-    """Models that a recipe makes with one set of weights or another, one at a time in memory.
+    """The models that a recipe makes with different weights, one at a time in memory.
 
-    A context manager. ``folder`` takes hidden states while it is open.
+    Use it as a context manager. ``folder`` holds hidden states while it is open.
 
     Raises:
-        MergeError: models that cannot be merged; more groups than layers in which they differ; a
-            tensor that the model in memory does not have by this name.
+        MergeError: the models cannot be merged, differ in fewer layers than there are groups, or
+            have a tensor that the model in memory does not have by this name.
 
     """
 
@@ -112,20 +112,20 @@ class Candidates:
         prefix: int,
         keep_states: bool = True,
     ) -> list[NDArray[np.float32]]:
-        """Return what `Scorer.score` gives for the model of these weights.
+        """Return the result of `Scorer.score` for the model with these weights.
 
-        With ``keep_states`` the first layers run once for all calls with the same documents; that
-        takes ``4 * hidden_size`` bytes of disk for each of their tokens.
+        With ``keep_states`` the first layers run once for all calls with the same documents; this
+        takes ``4 * hidden_size`` bytes of disk per token.
 
         Raises:
-            ScoringError: it gives a number that is not finite.
+            ScoringError: a number is not finite.
 
         """
         self._put(weights_GM)
         evaluation = self._evaluation
         num_layers = self.num_shared_layers if keep_states else 0
         trunk = partial(KeptTrunk, num_layers=num_layers, states=self._states)
-        # Wired anew for each: the probes then tell whether the kept states are still right.
+        # Set up again for each, so that the probes show whether the cached states are still right.
         with Scorer([self._model], dtype=evaluation.dtype, make_trunk=trunk) as scorer:
             (scores,) = scorer.score(
                 documents,
@@ -139,7 +139,7 @@ class Candidates:
         return scores
 
     def _put(self, weights_GM: NDArray[np.float64]) -> None:
-        """Let the model in memory be the one of these weights."""
+        """Give the model in memory these weights."""
         jobs = self._jobs(self.weight_settings(weights_GM))
         list(self._pool.map(self._merge, [job for job in jobs if job.name in self._changed]))
 
@@ -164,15 +164,15 @@ class Candidates:
             raise MergeError(
                 f"The tensor {name} is not a parameter of {type(self._model).__name__} as "
                 f"transformers loads it, so its candidates cannot be made in memory. Give the "
-                f"weights in the recipe and take mdel.search out."
+                f"weights in the recipe and remove mdel.search."
             ) from error
 
 
 def layer_groups(layers: Layers, changed: Collection[str], *, count: int) -> list[list[str | None]]:
     """Return the filters of ``count`` groups of the layers that ``changed`` tensors lie in.
 
-    Groups are neighbours and about equally large. Input embeddings are in the first, all else
-    outside of the layers in the last, whose last filter is None: everything else.
+    Groups are contiguous and about equally large. Input embeddings are in the first group; all
+    other tensors outside the layers are in the last, whose last filter is None (everything else).
 
     Raises:
         MergeError: there are fewer such layers than groups.

@@ -25,8 +25,8 @@ def merge_tensors(
 ) -> "torch.Tensor":
     """Return ``tensors``, all of one shape, merged in fp32.
 
-    ``parameters`` are those of a recipe; one of each model may be a sequence. ``rescale_by`` is a
-    recipe's ``mdel.rescale``. The result does not depend on ``piece_elements``.
+    ``parameters`` are those of a recipe; a per-model parameter may be a sequence. ``rescale_by`` is
+    a recipe's ``mdel.rescale``. The result does not depend on ``piece_elements``.
 
     Raises:
         MergeError: a value out of its bounds, or weights that cancel.

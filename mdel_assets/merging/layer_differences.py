@@ -1,14 +1,14 @@
 """How far each expert moved from the seed, tensor by tensor, and whether experts moved alike.
 
-All experts stream side by side, so that one pass gives the cosines between each two of them:
+All experts are streamed side by side, so one pass gives the cosines between all pairs:
 
 * ``relative_l2``: length of the task vector (expert minus seed) over the seed tensor's length;
 * ``l1``: sum of the task vector's absolute values;
 * ``largest_change``: its largest absolute value;
 * ``is_equal``: whether expert and seed hold the same bytes;
-* ``cosine``: between two experts' task vectors, left out where one of them is zero.
+* ``cosine``: between two experts' task vectors, left out if one of them is zero.
 
-Sums are in fp64. A tensor that is frozen by the expert's record and yet differs is named.
+Sums are in fp64. A tensor that differs although the expert's record calls it frozen is named.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class ExpertDifferences:
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """One tensor: what M experts' task vectors come to, and the square of the seed's length."""
+    """One tensor: sums over M experts' task vectors, and the square of the seed's length."""
 
     products_MM: NDArray[np.float64]
     seed_square: float
@@ -91,8 +91,8 @@ def measure_differences(
     """Write the tables of the experts in ``folders``, by name; ``experts`` are all to compare with.
 
     Raises:
-        MergeError: a model that differs from the seed in names, shapes or dtypes, or holds a NaN
-            or infinity where it differs from it.
+        MergeError: a model differs from the seed in names, shapes or dtypes, or holds a NaN or
+            infinity in a tensor that differs.
 
     """
     with (

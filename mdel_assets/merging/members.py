@@ -1,4 +1,4 @@
-"""Who takes part in a merge: a recipe's models with ``*`` written out, and digests of folders."""
+"""The models of a merge: a recipe's models with ``*`` written out, and digests of folders."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,9 +40,9 @@ class Members:
 def members_of(
     recipe: MergeRecipe, *, name: str, domains: Sequence[str], random_numbers: Sequence[str]
 ) -> Members:
-    """Return who takes part in the recipe called ``name``.
+    """Return the models of the recipe called ``name``.
 
-    ``domains`` and ``random_numbers`` are those that ``expert:*`` and ``random:*`` stand for.
+    ``expert:*`` stands for ``domains``, and ``random:*`` for ``random_numbers``.
 
     Raises:
         MergeError: the recipe names the expert of a domain that is not among ``domains``.
@@ -82,14 +82,14 @@ def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
     if domain not in domains:
         raise MergeError(
             f"Recipe '{recipe_name}' needs the expert of '{domain}', but the corpus has no "
-            f"training document of that domain. Take it out of the recipe; present: "
+            f"training document of that domain. Remove it from the recipe. Present domains: "
             f"{', '.join(domains)}."
         )
     return f"expert-{domain}"
 
 
 def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
-    """Return the recipe in mergekit's words, with every model written out and nothing unset."""
+    """Return the recipe in mergekit's schema, with all models and values written out."""
     content = recipe.model_dump(
         mode="json", exclude={"models", "base_model"}, exclude_defaults=True
     )
@@ -107,10 +107,10 @@ def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
 def recipe_config(
     recipe: MergeRecipe, members: Members, *, digests: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what a merge is: the recipe, and its models with their parameters.
+    """Return the config of a merge: the recipe, and its models with their parameters.
 
-    A model from elsewhere is there by its digest, where ``digests`` has one: its name says nothing
-    about what is in it.
+    A model from elsewhere is identified by its digest, if ``digests`` has one, because its name
+    does not determine its content.
     """
     config = recipe.model_dump(mode="json", exclude={"models", "base_model"}, exclude_defaults=True)
     named = [
@@ -120,7 +120,7 @@ def recipe_config(
 
 
 def without_folders(written: str) -> str:
-    """Return a written recipe in which a model that is a folder has the folder's name alone."""
+    """Return a written recipe in which folder paths are reduced to the folder's name."""
     content = yaml.safe_load(written)
     for entry in [content, *content["models"]]:
         for field in ("model", "base_model"):
@@ -148,14 +148,14 @@ def folder_digest(folder: Path, *, notes: Path | None = None) -> str:
     In the folder ``notes`` stands what was read of it: files that stay as they are are read once.
 
     Raises:
-        MergeError: it is no folder, or has no safetensors weights.
+        MergeError: it is not a folder, or has no safetensors weights.
 
     """
     folder = folder.expanduser()
     if not folder.is_dir():
         raise MergeError(
-            f"'{folder}' is neither 'seed', 'expert:<domain>', a model folder nor a Hub id "
-            f"(OWNER/NAME or OWNER/NAME@REVISION). Correct the recipe."
+            f"'{folder}' is not a model. Expected 'seed', 'expert:<domain>', a model folder or a "
+            f"Hub id (OWNER/NAME or OWNER/NAME@REVISION). Correct the recipe."
         )
     names = sorted(
         path.name
@@ -164,7 +164,7 @@ def folder_digest(folder: Path, *, notes: Path | None = None) -> str:
     )
     if not any(name.endswith(".safetensors") for name in names):
         raise MergeError(
-            f"The folder '{folder}' holds no model: there is no *.safetensors in it. Save one "
+            f"The folder '{folder}' holds no model: it has no *.safetensors file. Save a model "
             f"there (model.save_pretrained), or name another folder."
         )
     name = f"outside-{text_digest(str(folder.absolute()))}.json"

@@ -1,8 +1,7 @@
-"""The card of a merged model, from what the records of its experiment say.
+"""The card of a merged model, from the records of its experiment.
 
-`make_merged` writes it beside the model, before the model is scored; `merged_model_card` gives it
-again for a model that is there, with the perplexity table as soon as there is a report of just that
-model.
+`make_merged` writes it into the model's folder before the model is scored. For an existing model,
+`merged_model_card` returns it with the perplexity table, once there is a report of that model.
 """
 
 import os
@@ -24,10 +23,9 @@ _HUB = "https://huggingface.co"
 
 
 def merged_model_card(lineage: Lineage, recipe_name: str, *, is_published: bool = False) -> str:
-    """Return the card of a merged model that is there; its table, if the model was scored.
+    """Return the card of an existing merged model, with a table if the model was scored.
 
-    ``is_published`` leaves out the table and the places of inputs on this disk: who publishes says
-    these things anew.
+    ``is_published`` leaves out the table and the inputs' local paths, which publishing replaces.
 
     Raises:
         MissingArtifactError: the model was never made.

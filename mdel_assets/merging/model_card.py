@@ -1,4 +1,4 @@
-"""The card of a merged model: the README.md that lies beside it, and that the Hub shows."""
+"""The card of a merged model: the README.md in its folder, which the Hub shows."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ def model_card(
 ) -> str:
     """Return the card as Markdown, with the front matter that the Hub reads.
 
-    ``inputs`` maps the models of the merge to their fingerprints, ``links`` to addresses,
-    ``licences`` to what their own cards say, None where they say nothing; ``corpus_licences`` are
-    those that documents of the corpus may have, None where any may. ``seed`` says what the models
-    branched from, ``result`` is a `MergeResult` as a dictionary, ``search`` sentences on how the
-    weights were found, ``perplexity`` the rows of the model's report. Nothing of the machine is in
-    it.
+    ``inputs`` maps the models of the merge to their fingerprints, ``links`` to addresses, and
+    ``licences`` to the licences that their own cards state, or None. ``corpus_licences`` are those
+    that documents of the corpus may have, None for any. ``seed`` describes the model that the
+    models branched from, ``result`` is a `MergeResult` as a dictionary, ``search`` has sentences on
+    how the weights were found, and ``perplexity`` the rows of the model's report. The card says
+    nothing about the machine.
     """
     known = {licence for licence in (licences or {}).values() if licence}
     is_known = bool(known) and None not in (licences or {}).values()
@@ -45,12 +45,12 @@ pipeline_tag: text-generation
 
 A merge of models that branched from one seed model ({seed}), made by MDEL assets. It has
 {result["num_parameters"]:,} parameters in {result["num_tensors"]} tensors, of which
-{result["num_copied_tensors"]} are equal in all inputs and were copied. Its licence is that of its
-inputs: see those of the seed model and of the corpus.
+{result["num_copied_tensors"]} are equal in all inputs and were copied. Its licence follows from its
+inputs: see the licences of the seed model and of the corpus.
 
 ## Recipe
 
-In mergekit's words. `mergekit_config.yml`, beside the model, is the same recipe.
+In mergekit's schema. `mergekit_config.yml`, in the model's folder, has the same recipe.
 
 ```yaml
 {recipe_yaml.rstrip()}
@@ -67,9 +67,7 @@ def _search_section(sentences: Sequence[str]) -> str:
     if not sentences:
         return ""
     lines = "\n".join(f"- {sentence}" for sentence in sentences)
-    return (
-        f"The weights were searched for, on validation text, and judged on test text:\n\n{lines}\n"
-    )
+    return f"A search on validation text found the weights; test text judged them:\n\n{lines}\n"
 
 
 def _inputs_section(
@@ -98,8 +96,8 @@ def _inputs_section(
             f"Documents of the corpus have one of these licences: {', '.join(corpus_licences)}.\n\n"
         )
     return (
-        text + "A fingerprint covers a model's configuration and everything that it was made from; "
-        "`record.json`\nholds this model's own.\n"
+        text + "A fingerprint covers a model's configuration and everything it was made from; "
+        "`record.json`\nhas the fingerprint of this model.\n"
     )
 
 

@@ -1,6 +1,6 @@
-"""A merge outside the graph: of experts, folders and models of the Hub, into a folder of one's own.
+"""A merge outside the graph: of experts, folders and Hub models, into any folder.
 
-It has the recipe, the tokenizer, a card and a record beside it, as every merged model has.
+Like every merged model, it comes with the recipe, the tokenizer, a card and a record.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ ONE_OFF_KIND = "one_off_merge"
 
 @dataclasses.dataclass(frozen=True)
 class MergedOnce:
-    """A merged model in its folder. ``inputs`` maps its models to what stands for their content."""
+    """A merged model in its folder. ``inputs`` maps its models to digests of their content."""
 
     folder: Path
     inputs: dict[str, str]
@@ -36,12 +36,12 @@ class MergedOnce:
 
 
 def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRecipe:
-    """Return the recipe in ``recipe_file``, the mean where there is none, of ``experts``.
+    """Return the recipe in ``recipe_file``, or the mean, of ``experts``.
 
-    A file may name its models itself; then no experts are given.
+    If the file names its models itself, ``experts`` must be empty.
 
     Raises:
-        MergeError: the file is no recipe, or models come from both places.
+        MergeError: the file is not a recipe, or models come from both places.
 
     """
     content: Any = dict(MEAN)
@@ -51,12 +51,12 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
         except (OSError, yaml.YAMLError) as error:
             raise MergeError(f"The recipe {recipe_file} cannot be read: {error}") from error
         if not isinstance(content, dict):
-            raise MergeError(f"The recipe {recipe_file} must hold a mapping, see docs/merging.md.")
+            raise MergeError(f"The recipe {recipe_file} must be a mapping. See docs/merging.md.")
         content = _beside(recipe_file.absolute().parent, content)
     if experts and content.get("models"):
         raise MergeError(
-            f"The recipe {recipe_file} names its models itself: leave out -e, or take 'models' out "
-            f"of it."
+            f"The recipe {recipe_file} names its models itself: leave out -e, or remove 'models' "
+            f"from it."
         )
     if experts:
         content = content | {"models": [{"model": name} for name in experts]}
@@ -69,13 +69,13 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
     if recipe.mdel.search:
         raise MergeError(
             "A search for weights needs an experiment's validation text: put the recipe under "
-            "'merges' in one, or give the weights and take 'mdel.search' out."
+            "'merges' in an experiment, or give the weights and remove 'mdel.search'."
         )
     return recipe
 
 
 def _beside(folder: Path, content: Any) -> Any:
-    """Return a recipe's content in which names of models that are folders beside it have a path."""
+    """Return a recipe's content with paths for models that are folders next to the recipe."""
     if isinstance(content, list):
         return [_beside(folder, one) for one in content]
     if not isinstance(content, dict):
@@ -101,9 +101,9 @@ def merge_once(
 ) -> MergedOnce:
     """Merge ``inputs``, the models of ``members`` in their order, into ``folder``.
 
-    The folder is there whole afterwards, or as it was before. The recipe in it names models by
-    their places, so that it can be repeated; the card by the names of ``inputs``. ``seed`` says
-    what the models branched from.
+    Afterwards the folder is complete, or as it was before. Its recipe names models by their paths,
+    so that it can be repeated; its card uses the names of ``inputs``. ``seed`` describes the model
+    that the models branched from.
 
     Raises:
         MergeError: the models do not fit each other, or ``folder`` holds something else.
@@ -113,7 +113,7 @@ def merge_once(
 
     refuse_foreign_folder(folder)
     if len(inputs) < 2:
-        raise MergeError("A merge takes at least two models: give -e twice or more.")
+        raise MergeError("A merge takes at least two models: give -e at least twice.")
     artifact = one_off_artifact(folder, experiment=identity.experiment)
     with artifact.staging() as stage:
         result = merge_models(
@@ -139,7 +139,7 @@ def merge_once(
 
 
 def one_off_artifact(folder: Path, *, experiment: str) -> Artifact:
-    """Return ``folder`` as the place of a merge that is no recipe of ``experiment``."""
+    """Return ``folder`` as the artifact of a merge outside the recipes of ``experiment``."""
     return Artifact(
         kind=ONE_OFF_KIND,
         key="",
@@ -151,13 +151,13 @@ def one_off_artifact(folder: Path, *, experiment: str) -> Artifact:
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """Raise `MergeError` where ``folder`` holds anything but an earlier merge."""
+    """Raise `MergeError` if ``folder`` holds anything but an earlier merge."""
     if folder.exists() and not (folder / RECIPE_NAME).exists() and any(folder.iterdir()):
-        raise MergeError(f"{folder} holds something else than a merged model: name another folder.")
+        raise MergeError(f"{folder} is not empty and not a merged model: name another folder.")
 
 
 def shown_names(inputs: Sequence[MergeInput]) -> list[str]:
-    """Return what others are told of the models: those of the Hub with their commits."""
+    """Return the models' names for others: Hub models with their commits."""
     digests = [(entry, entry.digest or "") for entry in inputs]
     return [
         digest.removeprefix(HUB_PREFIX) if digest.startswith(HUB_PREFIX) else entry.name
@@ -177,6 +177,6 @@ def written_recipe(recipe: MergeRecipe, members: Members, names: Sequence[str]) 
 
 
 def _place(entry: MergeInput) -> str:
-    """Return what a recipe names a model by that is to be repeated on this machine."""
+    """Return a model's name in a recipe that is to be repeated on this machine."""
     (name,) = shown_names([entry])
     return name if (entry.digest or "").startswith(HUB_PREFIX) else str(entry.folder.resolve())

@@ -1,4 +1,4 @@
-"""Models of a merge that are none of the experiment's: folders, and repositories of the Hub."""
+"""Models of a merge from outside the experiment: folders, and repositories on the Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def outside_digest(name: str, *, before: Record | None, notes: Path | None = Non
 
 
 def outside_folder(name: str, *, digest: str) -> Path:
-    """Return where a model lies whose `outside_digest` is ``digest``; one of the Hub is fetched."""
+    """Return the folder of the model whose `outside_digest` is ``digest``; fetch a Hub model."""
     reference = outside_reference(name)
     if reference is None:
         return Path(name).expanduser()
@@ -40,6 +40,6 @@ def outside_folder(name: str, *, digest: str) -> Path:
 
 
 def outside_reference(name: str) -> HubReference | None:
-    """Return the repository of the Hub that a recipe's model names; None for anything else."""
-    # A recipe's Hub ids have an owner: any other word is one of the experiment's, misspelled.
+    """Return the Hub repository that a recipe's model names; None for anything else."""
+    # A recipe's Hub ids have an owner: a single word is a misspelt name of the experiment.
     return hub_reference(name) if "/" in name else None

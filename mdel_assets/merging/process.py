@@ -1,4 +1,4 @@
-"""How the process is set up while tensors stream through it."""
+"""Settings of the process while tensors are streamed."""
 
 import contextlib
 import ctypes
@@ -9,11 +9,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 @contextlib.contextmanager
 def set_up_for_streaming() -> Iterator[None]:
-    """Let torch use one thread for an operation, and let freed memory be used again.
+    """Let torch use one thread per operation, and let glibc keep freed memory.
 
-    The threads of a merge work on different tensors. Without the second, glibc returns a piece's
-    memory to the system as soon as it is free, and getting it back takes half of the time. The
-    thresholds are those that glibc comes to by itself in a process that frees blocks of 32 MiB.
+    The threads of a merge work on different tensors. By default, glibc returns a piece's memory to
+    the system as soon as it is free, and getting it back takes half of the time. The thresholds are
+    those that glibc itself reaches in a process that frees blocks of 32 MiB.
     """
     import torch
 

@@ -1,12 +1,12 @@
-"""The search for a merge's weights: which are tried next, given all that were tried before.
+"""The search for a merge's weights: choose the next trial from all earlier ones.
 
-The starting points come first: the seed, the uniform mean, and sums of all task vectors, scaled.
-Then weights of the best so far are moved one by one, or, where there are too many, in blocks. What
-is left of the trials goes where a quadratic surrogate of all trials has its minimum, within a
-distance that grows with success and shrinks without. The best trial is the answer, and so never
-worse than a starting point.
+First come the starting points: the seed, the uniform mean, and scaled sums of all task vectors.
+Then the weights of the best trial are moved one by one, or in blocks if there are too many. The
+remaining trials are at the minimum of a quadratic surrogate of all trials, within a trust region
+that grows with success and shrinks with failure. The best trial is the answer, so it is never worse
+than a starting point.
 
-What comes next depends on the trials alone: a search that was killed goes on as if it had not been.
+The next trial depends only on the earlier ones: a killed search resumes to the same result.
 
 Shapes: G groups of layers, M models, N = G * M weights, group by group.
 """
@@ -26,8 +26,7 @@ _log = logging.getLogger(__name__)
 SEED_START, MEAN_START = "seed", "uniform mean"
 _SUM_SCALES = (0.3, 0.6, 1.0)
 _LOWEST_WEIGHT, _HIGHEST_WEIGHT = -0.5, 1.5
-# How far one weight is moved at first; what success and failure multiply that by later; and where
-# nothing is left to be found.
+# The first move of a weight; the factors for success and failure; and the limits of the search.
 _STEP = 0.2
 _GROWTH, _SHRINKAGE = 1.5, 0.5
 _LARGEST_RADIUS, _SMALLEST_RADIUS = 0.5, 0.01
@@ -50,9 +49,9 @@ def starting_points(num_models: int, *, num_groups: int = 1) -> dict[str, Array]
 def search_weights(
     score: Score, *, num_models: int, num_trials: int, log: TrialLog, num_groups: int = 1
 ) -> Trial:
-    """Return the best of at most ``num_trials`` trials, those of ``log`` among them.
+    """Return the best of at most ``num_trials`` trials, including those in ``log``.
 
-    ``score`` returns the bits per byte of each domain for N weights; their mean is what counts.
+    ``score`` returns the bits per byte of each domain for N weights; their mean is minimised.
 
     Raises:
         ScoringError: no trial gave finite numbers.
@@ -61,7 +60,7 @@ def search_weights(
     started = time.monotonic()
     starts = starting_points(num_models, num_groups=num_groups)
     if len(log):
-        _log.info("the search goes on after %d trials", len(log))
+        _log.info("the search resumes after %d trials", len(log))
     num_before = len(log)
     while (following := next_trial(list(log), starts, num_trials=num_trials)) is not None:
         origin, weights_N = following
@@ -76,8 +75,8 @@ def search_weights(
     best = best_trial(list(log))
     if not math.isfinite(best.bits_per_byte):
         raise ScoringError(
-            "No model of the search gives finite probabilities, the seed neither. Make the seed "
-            "model again."
+            "No model of the search gives finite probabilities, not even the seed. Remake the seed "
+            "model."
         )
     return best
 
@@ -90,7 +89,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
 def next_trial(
     trials: Sequence[Trial], starts: Mapping[str, Array], *, num_trials: int
 ) -> tuple[str, Array] | None:
-    """Return origin and weights of what to try after ``trials``; None: the search is over."""
+    """Return origin and weights of the next trial; None if the search is over."""
     done = len(trials)
     if done < len(starts):
         return list(starts.items())[done]
@@ -124,7 +123,7 @@ def _surrogate_step(trials: Sequence[Trial], center_N: Array) -> tuple[str, Arra
 
 
 def _radius(trials: Sequence[Trial]) -> float:
-    """Return how far the surrogate may go, by how well it did so far."""
+    """Return the radius of the surrogate's trust region, from its success so far."""
     radius, best = _STEP, math.inf
     for trial in trials:
         if trial.origin == "surrogate":

@@ -1,4 +1,4 @@
-"""What came of a search: its answer on test text, and a chart of its trials."""
+"""The report of a search: its answer on test text, and a chart of its trials."""
 
 import dataclasses
 import math
@@ -17,9 +17,9 @@ from mdel_assets.scoring.perplexity import Cell, interval
 
 @dataclasses.dataclass(frozen=True)
 class Change(Estimate):
-    """How many bits per byte the searched merge has more than a rival, with a 95 % interval.
+    """The searched merge's bits per byte minus a rival's, with a paired 95 % interval.
 
-    Both are measured on the same documents, which are drawn anew for both together.
+    Both are measured on the same documents, and the bootstrap resamples them together.
     """
 
     rival: str
@@ -42,7 +42,7 @@ class Verdict:
 def judge(
     cells: Mapping[str, Sequence[Cell]], *, evaluation: Evaluation, ours: str
 ) -> list[Verdict]:
-    """Return a verdict for each split with text; ``cells`` are the models', in the same order."""
+    """Return a verdict for each split with text; ``cells`` are in the order of the models."""
     verdicts = []
     for split in evaluation.splits:
         own = {
@@ -82,7 +82,7 @@ def _samples(cell: Cell, evaluation: Evaluation) -> Any:
 def search_markdown(
     title: str, *, best: Trial, trials: Sequence[Trial], verdicts: Sequence[Verdict]
 ) -> str:
-    """Return the report that a person reads."""
+    """Return the report as Markdown."""
     starts = [t for t in trials if t.origin not in ("step", "surrogate")]
     rows = [["Trial", "bits per byte on the validation subsample"]]
     rows += [[trial.origin, _shown(trial.bits_per_byte)] for trial in starts]
@@ -105,7 +105,7 @@ def search_markdown(
 
 
 def sentence(verdict: Verdict, change: Change) -> str:
-    """Say how the searched merge does against a rival."""
+    """Return a sentence that compares the searched merge with a rival."""
     word = "better than" if change.is_better else "worse than" if change.is_worse else "as good as"
     if not change.is_enough:
         word = f"{TOO_FEW} to compare with"
@@ -116,7 +116,7 @@ def sentence(verdict: Verdict, change: Change) -> str:
 
 
 def trials_figure(trials: Sequence[Trial], *, title: str) -> Any:
-    """Return a figure of every trial and of the best so far, beside the seed and the mean."""
+    """Return a figure of every trial and the best so far, with the seed and the mean."""
     from mdel_assets.charts import figure
 
     drawn = figure(width=6.4, height=3.4)
@@ -134,7 +134,7 @@ def trials_figure(trials: Sequence[Trial], *, title: str) -> Any:
     for name, style in ((SEED_START, ":"), (MEAN_START, "--")):
         if name in levels:
             axes.axhline(levels[name], linestyle=style, color="0.6", label=name, linewidth=1)
-    # A sum that overshoots would press everything else into one line.
+    # An overshooting sum would squeeze everything else into one line.
     low, high = float(best[-1]), max([*shown, float(best[0])])
     room = 0.1 * (high - low) or 0.01
     axes.set_ylim(low - room, high + room)

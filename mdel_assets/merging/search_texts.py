@@ -1,8 +1,8 @@
 """The texts that a search reads: a subsample of validation documents.
 
-Weights that were chosen on some documents look better on these than they are. So the subsample
-leaves out, as far as there are others, the documents that the perplexity matrix is made of; and the
-search's own report is on test documents, which nothing was chosen by.
+Weights look better on the documents they were chosen on than they are. So the subsample avoids the
+documents of the perplexity matrix as long as there are others, and the search's own report uses
+test documents.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ _SPLIT = "validation_domain"
 class Subsample:
     """D documents of several domains: their texts, their domains, their sizes in UTF-8 bytes.
 
-    ``num_also_evaluated`` of them are among those that the perplexity matrix is made of.
+    ``num_also_evaluated`` of them are also in the perplexity matrix.
     """
 
     texts: list[str]
@@ -78,20 +78,20 @@ def validation_subsample(
                 num_shared += ids[row] in evaluated
     if not texts:
         raise ScoringError(
-            "No domain has validation text to search a merge's weights on. Give the corpus more "
-            "documents, or the weights in the recipe."
+            "No domain has validation text for the search of a merge's weights. Add documents to "
+            "the corpus, or give the weights in the recipe."
         )
     if num_shared:
         _log.warning(
-            "%d of the search's %d validation documents are in the perplexity matrix too: judge "
-            "the merge by test splits there",
+            "%d of the search's %d validation documents are also in the perplexity matrix: judge "
+            "the merge by its test splits",
             *(num_shared, len(texts)),
         )
     return Subsample(texts, domains, [len(text.encode()) for text in texts], num_shared)
 
 
 def _chosen_rows(ids: list[str], evaluated: EvaluationDocuments, search: Search) -> list[int]:
-    """Return the rows of the drawn documents, those that are not evaluated first to be drawn."""
+    """Return the rows of the drawn documents; documents that are not evaluated come first."""
     if not ids:
         return []
     numbers = np.array([[int(key[:16], 16), int(key[16:], 16)] for key in ids], np.uint64)

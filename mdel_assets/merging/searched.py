@@ -1,7 +1,7 @@
 """A searched merge: weights found on validation text, then judged on test text.
 
-`find_weights` ties the parts together: `candidates` makes models in memory, `search_texts` says on
-what they are scored, `search` what is tried next, `search_report` what came of it.
+`find_weights` ties the parts together: `candidates` makes models in memory, `search_texts` provides
+the texts they are scored on, `search` chooses the next trial, `search_report` reports the result.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ SEARCHED = "searched"
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What a search found: each model's weight, as a recipe gives it, and how good that is.
+    """The result of a search: each model's weight, in a recipe's form, and its quality.
 
-    ``trials`` are all of them, ``best`` the one chosen. ``verdicts`` are on test splits.
+    ``trials`` are all trials, ``best`` the chosen one. ``verdicts`` are on test splits.
     """
 
     weights: dict[str, Any]
@@ -65,11 +65,11 @@ def find_weights(
     evaluation: Evaluation,
     work_folder: Path,
 ) -> SearchResult:
-    """Search the weights of ``recipe``'s models; go on after the trials in ``work_folder``.
+    """Search for the weights of ``recipe``'s models; resume after the trials in ``work_folder``.
 
     Raises:
-        MergeError: models that cannot be merged, or searched over.
-        ScoringError: no validation text, or no model that gives finite probabilities.
+        MergeError: the models cannot be merged, or the search does not support them.
+        ScoringError: there is no validation text, or no model gives finite probabilities.
 
     """
     search = recipe.mdel.search
@@ -138,7 +138,7 @@ def _verdicts(
     rivals = {name: starts[name].reshape(best_GM.shape) for name in (MEAN_START, SEED_START)}
     cells: dict[str, list[Cell]] = {}
     for name, weights_GM in {SEARCHED: best_GM, **rivals}.items():
-        # Each model runs in whole: the states of all test documents could fill a disk.
+        # Each model runs completely: cached states of all test documents could fill a disk.
         scores = candidates.score(weights_GM, tokens, prefix=prefix, keep_states=False)
         cells[name] = cells_of(documents_table(sizes, scores), documents.cells)
     return judge(cells, evaluation=scope, ours=SEARCHED)

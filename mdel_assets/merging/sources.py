@@ -1,4 +1,4 @@
-"""The models that a merge reads: opened side by side, compared before anything is written.
+"""The input models of a merge: opened side by side, and compared before anything is written.
 
 `Source.read` gives elements of a tensor in fp32, by its common name, and refuses a NaN or infinity.
 """
@@ -26,11 +26,11 @@ _SHOWN_DIFFERENCES = 12
 
 @dataclasses.dataclass(frozen=True)
 class MergeInput:
-    """One model of a merge: how messages name it, where it lies, its own parameters.
+    """One model of a merge: its name in messages, its folder, its own parameters.
 
-    ``trained_prefixes`` begin the names of the tensors in which it may differ from the seed;
-    everything else is the seed's to the bit. None where that is not known. ``digest`` stands for it
-    in random draws where its name is only a place.
+    ``trained_prefixes`` are the prefixes of the names of tensors that may differ from the seed;
+    everything else equals the seed to the bit. None if this is unknown. ``digest`` replaces its
+    name in random draws if the name is only a path.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Source:
     own_names: Mapping[str, str]
 
     def is_frozen(self, name: str) -> bool | None:
-        """Whether the tensor is the seed's by the model's record; None where no record says."""
+        """Whether the model's record says that the tensor is the seed's; None without a record."""
         prefixes = self.entry.trained_prefixes
         return None if prefixes is None else not self.own_names[name].startswith(prefixes)
 
     def stored(self, name: str) -> StoredTensor:
-        """Return where the tensor lies."""
+        """Return the tensor's place in the files."""
         return self.tensors.stored[self.own_names[name]]
 
     def read_stored(self, name: str, first: int, last: int) -> "torch.Tensor":
@@ -73,15 +73,15 @@ class Source:
         found = self.read_stored(name, first, last).to(torch.float32)
         if check and not math.isfinite(largest_magnitude(found)):
             raise MergeError(
-                f"{self.entry.name} holds a NaN or infinity in {name}. Train it again, or take it "
-                f"out of the recipe."
+                f"{self.entry.name} holds a NaN or infinity in {name}. Train it again, or remove "
+                f"it from the recipe."
             )
         return found
 
 
 @contextmanager
 def open_sources(inputs: Sequence[MergeInput], *, model_folder: Path) -> Iterator[list[Source]]:
-    """Open the inputs' files; what comes out has the configuration in ``model_folder``."""
+    """Open the inputs' files; the merged model has the configuration in ``model_folder``."""
     with ExitStack() as stack:
         found = []
         for entry in inputs:
@@ -91,7 +91,7 @@ def open_sources(inputs: Sequence[MergeInput], *, model_folder: Path) -> Iterato
 
 
 def largest_magnitude(numbers: "torch.Tensor") -> float:
-    """Return the largest absolute value; NaN or infinity where one of the numbers is that."""
+    """Return the largest absolute value; NaN or infinity if one of the numbers is."""
     import torch
 
     if not numbers.numel():
@@ -126,18 +126,18 @@ def refuse_differences(
         more = len(found) - _SHOWN_DIFFERENCES
         shown = "; ".join(found[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
         raise MergeError(
-            f"These models cannot be merged: {shown}. Merge models that have the same tensors and "
-            f"the same words, as experts of one seed model have."
+            f"These models cannot be merged: {shown}. Merge models with the same tensors and the "
+            f"same vocabulary, such as experts of one seed model."
         )
 
 
 def _lack(name: str, *, of: Source, beside: Source) -> str:
-    """Say that a model lacks a tensor that another has."""
+    """Return a sentence about a tensor that a model lacks and another has."""
     if name != OUTPUT_NAME:
         return f"{of.entry.name} lacks {name}, which {beside.entry.name} has"
     return (
-        f"{of.entry.name} has its embedding for an output layer, {beside.entry.name} a {name} "
-        f"that is no copy of its own"
+        f"{of.entry.name} uses its embedding as output layer, but {beside.entry.name} has a "
+        f"{name} that is not a copy of its embedding"
     )
 
 
@@ -153,12 +153,12 @@ def _differences(
     if ours.dtype != theirs.dtype and not dtypes_may_differ:
         yield (
             f"{name} is {ours.dtype} in {first.entry.name}, {theirs.dtype} in "
-            f"{other.entry.name} (set out_dtype to merge them all the same)"
+            f"{other.entry.name} (set out_dtype to merge them anyway)"
         )
 
 
 def _have_same_vocabulary(first: Path, second: Path) -> bool:
-    """Whether two models' tokenizers have the same words; the same file has, unread."""
+    """Whether two models' tokenizers have the same vocabulary; identical files are not read."""
     ours, theirs = first / "tokenizer.json", second / "tokenizer.json"
     if ours.is_file() and theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False):
         return True

@@ -1,8 +1,9 @@
-"""Merging by streaming over safetensors: no model class, no architecture, little memory.
+"""Merge by streaming over safetensors: no model class, no architecture, little memory.
 
 Names, shapes, dtypes and tokenizers are compared before anything is written. A tensor that all
-inputs share is copied. Any other is read in pieces from all inputs, merged in fp32 by threads, and
-written to its place in the output. Bytes depend neither on pieces nor on threads nor on shards.
+inputs share is copied. Any other tensor is read in pieces from all inputs, merged in fp32 by
+threads, and written to its place in the output. The bytes do not depend on pieces, threads or
+shards.
 """
 
 import dataclasses
@@ -25,8 +26,8 @@ from mdel_assets.store.tensor_names import Layers
 from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
 _log = logging.getLogger(__name__)
-# What all threads' pieces take together, and a piece's largest size in elements. Importing torch
-# alone takes 220 MiB of the 300 that a merge may take.
+# The memory of all threads' pieces together, and a piece's largest size in elements. Importing
+# torch alone takes 220 MiB of the 300 that a merge may take.
 _BUFFERS_BYTES = 12 << 20
 _LARGEST_PIECE = 1 << 19
 _SPAN_PIECES = 16
@@ -38,8 +39,8 @@ _PROGRESS_SECONDS = 10.0
 class MergeResult:
     """The merged model as saved.
 
-    ``num_copied_tensors`` were equal in all inputs. ``non_finite`` names tensors whose merged
-    numbers the output's dtype cannot hold.
+    ``num_copied_tensors`` were equal in all inputs. ``non_finite`` names tensors with merged values
+    that the output's dtype cannot represent.
     """
 
     num_tensors: int
@@ -59,15 +60,14 @@ def merge_models(
     num_threads: int | None = None,
     largest_piece: int = _LARGEST_PIECE,
 ) -> MergeResult:
-    """Write what ``recipe`` makes of ``inputs`` into ``folder``, as a model transformers loads.
+    """Merge ``inputs`` by ``recipe`` and write the model into ``folder``, for transformers to load.
 
     ``base`` is the model that task vectors start from, and not one of ``inputs``. Configuration,
     generation config and tokenizer are those in ``model_folder``.
 
     Raises:
-        MergeError: models that differ in tensors, shapes, dtypes or tokenizer, every difference
-            named; too few or too many of them; weights that cancel; a NaN or infinity in an input,
-            its tensor named.
+        MergeError: the models differ in tensors, shapes, dtypes or tokenizer (all differences are
+            named); their number is wrong; weights cancel; or an input holds a NaN or infinity.
 
     """
     refuse_wrong_number(recipe, [entry.name for entry in inputs])
@@ -104,11 +104,11 @@ def merge_models(
 
 
 def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
-    """Return how many elements a piece has, so that all threads' pieces fit their memory.
+    """Return the number of elements of a piece with which all threads' pieces fit into memory.
 
-    A method holds ``num_held`` numbers for an element: one that reads models one by one, five (a
-    model's as stored and in fp32, the sum, the result, and that as written); others, three of each
-    model and some sums.
+    A method holds ``num_held`` numbers per element. A method that reads models one by one holds
+    five (a model's as stored and in fp32, the sum, the result, the result as written); other
+    methods hold three for each model and some sums.
     """
     fitting = _BUFFERS_BYTES // num_threads // (4 * num_held)
     return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
@@ -152,7 +152,7 @@ def merge_jobs(
 
 
 def _counting_models(recipe: MergeRecipe, settings: TensorSettings, *, has_base: bool) -> list[int]:
-    """Return which models a tensor depends on: those of weight zero are not even read."""
+    """Return the models that a tensor depends on; models with weight zero are not even read."""
     everyone = range(len(settings.models))
     weights = settings.of_models.get("weight")
     if weights is None or recipe.method.max_models is not None:
@@ -164,7 +164,7 @@ def _counting_models(recipe: MergeRecipe, settings: TensorSettings, *, has_base:
 def _only(
     settings: TensorSettings, counting: Sequence[int], models: Sequence[Source]
 ) -> TensorSettings:
-    """Return the settings of the models that count, named as random draws name them."""
+    """Return the settings of these models, with their names for random draws."""
     entries = [models[index].entry for index in counting]
     return dataclasses.replace(
         settings,
@@ -179,7 +179,7 @@ def _only(
 def _run(
     jobs: Sequence[TensorJob], writer: TensorWriter, pool: ThreadPoolExecutor
 ) -> tuple[int, list[str]]:
-    """Do all jobs; return how many tensors were copied, and the names of those not finite."""
+    """Do all jobs; return how many tensors were copied, and the names of non-finite ones."""
     ordered = sorted(jobs, key=lambda job: -job.num_elements)
     is_copied = dict(
         zip(
@@ -203,7 +203,7 @@ def _run(
 
 
 def _spans(job: TensorJob) -> Iterator[tuple[int, int]]:
-    """Yield the parts that a tensor is merged in; where it is measured first, it is one."""
+    """Yield the parts in which a tensor is merged; a tensor that is measured first is one part."""
     size = job.num_elements
     span = max(1, size) if job.method.measure else job.step * _SPAN_PIECES
     for first in range(0, size, span):
@@ -211,7 +211,7 @@ def _spans(job: TensorJob) -> Iterator[tuple[int, int]]:
 
 
 def _collect(futures: Sequence[Future[Any]], *, report: bool = False) -> list[Any]:
-    """Return the futures' results in order; on an error drop what has not begun."""
+    """Return the futures' results in order; on an error cancel those that have not begun."""
     started = reported = time.monotonic()
     try:
         for done, future in enumerate(as_completed(futures), start=1):

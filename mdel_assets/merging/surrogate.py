@@ -1,10 +1,10 @@
-"""A quadratic surrogate: what a few scored points say about the points between and around them.
+"""A quadratic surrogate: predict scores between and around a few scored points.
 
 The surrogate is the mean of a Gaussian process whose draws are quadratic functions: a constant, a
-gradient, one curvature common to all directions, and, held small by the prior, what the curvature
-of each direction and pair of directions differs by. With fewer points than coefficients it stays
-defined, with more it is a least-squares fit. A point far from the centre counts less, by the third
-order that a quadratic leaves out. How strong both priors are is chosen by marginal likelihood.
+gradient, one curvature common to all directions, and, kept small by the prior, the deviations of
+each direction and pair of directions from it. With fewer points than coefficients it stays defined;
+with more it is a least-squares fit. A point far from the centre counts less, because of the third
+order that a quadratic leaves out. The strength of both priors is chosen by marginal likelihood.
 
 Quadratics of least change from few points: Powell 2006, "The NEWUOA software for unconstrained
 optimization without derivatives"; there the common curvature is not free.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-# Standard deviations of constant, gradient and common curvature: wide, against values scaled to 1.
+# Standard deviations of constant, gradient and common curvature: wide for values scaled to 1.
 _WIDE = 10.0
 _SMALLEST_NOISE = 1e-4
 _DIFFERING_CURVATURES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -66,9 +66,9 @@ class Quadratic:
 
 
 def fit_quadratic(points_PN: Array, values_P: Array, *, center_N: Array, scale: float) -> Quadratic:
-    """Return the quadratic that the points say most likely lies under them.
+    """Return the most likely quadratic through the points.
 
-    ``scale`` is the length by which offsets are measured: points up to some of it away count.
+    ``scale`` is the unit of length for offsets; points up to a few units away count.
     """
     u_PN = (points_PN - center_N) / scale
     base = float(values_P.min())

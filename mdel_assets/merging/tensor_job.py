@@ -1,4 +1,4 @@
-"""One tensor's way through a merge: compared, copied or merged piece by piece, written."""
+"""The merge of one tensor: compare, copy or merge piece by piece, write."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 if TYPE_CHECKING:
     import torch
 
-# How much of two tensors is compared before the rest of them is read.
+# How much of two tensors is compared before the rest is read.
 _FIRST_LOOK_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorJob:
-    """A tensor of a merge: its settings, the models that count for it, and its place.
+    """A tensor of a merge: its settings, the models that it depends on, and its place.
 
     ``step`` is how many elements a piece has. ``is_known_equal`` says that all models and the base
     are known to hold the same bytes.
@@ -38,7 +38,7 @@ class TensorJob:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Everything that is read: the base, if any, then the models."""
+        """All inputs that are read: the base, if any, then the models."""
         return (self.base, *self.models) if self.base else self.models
 
     @property
@@ -47,10 +47,10 @@ class TensorJob:
         return self.sources[0].stored(self.name).num_elements
 
     def is_copied(self) -> bool:
-        """Whether the tensor is taken over as it is: equal in all, by a method that keeps it so.
+        """Whether the tensor is copied: equal in all models, with a method that keeps it equal.
 
         Raises:
-            MergeError: it holds something else than floats, and differs.
+            MergeError: it is not made of floats, and differs.
 
         """
         has_floats = is_float(self.layout.dtype)
@@ -86,7 +86,7 @@ class TensorJob:
                 self._write(writer, part[0], first.read_stored(self.name, *part))
 
     def merge(self, writer: TensorWriter, first: int, last: int) -> bool:
-        """Merge elements ``first`` to ``last`` (exclusive); say whether all came out finite.
+        """Merge elements ``first`` to ``last`` (exclusive); return whether all results are finite.
 
         Raises:
             MergeError: an input holds a NaN or infinity.
@@ -102,7 +102,7 @@ class TensorJob:
             merged = self.method.merge(piece, self.settings, measured)
             largest = largest_magnitude(merged)
             if not math.isfinite(largest):
-                # Where the inputs are finite, the sum left the range of fp32.
+                # If the inputs are finite, the sum left the range of fp32.
                 self._refuse_non_finite(piece.first, piece.first + merged.numel())
             stored = self._write(writer, piece.first, merged)
             if not largest <= torch.finfo(stored.dtype).max:
@@ -132,7 +132,7 @@ class TensorJob:
 
 
 class _ReadOnDemand(Sequence[Any]):
-    """The models' elements of one piece, each read when it is asked for."""
+    """The models' elements of one piece, each read on demand."""
 
     def __init__(self, job: TensorJob, first: int, last: int, *, check: bool) -> None:
         self._job, self._part, self._check = job, (first, last), check

@@ -1,7 +1,7 @@
-"""An output layer that is the input embedding: one tensor, which files hold once or twice.
+"""Tied output layers: one tensor with the input embedding, stored once or twice.
 
-Where a configuration ties the two, most libraries store the embedding alone, and some a copy of it
-as ``lm_head.weight``. Models of both kinds are merged as what they are: the same tensors.
+If a configuration ties the two, most libraries store only the embedding, and some also a copy of it
+as ``lm_head.weight``. Models stored in either way can be merged with each other.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ _ELEMENTS_AT_ONCE = 1 << 19
 
 
 def with_one_form(sources: "Sequence[Source]", *, model_folder: Path) -> "list[Source]":
-    """Return the sources with an output layer each, or none of them, wherever that loses nothing.
+    """Return the sources, all with an output layer or all without one, if this loses nothing.
 
-    What comes out has the configuration in ``model_folder``. If that ties the output layer, a copy
-    of the embedding is left out; so it is of a model whose own configuration does. If it does not,
-    a model without an output layer has its embedding for one.
+    The merged model has the configuration in ``model_folder``. If that configuration, or a model's
+    own, ties the output layer, a copy of the embedding is left out. Otherwise, a model without an
+    output layer gets its embedding as output layer.
     """
     is_tied = ties_output(model_folder)
     found = [
@@ -37,7 +37,7 @@ def with_one_form(sources: "Sequence[Source]", *, model_folder: Path) -> "list[S
 
 
 def ties_output(folder: Path) -> bool:
-    """Whether a model's configuration makes its output layer its input embedding."""
+    """Whether a model's configuration ties its output layer to its input embedding."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -48,7 +48,7 @@ def ties_output(folder: Path) -> bool:
 
 
 def _without_output(source: "Source") -> "Source":
-    """Return the source without its output layer, where that has the bytes of its embedding."""
+    """Return the source without its output layer, if that is a copy of its embedding."""
     if OUTPUT_NAME not in source.own_names:
         return source
     if not any(_is_same(source, OUTPUT_NAME, name) for name in _embeddings(source)):
@@ -58,7 +58,7 @@ def _without_output(source: "Source") -> "Source":
 
 
 def _with_output(source: "Source") -> "Source":
-    """Return the source with its embedding for an output layer, where it has none and is tied."""
+    """Return the source with its embedding as output layer, if it is tied and has none."""
     embeddings = _embeddings(source)
     if OUTPUT_NAME in source.own_names or not embeddings or not ties_output(source.entry.folder):
         return source
@@ -69,7 +69,8 @@ def _with_output(source: "Source") -> "Source":
 def _embeddings(source: "Source") -> list[str]:
     """Return the tensors that may be the input embedding.
 
-    They are like the output layer; where there is none, words are more than positions or types.
+    They have the output layer's shape. Without an output layer, the vocabulary is larger than the
+    number of positions or token types.
     """
     found = [name for name in source.own_names if is_input_embedding(name)]
     if OUTPUT_NAME not in source.own_names:

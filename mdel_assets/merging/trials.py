@@ -1,4 +1,4 @@
-"""Trials of a search: each a set of weights and what it scored, kept in a file as they come."""
+"""Trials of a search: each is a set of weights and its score, appended to a file."""
 
 import dataclasses
 import json
@@ -14,10 +14,10 @@ TRIALS_NAME = "trials.jsonl"
 class Trial:
     """One scored model.
 
-    ``origin`` says where its weights come from: a starting point by its name, ``step`` (one weight
-    of the best so far moved) or ``surrogate``. ``weights`` are flat, one group of layers after the
-    other. ``bits_per_byte`` is the mean of those of ``domains``; infinite (null in the file) where
-    the model gave no finite probabilities.
+    ``origin`` is the origin of its weights: a starting point's name, ``step`` (one weight of the
+    best trial moved) or ``surrogate``. ``weights`` are flat, one group of layers after another.
+    ``bits_per_byte`` is the mean over ``domains``; infinite (null in the file) if the model gave no
+    finite probabilities.
     """
 
     number: int
@@ -28,15 +28,15 @@ class Trial:
 
 
 class TrialLog:
-    """A file of trials that only grows: what is in it survives a kill.
+    """An append-only file of trials, whose content survives a kill.
 
-    A line that a kill cut off is dropped when the file is opened.
+    An incomplete last line is dropped when the file is opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._trials = read_trials(path) if path.exists() else []
-        # What follows is appended behind whole lines only.
+        # Trials are appended only after whole lines.
         whole = "".join(_line(trial) for trial in self._trials)
         if path.exists() and path.stat().st_size != len(whole.encode()):
             os.truncate(path, len(whole.encode()))
@@ -57,7 +57,7 @@ class TrialLog:
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """Return the trials of a file, without a last line that is not whole."""
+    """Return the trials of a file, without an incomplete last line."""
     lines = path.read_text("utf-8").splitlines(keepends=True)
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
     return [

@@ -1,6 +1,6 @@
-"""Where publications go: what the Hub and a local folder have in common.
+"""The common interface of the places that publications go to: the Hub and a local folder.
 
-A repository holds files; a revision is what it held at one time. A commit changes any number of
+A repository holds files; a revision is its content at one time. A commit changes any number of
 files at once, or none.
 """
 
@@ -21,7 +21,7 @@ Outgoing = Path | bytes
 
 @dataclasses.dataclass(frozen=True)
 class Repository:
-    """One repository: ``name`` is ``owner/name``, and such that the Hub takes it.
+    """One repository; its ``name`` is ``owner/name`` and valid on the Hub.
 
     Raises:
         PublishingError: the Hub would refuse the name.
@@ -49,7 +49,7 @@ class Repository:
 class StoredFile:
     """A file as a repository holds it.
 
-    ``sha256`` is known of large files, ``git_sha1`` of the others.
+    Large files have a ``sha256``, the others a ``git_sha1``.
     """
 
     size_bytes: int
@@ -68,9 +68,9 @@ class StoredFile:
 
 @dataclasses.dataclass(frozen=True)
 class RemoteState:
-    """What a repository holds: its newest revision, and the files of that.
+    """A repository's newest revision and its files.
 
-    ``is_private`` is None where the place knows no such thing.
+    ``is_private`` is None if the place has no private repositories.
     """
 
     revision: str
@@ -80,7 +80,7 @@ class RemoteState:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What one commit changes."""
+    """The changes of one commit."""
 
     added: Mapping[str, Outgoing]
     deleted: tuple[str, ...] = ()
@@ -95,15 +95,15 @@ class Backend(abc.ABC):
     @property
     @abc.abstractmethod
     def location(self) -> str:
-        """How records and messages name the place."""
+        """The place's name in records and messages."""
 
     @abc.abstractmethod
     def owner(self) -> str:
-        """Return who publishes where the experiment names no namespace."""
+        """Return the default owner, if the experiment names no namespace."""
 
     @abc.abstractmethod
     def state(self, repository: Repository) -> RemoteState | None:
-        """Return what a repository holds; None where there is none."""
+        """Return a repository's state; None if it does not exist."""
 
     @abc.abstractmethod
     def read(self, repository: Repository, name: str, *, revision: str) -> bytes:
@@ -111,11 +111,11 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def revision(self, repository: Repository) -> str | None:
-        """Return a repository's newest revision; None where there is none."""
+        """Return a repository's newest revision; None if it does not exist."""
 
     @abc.abstractmethod
     def create(self, repository: Repository, *, private: bool) -> None:
-        """Make an empty repository; one that is there already is left as it is."""
+        """Create an empty repository; an existing one is left unchanged."""
 
     @abc.abstractmethod
     def commit(
@@ -123,20 +123,20 @@ class Backend(abc.ABC):
     ) -> str:
         """Apply ``changes`` in one step and return the new revision.
 
-        It is refused where the repository has moved on from ``parent``.
+        It is refused if the repository's newest revision is no longer ``parent``.
         """
 
     @abc.abstractmethod
     def delete(self, repository: Repository) -> None:
-        """Remove a repository and all its revisions; one that is not there is no error."""
+        """Remove a repository and all its revisions; a missing one is not an error."""
 
     @abc.abstractmethod
     def loading_name(self, repository: Repository) -> str:
-        """Return what a card's snippet loads the repository by."""
+        """Return the name by which a card's snippet loads the repository."""
 
     @abc.abstractmethod
     def url(self, repository: Repository, revision: str) -> str:
-        """Return where a person looks at a revision."""
+        """Return the address of a revision for a reader."""
 
 
 def sha256_of(file: Outgoing) -> str:
@@ -148,7 +148,7 @@ def sha256_of(file: Outgoing) -> str:
 
 
 def git_sha1_of(file: Outgoing) -> str:
-    """Return the name that git gives to a file's content."""
+    """Return git's hash of a file's content."""
     size = len(file) if isinstance(file, bytes) else file.stat().st_size
     digest = hashlib.sha1(f"blob {size}\0".encode())
     for block in _blocks(file):
@@ -158,7 +158,7 @@ def git_sha1_of(file: Outgoing) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _sha256_of_path(path: Path, size_bytes: int, modified_ns: int) -> str:
-    """Return a file's sha256, read once for as long as size and time of change stay."""
+    """Return a file's sha256; it is read once as long as size and modification time stay."""
     digest = hashlib.sha256()
     for block in _blocks(path):
         digest.update(block)

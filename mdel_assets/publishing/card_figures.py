@@ -1,6 +1,6 @@
-"""The figures on a card: the model's perplexities beside those of the seed, the mean and dense.
+"""The figures on a card: the model's perplexities, compared with seed, mean and dense baselines.
 
-Only figures of the models and datasets as they are now are shown; older ones are left out.
+Figures of an older version of a model or dataset are left out.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Rows of reports by model: the card's own model first, then those it is compared with."""
+    """Rows of reports by model: the card's own model first, then the models to compare with."""
 
     model: str
     rows: Mapping[str, Sequence[Row]]
 
     @property
     def own(self) -> Sequence[Row]:
-        """The rows of the card's own model; none where it was not measured."""
+        """The rows of the card's own model; empty if it was not measured."""
         return self.rows.get(self.model, ())
 
     @property
     def others(self) -> list[str]:
-        """The models that there are figures of, besides the card's own."""
+        """The other models with figures."""
         return [key for key in self.rows if key != self.model]
 
     def bits(self, model: str, row: Row) -> float | None:
@@ -42,7 +42,7 @@ class Figures:
 
 
 def read_figures(lineage: Lineage, model_key: str, *, first: str | None = None) -> Figures:
-    """Return the figures for the card of a model, those on the dataset ``first`` before others."""
+    """Return the figures for a model's card; those on the dataset ``first`` come first."""
     wanted = [model_key, "seed", *mean_models(lineage.experiment), *lineage.experiment.dense_keys]
     rows = {key: found for key in dict.fromkeys(wanted) if (found := _current_rows(lineage, key))}
     if model_key not in rows:
@@ -59,7 +59,7 @@ def mean_models(experiment: Experiment) -> list[str]:
     for name, recipe in experiment.merges.items():
         if recipe.merge_method != "linear" or recipe.base:
             continue
-        # All weights are one where they are equal: a single entry stands for every expert.
+        # Equal weights are written as 1, in a single entry for every expert.
         if [entry.model for entry in recipe.models] == ["expert:*"]:
             found.append(f"merged-{name}")
     return found
@@ -85,7 +85,7 @@ def _current_rows(lineage: Lineage, model_key: str) -> list[Row]:
 
 
 def figures_markdown(figures: Figures) -> str:
-    """Return the section of the card that holds table and chart."""
+    """Return the card's section with table and chart."""
     if not figures.own:
         return "It was not measured.\n"
     others = figures.others
@@ -104,14 +104,14 @@ def figures_markdown(figures: Figures) -> str:
         )
     explained = (
         f"Columns to the right are bits per byte of other models on the same text: "
-        f"{', '.join(f'`{name}`' for name in others)}. Less is better. "
+        f"{', '.join(f'`{name}`' for name in others)}. Lower is better. "
         if others
         else ""
     )
     context = figures.own[0]["max_length"]
     closing = (
-        f"{explained}Perplexity is per token, over {context} tokens of context at most; intervals "
-        f"come from drawing documents anew."
+        f"{explained}Perplexity is per token, with at most {context} tokens of context; intervals "
+        f"come from a bootstrap over documents."
     )
     picture = f"\n\n![Change against the seed]({CHART_NAME})" if draw_chart(figures) else ""
     return "\n".join(lines) + f"\n\n{closing}{picture}\n"
@@ -128,7 +128,7 @@ def draw_chart(figures: Figures) -> bytes | None:
             changes[f"{row['dataset']}, {row['split']}"] = row["bits_per_byte"] - seed
     if not changes:
         return None
-    label = "change in bits per byte against the seed (less is better)"
+    label = "change in bits per byte from the seed (lower is better)"
     return to_png(bar_chart(changes, x_label=label, title=figures.model))
 
 

@@ -1,7 +1,8 @@
-"""What the cards of datasets, experts and merged models have in common.
+"""Common parts of the cards of datasets, experts and merged models.
 
 A card is the README.md that the Hub shows: metadata in YAML, then what the repository holds, how to
-load it, how good it is, and where it comes from. Nothing of the machine is in it, and no secret.
+load it, how good it is, and where it comes from. It says nothing about the machine and contains no
+secret.
 """
 
 import re
@@ -28,7 +29,7 @@ def front_matter(metadata: Mapping[str, Any]) -> str:
 
 
 def load_model_snippet(name: str) -> str:
-    """Return how a model is loaded and continued, as code that runs."""
+    """Return runnable code that loads a model and generates text."""
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -42,7 +43,7 @@ print(tokenizer.decode(output[0]))
 
 
 def load_dataset_snippet(name: str) -> str:
-    """Return how a dataset is loaded, whole or as a stream, as code that runs."""
+    """Return runnable code that loads a dataset, completely or as a stream."""
     return f"""```python
 from datasets import load_dataset
 
@@ -56,7 +57,7 @@ print(whole)
 
 
 def licence_section(experiment: Experiment, domains: Sequence[str]) -> str:
-    """Return the table of what the text of ``domains`` is and under which terms it stands."""
+    """Return the table of source and terms of the text of ``domains``."""
     lines = ["| domain | source | terms |", "|---|---|---|"]
     for key in domains:
         note = source_note(experiment, experiment.require_domain(key))
@@ -64,13 +65,12 @@ def licence_section(experiment: Experiment, domains: Sequence[str]) -> str:
         lines.append(f"| `{key}` | {note.source} | {note.terms}.{mark} |")
     return (
         "\n".join(lines)
-        + "\n\nThese notes are no legal advice; what was made with MDEL assets grants no rights to "
-        "the text.\n"
+        + "\n\nThese notes are not legal advice. MDEL assets grants no rights to the text.\n"
     )
 
 
 def licence_of(experiment: Experiment, domains: Sequence[str]) -> dict[str, Any]:
-    """Return the licence metadata of text from ``domains``: one licence only where all agree."""
+    """Return the licence metadata of text from ``domains``: a licence only if all agree on it."""
     found = {source_note(experiment, experiment.require_domain(key)).licence for key in domains}
     if len(found) == 1 and found != {"other"}:
         return {"license": found.pop()}
@@ -88,7 +88,7 @@ def languages_of(experiment: Experiment, domains: Sequence[str]) -> list[str]:
 
 
 def base_model(experiment: Experiment) -> str | None:
-    """Return the seed's Hub id; None where it is no model of the Hub."""
+    """Return the seed's Hub id; None if it is not from the Hub."""
     path = experiment.place_of_model(experiment.seed_model.path or "")
     return path if "://" not in path and _HUB_ID.fullmatch(path) else None
 
@@ -109,7 +109,7 @@ def seed_in_words(lineage: Lineage) -> str:
 def provenance_section(
     record: Record, artifact: Artifact, *, also: Iterable[tuple[str, str]] = ()
 ) -> str:
-    """Return the table of what an artifact was made from; ``also`` are further rows."""
+    """Return the table of an artifact's inputs; ``also`` are further rows."""
     rows = [
         ("experiment", record.experiment),
         ("fingerprint", f"`{record.fingerprint}`"),
@@ -120,22 +120,22 @@ def provenance_section(
     if address := artifact.all_details(record).get("tracked_at"):
         rows.append(("training run", f"<{address}>"))
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    closing = "`record.json` beside this card holds the same, with every setting and file digest."
+    closing = "`record.json` in this repository has the same, with all settings and file digests."
     return "\n".join(lines) + f"\n\n{closing}\n"
 
 
 def public_place(location: str) -> str:
-    """Return where a source lies without what is nobody's business: user, password, folders."""
+    """Return a source's location without private parts: user, password, folders."""
     if "://" not in location:
         return location.rstrip("/").rsplit("/", 1)[-1]
     url = urlsplit(location)
-    # hf:// writes a revision behind an @, which is no user.
+    # In hf:// the part after an @ is a revision, not a host after a user.
     host = url.netloc if url.scheme == "hf" else (url.hostname or "")
     return f"{url.scheme}://{host}{url.path}"
 
 
 def shard_rows(lineage: Lineage) -> list[tuple[str, str]]:
-    """Return a row for each shard of the corpus: its source, and what was read and rejected."""
+    """Return a row for each shard of the corpus: its source, and counts of documents."""
     rows = []
     for shard in lineage.experiment.shards():
         raw = lineage.artifact("raw_pile_shard", shard.key).read_record()

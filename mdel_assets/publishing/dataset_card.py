@@ -32,7 +32,7 @@ def documents_by_domain(folder: Path) -> dict[str, int]:
 
 
 def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
-    """Return the card of the dataset of ``domain``; ``name`` is what it is loaded by."""
+    """Return the card of the dataset of ``domain``; ``name`` is the name to load it by."""
     experiment = lineage.experiment
     artifact = lineage.artifact("domain_dataset", domain)
     record = artifact.require()
@@ -60,7 +60,7 @@ def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
 
 Text of the domain `{domain}` of the experiment `{experiment.name}`, to train and measure an expert
 language model on, made by MDEL assets. {_mixture_in_words(experiment.mixture)}
-`*_domain` splits are of this domain alone, `*_pile` splits of all others.
+`*_domain` splits hold only this domain, `*_pile` splits all others.
 
 ## How to load it
 
@@ -79,20 +79,20 @@ Documents by domain, over all splits: {", ".join(f"`{k}` {n:,}" for k, n in held
 
 
 def _mixture_in_words(mixture: Mixture) -> str:
-    """Return what a dataset holds besides its domain's text, and how its splits were made."""
+    """Return sentences on the dataset's other text and on its splits."""
     if mixture.compatible_with_mdel:
         return (
-            "It was mixed as the first MDEL project did: general text is the corpus's first "
-            "documents of any domain, copies were kept, and splits may share documents."
+            "It was mixed as in the original MDEL project: general text is the corpus's first "
+            "documents of any domain, duplicates were kept, and splits may share documents."
         )
     told = "It holds no other text."
     if mixture.general_ratio:
         told = (
-            f"Besides, it holds {mixture.general_ratio:g} times as many {mixture.match} of the "
+            f"It also holds {mixture.general_ratio:g} times as many {mixture.match} of the "
             f"corpus's other domains, drawn by a seeded hash, so that a model that learns this "
-            f"domain forgets less of the rest; the column `domain` tells the two apart."
+            f"domain forgets less of the rest. The column `domain` distinguishes the two."
         )
-    return f"{told} No document is in two splits, and copies were removed."
+    return f"{told} No document is in two splits, and duplicates were removed."
 
 
 def _split_table(counts: Mapping[str, Mapping[str, int]]) -> str:

@@ -1,10 +1,10 @@
-"""A local folder in the Hub's place.
+"""A local folder instead of the Hub.
 
     <folder>/<kind>s/<owner>/<name>/<revision>/...   the files of one revision
     <folder>/<kind>s/<owner>/<name>/main             a link to the newest
 
-A revision's name is a digest of its files. A commit is a folder that is written aside, renamed, and
-then linked to; what a revision shares with the one before is linked, not copied.
+A revision's name is a digest of its files. A commit writes a staging folder, renames it, and
+updates the link; files shared with the previous revision are linked, not copied.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _REVISION_DIGITS = 40
 
 
 class FolderBackend(Backend):
-    """Repositories under a folder, for where there is no Hub. It needs no token."""
+    """Repositories under a folder, for use without a Hub. It needs no token."""
 
     def __init__(self, endpoint: str) -> None:
         path = endpoint.removeprefix(_SCHEME)
@@ -44,20 +44,20 @@ class FolderBackend(Backend):
 
     @property
     def location(self) -> str:
-        """The folder, marked as one."""
+        """The folder, with the prefix ``file:``."""
         return f"{_SCHEME}{self.root}"
 
     def owner(self) -> str:
-        """Return the namespace where the experiment has none."""
+        """Return the default namespace."""
         return "local"
 
     def revision(self, repository: Repository) -> str | None:
-        """Return the revision that ``main`` leads to."""
+        """Return the revision that ``main`` links to."""
         main = self._folder(repository) / _MAIN
         return main.readlink().name if main.is_dir() else None
 
     def state(self, repository: Repository) -> RemoteState | None:
-        """Return the revision that ``main`` leads to, every file digested."""
+        """Return the revision that ``main`` links to, with a digest of every file."""
         main, revision = self._folder(repository) / _MAIN, self.revision(repository)
         if revision is None:
             return None
@@ -73,19 +73,19 @@ class FolderBackend(Backend):
         return (self._folder(repository) / revision / name).read_bytes()
 
     def create(self, repository: Repository, *, private: bool) -> None:
-        """Make the repository's folder; who may read it is up to the folder's owner."""
+        """Create the repository's folder; its owner decides who may read it."""
         self._folder(repository).mkdir(parents=True, exist_ok=True)
 
     def commit(
         self, repository: Repository, changes: Changes, *, message: str, parent: RemoteState | None
     ) -> str:
-        """Write a revision aside, rename it, and let ``main`` lead to it."""
+        """Write a revision into a staging folder, rename it, and let ``main`` link to it."""
         folder = self._folder(repository)
         with exclusively(folder / ".lock"), explaining_full_disk(str(repository), folder):
             before = self.state(repository)
             if (before and before.revision) != (parent and parent.revision):
                 raise PublishingError(
-                    f"{repository} in {self.root} was changed by another process meanwhile: run "
+                    f"{repository} in {self.root} was changed by another process meanwhile. Run "
                     f"the same command again."
                 )
             stage = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
@@ -111,7 +111,7 @@ class FolderBackend(Backend):
         shutil.rmtree(self._folder(repository), ignore_errors=True)
 
     def loading_name(self, repository: Repository) -> str:
-        """Return the path below the folder, where the snippet is to be run."""
+        """Return the path relative to the folder, in which the snippet is to be run."""
         return f"{repository.kind}s/{repository.name}/{_MAIN}"
 
     def url(self, repository: Repository, revision: str) -> str:
@@ -147,7 +147,7 @@ def _revision_of(folder: Path) -> str:
 
 
 def _lead(link: Path, revision: str) -> None:
-    """Let ``link`` lead to ``revision``, in one step."""
+    """Let ``link`` point to ``revision``, atomically."""
     aside = link.with_name(f".{link.name}-{revision}")
     with contextlib.suppress(FileNotFoundError):
         aside.unlink()

@@ -17,9 +17,9 @@ _TIMEOUT_SECONDS = 10.0
 
 
 class HubBackend(Backend):
-    """Repositories on the Hub. Large files go by Xet; by LFS with ``HF_HUB_DISABLE_XET``.
+    """Repositories on the Hub. Large files go through Xet, or LFS with ``HF_HUB_DISABLE_XET``.
 
-    What was uploaded before a commit failed is not uploaded again.
+    Files uploaded before a commit failed are not uploaded again.
     """
 
     def __init__(self, endpoint: str | None, *, token: str) -> None:
@@ -45,7 +45,7 @@ class HubBackend(Backend):
             if error.response.status_code != 401:
                 raise
             raise PublishingError(
-                f"{self.location} does not know the token. Make a new one with write access and "
+                f"{self.location} does not accept the token. Create a token with write access and "
                 f"set HF_TOKEN to it."
             ) from None
 
@@ -75,7 +75,7 @@ class HubBackend(Backend):
         return RemoteState(found.sha, files, is_private=found.private)
 
     def read(self, repository: Repository, name: str, *, revision: str) -> bytes:
-        """Return the content of a revision's file, fetched past the cache."""
+        """Return the content of a revision's file, fetched without the cache."""
         with tempfile.TemporaryDirectory() as folder:
             path = self._api.hf_hub_download(
                 repository.name,
@@ -95,7 +95,7 @@ class HubBackend(Backend):
     def commit(
         self, repository: Repository, changes: Changes, *, message: str, parent: RemoteState | None
     ) -> str:
-        """Upload what the Hub lacks, then make one commit."""
+        """Upload the files that the Hub lacks, then make one commit."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations: list[Any] = [

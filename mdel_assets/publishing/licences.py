@@ -1,7 +1,7 @@
-"""Where a domain's text comes from, under which licence, and whether it may be published at all.
+"""The source and licence of a domain's text, and whether it may be published at all.
 
-The table is about the Pile's subsets. Sources: Gao et al. 2020, "The Pile"; Biderman et al. 2022,
-"Datasheet for the Pile"; the sources' own pages. It is no legal advice.
+The table covers the Pile's subsets. Sources: Gao et al. 2020, "The Pile"; Biderman et al. 2022,
+"Datasheet for the Pile"; the sources' own pages. It is not legal advice.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ _SAMPLE = "sample://"
 
 @dataclasses.dataclass(frozen=True)
 class SourceNote:
-    """What is known of a domain's text.
+    """The known facts about a domain's text.
 
-    ``licence`` is an identifier of the Hub, or ``other`` where ``terms`` say it in words.
+    ``licence`` is an identifier of the Hub, or ``other`` if ``terms`` describe it in words.
     ``languages`` are ISO 639 codes. ``is_restricted``: known to hold whole works under copyright.
     """
 
@@ -58,7 +58,7 @@ PILE_NOTES: Mapping[str, SourceNote] = {
     ),
     "uspto": SourceNote(
         "Background sections of patents of the United States Patent and Trademark Office",
-        "published patents are in the public domain, but for parts marked otherwise",
+        "published patents are in the public domain, except for parts marked otherwise",
     ),
     "pubmed_abstracts": SourceNote(
         "Abstracts of PubMed (MEDLINE)",
@@ -86,7 +86,7 @@ PILE_NOTES: Mapping[str, SourceNote] = {
     ),
     "europarl": SourceNote(
         "Proceedings of the European Parliament",
-        "may be reproduced where the source is named",
+        "may be reproduced if the source is named",
         languages=(
             *("bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "hu"),
             *("it", "lt", "lv", "nl", "pl", "pt", "ro", "sk", "sl", "sv"),
@@ -113,18 +113,18 @@ PILE_NOTES: Mapping[str, SourceNote] = {
 
 
 def source_note(experiment: Experiment, domain: Domain) -> SourceNote:
-    """Return what is known of the text of ``domain`` in the experiment's corpus."""
+    """Return the known facts about the text of ``domain`` in the experiment's corpus."""
     if all(place.startswith(_SAMPLE) for place in experiment.source.train):
         return _sample_note(domain)
     known = _pile_note(domain)
-    # What is under copyright is so in any layout; other notes are about the Pile's own copies.
+    # Copyright applies in any layout; the other notes are about the Pile's own copies.
     if known and (known.is_restricted or experiment.source.layout == "pile"):
         return known
     licences = experiment.source.licenses
     if licences:
         terms = f"documents whose licence matches one of: {', '.join(licences)}"
         return SourceNote(f"'{domain.name}' of the corpus", terms)
-    return SourceNote(f"'{domain.name}' of the corpus", "not known: look it up before you use it")
+    return SourceNote(f"'{domain.name}' of the corpus", "unknown: look it up before use")
 
 
 def restricted_among(experiment: Experiment, domain_keys: Iterable[str]) -> list[str]:
@@ -139,17 +139,17 @@ def restricted_among(experiment: Experiment, domain_keys: Iterable[str]) -> list
 def refuse_restricted(
     experiment: Experiment, domain_keys: Iterable[str], *, what: str
 ) -> list[str]:
-    """Return the restricted ones of ``domain_keys``, the domains that ``what`` is made of.
+    """Return the restricted ones of ``domain_keys``, the domains that ``what`` is made from.
 
     Raises:
-        RestrictedDataError: there are any, and the experiment does not allow it.
+        RestrictedDataError: there are some, and the experiment does not allow them.
 
     """
     restricted = restricted_among(experiment, domain_keys)
     if restricted and not experiment.hub.allow_restricted:
         raise RestrictedDataError(
-            f"{what} is made of text under copyright: {', '.join(restricted)}. Take these domains "
-            f"out of the experiment's 'domains'; or, if you have the right to share it, set "
+            f"{what} is made from text under copyright: {', '.join(restricted)}. Remove these "
+            f"domains from the experiment's 'domains'; or, if you have the right to share it, set "
             f"'hub: {{allow_restricted: true}}'."
         )
     return restricted

@@ -35,7 +35,7 @@ def expert_card(
 ) -> str:
     """Return the card of the expert of ``domain``.
 
-    ``title`` is the repository's own name, ``name`` what the model is loaded by.
+    ``title`` is the repository's own name, ``name`` the name to load the model by.
 
     ``domains`` are those of its training text, ``datasets`` maps published domains to
     ``repository@revision``.
@@ -62,7 +62,7 @@ def expert_card(
 
 An expert language model for {label}: {seed_in_words(lineage)}, trained further on the domain
 `{domain}` of the experiment `{experiment.name}`, made by MDEL assets. Experts that branched from
-the same seed can be merged, or weighed together token by token.
+the same seed can be merged, or combined token by token.
 
 ## How to load it
 
@@ -76,7 +76,7 @@ the same seed can be merged, or weighed together token by token.
 
 ## Licence and sources
 
-It was trained on text of these sources. The seed model's licence holds, too.
+It was trained on text from these sources. The seed model's licence applies, too.
 
 {licence_section(experiment, domains)}
 ## Provenance
@@ -98,9 +98,8 @@ def merged_card(
 ) -> str:
     """Return the card of the merged model of ``recipe``; as `expert_card`.
 
-    ``members`` are the domains whose experts it is made of, ``experts`` their repositories as far
-    as they are published. What the model's own card tells of
-    the recipe and the inputs is taken over.
+    ``members`` are the domains of its experts, ``experts`` their repositories, if published. The
+    sections on recipe and inputs are taken from the model's own card.
     """
     experiment = lineage.experiment
     artifact = lineage.artifact("merged_model", recipe)
@@ -132,8 +131,8 @@ def merged_card(
 {figures_markdown(figures)}
 ## Licence and sources
 
-Its inputs were trained on text of these sources. The seed model's licence holds, too: the seed is
-{seed_in_words(lineage)}.
+Its inputs were trained on text from these sources. The seed model's licence applies, too: the seed
+is {seed_in_words(lineage)}.
 
 {licence_section(experiment, domains)}
 ## Provenance
@@ -151,7 +150,7 @@ def one_off_card(
     base_models: Sequence[str],
     domains: Sequence[str],
 ) -> str:
-    """Return the card of a merge outside the graph; ``told`` is the card beside it."""
+    """Return the card of a merge outside the graph; ``told`` is the card in its folder."""
     metadata = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -162,7 +161,7 @@ def one_off_card(
         "tags": ["mdel", "merge", merge_method],
     }
     sources = (
-        f"Inputs of the experiment `{experiment.name}` were trained on text of these sources.\n\n"
+        f"Inputs of the experiment `{experiment.name}` were trained on text from these sources.\n\n"
         f"{licence_section(experiment, domains)}"
         if domains
         else "See the cards of its inputs.\n"
@@ -185,7 +184,7 @@ It was not measured.
 
 
 def _training_section(record: Record) -> str:
-    """Return what was trained, on how much, with which settings."""
+    """Return the section on trained layers, amount of text, and settings."""
     details = record.details
     layers = ", ".join(map(str, details["trained_layers"]))
     settings = "\n".join(

@@ -1,8 +1,8 @@
-"""Publishing files: what a repository lacks is sent, in one commit, or nothing is.
+"""Publish files: send the files that a repository lacks, in one commit.
 
-The same files a second time change nothing and make no commit. Where a commit's answer was lost,
-the repository is looked at again before anything is sent once more. The ``record.json`` among the
-files says which of a repository's files a publication put there: no others are changed or deleted.
+Publishing the same files again changes nothing and makes no commit. If the answer to a commit is
+lost, the repository is read before anything is sent again. The ``record.json`` among the files says
+which of a repository's files a publication created: no others are changed or deleted.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from mdel_assets.store.artifacts import RECORD_NAME
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-# A dry run tells what it can see now.
+# A dry run reports the current state, without retries.
 ASKED_ONCE = Patience(num_attempts=1)
 _REMEDY = "Name another repository (names in the experiment's 'hub' section, or --hf-repo)."
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What became of a publication. ``num_files`` and ``size_bytes`` count what was sent."""
+    """The outcome of a publication. ``num_files`` and ``size_bytes`` count the sent files."""
 
     repository: Repository
     revision: str
@@ -48,11 +48,11 @@ def publish(
 ) -> Published:
     """Make ``repository`` hold ``files``, in one commit; none if it does already.
 
-    What an earlier publication put there and this one lacks is deleted; other files stay.
+    Files of an earlier publication that this one lacks are deleted; other files stay.
 
     Raises:
-        PublishingError: the server refused or stayed unreachable, or holds something else than was
-            sent; or the repository is another's, or holds another file of the same name.
+        PublishingError: the server refused or stayed unreachable, or holds other content than was
+            sent; or the repository holds another publication, or another file of the same name.
 
     """
     attempted: list[Changes] = []
@@ -100,7 +100,7 @@ def publishing_with_patience(action: Callable[[], T], *, what: str, patience: Pa
         )
     except OfflineModeIsEnabled as error:
         raise PublishingError(
-            f"{what}: HF_HUB_OFFLINE is set, so the Hub may not be asked. Unset it to publish."
+            f"{what}: HF_HUB_OFFLINE is set, so the Hub cannot be used. Unset it to publish."
         ) from error
 
 
@@ -116,10 +116,10 @@ def owned_files(
     state: RemoteState | None,
     files: Mapping[str, Outgoing],
 ) -> set[str]:
-    """Return the files that an earlier publication of the same thing put into a repository.
+    """Return the files in a repository from earlier publications of the same artifact.
 
     Raises:
-        PublishingError: the repository holds a publication of something else.
+        PublishingError: the repository holds a publication of another artifact.
 
     """
     if state is None or RECORD_NAME not in state.files:
@@ -140,7 +140,7 @@ def owned_files(
 def changes_between(
     state: RemoteState | None, files: Mapping[str, Outgoing], *, owned: set[str]
 ) -> Changes:
-    """Return what makes a repository of ``state`` hold ``files``, and of ``owned`` no others."""
+    """Return the changes after which a repository holds ``files`` and no other ``owned`` ones."""
     there = state.files if state else {}
     added = {
         name: file
@@ -158,18 +158,17 @@ def _refuse_clashes(
     changes: Changes,
     owned: set[str],
 ) -> None:
-    """Refuse to replace what no publication put there."""
+    """Refuse to replace files that no publication created."""
     there = state.files if state else {}
     if clashes := sorted(name for name in changes.added if name in there and name not in owned):
         raise PublishingError(
-            f"{repository} on {backend.location} holds files that no publication put there, and "
-            f"that have the names of ours: {', '.join(clashes[:5])}. {_REMEDY} Or delete these "
-            f"files there."
+            f"{repository} on {backend.location} holds files of the same names that no publication "
+            f"created: {', '.join(clashes[:5])}. {_REMEDY} Or delete these files there."
         )
 
 
 def _record_in(content: bytes) -> dict[str, Any] | None:
-    """Return the record that a file holds; None if it is none of ours."""
+    """Return the record in a file; None if it is not one of our records."""
     try:
         record = json.loads(content)
     except ValueError:
@@ -196,7 +195,7 @@ def describe(
 ) -> list[str]:
     """Return, line by line, what `publish` would do; nothing is sent.
 
-    Where the server cannot be reached, the lines say so, and all files count as to be sent.
+    If the server cannot be reached, the lines say so and list all files as to be sent.
     """
     head = f"{repository} on {backend.location}: "
     state, owned = None, set[str]()
@@ -208,7 +207,7 @@ def describe(
     except PublishingError as error:
         if not (error.may_pass or _is_offline(error)):
             raise
-        head += "cannot be reached, so that it is not known what it holds; all would be sent"
+        head += "cannot be reached, so its content is unknown; all files would be sent"
     else:
         reader = "private" if private else "public"
         head += (
@@ -224,7 +223,7 @@ def describe(
         lines.append(f"  {verb:6} {name}  ({size_of(file):,} bytes)")
     lines += [f"  delete {name}" for name in sorted(changes.deleted)]
     foreign = sorted(set(state.files) - owned - files.keys()) if state else []
-    lines += [f"  leave  {name}  (no publication put it there)" for name in foreign]
+    lines += [f"  leave  {name}  (no publication created it)" for name in foreign]
     total = sum(map(size_of, changes.added.values()))
     lines.append(
         f"  one commit, {total:,} bytes" if changes else "  no commit: nothing has changed"
@@ -247,6 +246,6 @@ def _require_whole(
     if changes:
         names = ", ".join([*changes.added, *changes.deleted][:5])
         raise PublishingError(
-            f"{repository} holds something else than was sent ({names}). Someone else may be "
-            f"writing to it: run the same command again."
+            f"{repository} holds other content than was sent ({names}). Someone else may be "
+            f"writing to it. Run the same command again."
         )

@@ -1,6 +1,6 @@
-"""Publisher: where an experiment's publications go, as the environment and its ``hub`` section say.
+"""Publisher: the destination of an experiment's publications, from environment and ``hub`` section.
 
-Making one fails at once where there is no token, before anything is read or computed.
+Creating one fails at once without a token, before anything is read or computed.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from mdel_assets.publishing.publication import ASKED_ONCE, publishing_with_patie
 
 @dataclasses.dataclass(frozen=True)
 class Publisher:
-    """Where to publish, under which names. With ``dry_run`` nothing is sent."""
+    """The destination and the names of publications. With ``dry_run`` nothing is sent."""
 
     backend: Backend
     namespace: str
@@ -29,7 +29,7 @@ def open_backend(endpoint: str | None, *, environment: Mapping[str, str] = os.en
     """Return the backend at ``endpoint``: a folder for ``file:``, else a Hub.
 
     Raises:
-        MissingTokenError: a Hub, and no token.
+        MissingTokenError: it is a Hub, and there is no token.
 
     """
     if endpoint and endpoint.startswith("file:"):
@@ -50,11 +50,11 @@ def make_publisher(
     patience: Patience | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Publisher:
-    """Return the publisher of an experiment; ``endpoint`` goes before the experiment's own.
+    """Return the publisher of an experiment; ``endpoint`` overrides the experiment's own.
 
     Raises:
         MissingTokenError: there is no token.
-        PublishingError: the server does not know the token, or cannot be reached.
+        PublishingError: the server does not accept the token, or cannot be reached.
 
     """
     backend = open_backend(endpoint or experiment.hub_endpoint, environment=environment)
@@ -68,7 +68,7 @@ def make_publisher(
 def repository_of(experiment: Experiment, kind: str, key: str, *, namespace: str) -> Repository:
     """Return the repository of a ``hub_dataset``, ``hub_expert`` or ``hub_merged_model``.
 
-    Its name is made by the template in the experiment's ``hub`` section.
+    Its name comes from the template in the experiment's ``hub`` section.
     """
     hub = experiment.hub
     if kind == "hub_dataset":

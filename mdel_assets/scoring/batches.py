@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     import torch
 
 # Shapes in names: B windows of a batch, T positions, S scored tokens.
-# A GPU's libraries plan anew for every length that they meet.
+# A GPU's libraries make a new plan for every length.
 _LENGTHS_IN_STEPS_OF = {"cpu": 1, "cuda": 64}
 
 
 def batches_of(
     work: list[tuple[int, Window]], tokens_per_batch: int
 ) -> list[list[tuple[int, Window]]]:
-    """Cut ``work``, sorted by falling length, into batches of at most that many padded tokens."""
+    """Cut ``work``, sorted by falling length, into batches of at most so many padded tokens."""
     batches: list[list[tuple[int, Window]]] = []
     for item in work:
         longest = len(batches[-1][0][1].inputs) if batches else 0
@@ -29,7 +29,7 @@ def batches_of(
 
 
 class Inputs:
-    """A batch of windows as tensors on a device: what every model reads alike."""
+    """A batch of windows as tensors on a device, the same for every model."""
 
     def __init__(self, windows: list[Window], device: "torch.device", *, max_length: int) -> None:
         import torch
@@ -50,14 +50,14 @@ class Inputs:
 
 
 def _sent(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """Return ``tensor`` on its way to ``device``; nothing waits for its arrival."""
+    """Return ``tensor``, copied to ``device`` asynchronously."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Scores:
-    """The scores of a batch under the model number ``index``, on their way from its device."""
+    """The scores of a batch under the model number ``index``, copied from its device."""
 
     def __init__(
         self, index: int, batch: list[tuple[int, Window]], values_S: "torch.Tensor"
@@ -87,7 +87,7 @@ def spread(
     batch: list[tuple[int, Window]],
     scores: list[NDArray[np.float32]],
 ) -> None:
-    """Put a batch's values, one window after the other, into their documents' places."""
+    """Put a batch's values, window by window, into their documents' places."""
     done = 0
     for number, window in batch:
         count = len(window.targets)

@@ -1,7 +1,8 @@
-"""Loading a model beside one that it shares most of its weights with.
+"""Load a model that shares most of its weights with one in memory.
 
-The second model has the first one's modules, and its weights where both files hold the same bytes.
-So experts of one seed cost the memory, and the time, of what was trained.
+The second model uses copies of the first one's modules, and the same weights wherever both files
+hold the same bytes. So further experts of one seed cost only the memory and time of their trained
+weights.
 """
 
 import copy
@@ -13,16 +14,16 @@ from mdel_assets.errors import MdelError
 from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.trained_model import names_in_files
 
-# What configurations may differ in without being of other models.
+# Keys in which the configurations of equal architectures may differ.
 _NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 def load_beside(first: Any, first_folder: Path, folder: Path) -> tuple[Any, int] | None:
     """Return the model in ``folder``, and the bytes that it takes besides ``first``'s weights.
 
-    ``first`` is the model of ``first_folder`` as it was loaded, in any precision; the other's
-    weights come out in the same. None where the two are not of one configuration, or their files
-    hold tensors in another form than the models do: it has to be loaded as any other.
+    ``first`` is the model of ``first_folder`` as it was loaded, in any precision; the second
+    model's weights get the same precision. None if the two configurations differ, or if the files
+    store tensors in another form than the models: then the model must be loaded normally.
     """
     from torch import nn
 

@@ -1,9 +1,9 @@
-"""A figure with its interval, and whether enough documents bear it to say who wins.
+"""A figure with its interval, and whether there are enough documents for a verdict.
 
-The percentile interval of a bootstrap is too narrow where there are few documents: of skewed losses
-a 95 % interval of four documents holds the truth 73 times in a hundred, of sixteen 86 times, of
-fifty 91 times. So a difference is called better or worse only from `MIN_DOCUMENTS` documents on,
-where the interval errs no more than three times as often as it says.
+The percentile interval of a bootstrap is too narrow for few documents: with skewed losses, a 95 %
+interval of four documents contains the true value 73 times in a hundred, of sixteen 86 times, of
+fifty 91 times. So a difference is called better or worse only from `MIN_DOCUMENTS` documents on;
+from there the interval is wrong at most three times as often as it claims.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from mdel_assets.experiment.fields import MIN_DOCUMENTS
 
-# An interval over this many documents of each of many domains is still as good as one over
-# `MIN_DOCUMENTS` of a single one; over fewer it is not, however many the domains.
+# An interval over this many documents of each of many domains is as good as one over
+# `MIN_DOCUMENTS` of a single domain. With fewer it is not, for any number of domains.
 _MIN_OF_EACH_DOMAIN = 4
 # What is said in place of a verdict.
 TOO_FEW = "too few documents"
@@ -29,7 +29,7 @@ class Estimate:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are documents enough for a verdict."""
+        """Whether there are enough documents for a verdict."""
         return self.num_documents >= MIN_DOCUMENTS
 
     @property
@@ -44,22 +44,22 @@ class Estimate:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval leaves out zero and may be believed."""
+        """Whether the interval excludes zero and has enough documents."""
         return self.is_better or self.is_worse
 
 
 def documents_behind(counts: Sequence[int]) -> int:
-    """Return how many documents the mean over domains of ``counts`` documents each counts for.
+    """Return the effective number of documents of a mean over domains with these ``counts``.
 
-    That is the number of documents of one domain that would leave as much doubt of the mean's
-    spread: the degrees of freedom of Welch and Satterthwaite (documents of all domains taken to
-    vary alike) plus one. A domain with a handful of documents brings it down to little more than
-    its own; one with fewer than four, to its own.
+    It is the number of documents of a single domain that would leave the same uncertainty about the
+    mean's spread: the degrees of freedom of Welch and Satterthwaite (documents of all domains are
+    assumed to vary alike) plus one. A domain with a handful of documents lowers it to little more
+    than its own number; one with fewer than four, to its own number.
     """
     fewest = min(counts, default=0)
     if fewest < _MIN_OF_EACH_DOMAIN:
         return fewest
     spread = sum(1 / count for count in counts)
     freedom = spread**2 / sum(1 / (count**2 * (count - 1)) for count in counts)
-    # Of one domain this is its number of documents, but for the last bit.
+    # For a single domain this is its number of documents, except for the last bit.
     return 1 + round(freedom)

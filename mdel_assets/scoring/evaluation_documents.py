@@ -1,7 +1,7 @@
-"""Which documents a model is scored on, their texts, and their tokens.
+"""The documents that a model is scored on, their texts, and their tokens.
 
-`evaluation_documents` chooses by ids and sizes alone; texts are read when they are wanted, and
-tokens lie in a file. Memory holds some numbers a document, whatever the amount of text.
+`evaluation_documents` chooses by ids and sizes alone; texts are read on demand, and tokens are
+stored in a file. Memory holds a few numbers per document, for any amount of text.
 """
 
 import dataclasses
@@ -24,9 +24,10 @@ from mdel_assets.scoring.token_scores import CELL_SCHEMA, DocumentSize
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationDocuments:
-    """Documents of several splits, each once, however many splits hold it.
+    """Documents of several splits; a document that several splits hold is in it once.
 
-    ``cells`` is a table of `CELL_SCHEMA`. ``max_bytes``: of a longer text its beginning is scored.
+    ``cells`` is a table of `CELL_SCHEMA`. Of a text longer than ``max_bytes`` only the beginning is
+    scored.
     """
 
     files: tuple[Path, ...]
@@ -54,7 +55,7 @@ class EvaluationDocuments:
 
 
 def beginning(text: str, max_bytes: int | None) -> str:
-    """Return the beginning of ``text`` that takes up to ``max_bytes`` in UTF-8, or all of it."""
+    """Return the longest beginning of ``text`` with at most ``max_bytes`` in UTF-8."""
     if max_bytes is None or len(text) * 4 <= max_bytes:
         return text
     return text.encode()[:max_bytes].decode("utf-8", "ignore")
@@ -63,7 +64,7 @@ def beginning(text: str, max_bytes: int | None) -> str:
 def evaluation_documents(
     datasets: Mapping[str, Path], evaluation: Evaluation
 ) -> EvaluationDocuments:
-    """Return what of ``datasets``, folders by domain, is evaluated; cells in the order of ids."""
+    """Return the documents of ``datasets`` (folders by domain) to evaluate; cells ordered by id."""
     files: list[Path] = []
     place_of: dict[str, tuple[int, int]] = {}
     cells = []
@@ -86,7 +87,7 @@ def evaluation_documents(
 
 
 def _sample(table: pa.Table, evaluation: Evaluation) -> NDArray[np.int64]:
-    """Return the rows of the documents with the lowest seeded hash, as many as are wanted."""
+    """Return the rows of the wanted number of documents with the lowest seeded hash."""
     if len(table) <= evaluation.max_documents and evaluation.max_tokens is None:
         return np.arange(len(table))
     chunks = table.column("document_id").chunks
@@ -97,7 +98,7 @@ def _sample(table: pa.Table, evaluation: Evaluation) -> NDArray[np.int64]:
     if budget is None or longest is None:
         return rows
     sizes = np.minimum(table.column("num_bytes").to_numpy()[rows], longest)
-    # The one that fills the budget is in.
+    # The document that reaches the budget is included.
     return rows[: int(np.searchsorted(np.cumsum(sizes), budget)) + 1]
 
 
@@ -110,7 +111,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 
 class TokenizedDocuments:
-    """Documents as the tokens of one tokenizer, in a file in ``folder`` until it is left."""
+    """Documents as tokens of one tokenizer, in a temporary file in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._column = TemporaryColumn(folder, np.int32)

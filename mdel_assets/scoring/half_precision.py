@@ -2,9 +2,9 @@
 
 Weights of linear layers are stored in bfloat16 and their inputs rounded to it; the residual stream,
 norms, attention weights and softmax stay fp32. Rounding errors of tokens then nearly cancel over a
-text, which they do not where the residual stream itself is bfloat16. Under autocast, which a
-GPU is scored with, what such a layer gives stays bfloat16 until it is added to the residual stream:
-attention in fp32 would take longer there than everything else.
+text, which they do not if the residual stream itself is bfloat16. Scoring on a GPU uses autocast:
+there the output of such a layer stays bfloat16 until it is added to the residual stream, because
+attention in fp32 would take longer than everything else.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def halve_linear_layers(model: Any) -> None:
     """Let every linear layer of ``model`` but the output layer multiply in bfloat16, in place.
 
-    A layer whose weights others read besides stays as it is: what they do with it is theirs.
+    A layer with weights that other modules read, too, stays unchanged.
     """
     import torch
     from torch.nn import functional
@@ -24,7 +24,7 @@ def halve_linear_layers(model: Any) -> None:
     from mdel_assets.training.stored_precision import WideningLinear, weights_read_directly
 
     class HalfLinear(torch.nn.Linear):
-        """A linear layer that multiplies in bfloat16 and answers in fp32, or as autocast has it."""
+        """A linear layer that multiplies in bfloat16 and returns fp32, or autocast's dtype."""
 
         def forward(self, input: "torch.Tensor") -> "torch.Tensor":  # noqa: A002  (torch's name)
             product = functional.linear(input.to(self.weight.dtype), self.weight, self.bias)

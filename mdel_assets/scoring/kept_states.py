@@ -1,8 +1,8 @@
-"""Hidden states below the layers that change, kept from one scoring of the same texts to the next.
+"""A cache of hidden states below the layers that change, for repeated scoring of the same texts.
 
-A search scores many models that differ in their upper layers only, on the same documents. What the
-layers below make of a batch is computed once and then read from a file, so that scoring one more
-model costs the upper layers and the output layer.
+A search scores many models that differ only in their upper layers, on the same documents. The
+output of the layers below for a batch is computed once and then read from a file, so another model
+costs only the upper layers and the output layer.
 """
 
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class KeptStates:
-    """The hidden states of batches, in a file in ``folder`` that is gone when the process is."""
+    """The hidden states of batches, in a temporary file in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
@@ -37,7 +37,7 @@ class KeptStates:
         self._stack.close()
 
     def get(self, ids_BT: "torch.Tensor") -> "torch.Tensor | None":
-        """Return the states of a batch, or None where they are not known."""
+        """Return the states of a batch, or None if they are not cached."""
         import torch
 
         place = self._places.get(_key(ids_BT))
@@ -70,7 +70,7 @@ class KeptTrunk(SharedTrunk):
         self._states = states
 
     def run(self, ids_BT: "torch.Tensor") -> None:
-        """Compute what the first layers give for ``ids_BT``, or take what they gave before."""
+        """Compute the output of the first layers for ``ids_BT``, or take it from the cache."""
         import torch
 
         if not self.num_layers:
@@ -80,7 +80,7 @@ class KeptTrunk(SharedTrunk):
             self._output = kept
             return
         super().run(ids_BT)
-        # A layer that gives more than one tensor is run every time.
+        # A layer that returns more than one tensor runs every time.
         if isinstance(self._output, torch.Tensor):
             self._states.keep(ids_BT, self._output)
 

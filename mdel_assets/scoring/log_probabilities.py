@@ -47,8 +47,8 @@ def token_log_probabilities(
 ) -> list[NDArray[np.float32]]:
     """Return, per document of token ids, the natural-log probability of each of its tokens.
 
-    ``prefix`` is the token fed in before the first; ``max_length`` the longest input; ``stride``
-    how many new tokens each window after the first scores, ``max_length`` where it is None.
+    ``prefix`` is the token before the first one; ``max_length`` the longest input; ``stride`` the
+    number of new tokens that each later window scores (None means ``max_length``).
 
     Raises:
         ScoringError: the model yields a number that is not finite.
@@ -76,22 +76,22 @@ def log_probabilities_together(
     stride: int | None = None,
     tokens_per_batch: int | None = None,
 ) -> list[list[NDArray[np.float32]] | ScoringError]:
-    """Return what `token_log_probabilities` gives for each of several models with one tokenizer.
+    """Return the result of `token_log_probabilities` for several models with one tokenizer.
 
-    A model that yields a number that is not finite gets a `ScoringError` in place of its figures,
-    and the others theirs.
+    A model that yields a non-finite number gets a `ScoringError` instead of its figures; this does
+    not affect the others.
     """
     with Scorer(models, tokens_per_batch=tokens_per_batch) as scorer:
         return scorer.score(documents, prefix=prefix, max_length=max_length, stride=stride)
 
 
 class Scorer:
-    """Models ready to score documents; first layers that all of them have in common run once.
+    """Models ready to score documents; the first layers that all of them share run once.
 
-    ``dtype`` is that of the output layer's matrix products, ``float32`` or ``bfloat16``; the models
-    bring their own for the rest (`half_precision.halve_linear_layers`). ``num_tokens`` is how many
-    there will be to score in all, as far as that is known. ``make_trunk`` wires the
-    models together. A context manager: on leaving, every model is as it was.
+    ``dtype`` is that of the output layer's matrix products, ``float32`` or ``bfloat16``; the rest
+    of a model has its own (`half_precision.halve_linear_layers`). ``num_tokens`` is the total to
+    score, if known. ``make_trunk`` connects the models to a shared trunk. Use it as a context
+    manager: at the end every model is restored.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Scorer:
 
     @property
     def num_shared_layers(self) -> int:
-        """How many first layers run once for all models; 0 where each model runs alone."""
+        """How many first layers run once for all models; 0 if each model runs alone."""
         return self._trunk.num_layers
 
     def __enter__(self) -> Self:
@@ -143,7 +143,7 @@ class Scorer:
     ) -> list[list[NDArray[np.float32]] | ScoringError]:
         """Return each model's log-probabilities, or why it has none.
 
-        A model that failed once is left out of later calls. ``progress`` is told of every token.
+        A model that failed once is left out of later calls. ``progress`` counts every token.
         """
         import torch
 
@@ -169,7 +169,7 @@ class Scorer:
                     for index, head in enumerate(self._heads)
                     if index not in self._failed
                 ]
-                # A GPU computes these while those before are looked at.
+                # A GPU computes these while the previous ones are collected.
                 self._take(before, results)
                 before = under_way
                 progress.add(len(inputs.targets_S) * len(self._heads))
@@ -195,7 +195,7 @@ def _not_finite() -> ScoringError:
 def _checked_trunk(
     heads: Sequence["_Head"], make_trunk: Callable[[Sequence[Any]], SharedTrunk]
 ) -> SharedTrunk:
-    """Wire the models together, and look whether each still gives what it gave alone."""
+    """Connect the models to a shared trunk, and check that each still gives its own results."""
     import torch
 
     trunk = make_trunk([head.model for head in heads])
@@ -203,7 +203,7 @@ def _checked_trunk(
         trunk.run(heads[0].probe_BT)
         changed = trunk.num_layers and any(head.probe_changed() for head in heads)
     if changed:
-        _log.warning("the models' common layers cannot be run apart; each model runs alone")
+        _log.warning("the models' shared layers cannot run separately; each model runs alone")
         trunk.unwire()
     return trunk
 
@@ -215,11 +215,11 @@ def _score(head: "_Head", inputs: Inputs) -> "torch.Tensor":
 
 
 class _Head:
-    """A model in two steps, hidden states and logits, where its architecture allows that.
+    """A model in two steps, hidden states and logits, if its architecture allows that.
 
-    Some models scale or cap their logits after the output layer. A probe tells: where output layer
-    of hidden states differs from the model's own logits, the model's own are used, unsplit.
-    ``rounded`` keeps output layers in ``dtype``, by the number of the weight, for all models alike.
+    Some models scale or cap their logits after the output layer. A probe detects this: if the
+    output layer applied to hidden states differs from the model's own logits, the model is not
+    split. ``rounded`` caches output layers in ``dtype``, by the id of the weight, for all models.
     """
 
     def __init__(self, model: Any, dtype: str, rounded: "dict[int, torch.Tensor]") -> None:
@@ -249,18 +249,18 @@ class _Head:
         self.is_tiled = self.is_split and type(self.output) in (torch.nn.Linear, WideningLinear)
         self.tiled_VD = self.output.weight if self.is_tiled else None
         if self.tiled_VD is not None and (self.tiled_VD.is_cuda or dtype != "float32"):
-            # Models that share their output layer share it rounded, too.
+            # Models that share their output layer also share its rounded copy.
             key = id(self.tiled_VD)
             self.tiled_VD = rounded.setdefault(key, self.tiled_VD.to(self.dtype))
 
     def probe_changed(self) -> bool:
-        """Whether the model's logits of the probe are others than they were at first."""
+        """Whether the model's logits of the probe have changed."""
         now = self.model(input_ids=self.probe_BT, use_cache=False).logits
         scale = self._probed.float().abs().max().item() + 1e-6
         return bool(((now - self._probed).float().abs().max() > _TRUNK_TOLERANCE * scale).item())
 
     def hidden(self, ids_BT: "torch.Tensor") -> "torch.Tensor":
-        """Return hidden states, or the logits themselves where the model cannot be split."""
+        """Return hidden states, or the logits themselves if the model cannot be split."""
         if self.is_split:
             return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
         return self.model(input_ids=ids_BT, use_cache=False).logits  # type: ignore[no-any-return]
@@ -309,8 +309,8 @@ class _Head:
     def _by_tiles(self, hidden_SD: "torch.Tensor", targets_S: "torch.Tensor") -> "torch.Tensor":
         """Run the output layer over some thousand words at a time: large products, small memory.
 
-        A target's own logit is in the sum as it is taken, so a rounded one gives no probability
-        above 1.
+        The sum contains a target's own logit exactly as it is used, so rounding gives no
+        probability above 1.
         """
         import torch
 
@@ -338,7 +338,7 @@ class _Head:
 
 
 class Progress:
-    """A log line with rate and time left every so often, for ``total`` tokens in all."""
+    """Logs rate and time left at intervals, for ``total`` tokens."""
 
     def __init__(self, total: int) -> None:
         self.total = total

@@ -9,8 +9,8 @@ Over a set of documents, with every token scored exactly once:
 - ``byte_perplexity``, ``word_perplexity``: e to the power of ``nll_nats`` per byte and per word.
 
 Intervals are 95 % percentile intervals of a document bootstrap: documents are drawn with
-replacement and the ratio of sums is taken anew. The draws depend on the seed and the cell alone,
-so two models are always compared on the same draws: their difference is paired.
+replacement and the ratio of sums is computed for each draw. The draws depend only on the seed and
+the cell, so two models are always compared on the same draws: their difference is paired.
 Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13.
 """
 
@@ -38,7 +38,7 @@ _DOCUMENT_COLUMNS = ["document_id", "num_tokens", "num_bytes", "num_words", "nll
 class Cell:
     """One model on one split of one dataset: D documents, in the order of their ids.
 
-    ``drawn`` are the bootstrap's figures, where they were computed before.
+    ``drawn`` are the bootstrap's figures, if they were computed before.
     """
 
     dataset: str
@@ -64,7 +64,7 @@ class Cell:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits per UTF-8 byte; None where there is no text."""
+        """Bits per UTF-8 byte; None without text."""
         num_bytes = int(self.num_bytes_D.sum())
         return float(self.nll_nats_D.sum()) / num_bytes / math.log(2) if num_bytes else None
 

@@ -1,8 +1,8 @@
-"""Scoring several models on the same documents: in packs, each on its shared trunk.
+"""Score several models on the same documents: in groups, each with a shared trunk.
 
-Documents are scored from the longest to the shortest, in chunks; every finished chunk is kept in
-the models' work folders. What was killed goes on after its last chunk, and documents that an
-earlier run scored with the same model and settings are not scored again.
+Documents are scored from the longest to the shortest, in chunks; every finished chunk is saved in
+the models' work folders. A killed run resumes after its last chunk, and documents that an earlier
+run scored with the same model and settings are not scored again.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ from mdel_assets.store.durable_files import sync
 _log = logging.getLogger(__name__)
 _MODELS_PER_PACK = 8
 _ROWS_PER_BATCH = 256
-# What a kill may cost: some seconds of a GPU, a minute of a processor.
+# A kill loses at most this much work: some seconds of a GPU, a minute of a CPU.
 _TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
 
 
@@ -52,8 +52,8 @@ _TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
 class ScoringTask:
     """One model to score.
 
-    ``folder`` is where its scores go, ``work_folder`` where finished chunks wait, ``previous`` a
-    folder of scores of the same model and settings, perhaps on other datasets.
+    Its scores go to ``folder``; ``work_folder`` keeps finished chunks; ``previous`` is a folder of
+    scores of the same model and settings, perhaps on other datasets.
     """
 
     model: Path
@@ -64,7 +64,7 @@ class ScoringTask:
 
 @dataclasses.dataclass(frozen=True)
 class ScoringResult:
-    """How much was scored anew and how much was kept; ``num_shared_layers`` 0: scored alone."""
+    """How much was scored and how much was reused; ``num_shared_layers`` 0 means scored alone."""
 
     num_documents: int
     num_tokens: int
@@ -74,7 +74,7 @@ class ScoringResult:
 
 @dataclasses.dataclass
 class _Open:
-    """A task under way, and which documents it lacks."""
+    """A task in progress, and the documents that it lacks."""
 
     name: str
     task: ScoringTask
@@ -180,7 +180,7 @@ def _finish(
 
 
 def _scored_already(task: ScoringTask, wanted: pa.Array) -> Iterator[pa.Table]:
-    """Yield what lies on disk of the documents called ``wanted``, some at a time."""
+    """Yield the stored scores of the documents ``wanted``, some at a time."""
     for path in _sources(task):
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_PER_BATCH):
@@ -195,7 +195,7 @@ def _scored(
     tokenized: TokenizedDocuments,
     evaluation: Evaluation,
 ) -> Iterator[_Done]:
-    """Score the documents called ``missing``, which all ``members`` lack, pack by pack."""
+    """Score the documents ``missing``, which all ``members`` lack, group by group."""
     from mdel_assets.training.model_files import load_tokenizer, reading
 
     tokenizer = reading(load_tokenizer(members[0].task.model), evaluation.special_tokens)
@@ -255,7 +255,7 @@ def _scored_pack(
 def _load_pack(
     members: Sequence[_Open], evaluation: Evaluation
 ) -> tuple[list[Any], list[_Open], list[_Done]]:
-    """Load as many of the first models as half of the memory holds, equal tensors once."""
+    """Load as many of the first models as fit into half of the memory; share equal tensors."""
     models: list[Any] = []
     pack: list[_Open] = []
     unloaded: list[_Done] = []
@@ -303,7 +303,7 @@ def load_for_scoring(model: str | Path, evaluation: Evaluation, *, is_widened: b
 
 
 def _refuse_what_does_not_run(model: Any, name: str) -> None:
-    """Refuse a model whose own code fails on two tokens, so that others are scored all the same."""
+    """Refuse a model whose own code fails on two tokens, so that the others are still scored."""
     import torch
 
     ids_BT = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
@@ -313,13 +313,13 @@ def _refuse_what_does_not_run(model: Any, name: str) -> None:
     except Exception as error:
         raise ScoringError(
             f"{name} cannot be run: its {type(model).__name__} fails with "
-            f"{type(error).__name__}: {error} Look whether it runs in transformers itself, and "
-            f"whether its configuration fits its weights."
+            f"{type(error).__name__}: {error} Check that it runs in transformers itself, and that "
+            f"its configuration fits its weights."
         ) from error
 
 
 def _free_memory() -> int:
-    """Return the free bytes of where models are loaded to."""
+    """Return the free bytes of the memory that models are loaded into."""
     import torch
 
     if torch.cuda.is_available():
@@ -332,7 +332,7 @@ def _weight_bytes(model: Any) -> int:
 
 
 def _tokenizer_digest(model: Path) -> str:
-    """Return a digest that models have in common which read the same tokens for the same text."""
+    """Return a digest that is equal for models that read the same tokens for the same text."""
     from mdel_assets.training.model_files import load_tokenizer
 
     tokenizer = load_tokenizer(model)
@@ -357,7 +357,7 @@ def _chunks(keys: Sequence[str], num_tokens: Mapping[str, int], size: int) -> It
 
 
 def _keep(task: ScoringTask, table: pa.Table) -> None:
-    """Put a chunk into the task's work folder, whole or not at all."""
+    """Write a chunk into the task's work folder, completely or not at all."""
     folder = task.work_folder
     final = folder / f"{len(list(folder.glob('*.parquet'))):06d}.parquet"
     partial = final.with_suffix(".partial")

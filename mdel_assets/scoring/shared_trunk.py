@@ -1,9 +1,9 @@
-"""A shared trunk: the first layers that several models have in common, run once for all of them.
+"""A shared trunk: the first layers that several models share, run once for all of them.
 
-Experts differ from their seed in a few layers only. Below the first of these, and in the embedding,
-all of them compute the same hidden states: `SharedTrunk.run` computes them once, and each model's
-next forward pass takes them from memory. Any causal LM of transformers will do: the layers are
-found by the model's own layer list, and nothing but their `forward` is replaced.
+Experts differ from their seed in only a few layers. In the embedding and in the layers below these,
+all of them compute the same hidden states. `SharedTrunk.run` computes them once, and each model's
+next forward pass takes them from memory. Any causal LM of transformers works: the layers are found
+through the model's own layer list, and only their `forward` is replaced.
 """
 
 import copy
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class SharedTrunk:
     """Wires ``models`` together. ``num_layers`` says how many first layers they share; 0 is none.
 
-    Where it is not given it is found by comparison. While the models are wired, a forward pass of
-    one of them is right for the ids of the last `run` only.
+    If it is not given, it is found by comparison. While the models are wired, a forward pass of a
+    model is valid only for the ids of the last `run`.
     """
 
     def __init__(self, models: Sequence[Any], *, num_layers: int | None = None) -> None:
@@ -85,7 +85,7 @@ class SharedTrunk:
 
 
 def num_shared_layers(models: Sequence[Any]) -> int:
-    """Return how many first layers are equal, to the bit, in all models, with all before them."""
+    """Return how many first layers, with everything before them, are equal in all models."""
     first, *others = models
     if any(type(model) is not type(first) for model in others):
         return 0
@@ -107,7 +107,7 @@ def num_shared_layers(models: Sequence[Any]) -> int:
 
 
 def num_layers_before(model: Any, names: Collection[str]) -> int:
-    """Return how many first layers run before any of the parameters called ``names`` counts."""
+    """Return how many first layers run before any of the parameters ``names`` is used."""
     try:
         prefix = f"{_layer_list_name(model)}."
     except TrainingError:
@@ -120,7 +120,7 @@ def num_layers_before(model: Any, names: Collection[str]) -> int:
 
 
 def share_equal_tensors(model: Any, first: Any) -> int:
-    """Let ``model`` use ``first``'s tensors where both are equal; return the bytes of the rest."""
+    """Let ``model`` use ``first``'s tensors if both are equal; return the bytes of the rest."""
     theirs = dict(first.named_modules())
     kept = 0
     for name, module in model.named_modules():

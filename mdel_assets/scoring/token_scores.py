@@ -1,6 +1,6 @@
-"""Token scores on disk: what they hold, and how they are written.
+"""Token scores on disk: their files, and how they are written.
 
-`documents.parquet` holds every document once, however many datasets share it: ``num_tokens``,
+`documents.parquet` holds every document once, even if several datasets share it: ``num_tokens``,
 ``num_bytes``, ``num_words``, ``nll_nats`` (a float64 sum) and the tokens' ``log_probabilities``
 (fp32, natural logarithm). `cells.parquet` says which documents make up which (dataset, split).
 """
@@ -45,7 +45,7 @@ def count_words(text: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class DocumentSize:
-    """A document's size, in what figures are given per."""
+    """A document's size in bytes and words, the units that figures are given per."""
 
     document_id: str
     num_bytes: int
@@ -62,8 +62,8 @@ def write_scores(
 ) -> tuple[int, int]:
     """Write the two files that make up a model's token scores; return documents and tokens.
 
-    ``tables`` are of `DOCUMENT_SCHEMA`, in any order; what they hold waits in ``work_folder`` until
-    it can be written in the order of ids. Of a document that comes twice the first counts.
+    ``tables`` are of `DOCUMENT_SCHEMA`, in any order; their content is kept in ``work_folder``
+    until it can be written in the order of ids. If a document comes twice, the first counts.
     """
     figures = []
     start_of: dict[str, int] = {}
@@ -130,19 +130,19 @@ def prefix_token_id(tokenizer: Any, name: str) -> int:
     found = tokenizer.eos_token_id if name == "eos" else tokenizer.bos_token_id
     if found is None:
         raise ScoringError(
-            f"The tokenizer has no {name} token to open the first window with. Set "
+            f"The tokenizer has no {name} token for the start of the first window. Set "
             f"evaluation.prefix_token to the other of 'eos' and 'bos'."
         )
     return int(found)
 
 
 def refuse_short_context(model: Any, max_length: int) -> None:
-    """Refuse windows longer than what the model reads."""
+    """Refuse windows longer than the model's context."""
     from mdel_assets.training.model_files import num_positions
 
     limit = num_positions(model.config)
     if limit and limit < max_length:
         raise ScoringError(
-            f"evaluation.max_length is {max_length}, but the model reads {limit} tokens at most. "
+            f"evaluation.max_length is {max_length}, but the model reads at most {limit} tokens. "
             f"Lower evaluation.max_length."
         )

@@ -1,11 +1,11 @@
-"""Rolling windows: how a document is cut so that every token is scored exactly once.
+"""Rolling windows: cut a document so that every token is scored exactly once.
 
-The cut is lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context, in
-words: the first window holds up to ``max_length`` tokens, fed in behind the prefix token; every
-later full window is fed in behind the token before it; the last window, when shorter, is moved
-left until it sees a full ``max_length`` of context, and only its new tokens are scored. With a
-``stride`` every later window brings that many new tokens, behind more context: more work, and
-probabilities nearer to what the model can do.
+The cut is that of lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context.
+The first window holds up to ``max_length`` tokens, after the prefix token. Every later full window
+comes after the token before it. If the last window is shorter, it is moved left until it sees a
+full ``max_length`` of context, and only its new tokens are scored. With a ``stride``, every later
+window scores that many new tokens, after more context: this is more work, and the probabilities
+are closer to what the model can do.
 """
 
 import dataclasses

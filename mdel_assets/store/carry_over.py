@@ -1,4 +1,4 @@
-"""What a merged model takes over as it is: configuration, generation config, tokenizer."""
+"""Files that a merged model takes over unchanged: configuration, generation config, tokenizer."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ _LEFT_BEHIND = {
 def carry_over(source: Path, folder: Path, *, dtype: str | None) -> None:
     """Copy the files of a model that are neither weights, code nor record.
 
-    Where ``dtype`` is given, the configuration is made to say so.
+    If ``dtype`` is given, it is written into the configuration.
     """
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in _SUFFIXES and path.name not in _LEFT_BEHIND:

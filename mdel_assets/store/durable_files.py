@@ -1,4 +1,4 @@
-"""Files that survive: written whole or not at all, synced, digested; a full disk explained."""
+"""Durable files: written completely or not at all, synced, digested; and full-disk errors."""
 
 import contextlib
 import ctypes
@@ -60,7 +60,7 @@ def explaining_full_disk(what: str, place: Path) -> Iterator[None]:
 
 
 def require_room(what: str, place: Path, *, wanted_bytes: int) -> None:
-    """Refuse to begin where there is hardly any room.
+    """Refuse to begin if the disk is nearly full.
 
     Raises:
         DiskFullError: fewer than ``wanted_bytes`` are free under ``place``.
@@ -76,7 +76,7 @@ def require_room(what: str, place: Path, *, wanted_bytes: int) -> None:
 
 
 def _free_bytes(place: Path) -> int:
-    """Return what is free on the disk that ``place`` lies on, or will lie on."""
+    """Return the free bytes of the disk that holds, or will hold, ``place``."""
     there = next(path for path in (place, *place.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 
@@ -85,7 +85,7 @@ def is_full_disk(error: BaseException) -> bool:
     """Whether ``error`` says that a disk, quota or file size limit was reached."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
-    # Native writers (safetensors, Arrow) report the code in words only.
+    # Native writers (safetensors, Arrow) report the code only in words.
     words = str(error)
     if "PytorchStreamWriter failed" in words or "inline_container.cc" in words:
         # torch's own writer says nothing of the cause; a file that cannot grow is the usual one.
@@ -122,7 +122,7 @@ def text_digest(text: str) -> str:
 
 
 def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> None:
-    """Write a small file whole or not at all; a power cut may take one that need not be kept."""
+    """Write a small file atomically; without ``is_kept``, a power cut may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -139,7 +139,7 @@ def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> Non
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Let ``target`` be the same file as ``source``; a copy where the file system has no links."""
+    """Hard-link ``source`` to ``target``; copy it if the file system has no links."""
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         try:
@@ -153,7 +153,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def exclusively(lock: Path) -> Iterator[None]:
-    """Let one process or thread at a time go through; the others wait. ``lock`` is a file."""
+    """Let one process or thread at a time run the block; others wait. ``lock`` is a file."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -170,7 +170,7 @@ def sync(path: Path) -> None:
 
 
 def swap_into_place(stage: Path, final: Path) -> None:
-    """Give ``final`` the content of ``stage``; what it held before ends up in ``stage``."""
+    """Move ``stage`` to ``final``; the previous content of ``final`` ends up in ``stage``."""
     if not final.exists():
         stage.rename(final)
     elif not _exchange(stage, final):
@@ -181,7 +181,7 @@ def swap_into_place(stage: Path, final: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one step where the system can (Linux renameat2); say whether it did."""
+    """Swap two folders atomically if the system can (Linux renameat2); return whether it did."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

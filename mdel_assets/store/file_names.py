@@ -1,4 +1,4 @@
-"""Names of files with other than ASCII letters: what the process's locale can say of them."""
+"""File names with non-ASCII letters, which the process's locale may not support."""
 
 import sys
 
@@ -18,7 +18,7 @@ def require_writable_name(name: str, *, what: str) -> str:
     encoding = sys.getfilesystemencoding()
     if encoding.lower() != "utf-8" and not name.isascii():
         raise ExperimentError(
-            f"{what} {name!a} has other than ASCII letters, and this process's file names are in "
+            f"{what} {name!a} has non-ASCII letters, and this process's file names are in "
             f"{encoding}, not in UTF-8. Set PYTHONUTF8=1 or LC_ALL=C.UTF-8."
         )
     return name

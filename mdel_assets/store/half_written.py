@@ -1,4 +1,4 @@
-"""Folders in which artifacts are written before they are moved into place, and who writes them."""
+"""Staging folders, in which artifacts are written before they are renamed, and their writers."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ ELSEWHERE_SECONDS = 24 * 3600.0
 
 
 def staging_prefix(name: str) -> str:
-    """Return what the name of this process's staging folder for ``name`` begins with."""
+    """Return the prefix of this process's staging folder for ``name``."""
     return f".{name}.tmp-{socket.gethostname()}-{os.getpid()}-"
 
 
@@ -27,7 +27,7 @@ def dead_writer(folder: Path) -> str | None:
 
 
 def remove_left_behind(parent: Path, name: str) -> None:
-    """Remove what dead processes left half-written of ``name``."""
+    """Remove half-written folders of ``name`` that dead processes left."""
     for folder in parent.glob(f".{glob.escape(name)}.tmp-*"):
         if dead_writer(folder):
             shutil.rmtree(folder, ignore_errors=True)

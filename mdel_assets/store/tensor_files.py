@@ -1,7 +1,6 @@
-"""Safetensors on disk: reading a model folder tensor by tensor.
+"""Read safetensors of a model folder, tensor by tensor.
 
-Plain reads, not mapped pages: what is read counts once as the reader's memory, and no more than
-the reader asked for.
+Files are read, not memory-mapped, so that memory holds only what the reader asked for, once.
 """
 
 import contextlib
@@ -100,7 +99,7 @@ class TensorFolder:
             place = tensor.start + offset + done
             count = os.preadv(self._descriptors[tensor.path], [buffer[done:]], place)
             if count == 0:
-                raise MergeError(f"{tensor.path} ends inside of the tensor '{name}'.")
+                raise MergeError(f"{tensor.path} ends inside the tensor '{name}'.")
             done += count
 
 
@@ -116,7 +115,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model folder.
 
     Raises:
-        MergeError: there are none (pickle checkpoints are never read), or one is missing or lies
+        MergeError: there are none (pickle checkpoints are never read), or one is missing or is
             outside the folder.
 
     """
@@ -135,8 +134,8 @@ def weight_files(folder: Path) -> list[Path]:
             raise MergeError(f"{index} names '{name}', which is not a file of this folder.")
         if not _lies_in(path, folder):
             raise MergeError(
-                f"{path} is a link out of its folder, to {path.resolve()}. Put the file itself, or "
-                f"a hard link to it, in the folder."
+                f"{path} links to {path.resolve()}, outside its folder. Put the file itself, or a "
+                f"hard link to it, in the folder."
             )
     return [folder / name for name in names]
 

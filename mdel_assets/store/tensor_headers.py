@@ -1,7 +1,7 @@
-"""Headers of safetensors files: where each tensor lies, with nothing in them taken on trust.
+"""Headers of safetensors files: the place of each tensor, with every entry validated.
 
-What the safetensors library refuses is refused here, too: tensors that overlap, leave a gap or do
-not end where the file does.
+Like the safetensors library, this refuses tensors that overlap, leave a gap or do not end at the
+file's end.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return where a safetensors file's tensors lie, by name.
 
     Raises:
-        MergeError: it is no safetensors file, or not a whole one.
+        MergeError: it is not a safetensors file, or not a whole one.
 
     """
     file_size = path.stat().st_size
@@ -84,7 +84,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         except ValueError as error:
             _refuse(path, f"its header is not JSON ({error})")
     if not isinstance(header, dict):
-        _refuse(path, "its header is no table of tensors")
+        _refuse(path, "its header is not a table of tensors")
     header.pop("__metadata__", None)
     found = {name: _tensor(path, name, entry) for name, entry in header.items()}
     end = 0

@@ -1,6 +1,6 @@
-"""What tensor names tell: which are one tensor, which layer one is of, and how deep it lies.
+"""Facts from tensor names: which names mean one tensor, a tensor's layer, and its depth.
 
-Names alone decide: there is no table of architectures.
+Only names decide: there is no table of architectures.
 """
 
 import collections
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 # GPT-NeoX's output layer has had two names in transformers: they are one tensor.
 _OTHER_NAMES = {"embed_out.weight": "lm_head.weight"}
-# Masks and rotary frequencies, which transformers makes anew and no longer saves.
+# Masks and rotary frequencies, which transformers rebuilds and no longer saves.
 _REBUILT = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|position_ids|(attn|attention)\.(masked_)?bias)$"
 )
@@ -45,7 +45,7 @@ class Layers:
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "Layers":
-        """Return the list that most of ``names`` lie in; one without layers if there is none."""
+        """Return the list that contains most of ``names``; an empty one if there is none."""
         numbers: dict[str, list[int]] = collections.defaultdict(list)
         for name in names:
             if match := _LAYER.match(name):
@@ -56,20 +56,20 @@ class Layers:
         return cls(prefix, max(numbers[prefix]) + 1)
 
     def index_of(self, name: str) -> int | None:
-        """Return the number of the layer that a tensor lies in, or None outside of all."""
+        """Return the number of a tensor's layer; None outside all layers."""
         match = _LAYER.match(name)
         return int(match[2]) if match and match[1] == self.prefix else None
 
     def part_of(self, name: str) -> str:
-        """Return a tensor's name inside its layer, or its whole name outside of all."""
+        """Return a tensor's name inside its layer; its whole name outside all layers."""
         match = _LAYER.match(name)
         return name[match.end() :] if match and match[1] == self.prefix else name
 
     def depth_of(self, name: str) -> float:
-        """Return how deep a tensor lies: 0 in the first layer, 1 in the last.
+        """Return a tensor's depth: 0 in the first layer, 1 in the last.
 
-        Input embeddings lie as deep as the first layer, all else outside of the layers (the final
-        norm, the output layer) as deep as the last.
+        Input embeddings have the depth of the first layer; other tensors outside the layers (the
+        final norm, the output layer) have that of the last.
         """
         index = self.index_of(name)
         if index is not None:
@@ -80,7 +80,7 @@ class Layers:
 def matches_filter(filter_text: str, name: str) -> bool:
     """Whether ``filter_text`` occurs in a tensor's name; numbers match whole.
 
-    ``layers.1`` is in ``layers.1.mlp.weight`` and not in ``layers.12.mlp.weight``. ``*`` is in all.
+    ``layers.1`` matches ``layers.1.mlp.weight`` and not ``layers.12.mlp.weight``.
     """
     if filter_text == "*":
         return True

@@ -1,7 +1,7 @@
-"""Safetensors on disk: writing a model whose layout is fixed before the first byte.
+"""Write safetensors with a layout that is fixed before the first byte.
 
-Every tensor's place is known at the start, so that threads write in any order and the bytes are
-the same. The folder is a stage, which `Artifact.publish` syncs and renames whole.
+Every tensor's place is known at the start, so threads can write in any order and the bytes are the
+same. The folder is a staging folder, which `Artifact.publish` syncs and renames.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ class TensorWriter:
             if kind is not None:
                 return
             if short := sorted(name for name, count in self._missing.items() if count):
-                raise MergeError(f"These tensors were not written whole: {', '.join(short)}.")
+                raise MergeError(f"These tensors are incomplete: {', '.join(short)}.")
 
 
 def _shards(tensors: Sequence[TensorLayout], limit: int | None) -> list[list[TensorLayout]]:

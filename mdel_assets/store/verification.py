@@ -1,4 +1,4 @@
-"""Whether files hold what was recorded of them: each is read once, for as long as it stays.
+"""Verify that files match their records; each file is read once, as long as it does not change.
 
 Notes say which files of an artifact were found right, and how they were then: a note holds while
 the file's size, inode and time of change stay, and what it says was read is what the record says.
@@ -20,26 +20,26 @@ from mdel_assets.store.durable_files import file_digest, write_text_atomically
 
 _log = logging.getLogger(__name__)
 _MAX_THREADS = 4
-# Less is read before somebody wonders.
+# Verifying less than this needs no log line.
 _WORTH_A_WORD_BYTES = 4 << 30
-# Within one tick of the file system's clock a file may change without a change of its time.
+# Within one tick of the file system's clock a file may change without a new modification time.
 _TICK_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-    """Which of an artifact's files in ``folder`` were found right; kept in the file ``path``.
+    """The verified files of an artifact in ``folder``, noted in the file ``path``.
 
-    Without a ``path`` nothing is kept, and files are read each time.
+    If ``path`` is None nothing is noted, and files are read each time.
     """
 
     folder: Path
     path: Path | None
 
     def problem(self, files: Mapping[str, Mapping[str, Any]], *, trust: bool = True) -> str | None:
-        """Say which of ``files`` is missing or differs from what is recorded; None if all is well.
+        """Return which of ``files`` is missing or differs from its record; None if none does.
 
-        ``files`` are those of a `Record`. Without ``trust`` all are read, whatever the notes say.
+        ``files`` are those of a `Record`. Without ``trust`` all are read, regardless of the notes.
         """
         for name, expected in files.items():
             path = self.folder / name
@@ -81,7 +81,7 @@ class Notes:
         return known | read
 
     def write(self, files: Mapping[str, Mapping[str, Any]]) -> None:
-        """Note that ``files``, those of a `Record`, are right: they were read for it."""
+        """Note that ``files``, those of a `Record`, were read and match it."""
         self._write({name: self._note(name, file["xxh3"]) for name, file in files.items()})
 
     def _digests(self, names: Collection[str]) -> dict[str, str]:
@@ -93,7 +93,7 @@ class Notes:
             return dict(zip(names, threads.map(file_digest, paths), strict=True))
 
     def _note(self, name: str, digest: str) -> dict[str, Any]:
-        """Return what changes when the file does, with the digest of what it holds."""
+        """Return the file's state, which changes with the file, and its digest."""
         status = (self.folder / name).stat()
         return {
             "size_bytes": status.st_size,
@@ -111,7 +111,7 @@ class Notes:
             for name, note in notes.items()
             if not 0 <= now - note["mtime_ns"] / 1e9 < _TICK_SECONDS
         }
-        # In a home that cannot be written to, files are read each time.
+        # In a home that is not writable, files are read each time.
         with contextlib.suppress(OSError):
             text = json.dumps(kept, sort_keys=True) + "\n"
             write_text_atomically(self.path, text, is_kept=False)

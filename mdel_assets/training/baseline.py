@@ -1,12 +1,12 @@
-"""Baselines: what experts are judged against, trained as they are, on all domains' datasets.
+"""Baselines: models to compare the experts with, trained in the same way on all domains' datasets.
 
-`dense` reads as many tokens as all experts together, the same from every domain's dataset: what
-experts together must beat. `dense-one` reads as many as one expert: much of what a single expert,
-or an average of experts, gains over the seed is plain further training. `random-<n>` are as many
-experts as there are domains, each of which reads its share of the same datasets' documents, dealt
-at random: what experts of domains must beat (the control of c-BTM, arXiv 2303.14177). Together they
-read what the experts of domains read: each dataset's documents, in their expert's order, are dealt
-to them in turn.
+`dense` reads as many tokens as all experts together, the same number from every domain's dataset.
+Experts combined must beat it. `dense-one` reads as many tokens as one expert, because much of what
+a single expert or an average of experts gains over the seed is plain further training. `random-<n>`
+are as many experts as there are domains; each reads its share of the same datasets' documents,
+dealt at random. Experts of domains must beat them (the control of c-BTM, arXiv 2303.14177).
+Together they read what the experts of domains read: each dataset's documents, in its expert's
+order, are dealt to them in turn.
 """
 
 import dataclasses
@@ -59,9 +59,9 @@ def train_baseline(
     part: Part | None = None,
     conditions: Conditions = NO_CONDITIONS,
 ) -> ExpertResult | None:
-    """Train the seed's chosen layers on the tokens of ``num_experts`` experts, of all datasets.
+    """Train the seed's chosen layers on all datasets, with the tokens of ``num_experts`` experts.
 
-    ``part`` limits it to its documents. Everything else is as `expert.train_expert` has it.
+    ``part`` limits the training to its documents. Everything else is as in `expert.train_expert`.
 
     Raises:
         TrainingError: no dataset has a document for the part; else as `train_expert`.
@@ -106,7 +106,7 @@ def mixed_blocks(
     part: Part | None,
     folder: Path | None = None,
 ) -> NDArray[np.int32]:
-    """Return (B, block_size) token ids of all ``datasets``, those of ``num_experts`` experts.
+    """Return (B, block_size) token ids of all ``datasets``: the amount of ``num_experts`` experts.
 
     Each dataset gives the same share of what its own expert would read of it, from its documents
     in the order in which that expert reads them; where they are fewer, they are read again. A
@@ -120,12 +120,12 @@ def mixed_blocks(
     own = {name: _Documents(path, tokenizer, training, part) for name, path in datasets.items()}
     lacking = [name for name, documents in own.items() if not len(documents)]
     if lacking and len(lacking) < len(own):
-        _log.warning("no document of %s is dealt to %s; the others give more", lacking, part)
+        _log.warning("%s: no document for %s; the other datasets supply more", lacking, part)
     own = {name: documents for name, documents in own.items() if len(documents)}
     if not own:
         raise TrainingError(
-            f"None of {len(datasets)} datasets has a training document for {part}. Leave the "
-            f"random split out (baselines.random_split: false), or give the corpus more text."
+            f"None of {len(datasets)} datasets has a training document for {part}. Leave out the "
+            f"random split (baselines.random_split: false), or add text to the corpus."
         )
     step_tokens = training.batch_size * training.block_size
     if training.num_epochs is None:
@@ -158,7 +158,7 @@ class _Documents:
         return len(self._own)
 
     def count_all(self) -> int:
-        """Return how many tokens the whole dataset has, whatever the part."""
+        """Return the number of tokens of the whole dataset, not only of the part."""
         return sum(map(len, self._tokens(self._whole)))
 
     def append_first(self, count: int, column: TemporaryColumn) -> None:

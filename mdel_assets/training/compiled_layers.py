@@ -1,8 +1,8 @@
-"""A model's layers compiled by torch, where a GPU has enough to do to pay for it.
+"""Compile a model's layers with torch, if a GPU has enough work to make up for it.
 
-What lies between the matrix products (norms, rotations, activations, the residual stream, rounding)
-is memory traffic, which a compiled layer has a fraction of. Layers are compiled one by one, in
-place: all have the same code, so that is once for all of them, and no name of a parameter changes.
+The operations between the matrix products (norms, rotations, activations, the residual stream,
+rounding) are memory traffic, and a compiled layer needs a fraction of it. Layers are compiled in
+place: all have the same code, so it is compiled once, and no parameter's name changes.
 """
 
 import logging
@@ -19,7 +19,7 @@ WORTH_COMPILING = 5e16
 
 
 def layers_of(model: Any) -> list[Any]:
-    """Return a model's own layers, none where it has no list of them."""
+    """Return a model's own layers; an empty list if it has no list of them."""
     try:
         name = layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
     except TrainingError:
@@ -31,10 +31,10 @@ def layers_of(model: Any) -> list[Any]:
 def compiled(
     layers: Sequence[Any], *, num_operations: float, varies: bool = False
 ) -> Iterator[None]:
-    """Run ``layers`` compiled within the context, where a GPU computes and it is worth it.
+    """Run ``layers`` compiled within the context, if a GPU computes and it is worth it.
 
-    ``num_operations`` is what all of them are to do, about; with ``varies``, batches differ in
-    shape. A layer that cannot be compiled runs as it is.
+    ``num_operations`` estimates the operations of all layers together. With ``varies``, batches
+    differ in shape. A layer that cannot be compiled runs uncompiled.
     """
     if num_operations < WORTH_COMPILING or not _can_compile():
         yield

@@ -1,6 +1,6 @@
-"""The curves of a training: what its log says, step by step, and the W&B run that shows them live.
+"""The curves of a training, from its log, and the W&B run that shows them live.
 
-A curve's name is what it measures: ``loss``, ``learning_rate``, ``grad_norm``,
+A curve's name says what it measures: ``loss``, ``learning_rate``, ``grad_norm``,
 ``tokens_per_second``, ``loss/validation_domain`` and ``loss/validation_pile``.
 """
 
@@ -32,7 +32,7 @@ def curves_of(log: Sequence[Mapping[str, Any]]) -> Curves:
 
 
 def shown_values(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return what one entry of the log says for each curve."""
+    """Return the value of each curve in one entry of the log."""
     found = {name: float(entry[name]) for name in _SHOWN if name in entry}
     for name, value in entry.items():
         if name.startswith(_EVALUATED) and name.endswith("_loss"):
@@ -44,15 +44,15 @@ def shown_values(entry: Mapping[str, Any]) -> dict[str, float]:
 class LogToRun(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Sends every entry of the log to a W&B run.
 
-    A training that goes on begins with what its checkpoint remembers: of a process that was killed,
-    W&B may have lost what was on its way.
+    A resumed training first sends the entries in its checkpoint, because W&B may have lost the last
+    ones of a killed process.
     """
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Log what was logged before the checkpoint, as far as the run does not have it."""
+        """Log the entries before the checkpoint that the run does not have."""
         with going_on_without("log the steps before the checkpoint"):
             for entry in state.log_history:
                 if entry["step"] >= self.run.step and (values := shown_values(entry)):
@@ -76,9 +76,9 @@ def tracked_run(
     config: Mapping[str, Any],
     work_folder: Path,
 ) -> Iterator[Any | None]:
-    """Open the W&B run of a training, the same one when the training goes on after a stop.
+    """Open the W&B run of a training; a resumed training continues the same run.
 
-    Its id lies beside the checkpoints and lives as long as they do.
+    The run's id is stored with the checkpoints and removed with them.
     """
     if tracker is None or not is_first_process():
         yield None

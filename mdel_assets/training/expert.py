@@ -60,11 +60,10 @@ _HELD_OUT = "held-out"
 class ExpertResult:
     """The expert as saved.
 
-    ``trained_layers`` are the layers trained in whole or in part; ``trained_prefixes`` those of the
-    names, as they are stored, of all tensors that may differ from the seed's.
-    ``losses_before`` and ``losses_after`` give nats per token by validation split, where the
-    split has a block of text. ``changed_though_frozen`` names tensors that must not differ from
-    the seed but do.
+    ``trained_layers`` are the layers trained in whole or in part. ``trained_prefixes`` are the
+    prefixes of the stored names of all tensors that may differ from the seed's. ``losses_before``
+    and ``losses_after`` give nats per token for each validation split with at least one block of
+    text. ``changed_though_frozen`` names tensors that had to equal the seed's but do not.
     """
 
     trained_layers: list[int]
@@ -89,13 +88,14 @@ def train_expert(
 ) -> ExpertResult | None:
     """Train the expert of ``dataset_folder`` from ``seed_folder`` and save it into ``folder``.
 
-    The tensors are saved in the dtype the seed is stored in; training itself holds fp32 weights.
-    Of the training documents those of ``only_domain`` are read, or all. Without ``folder`` another
-    process saves it, and nothing is returned.
+    The tensors are saved in the dtype of the seed's files; training itself uses fp32 weights. With
+    ``only_domain``, only that domain's training documents are read. If ``folder`` is None, another
+    process saves the expert, and nothing is returned.
 
     Raises:
-        TrainingError: a layer that does not exist, fewer tokens than one block, or divergence.
-        TrainingInterruptedError: SIGTERM or SIGINT came, or the seconds allowed are over.
+        TrainingError: a layer does not exist, there are fewer tokens than one block, or the
+            training diverged.
+        TrainingInterruptedError: SIGTERM or SIGINT arrived, or the allowed seconds are over.
 
     """
     # A layer that does not exist is refused before the texts are read.
@@ -205,8 +205,8 @@ def differing_tensors(
 ) -> list[str]:
     """Return names of tensors whose bytes, dtype or shape differ from the seed's.
 
-    Tensors under a prefix in ``except_under`` may differ and are left out; tensors that only one
-    of the two folders has are named always.
+    Tensors under a prefix in ``except_under`` may differ and are left out. Tensors that only one of
+    the two folders has are always named.
     """
     allowed = tuple(except_under or ("\0",))
     with TensorFolder(folder) as ours, TensorFolder(seed_folder) as seeds:
@@ -239,7 +239,7 @@ def _blocks(
 def validation_blocks(
     held_out: Mapping[str, SplitDocuments], tokenizer: Any, training: ExpertTraining
 ) -> dict[str, NDArray[np.int32]]:
-    """Return packed blocks of the documents of each split, where they fill at least one."""
+    """Return packed blocks of each split whose documents fill at least one block."""
     found = {}
     for split, documents in held_out.items():
         if not len(documents):
@@ -253,7 +253,7 @@ def validation_blocks(
                 seed=training.seed,
             )
         except TrainingError:
-            _log.warning("%s holds less than one block of text: no loss is shown for it", split)
+            _log.warning("%s has less than one block of text, so it gets no loss", split)
     return found
 
 

@@ -1,8 +1,8 @@
 """The loss of a causal LM, fused with its output layer.
 
-All logits of a batch never exist at once: rows of hidden states go through the output layer some
-hundred at a time, and the gradient is taken while their logits are at hand, in their place. That is
-as many matrix products as the plain way has, in a fraction of its memory.
+The logits of a batch never exist all at once: a few hundred rows of hidden states at a time go
+through the output layer, and the gradient is computed from their logits at once, in place. This
+takes as many matrix products as the plain way, in a fraction of its memory.
 """
 
 import collections
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mdel_assets.training.prefix_cache import PrefixCache
 
 # Shapes in names: B blocks, T positions, D hidden width, S predicted tokens, R rows, V vocabulary.
-# Logits that exist at once, and of these the numbers that become fp32 at a time: a GPU is filled by
-# much, on a processor these are as many as its caches hold.
+# How many logits exist at once, and how many of these become fp32 at a time: many on a GPU, to keep
+# it busy; on a CPU as many as fit into its caches.
 _LOGITS_PER_SLICE = collections.defaultdict(lambda: 256 << 20, cpu=48 << 20)
 _ROUNDED_AT_ONCE = collections.defaultdict(lambda: 128 << 20, cpu=3 << 20)
 _PROBE_TOLERANCE = 1e-4
@@ -31,10 +31,10 @@ _LOSS_TOLERANCE = 1e-6
 class LanguageModelLoss(nn.Module):
     """A causal LM whose forward pass gives the mean loss of a batch in nats per predicted token.
 
-    Where the model's logits are not simply its output layer of its hidden states (scaled or capped
-    logits), the model's own loss is taken. So it is in training where a model adds something to it,
-    as mixtures of experts do with ``output_router_logits``: their router's auxiliary loss. That is
-    part of no other loss.
+    If the model's logits are not simply the output layer applied to its hidden states (scaled or
+    capped logits), the model's own loss is used. The same is true in training if the model adds a
+    term to its loss, such as the router's auxiliary loss of a mixture of experts with
+    ``output_router_logits``. Validation losses never include such a term.
     """
 
     def __init__(self, model: Any) -> None:
@@ -46,14 +46,14 @@ class LanguageModelLoss(nn.Module):
 
     @property
     def can_keep_prefix(self) -> bool:
-        """Whether a training may take states from ``prefix``: a whole loss is of whole passes."""
+        """Whether training may use cached states; the model's own loss needs whole passes."""
         return self.is_fused and not self.has_more
 
     def forward(self, input_ids: "Tensor", block: "Tensor | None" = None) -> dict[str, "Tensor"]:
         """Return ``{"loss": loss}`` for (B, T) ids; each token but the first is predicted.
 
-        ``block`` are the (B,) numbers of the blocks, where states below the first trained layer are
-        kept in ``prefix``.
+        ``block`` has the (B,) numbers of the blocks, if states below the first trained layer are
+        cached in ``prefix``.
         """
         is_whole = self.has_more and self.model.training
         if is_whole or not self.is_fused:
@@ -126,7 +126,7 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def _losses_to_errors(logits_RV: "Tensor", targets_R: "Tensor") -> "Tensor":
-    """Return the summed loss of some rows; their logits become the loss's gradient in place."""
+    """Return the summed loss of some rows; replace their logits by the loss's gradient."""
     total = torch.zeros((), dtype=torch.float64, device=logits_RV.device)
     size = _ROUNDED_AT_ONCE[logits_RV.device.type]
     turn = _turned_in_cache if logits_RV.device.type == "cpu" else _turned_in_one_kernel
@@ -138,7 +138,7 @@ def _losses_to_errors(logits_RV: "Tensor", targets_R: "Tensor") -> "Tensor":
 
 
 def _turned_in_cache(logits_RV: "Tensor", targets_R1: "Tensor") -> "Tensor":
-    """Return each row's loss and turn its logits into errors, in a copy that is used in place."""
+    """Return each row's loss, and turn its logits into errors, in an fp32 copy."""
     errors_RV = logits_RV.float()
     highest_R1 = errors_RV.amax(dim=1, keepdim=True)
     chosen_R1 = errors_RV.gather(1, targets_R1) - highest_R1
@@ -150,7 +150,7 @@ def _turned_in_cache(logits_RV: "Tensor", targets_R1: "Tensor") -> "Tensor":
 
 
 def _turned_in_one_kernel(logits_RV: "Tensor", targets_R1: "Tensor") -> "Tensor":
-    """Return the same through the library's softmax, which reads a GPU's memory least often.
+    """Do the same with the library's softmax, which reads a GPU's memory least often.
 
     The likeliest word's probability is 1 / sum(exp(logit - highest)).
     """
@@ -164,13 +164,13 @@ def _turned_in_one_kernel(logits_RV: "Tensor", targets_R1: "Tensor") -> "Tensor"
 
 
 class Buffer:
-    """Room for a slice's logits, taken once: fresh memory costs as much as a tenth of a product."""
+    """A reused buffer for a slice's logits: fresh memory costs a tenth of a product."""
 
     def __init__(self) -> None:
         self._room: Tensor | None = None
 
     def of(self, rows: int, columns: int, *, like: "Tensor") -> "Tensor":
-        """Return (rows, columns) without set values, of the dtype and device of ``like``."""
+        """Return an uninitialised (rows, columns) tensor with dtype and device of ``like``."""
         room = self._room
         if (
             room is None
@@ -182,26 +182,26 @@ class Buffer:
 
 
 def _product_dtype() -> torch.dtype:
-    """Return what autocast, where it is on, makes matrix products of."""
+    """Return the dtype of matrix products: autocast's, if it is on."""
     for device in ("cuda", "cpu"):
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
     return torch.float32
 
 
-# What the probe found of models that are still there.
+# The probe's findings on models in memory.
 _found: "weakref.WeakKeyDictionary[nn.Module, tuple[bool, bool]]" = weakref.WeakKeyDictionary()
 
 
 def _known(model: Any) -> tuple[bool, bool]:
-    """Return what `_probe` finds, found once."""
+    """Return the cached result of `_probe`."""
     if model not in _found:
         _found[model] = _probe(model)
     return _found[model]
 
 
 def _probe(model: Any) -> tuple[bool, bool]:
-    """Look at a pass over a few tokens.
+    """Test a model with a pass over a few tokens.
 
     Return whether the output layer of the hidden states gives the model's own logits, and whether
     the model's own loss is more than that of its predictions.

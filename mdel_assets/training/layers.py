@@ -1,7 +1,7 @@
-"""Which layers of a model are trained, for any causal LM of transformers.
+"""The trained layers of a model, for any causal LM of transformers.
 
-The model's own layer list decides: the module list as long as ``config.num_hidden_layers``. What is
-outside of it is an embedding, the head, or the final norm.
+Layers are found through the model's own layer list: the module list with
+``config.num_hidden_layers`` entries. Outside it are embeddings, the head, and the final norm.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ _STORED_NAMES = {"lm_head.": ("lm_head.", "embed_out.")}
 
 @dataclasses.dataclass(frozen=True)
 class TrainedParts:
-    """What of a model is trained.
+    """The trained parts of a model.
 
-    ``prefixes`` are those of its parameters' names, as in memory and in files; ``layers`` the
-    indices of layers that are trained in whole or in part; ``first`` the first layer that a
-    gradient has to reach, 0 where embeddings are trained.
+    ``prefixes`` are the prefixes of trained parameters' names, in memory and in files. ``layers``
+    are the indices of layers trained in whole or in part. ``first`` is the first layer that a
+    gradient must reach, 0 if embeddings are trained.
     """
 
     prefixes: list[str]
@@ -42,8 +42,8 @@ def resolve_layers(trained_layers: str | Sequence[int | str], *, num_layers: int
     """Return the indices of the layers that ``trained_layers`` names, in whole or in part.
 
     Entries are indices (negative ones count from the end), ranges such as ``"9-13"`` (both ends
-    included), either with a part behind it (``"9-13.mlp"``), ``embeddings``, ``final_norm``,
-    ``head``; or the word ``all`` in place of the list. Ascending.
+    included), either followed by a part (``"9-13.mlp"``), ``embeddings``, ``final_norm`` and
+    ``head``; or the word ``all`` instead of the list. The result ascends.
 
     Raises:
         TrainingError: an index out of range, a repeat, an entry of another form, or none at all.
@@ -154,7 +154,7 @@ def _outside(model: Any, layers_name: str, entry: str) -> list[str]:
 
 
 def _refuse_half_tied(model: "nn.Module", prefixes: Sequence[str]) -> None:
-    """Refuse to train one name of a tensor that has another name which stays frozen."""
+    """Refuse to train a tensor under one name while its other name stays frozen."""
     names_of: dict[int, list[str]] = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
         names_of.setdefault(id(tensor), []).append(name)
@@ -164,8 +164,8 @@ def _refuse_half_tied(model: "nn.Module", prefixes: Sequence[str]) -> None:
             frozen = ", ".join(sorted(set(names) - set(trained)))
             raise TrainingError(
                 f"{trained[0]} would be trained and {frozen} frozen, but in this model they are "
-                f"one tensor (tied weights). Name both in training.trained_layers, embeddings and "
-                f"head, or neither."
+                f"one tensor (tied weights). Name both embeddings and head in "
+                f"training.trained_layers, or neither."
             )
 
 
@@ -183,7 +183,7 @@ def layer_list_name(model: "nn.Module", *, num_layers: int) -> str:
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == num_layers
     ]
-    # Experts of a mixture or the like may lie inside the layers: the outermost list counts.
+    # Layers may contain lists, such as a mixture's experts: the outermost list counts.
     outer = [
         n for n in names if not any(n.startswith(other + ".") for other in names if other != n)
     ]

@@ -17,7 +17,7 @@ def load_model(source: str | Path, *, dtype: str = "auto", revision: str | None 
     """Return the causal LM at ``source`` (a folder or a Hub id) in evaluation mode.
 
     Raises:
-        TrainingError: it is not there, has no whole safetensors weights, or is no causal LM.
+        TrainingError: it does not exist, has no whole safetensors weights, or is not a causal LM.
 
     """
     from transformers import AutoModelForCausalLM
@@ -27,9 +27,9 @@ def load_model(source: str | Path, *, dtype: str = "auto", revision: str | None 
 
 
 def _refuse_broken_weights(folder: Path) -> None:
-    """Look at the files' headers first: the libraries answer a broken one with errors of any kind.
+    """Check the files' headers first, because libraries raise all kinds of errors for broken ones.
 
-    A folder without weights is left to the library, as is what is no folder.
+    A folder without weights, or a source that is not a folder, is left to the library.
     """
     if not any((folder / name).is_file() for name in (WEIGHTS_NAME, INDEX_NAME)):
         return
@@ -54,7 +54,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
         for path in folder.iterdir()
         if path.name.startswith(_VOCABULARY_NAMES)
     ):
-        # The library would make up a tokenizer without words.
+        # The library would return a tokenizer with an empty vocabulary.
         raise TrainingError(
             f"{source} has no tokenizer. Save the one that the model was trained with into it "
             f"(tokenizer.save_pretrained)."
@@ -66,7 +66,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
 
 
 def reading(tokenizer: Any, special_tokens: SpecialTokens) -> Any:
-    """Return a copy of the tokenizer that reads special tokens' literal text so."""
+    """Return a copy of the tokenizer that reads special tokens' literal text as configured."""
     reader = copy.deepcopy(tokenizer)
     reader.split_special_tokens = special_tokens == "text"
     return reader
@@ -96,12 +96,12 @@ def check_tokenizer_fits(model: Any, tokenizer: Any) -> None:
 
 
 def num_positions(config: Any) -> int | None:
-    """Return how many tokens a model of this configuration reads at most, None without a limit."""
+    """Return how many tokens a model of this configuration reads at most; None for no limit."""
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def refuse_long_blocks(config: Any, block_size: int, *, setting: str) -> None:
-    """Refuse blocks longer than what the model reads; ``setting`` is what says how long they are.
+    """Refuse blocks longer than the model's context; ``setting`` is the setting of their length.
 
     Raises:
         TrainingError: they are longer.
@@ -110,7 +110,7 @@ def refuse_long_blocks(config: Any, block_size: int, *, setting: str) -> None:
     limit = num_positions(config)
     if limit and block_size > limit:
         raise TrainingError(
-            f"{setting} is {block_size}, but the model reads {limit} tokens at most. Lower "
+            f"{setting} is {block_size}, but the model reads at most {limit} tokens. Lower "
             f"{setting}."
         )
 
@@ -118,7 +118,7 @@ def refuse_long_blocks(config: Any, block_size: int, *, setting: str) -> None:
 def quiet() -> None:
     """Turn off transformers' own progress bars: the event log has its progress lines.
 
-    And its warning that checkpoints are ordered by their number, which is what is wanted.
+    Also turn off its warning that checkpoints are ordered by their number, which is intended.
     """
     from transformers.utils import logging as transformers_logging
 

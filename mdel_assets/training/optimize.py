@@ -69,17 +69,17 @@ def optimize(
     conditions: Conditions = NO_CONDITIONS,
     callbacks: Sequence[Any] = (),
 ) -> Trained:
-    """Train what of ``model`` requires a gradient on ``blocks_NT`` (num_blocks, block_size).
+    """Train the parameters of ``model`` that require a gradient on ``blocks_NT`` (N, block_size).
 
-    ``work_folder``, one for every training identity, keeps checkpoints; a run that finds one goes
-    on from it. Nothing before layer ``first_trained`` moves. ``validation`` are blocks by split,
-    for the losses of ``settings.eval_steps``. ``callbacks`` are further ones of the Trainer's kind.
-    ``model`` itself is used up.
+    ``work_folder``, a separate one for every training identity, keeps checkpoints; a run that finds
+    one resumes from it. Nothing before layer ``first_trained`` changes. ``validation`` has blocks
+    by split, for the losses of ``settings.eval_steps``. ``callbacks`` are additional callbacks of
+    the Trainer. ``model`` must not be used afterwards.
 
     Raises:
-        TrainingError: the loss or the gradient norm is not a finite number; a batch that does not
-            divide by the processes.
-        TrainingInterruptedError: time is over, SIGTERM or SIGINT came; a checkpoint was saved.
+        TrainingError: the loss or the gradient norm is not finite, or a batch cannot be divided by
+            the number of processes.
+        TrainingInterruptedError: time is over, or SIGTERM or SIGINT arrived; a checkpoint is saved.
 
     """
     from mdel_assets.training.curves import LogToRun, curves_of
@@ -111,7 +111,7 @@ def optimize(
     if watch.stopped_for:
         raise TrainingInterruptedError(
             f"Training stopped at step {trainer.state.global_step} of {settings.num_steps}: "
-            f"{watch.stopped_for}. Run the same command again to go on from there.",
+            f"{watch.stopped_for}. Run the same command again to continue from there.",
             is_cancelled=termination.is_cancellation,
         )
     curves = curves_of(trainer.state.log_history)
@@ -154,9 +154,9 @@ def _prepared(model: Any, settings: Optimization, *, conditions: Conditions) -> 
 def halve_frozen_layers(model: Any) -> None:
     """Keep the frozen weights of linear layers in bfloat16, as autocast would round them anyway.
 
-    Products come out the same to the bit; nothing is rounded anew at every step, and the weights
-    take half the memory. No weight stays in the file that it was loaded from, which would take
-    memory as long as one does.
+    Products are the same to the bit, nothing is rounded again at every step, and the weights take
+    half the memory. All weights leave the memory-mapped file they were loaded from, because any one
+    of them would keep the file in memory.
     """
     import torch
 
@@ -213,9 +213,9 @@ def prefix_cache(
 
 
 def last_whole_checkpoint(work_folder: Path) -> Path | None:
-    """Return the latest checkpoint that was written to its end; remove the ones that were not.
+    """Return the latest complete checkpoint; remove incomplete ones.
 
-    The Trainer writes ``trainer_state.json`` last: a checkpoint without it was cut by a kill.
+    The Trainer writes ``trainer_state.json`` last: a checkpoint without it is incomplete.
     """
     found: list[tuple[int, Path]] = []
     for path in work_folder.glob("checkpoint-*"):
@@ -229,7 +229,7 @@ def last_whole_checkpoint(work_folder: Path) -> Path | None:
                 shutil.rmtree(path)
     if not found:
         return None
-    _log.info("going on from %s", max(found)[1])
+    _log.info("resuming from %s", max(found)[1])
     return max(found)[1]
 
 

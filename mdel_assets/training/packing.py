@@ -1,6 +1,6 @@
 """Packing: documents become blocks of exactly ``block_size`` tokens.
 
-Documents are shuffled by a seed, tokenized without special tokens, and joined with the end-of-text
+Documents are shuffled by a seed, tokenized without special tokens, and joined with an end-of-text
 token after each. The last, incomplete block is left out. Documents are read and tokenized a few at
 a time, and no more of them than fill the blocks, which lie in a file: an epoch may have many.
 """
@@ -66,8 +66,8 @@ def pack(
         )
     if num_special:
         _log.warning(
-            "%d of %d documents hold the literal text of a special token and are read as having "
-            "that token; special_tokens: text reads it as text",
+            "%d of %d documents contain the literal text of a special token, which is read as that "
+            "token; special_tokens: text reads it as text",
             num_special,
             num_read,
         )
@@ -100,9 +100,9 @@ def tokenized_documents(
     *,
     num_tokens: int | None = None,
 ) -> Iterator[NDArray[np.int32]]:
-    """Yield the token ids of the documents numbered ``order``, with end-of-text behind each.
+    """Yield the token ids of the documents numbered ``order``, with end-of-text after each.
 
-    About ``num_tokens`` of them will be taken, if that is known: little more is read for them.
+    ``num_tokens``, if given, is about how many the caller will take: little more text is read.
 
     Raises:
         TrainingError: the tokenizer has no end-of-text token.

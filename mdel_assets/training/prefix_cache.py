@@ -1,11 +1,11 @@
-"""Hidden states at the first trained layer, kept for training runs that read blocks more than once.
+"""A cache of hidden states at the first trained layer, for runs that read blocks more than once.
 
-The layers below the first trained one never change, so what they make of a block is computed once
-and then read from a file. A run that was killed finds what was computed before: a cached run that
-goes on gives the same bits as one that was never stopped.
+The layers below the first trained one never change, so their output for a block is computed once
+and then read from a file. A resumed run finds the cached states and ends in the same bits as an
+uninterrupted one.
 
-Whether a model allows that is found by trying (`keep_prefix`): layers that are random in training,
-or that hand on more than hidden states, run every time.
+`keep_prefix` tests whether a model allows this: layers that are random in training, or that pass on
+more than hidden states, run every time.
 """
 
 import copy
@@ -35,10 +35,10 @@ _PROBE_SHAPE = (2, 16)
 
 
 class SplitModel:
-    """A model in two: the layers below the first trained one, and those above.
+    """A model in two parts: the layers below the first trained one, and those above.
 
-    ``lengths``: what each of the layers below gives, 0 for hidden states alone, else the length of
-    a tuple that begins with them; what comes behind them is left out.
+    ``lengths`` describes the output of each layer below: 0 for plain hidden states, else the length
+    of a tuple that begins with them; the rest of the tuple is left out.
     """
 
     def __init__(self, model: Any, *, layers_name: str, lengths: list[int]) -> None:
@@ -57,7 +57,7 @@ class SplitModel:
         return self._run(self._whole, ids_BT), self._states
 
     def above(self, ids_BT: "Tensor", states_BTD: "Tensor") -> "Tensor":
-        """Return the last hidden states that the layers above make of the states below them."""
+        """Return the last hidden states, computed by the layers above from the states below."""
         self._states = states_BTD
         return self._run(self._rest, ids_BT)
 
@@ -71,7 +71,7 @@ class SplitModel:
     def _keeping(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         def keep(*arguments: Any, **options: Any) -> Any:
             given = forward(*arguments, **options)
-            # What comes after may compute in place.
+            # Later code may compute in place.
             self._states = _states_in(given).detach().clone()
             return given
 
@@ -111,9 +111,9 @@ class PrefixCache:
 def keep_prefix(
     model: Any, *, first_trained: int, shape_NT: tuple[int, int], folder: Path
 ) -> PrefixCache | None:
-    """Return a cache of what runs below layer ``first_trained``, or None where none can be kept.
+    """Return a cache for the layers below ``first_trained``; None if they cannot be cached.
 
-    Three passes over a few tokens tell, in training mode; the log says why not.
+    Three passes over a few tokens in training mode decide; the log gives the reason.
     """
     name = layer_list_name(model, num_layers=text_config(model.config).num_hidden_layers)
     rows = model.get_input_embeddings().weight.shape[0]
@@ -127,16 +127,16 @@ def keep_prefix(
                 like = passes[0].states_BTD
                 return PrefixCache(split, like=like, shape_NT=shape_NT, folder=folder)
             reason = "the layers above read more of those below"
-    _log.info("states below layer %d are not kept: %s", first_trained, reason)
+    _log.info("states below layer %d are not cached: %s", first_trained, reason)
     return None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pass:
-    """What was seen of one pass: what the layers below gave, what came out at the end.
+    """The observations of one pass: the outputs of the layers below, and the final output.
 
-    ``lengths`` are as `SplitModel` has them, -1 where a layer gave something else.
-    ``random_state`` is the one before the pass, ``has_drawn`` whether it moved below.
+    ``lengths`` are as in `SplitModel`, or -1 for a layer with another kind of output.
+    ``random_state`` is the state before the pass, ``has_drawn`` whether the layers below used it.
     """
 
     random_state: "Tensor"
@@ -165,23 +165,23 @@ def _look(model: Any, layers: nn.ModuleList, ids_BT: "Tensor") -> _Pass:
 
 
 def _why_not(first: _Pass, second: _Pass, *, num_layers: int, shape: tuple[int, ...]) -> str | None:
-    """Say what two passes over the same tokens tell against keeping what they gave."""
+    """Return the reason, from two passes over the same tokens, not to cache their states."""
     if first.has_drawn or not torch.equal(first.states_BTD, second.states_BTD):
         return "they are random in training"
     if len(first.lengths) != num_layers or min(first.lengths) < 0:
-        return "the layers give something else than states, or do not run once each"
+        return "the layers return something other than states, or do not each run once"
     if first.states_BTD.shape[:-1] != shape:
         return "they are not one vector for each token"
     return None
 
 
 def _gives_the_same(split: SplitModel, ids_BT: "Tensor", seen: _Pass) -> bool:
-    """Whether the layers above make of kept states what they made of what the layers below gave."""
+    """Whether the layers above give the same result from cached states as in a whole pass."""
     torch.set_rng_state(seen.random_state)
     try:
         hidden_BTD = split.above(ids_BT, seen.states_BTD)
     except (TypeError, AttributeError, LookupError):
-        # What the layers below leave out was wanted.
+        # The layers above need an output that is left out of the cache.
         return False
     return torch.equal(hidden_BTD, seen.hidden_BTD)
 
@@ -195,13 +195,13 @@ def _states_in(given: Any) -> "Tensor":
 
 
 def _length(given: Any) -> int:
-    """Return the length of a tuple that begins with states, 0 for states alone, else -1."""
+    """Return the length of a tuple that begins with states; 0 for plain states; else -1."""
     length = len(given) if isinstance(given, tuple) else 0
     return length if isinstance(_states_in(given), torch.Tensor) else -1
 
 
 def _standing_in(layer: nn.Module, forward: Callable[..., Any]) -> nn.Module:
-    """Return a copy of ``layer`` with another way forward."""
+    """Return a copy of ``layer`` with another forward function."""
     # A copy keeps what a model may ask of a layer, such as the kind of its attention.
     copied = copy.copy(layer)
     copied.forward = forward
@@ -210,7 +210,7 @@ def _standing_in(layer: nn.Module, forward: Callable[..., Any]) -> nn.Module:
 
 @contextmanager
 def _in_training(model: Any) -> Iterator[None]:
-    """Let ``model`` run as it does while it is trained, and leave no trace of that."""
+    """Let ``model`` run in training mode, and restore its state afterwards."""
     was_training = model.training
     model.train()
     try:
@@ -221,7 +221,7 @@ def _in_training(model: Any) -> Iterator[None]:
 
 
 def _file(path: Path, shape: tuple[int, ...], kind: Any) -> Any:
-    """Open an array on disk, of zeros where it is new, with all of its room taken at once."""
+    """Open an array on disk; a new one is zero, with all of its space allocated at once."""
     if not path.exists():
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:

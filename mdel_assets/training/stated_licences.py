@@ -19,7 +19,7 @@ _CARD, _CONFIG = "README.md", "config.json"
 def stated_licence(source: str | Path, *, revision: str | None = None) -> str | None:
     """Return the licence that a model's card, or else its configuration, states; None for none.
 
-    ``source`` is a folder or a Hub id; a card that the Hub does not give counts as none.
+    ``source`` is a folder or a Hub id; a card that cannot be fetched counts as none.
     """
     if Path(source).is_dir():
         return _in_folder(Path(source))

@@ -1,7 +1,7 @@
-"""Weights kept in the half precision in which they are stored, widened where they are used.
+"""Keep weights in the half precision in which they are stored, and widen them on use.
 
-Products, sums and everything else are fp32's, to the bit, for a half-precision number is an fp32
-number; the weights take half the memory. What is trained is widened for good.
+Products, sums and everything else equal those of fp32 to the bit, because every half-precision
+number is an fp32 number; the weights take half the memory. Trained weights are widened permanently.
 """
 
 from pathlib import Path
@@ -32,9 +32,9 @@ class WideningLinear(nn.Linear):
 
 
 class _WideningProduct(torch.autograd.Function):
-    """The products of a frozen layer, which widens its weights again for the gradient.
+    """The product of a frozen layer, which widens its weights again for the gradient.
 
-    Autograd would keep the widened ones from the forward pass to the backward pass.
+    Autograd would keep the widened weights from the forward pass to the backward pass.
     """
 
     @staticmethod
@@ -85,10 +85,11 @@ def leaving_weights_alone(model: Any) -> Any:
 
 
 def load_to_compute_in_fp32(source: str | Path) -> Any:
-    """Return the causal LM at ``source``, which computes in fp32, in as little memory as it can.
+    """Return the causal LM at ``source``, computing in fp32 with as little memory as possible.
 
-    On a processor only, and where all of its files hold numbers of one half precision; else, and
-    for models that keep half-precision numbers besides their weights, every weight is fp32.
+    Weights stay in half precision only on a CPU, and only if all numbers in the files have the same
+    half precision. Otherwise, and for models with half-precision numbers besides their weights,
+    every weight is fp32.
 
     Raises:
         TrainingError: as `load_model`.
@@ -106,7 +107,7 @@ def load_to_compute_in_fp32(source: str | Path) -> Any:
 
 
 def widen_where_used(model: Any) -> None:
-    """Let linear layers and embeddings widen their weights at use; widen all other weights."""
+    """Let linear layers and embeddings widen their weights on use; widen all other weights."""
     kept: set[int] = set()
     for module in model.modules():
         if type(module) in _OWN_WAY:
@@ -123,9 +124,9 @@ def _widen(model: Any, *, except_for: set[int]) -> None:
 
 
 def weights_read_directly(model: Any) -> set[int]:
-    """Return the ids of weights that more than their own layers reads, as Mamba does.
+    """Return the ids of weights that are read outside their own layers, as in Mamba.
 
-    A pass over two tokens tells. What such a reader gets during it is fp32.
+    A pass over two tokens finds them. Such a reader gets fp32 values during the pass.
     """
     found: set[int] = set()
     kinds: dict[type[nn.Module], type[nn.Module]] = {
@@ -146,7 +147,7 @@ def weights_read_directly(model: Any) -> set[int]:
 
 
 def _watched(kind: Any, found: set[int]) -> Any:
-    """Return a subclass of a layer's class that notes who else reads a layer's weight."""
+    """Return a subclass of a layer's class that notes other readers of a layer's weight."""
     running: set[int] = set()
 
     class Watched(kind):  # type: ignore[misc]
@@ -168,7 +169,7 @@ def _watched(kind: Any, found: set[int]) -> Any:
 
 
 def widen_trained(model: Any) -> None:
-    """Widen, for good, the weights that require a gradient."""
+    """Permanently widen the weights that require a gradient."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -1,10 +1,9 @@
-"""A trained model on disk: the seed's files with the trained tensors in their place.
+"""A trained model on disk: the seed's files, with the trained tensors replaced.
 
-``full``: a copy of the seed's files with the trained tensors written over its own. ``delta``: the
-seed's own weight files, linked, and one more file that holds the trained tensors; the index says
-which tensor lies where. Both are loaded by ``from_pretrained`` and read by merging and scoring
-alike, to the same bits. A linked file takes no room, and stays whole when the seed model is made
-anew.
+``full`` is a copy of the seed's files in which the trained tensors are overwritten. ``delta`` has
+links to the seed's weight files and one more file with the trained tensors; the index says which
+tensor is in which file. ``from_pretrained``, merging and scoring read both, to the same bits. A
+link takes no space, and its file stays whole when the seed model is remade.
 """
 
 import gc
@@ -47,7 +46,7 @@ def save_trained(
     if len(names) == len(tensors):
         _save_copy({names[name]: tensor for name, tensor in tensors.items()}, folder, seed_folder)
         return
-    # The files hold tensors in another form than the model does: the library knows how.
+    # The files store tensors in another form than the model: the library converts them.
     model = load_model(seed_folder, dtype="auto")
     put_tensors(model, tensors)
     model.save_pretrained(folder)
@@ -75,7 +74,7 @@ def _save_copy(tensors: "Mapping[str, torch.Tensor]", folder: Path, seed_folder:
 def take_stored_values(model: Any, names: Collection[str], folder: Path) -> bool:
     """Give the parameters called ``names`` the values that the model in ``folder`` stores for them.
 
-    Return False, and do nothing, where its files hold one of them in another form.
+    Return False, and do nothing, if the files store one of them in another form.
     """
     stored = names_in_files(names, folder)
     if len(stored) < len(names):
@@ -105,18 +104,18 @@ def stored_names(names: Iterable[str], seed_folder: Path) -> dict[str, str]:
     found = names_in_files(wanted, seed_folder)
     if missing := sorted(set(wanted) - found.keys()):
         raise TrainingError(
-            f"training.store is delta, but the seed's files have no tensor '{missing[0]}': this "
-            f"family is stored in another form than it is computed in. Use store: full."
+            f"training.store is delta, but the seed's files have no tensor '{missing[0]}': the "
+            f"files of this model family store tensors in another form. Use store: full."
         )
     return found
 
 
 def stored_prefixes(model: Any, prefixes: list[str], seed_folder: Path) -> list[str]:
-    """Return what the names begin with of the stored tensors that hold what is trained.
+    """Return the prefixes of the trained tensors' names in the seed's files.
 
-    That is ``prefixes``, which those in memory begin with, wherever it names the same tensors in
-    the seed's files; else the names themselves, as the library writes them: some families are
-    stored in another form than they are computed in.
+    These are ``prefixes``, those of the names in memory, if they match the same tensors in the
+    seed's files. Some families store tensors in another form; for them the full names are returned,
+    as the library writes them.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -131,7 +130,7 @@ def stored_prefixes(model: Any, prefixes: list[str], seed_folder: Path) -> list[
 
 
 def names_in_files(names: Iterable[str], folder: Path) -> dict[str, str]:
-    """Map parameters' names to those that a model's files have for them, where they have one."""
+    """Map parameters' names to their names in a model's files, if the files have them."""
     common = common_names(TensorFolder(folder).shapes)
     wanted = {name: common.get(common_name(name)) for name in names}
     return {name: stored for name, stored in wanted.items() if stored is not None}

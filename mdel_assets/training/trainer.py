@@ -24,9 +24,9 @@ from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
 _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 15.0
-# A kill costs at most so much work, or this share of a long run; saving this share of the time.
+# A kill loses at most so many seconds, or this share of a long run; saving takes at most a share.
 _CHECKPOINT_SECONDS, _MAX_SHARE_LOST, _MAX_SHARE_OF_SAVING = 300.0, 0.02, 0.02
-# At the end a checkpoint pays where training again would take longer than saving it.
+# At the end, a checkpoint is worth it only if retraining would take longer than saving.
 _WORTH_A_LAST_CHECKPOINT_SECONDS = 60.0
 _WEIGHTS_NAME = "trained.safetensors"
 # What `LanguageModelLoss` puts before the names of its model's parameters.
@@ -39,13 +39,13 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     watch: "Watch"
 
     def watched_by(self, watch: "Watch") -> Self:
-        """Let ``watch`` measure the pace, and print nothing besides what it logs."""
+        """Let ``watch`` measure the speed, and print nothing but its log."""
         self.remove_callback(PrinterCallback)
         self.watch = watch
         return self
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Shard parameters on processors too, which the library does on accelerators only."""
+        """Shard parameters on CPUs too; the library does so only on accelerators."""
         super().create_accelerator_and_postprocess()
         plugin = self.args.fsdp_plugin_args
         if plugin is None or self.is_fsdp_enabled:
@@ -60,13 +60,13 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self.is_fsdp_enabled = True
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train from the beginning, or go on from a checkpoint."""
+        """Train from the beginning, or resume from a checkpoint."""
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        """Return the trained tensors, whole, by the model's own names; all processes have to ask.
+        """Return the whole trained tensors by the model's own names, in fp32 on the CPU.
 
-        In fp32, on the processor.
+        All processes must call this together.
         """
         return {
             name.removeprefix(_LOSS_PREFIX): _whole(tensor).detach().cpu().contiguous()
@@ -74,15 +74,15 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         }
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, besides what the Trainer does, the pace since the last entry."""
+        """Log what the Trainer logs, and the speed since the last entry."""
         if "loss" in logs:
             logs["tokens_per_second"] = self.watch.pace_since_asked(self.state.global_step)
         super().log(logs, start_time)
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
-        """Evaluate, and leave the random state of the training as it was.
+        """Evaluate, and restore the random state of the training.
 
-        A loader of batches draws from it, and dropout would go on from another place.
+        The data loader draws from it, so later dropout would differ.
         """
         device = self.args.device
         devices = [device] if device.type == "cuda" else []
@@ -103,7 +103,7 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
             return model(**prepared)["loss"].detach(), None, None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save a checkpoint whole, or leave nothing of it."""
+        """Save a complete checkpoint, or leave nothing of it."""
         folder = Path(str(self.args.output_dir))
         step = self.state.global_step
         started = time.monotonic()
@@ -135,7 +135,7 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         own = {name.removeprefix(_LOSS_PREFIX): t for name, t in self._trained().items()}
         if own.keys() != tensors.keys():
             raise TrainingError(
-                f"{resume_from_checkpoint} holds other tensors than are trained now: "
+                f"{resume_from_checkpoint} holds other tensors than this training has: "
                 f"{sorted(own.keys() ^ tensors.keys())[:4]}. Remove "
                 f"{Path(resume_from_checkpoint).parent}."
             )
@@ -149,13 +149,13 @@ class LayerTrainer(Trainer):  # type: ignore[misc, unused-ignore]
 
 
 def _whole(tensor: Any) -> Tensor:
-    """Return a tensor that may be spread over the processes in one piece."""
+    """Return the whole tensor, which may be sharded over the processes."""
     whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole
 
 
 def _placed_as(tensor: Any, values: Tensor) -> Tensor:
-    """Return ``values`` spread over the processes as ``tensor`` is."""
+    """Return ``values`` sharded over the processes like ``tensor``."""
     if not hasattr(tensor, "full_tensor"):
         return values
     from torch.distributed.tensor import distribute_tensor
@@ -167,9 +167,9 @@ def _placed_as(tensor: Any, values: Tensor) -> Tensor:
 class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Stops a run at a non-finite loss; saves and stops it when told to or after ``max_seconds``.
 
-    Saves a checkpoint every five minutes, less often where that takes long or the run does, unless
-    the settings say after how many steps. Logs a line of progress every so often. ``stopped_for``
-    says why a run was stopped early.
+    It saves a checkpoint every five minutes (less often if saving or the run takes long), unless
+    the settings give a number of steps. It logs progress at intervals. ``stopped_for`` says why a
+    run was stopped early.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.started = self.reported = self.asked = self.saved = time.monotonic()
 
     def note_saving(self, seconds: float) -> None:
-        """Note that a checkpoint was saved just now, in so many seconds."""
+        """Note that a checkpoint was just saved, in this many seconds."""
         self.saved, self.saving_seconds = time.monotonic(), seconds
 
     def on_log(
@@ -206,7 +206,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look at clock and signals."""
+        """Check the clock and the signals."""
         now = time.monotonic()
         if state.global_step < self.settings.num_steps:
             is_over = self.max_seconds is not None and now - self.started > self.max_seconds

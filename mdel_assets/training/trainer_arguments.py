@@ -58,7 +58,7 @@ def training_arguments(
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates and settings.eval_steps else "no",
         eval_steps=settings.eval_steps,
-        # Where no number of steps is given, `Watch` asks for a checkpoint by the clock.
+        # Without a number of steps, `Watch` requests checkpoints by the clock.
         save_strategy="steps" if settings.save_steps else "no",
         save_steps=settings.save_steps or steps,
         save_total_limit=settings.save_total_limit,
@@ -70,12 +70,12 @@ def training_arguments(
 
 
 def _shares(settings: Optimization) -> tuple[int, int]:
-    """Return how many blocks a process takes at once, and how often until a batch is whole."""
+    """Return how many blocks a process takes at once, and how often for a whole batch."""
     count = num_processes()
     if settings.batch_size % count:
         raise TrainingError(
             f"training.batch_size {settings.batch_size} is not a multiple of the {count} processes "
-            f"that train together. Use another number of them, or another batch size."
+            f"that train together. Use another number of processes, or another batch size."
         )
     own_batch = settings.batch_size // count
     micro_batch = min(settings.micro_batch_size or own_batch, own_batch)

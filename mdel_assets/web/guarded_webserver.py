@@ -1,7 +1,7 @@
 """``python -m mdel_assets.web.guarded_webserver``: dagster-webserver, with a guard in front of it.
 
-It takes dagster-webserver's own options. ``MDEL_UI_NAMES`` holds the names, with commas between
-them, under which a proxy or another machine reaches it.
+It takes dagster-webserver's own options. ``MDEL_UI_NAMES`` holds comma-separated names under which
+a proxy or another machine reaches it.
 """
 
 import importlib

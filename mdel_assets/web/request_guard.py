@@ -1,11 +1,10 @@
-"""Who may ask the web UI for something: a guard in front of Dagster's own webserver.
+"""A guard in front of Dagster's own webserver, against requests of foreign pages.
 
-The open-source webserver asks nobody who they are and where they come from. Any page that a
-person's browser shows could have it start runs: by a GET request, which needs nobody's leave, by a
-form, or under a name of its own that it lets point to this machine (DNS rebinding). The guard
-refuses what comes from another origin, what asks for a name that is not this server's, and
-mutations by GET. It does not ask for a password: whoever reaches the port by an honest way may do
-everything, as before.
+The open-source webserver has no login and does not check the origin of requests. Any page in a
+person's browser could make it start runs: by a GET request, by a form, or under a host name of the
+page's own that points to this machine (DNS rebinding). The guard refuses requests from another
+origin, requests for a host name that is not this server's, and mutations by GET. It asks for no
+password: anyone who can reach the port can still do everything.
 """
 
 import ipaddress
@@ -24,7 +23,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class RequestGuard:
-    """An ASGI application that passes on to ``app`` what may be asked.
+    """An ASGI application that passes allowed requests on to ``app``.
 
     ``names`` are those under which a proxy, or another machine, reaches this server; addresses in
     digits and ``localhost`` go without saying. ``variable`` is where a user puts them.
@@ -38,7 +37,7 @@ class RequestGuard:
         self.names = {name.lower() for name in names}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request, or let the application do so."""
+        """Refuse a request, or let the application answer it."""
         reason = self.refusal(scope) if scope["type"] in {"http", "websocket"} else ""
         if not reason:
             await self.app(scope, receive, send)
@@ -52,7 +51,7 @@ class RequestGuard:
         await send({"type": "http.response.body", "body": f"Refused: {reason}\n".encode()})
 
     def refusal(self, scope: Message) -> str:
-        """Return why a request is refused, in one sentence, or nothing."""
+        """Return why a request is refused, in one sentence; empty if it is allowed."""
         headers = _headers(scope)
         hosts = headers.get("host", [])
         if len(hosts) != 1 or not self._is_ours(_host_name(hosts[0])):
@@ -70,9 +69,9 @@ class RequestGuard:
                 )
         sites, modes = headers.get("sec-fetch-site", []), headers.get("sec-fetch-mode", [])
         if {"cross-site", "same-site"} & set(sites) and modes != ["navigate"]:
-            return "a page of another origin asks for it."
+            return "it comes from a page of another origin."
         if scope.get("method") in {"GET", "HEAD"} and _changes_something(scope):
-            return "a mutation has to be sent by POST."
+            return "a mutation must be sent by POST."
         return ""
 
     def _is_ours(self, name: str) -> bool:
@@ -107,7 +106,7 @@ def _host_name(host: str) -> str:
 
 
 def _changes_something(scope: Message) -> bool:
-    """Whether a GraphQL document in the address holds anything else than queries."""
+    """Whether a GraphQL document in the address holds anything but queries."""
     from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 
     for text in parse_qs(scope.get("query_string", b"").decode("latin-1")).get("query", []):

@@ -1,4 +1,4 @@
-"""A running webserver, spoken to over GraphQL: is it this home's, and what becomes of a backfill.
+"""A client for a running webserver, over GraphQL: identify its home, launch and follow backfills.
 
 The web UI uses the same interface. Nothing here imports Dagster: the server may be elsewhere.
 """
@@ -59,7 +59,7 @@ query Failures($id: ID!) {
 
 @dataclasses.dataclass(frozen=True)
 class LaunchedRun:
-    """One run of a backfill; ``keys`` are its first and last partition, one where it has but one.
+    """One run of a backfill; ``keys`` are its first and last partition, or its only one.
 
     ``status`` is Dagster's: QUEUED, STARTED, SUCCESS, FAILURE, CANCELED and others in between.
     """
@@ -73,7 +73,7 @@ class LaunchedRun:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """A backfill as it stands; ``status`` is Dagster's, ``error`` why it failed as a whole."""
+    """The state of a backfill; ``status`` is Dagster's, ``error`` why it failed as a whole."""
 
     status: str
     runs: Sequence[LaunchedRun]
@@ -81,7 +81,7 @@ class Progress:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the backfill has ended."""
         return self.status not in {"REQUESTED", "CANCELING", "FAILING"}
 
 
@@ -92,7 +92,7 @@ class Webserver:
         self.url = url.rstrip("/")
 
     def serves(self, *, root: str, experiment: str) -> bool:
-        """Whether it answers, and shows ``experiment`` over the home ``root``."""
+        """Whether the server answers, and shows ``experiment`` of the home ``root``."""
         try:
             found = self._ask(_LOCATIONS, timeout=_FIRST_TIMEOUT_SECONDS)
         except WebserverError:
@@ -105,7 +105,7 @@ class Webserver:
         )
 
     def has_daemon(self) -> bool:
-        """Whether a daemon that works through backfills sent a sign of life.
+        """Whether a daemon that runs backfills sent a recent heartbeat.
 
         Raises:
             WebserverError: the server does not answer.
@@ -133,10 +133,10 @@ class Webserver:
         return str(answer["backfillId"])
 
     def progress(self, backfill_id: str) -> Progress:
-        """Return how a backfill stands.
+        """Return the state of a backfill.
 
         Raises:
-            WebserverError: the server does not answer, or does not know it.
+            WebserverError: the server does not answer, or has no such backfill.
 
         """
         answer = self._ask(_PROGRESS, {"id": backfill_id})
@@ -178,7 +178,7 @@ class Webserver:
                 f"with 'make ui', or leave --webserver out."
             ) from error
         if "data" not in content or content.get("errors"):
-            raise WebserverError(f"{self.url} does not understand: {content.get('errors')}")
+            raise WebserverError(f"{self.url} refused the query: {content.get('errors')}")
         return dict(content["data"])
 
 

@@ -232,7 +232,7 @@ def test_an_asset_page_tells_what_it_is_and_what_it_holds(ui, line):
     for kind in ("Hugging Face", "Parquet"):
         assert kind in shown
     for column, description in (
-        ("document_id", "A hash of the text: copies have the same."),
+        ("document_id", "A hash of the text; duplicates have the same."),
         ("num_bytes", "Length of the text in UTF-8."),
     ):
         assert description in ui.entry(column)

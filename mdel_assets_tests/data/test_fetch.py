@@ -146,7 +146,7 @@ def test_missing_and_empty_files_and_odd_addresses_are_refused(tmp_path, fetchin
         fetch_shard(str(tmp_path / "empty.zst"), **fetching)
     with pytest.raises(FetchError, match="hf://datasets/OWNER/NAME"):
         fetch_shard("hf://somewhere", **fetching)
-    with pytest.raises(FetchError, match=r"there are train\.jsonl\.zst"):
+    with pytest.raises(FetchError, match=r"Known: train\.jsonl\.zst"):
         fetch_shard("sample://other.jsonl.zst", **fetching)
 
 

@@ -39,7 +39,7 @@ def test_an_array_gives_the_same_wherever_blocks_end(tmp_path):
     ("content", "told"),
     [
         (b'[{"text": "a", "dept": "Law"}', "ends inside its JSON array"),
-        (b'[{"text": "a", "dept": "Law"}] []', "goes on after its JSON array"),
+        (b'[{"text": "a", "dept": "Law"}] []', "continues after its JSON array"),
     ],
 )
 def test_an_array_that_is_not_whole_is_refused(tmp_path, content, told):
@@ -78,9 +78,9 @@ LOOKS = {
     "an object over lines": (b'{\n"text": "a",\n"dept": "Law"\n}', "JSON over several lines"),
     "UTF-16": (jsonl("a").decode().encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8"),
     "UTF-16, big-endian": (jsonl("a").decode().encode("utf-16-be"), "iconv -f UTF-16BE"),
-    "a PDF": (b"%PDF-1.7 \xff", "a PDF: take the text out"),
+    "a PDF": (b"%PDF-1.7 \xff", "a PDF: extract the text"),
     "a ZIP": (b"PK\x03\x04\xff", "a ZIP archive"),
-    "HTML": (b"<!DOCTYPE html><p>", "HTML: take the text out"),
+    "HTML": (b"<!DOCTYPE html><p>", "HTML: extract the text"),
     "gzip": (gzip.compress(jsonl("a")), "gzip compressed: give its name the suffix .gz"),
     "bzip2": (bz2.compress(jsonl("a")), "bzip2 compressed: give its name the suffix .bz2"),
     "xz": (lzma.compress(jsonl("a")), "xz compressed: give its name the suffix .xz"),

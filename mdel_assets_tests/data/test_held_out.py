@@ -45,7 +45,7 @@ def test_the_share_to_hold_out_is_that_of_the_smallest_domain():
 
 def test_a_domain_too_small_to_share_is_named_and_files_are_asked_for_where_files_were_given():
     advice = held_out_advice({"tiny": counts(30, 1, 1)}, source=source(), splits=SPLITS)
-    assert "'tiny' has 32 documents, too few to train on and to judge by" in advice
+    assert "'tiny' has 32 documents, too few for both training and evaluation" in advice
     assert "holdout_fraction" not in advice
     given = source(validation="v.jsonl")
     advice = held_out_advice({"a": counts(900, 3)}, source=given, splits=SPLITS)

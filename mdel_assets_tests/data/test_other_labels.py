@@ -120,8 +120,8 @@ def test_a_refusal_names_the_labels_and_leaving_them_out_first(tmp_path, write, 
         run(write(tmp_path, DOCUMENTS), tmp_path / "out", **source)
     message = str(error.value)
     assert "3 of 6 lines were rejected" in message
-    assert "no domain claims: 'EuroParl' (2), 'Enron Emails' (1)" in message
-    remedies = ["source.other_labels: leave_out", "Else mend the shard", "max_reject_rate"]
+    assert "of no domain: 'EuroParl' (2), 'Enron Emails' (1)" in message
+    remedies = ["source.other_labels: leave_out", "Otherwise correct the shard", "max_reject_rate"]
     places = [message.index(remedy) for remedy in remedies]
     assert places == sorted(places)
     # Nothing there looks like a misspelling.
@@ -130,7 +130,7 @@ def test_a_refusal_names_the_labels_and_leaving_them_out_first(tmp_path, write, 
 
 def test_other_rejects_do_not_speak_of_labels(tmp_path):
     compress(b'{"text":"a","meta":{"pile_set_name":"ArXiv"}}\n{\n', tmp_path / "s.jsonl.zst")
-    with pytest.raises(ShardError, match=r"is allowed\. Mend the shard, or raise") as error:
+    with pytest.raises(ShardError, match=r"is allowed\. Correct the shard, or raise") as error:
         run(tmp_path / "s.jsonl.zst", tmp_path / "out")
     assert "other_labels" not in str(error.value)
 
@@ -157,7 +157,7 @@ def test_a_label_like_a_domains_is_left_out_with_a_warning(tmp_path, write, sour
     assert counts.num_unclaimed == 4
     assert counts.similar_labels == {"Githubb": "Github"}
     (warning,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
-    assert "4 documents were left out, whose labels no domain claims" in warning
+    assert "4 documents with labels of no domain were left out" in warning
     assert "'Githubb' (1, like 'Github'), 'EuroParl' (2)" in warning
 
 
@@ -171,7 +171,7 @@ def test_a_refusal_says_what_a_misspelt_label_may_stand_for(tmp_path):
 def test_a_shard_of_other_labels_only_is_refused(tmp_path, write, source):
     """A wrong table of domains would otherwise leave out the whole corpus without a word."""
     shard = write(tmp_path, [("a", "EuroParl"), ("b", "EuroParl")])
-    with pytest.raises(ShardError, match=r"'EuroParl' \(2\).*none of the wanted domains"):
+    with pytest.raises(ShardError, match=r"'EuroParl' \(2\).*any of the wanted domains"):
         run(shard, tmp_path / "out", other_labels="leave_out", **source)
 
 

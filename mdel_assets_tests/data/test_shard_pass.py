@@ -156,7 +156,7 @@ def test_more_rejects_than_allowed_refuse_the_shard(tmp_path):
 
 def test_a_shard_without_a_readable_document_is_refused(tmp_path):
     shard = write_shard(tmp_path / "s.jsonl.zst", [line("a", "Nowhere"), b"{"])
-    with pytest.raises(ShardError, match=r"no readable document.*no domain claims: 'Nowhere'"):
+    with pytest.raises(ShardError, match=r"no readable document.*of no domain: 'Nowhere'"):
         run(shard, tmp_path / "out")
 
 

@@ -187,7 +187,7 @@ def test_status_and_backfill_speak_of_absent_domains(environment):
     assert refused.exit_code == 1
     assert f"Error: expert_model has no partition 'enron': {SENTENCE}." in refused.output
     planned = CliRunner().invoke(main, [*words, "all", "--dry-run"])
-    assert "0 of 3 would be made anew" in planned.output
+    assert "0 of 3 would be remade" in planned.output
 
 
 def test_nothing_requests_a_dataset_of_an_absent_domain(finished):

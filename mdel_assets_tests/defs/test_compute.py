@@ -228,7 +228,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_runs(
 
 def test_a_launcher_that_starts_another_number_of_processes_is_refused(branched, place, tmp_path):
     spec = spec_of(branched[0], place, tmp_path, num_processes=2)
-    with pytest.raises(TrainingError, match=r"to start 2 processes .* finds 1"):
+    with pytest.raises(TrainingError, match=r"have started 2 processes .* is 1"):
         run_worker(spec)
     require_processes(1)
 

@@ -69,7 +69,7 @@ def test_ctrl_c_in_a_terminal_is_answered_with_one_sentence(corpus, home, tmp_pa
         printed = process.stdout.read()
         returncode = process.wait()
     assert returncode == 1
-    assert "Error: Stopped. What is finished stays: run the same command again" in printed
+    assert "Error: Stopped. Finished work is kept: run the same command again" in printed
     assert "Traceback" not in printed
     assert "KeyboardInterrupt" not in printed
 

@@ -85,7 +85,7 @@ def test_force_makes_anew_what_is_up_to_date_and_nothing_else(place):
         os.utime(path, (LONG_AGO, LONG_AGO))
     words = ["backfill", "--asset", "domain_dataset", "--partitions", "arxiv", "--here"]
     planned = CliRunner().invoke(main, [*words, "--force", "--dry-run"])
-    assert "1 of 1 would be made anew" in planned.output
+    assert "1 of 1 would be remade" in planned.output
     done = CliRunner().invoke(main, [*words, "--force"])
     assert done.exit_code == 0, done.output
     assert files["arxiv"].stat().st_mtime > LONG_AGO
@@ -100,4 +100,4 @@ def test_publishing_is_not_forced(place):
     words = ["backfill", "--asset", "hub_dataset", "--partitions", "arxiv", "--force"]
     refused = CliRunner().invoke(main, words)
     assert refused.exit_code == 2
-    assert "--force is not for publishing" in refused.output
+    assert "--force has no use in publishing" in refused.output

@@ -126,7 +126,9 @@ def test_a_job_that_is_killed_each_time_says_so(seeded, long, tmp_path):
     compute = slurm(max_retries=1, lines=["echo the end is near", "kill -9 $$"])
     run = Place.of(seeded, tmp_path / "home", long, compute).train("github")
     assert "was killed (FAILED by signal 9 on" in run.failure
-    assert "as were 1 before it (slurm.max_retries). Its last words: the end is near" in run.failure
+    assert (
+        "as were 1 before it (slurm.max_retries). End of its output: the end is near" in run.failure
+    )
 
 
 def test_a_time_limit_is_answered_by_a_checkpoint_and_another_job(
@@ -144,10 +146,10 @@ def test_a_time_limit_is_answered_by_a_checkpoint_and_another_job(
     before = set(cluster.jobs())
     run = place.train("github")
     assert not run.failure
-    assert run.says("is queued again: Training stopped at step")
+    assert run.says("is requeued: Training stopped at step")
     # The workers' own words, through Pipes.
     assert any(line.startswith("Training stopped at step 1 of 16") for line in run.log)
-    assert any(line.startswith("going on from") for line in run.log)
+    assert any(line.startswith("resuming from") for line in run.log)
     states = {job[1] for number, job in cluster.jobs().items() if number not in before}
     assert states == {"COMPLETED", "FAILED"}
     assert are_equal(place.weights("github"), local.weights("github"))
@@ -167,7 +169,7 @@ def test_storage_that_is_not_shared_is_told_before_anything_is_trained(
     host = socket.gethostname()
     assert run.failure.startswith("mdel_assets.errors.StorageError")
     assert f"on {host} and Dagster on {host} do not share {place.home.root}" in run.failure
-    assert "MDEL_HOME must lie on storage that both mount" in run.failure
+    assert "MDEL_HOME must be on storage that both mount" in run.failure
 
 
 def test_what_sbatch_refuses_is_told(seeded, corpus, tmp_path):

@@ -48,7 +48,7 @@ def test_a_run_waits_aloud_ends_when_told_and_passes_the_dead(branched, corpus, 
         holding.kill()
     left = newest_checkpoint()
     with train("github") as again:
-        again.read_until("is marked as failed and holds no pool any more: its process")
+        again.read_until("is marked as failed and its pool slots are freed: its process")
         wait_until(lambda: newest_checkpoint() > left)
         again.kill()
 

@@ -89,7 +89,7 @@ def test_the_last_lines_name_the_first_cause(corpus, tmp_path, monkeypatch):
     done = CliRunner().invoke(main, ["run", "--workers", "1"])
     assert done.exit_code == 1
     last = done.output.strip().splitlines()[-2:]
-    assert last[0] == "Error: 1 failed: raw_pile_shard 00; 6 more wait for what failed."
+    assert last[0] == "Error: 1 failed: raw_pile_shard 00; 6 more wait for these."
     assert last[1].startswith("The first to fail was raw_pile_shard 00: ")
     assert "has sha256" in last[1]
     assert "skipped     domain_dataset     github, arxiv, freelaw and 1 more waits" in done.output

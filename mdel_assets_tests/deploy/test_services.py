@@ -171,7 +171,7 @@ def _work(told: Story) -> None:
     told.kept = str(last_whole_checkpoint(folder))
     told.long_run = web.launch("variant_expert", "long")
     wait_until(
-        lambda: "going on from" in "".join(web.messages(told.long_run)),
+        lambda: "resuming from" in "".join(web.messages(told.long_run)),
         seconds=120,
         every=_LOOK_SECONDS,
         what=lambda: web.messages(told.long_run),
@@ -243,7 +243,7 @@ def test_a_run_cancelled_on_its_page_saves_a_checkpoint_from_which_the_next_goes
     # Not one of those that are saved every so many steps: the one of the step it was stopped at.
     assert int(story.kept.rpartition("-")[2]) % SAVE_STEPS
     assert any("it was told to end (SIGINT)" in event for event in story.cancelled)
-    assert any(f"going on from {story.kept}" in event for event in story.interrupted)
+    assert any(f"resuming from {story.kept}" in event for event in story.interrupted)
 
 
 def test_stopping_the_services_saves_a_running_training_and_leaves_no_process(story):

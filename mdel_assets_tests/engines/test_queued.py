@@ -92,7 +92,7 @@ def test_a_training_that_was_stopped_or_killed_goes_on_in_another_job(job):
 def test_it_is_not_queued_again_for_ever(job):
     error = run(Script(STOPPED, STOPPED, STOPPED), job, max_requeues=2)
     assert isinstance(error, TrainingInterruptedError)
-    assert "queued again 2 times (slurm.max_requeues): Training stopped at step 7." in str(error)
+    assert "requeued 2 times (slurm.max_requeues): Training stopped at step 7." in str(error)
 
 
 def test_a_job_that_is_killed_each_time_fails(job):

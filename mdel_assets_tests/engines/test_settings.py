@@ -42,7 +42,7 @@ def test_the_environment_names_another_file(home, tmp_path):
             "a time limit of 2 minutes is over before its margin of 120 seconds begins",
         ),
         ("num_processes: many", "num_processes"),
-        ("[slurm]", "must hold a mapping of keys"),
+        ("[slurm]", "must be a mapping of keys"),
         ("{", "is not YAML"),
     ],
 )

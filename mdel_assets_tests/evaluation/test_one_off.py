@@ -99,9 +99,9 @@ def test_a_sample_has_the_size_asked_for(run, tmp_path):
     [
         (["--text-field", "body"], "has no field 'body'. Its fields: text, nested"),
         (["--text-field", "nested.body"], "no 'body' in the field 'nested.body'; it holds: number"),
-        (["--text-field", "nested.number"], "holds int, expected text"),
+        (["--text-field", "nested.number"], "holds int, not text"),
         (["--split", "train"], "cannot be read"),
-        (["--model", "/nowhere"], "no model in '/nowhere': the folder does not exist"),
+        (["--model", "/nowhere"], "'/nowhere' is not a model: the folder does not exist"),
         (["--model", "a/b/c"], "the folder does not exist. A Hub id is OWNER/NAME"),
         (["--model", "."], "has no config.json"),
         (["--dataset", "a/b/c"], "There is no dataset folder 'a/b/c'"),

@@ -44,7 +44,11 @@ def recipe(models, *, method="linear", more=""):
 # What of the good experiment is replaced by what, and what its refusal says.
 CASES = [
     # Sizes that do not fit the seed model.
-    ("max_length: 32", "max_length: 65", ["evaluation.max_length is 65", "reads 64 tokens"]),
+    (
+        "max_length: 32",
+        "max_length: 65",
+        ["evaluation.max_length is 65", "reads at most 64 tokens"],
+    ),
     ("block_size: 32, num", "block_size: 128, num", ["training.block_size is 128", "64 tokens"]),
     ("    block_size: 32", "    block_size: 128", ["seed_model.pretrain.block_size is 128"]),
     (
@@ -56,9 +60,9 @@ CASES = [
     # Layers.
     (LAYERS, "[1, 7]", ["training.trained_layers: layer 7 does not exist", "0 to 2"]),
     (LAYERS, "[-4]", ["layer -4 does not exist"]),
-    (LAYERS, "[]", ["training.trained_layers: it is empty: nothing would be trained"]),
+    (LAYERS, "[]", ["training.trained_layers: the list is empty: nothing would be trained"]),
     (LAYERS, "['2-1']", ["'2-1' runs backwards: write '1-2'"]),
-    (LAYERS, "['1-2.mlp', first, true]", ["'first' is neither an index", "True is neither"]),
+    (LAYERS, "['1-2.mlp', first, true]", ["'first' is not valid", "True is not valid"]),
     (LAYERS, "7", ["training.trained_layers: expected 'all' or a list", "got 7"]),
     (LAYERS, "'1'", ["expected 'all' or a list such as [9, 10, '11-13.mlp'], got '1'"]),
     # Numbers.
@@ -93,9 +97,9 @@ CASES = [
     ("type: gpt_neox", "type: gptneox", ["Unknown model_type 'gptneox'. Did you mean 'gpt_neox'"]),
     ("type: gpt_neox", "type: vit", ["Unknown model_type 'vit'"]),
     ("model_type: gpt_neox, ", "", ["seed_model.pretrain.model: 'model' needs a 'model_type'"]),
-    ("hidden_size: 32", "vocab_size: 99", ["take 'vocab_size' out: the tokenizer"]),
+    ("hidden_size: 32", "vocab_size: 99", ["remove 'vocab_size': the tokenizer"]),
     ("vocab_size: 320", "vocab_size: 20", ["vocab_size: expected 300 or more, got 20"]),
-    ("    vocab_size: 320\n", "", ["seed_model.pretrain.vocab_size: is missing"]),
+    ("    vocab_size: 320\n", "", ["seed_model.pretrain.vocab_size: is required"]),
     # Recipes.
     (PAIR, recipe("[{model: seed, parameters: {weight: .nan}}]"), ["expected a number", "nan"]),
     (PAIR, recipe("[{model: seed, parameters: {weight: 0}}]"), ["pair: all weights are 0"]),
@@ -105,10 +109,18 @@ CASES = [
         recipe("[{model: seed, parameters: {weight: -1}}, {model: 'expert:law'}]"),
         ["the weights sum to 0"],
     ),
-    (PAIR, recipe("[{model: 'merged:mean'}]"), ["'merged:mean' is what a recipe makes. List the"]),
-    (PAIR, recipe("[{model: pair}]"), ["merges.pair: 'pair' is what a recipe makes"]),
-    (PAIR, recipe("[{model: merged-mean}]"), ["'merged-mean' is what a recipe makes"]),
-    (PAIR, recipe("[{model: exprt-law}]"), ["'exprt-law' names no model. Expected seed, expert:"]),
+    (
+        PAIR,
+        recipe("[{model: 'merged:mean'}]"),
+        ["'merged:mean' is made by another recipe. List the"],
+    ),
+    (PAIR, recipe("[{model: pair}]"), ["merges.pair: 'pair' is made by another recipe"]),
+    (PAIR, recipe("[{model: merged-mean}]"), ["'merged-mean' is made by another recipe"]),
+    (
+        PAIR,
+        recipe("[{model: exprt-law}]"),
+        ["'exprt-law' does not name a model. Expected seed, expert:"],
+    ),
     (PAIR, recipe("[{model: 'expert:lwa'}]"), ["pair: Unknown domain 'lwa'. Did you mean 'law'?"]),
     (PAIR, recipe("[{model: 'random:*'}]"), ["so set baselines.random_split"]),
     (PAIR, recipe("[]"), ["merges.pair.models: expected at least 1 entry, got an empty list"]),
@@ -121,24 +133,28 @@ CASES = [
     (PAIR, recipe("{model: seed}"), ["merges.pair.models: expected a list, got a mapping"]),
     (PAIR, "pair: linear", ["merges.pair: expected a mapping of keys, got 'linear'"]),
     # Names.
-    ("name: firm", "name: cache", ["name: 'cache' is taken: MDEL_HOME has its own 'cache'"]),
-    ("name: firm", "name: Dagster", ["name: 'Dagster' is taken"]),
-    ("name: firm", "name: wandb", ["name: 'wandb' is taken"]),
-    ("name: firm", f"name: {'x' * 300}", ["has 300 characters; a name has 100 at most"]),
-    ("name: firm", "name: ../firm", ["name: '../firm' is no name: use letters"]),
+    ("name: firm", "name: cache", ["name: 'cache' is reserved: MDEL_HOME has its own 'cache'"]),
+    ("name: firm", "name: Dagster", ["name: 'Dagster' is reserved"]),
+    ("name: firm", "name: wandb", ["name: 'wandb' is reserved"]),
+    ("name: firm", f"name: {'x' * 300}", ["has 300 characters; at most 100 are allowed"]),
+    ("name: firm", "name: ../firm", ["name: '../firm' is not allowed as a name: use letters"]),
     ("name: firm", "name: 2024", ["name: expected text, got 2024: put it in quotes"]),
-    ("name: firm", "nam: firm", ["name: is missing", "Unknown key 'nam'. Did you mean 'name'?"]),
-    ("mean:", "Pair:", ["merges: 'Pair' and 'pair' differ in case only"]),
-    ("mean:", "a/b:", ["merges: 'a/b' is no name"]),
-    ("mean:", "a...b:", ["merges: 'a...b' is no name"]),
+    ("name: firm", "nam: firm", ["name: is required", "Unknown key 'nam'. Did you mean 'name'?"]),
+    ("mean:", "Pair:", ["merges: 'Pair' and 'pair' differ only in case"]),
+    ("mean:", "a/b:", ["merges: 'a/b' is not allowed as a name"]),
+    ("mean:", "a...b:", ["merges: 'a...b' is not allowed as a name"]),
     ("mean:", "7:", ["merges.7: expected text, got 7: put it in quotes"]),
     # Domains and the source.
-    ("domains: [{key: law, name: Law}, {key: mail, name: Mail}]", "domains: []", ["there is none"]),
+    (
+        "domains: [{key: law, name: Law}, {key: mail, name: Mail}]",
+        "domains: []",
+        ["the list is empty"],
+    ),
     ("key: mail", "key: law", ["domains: the domain key 'law' occurs twice"]),
     ("name: Mail", "name: Law", ["domains: the domain label 'Law' occurs twice"]),
     ("key: mail", "key: no", ["domains.1.key: expected text, got false: put it in quotes"]),
     ("key: mail", "key: E Mail", ["domains.1.key: a domain key is made of a-z, 0-9 and _"]),
-    ("validation: v.jsonl", "validation: a.jsonl", ["source.validation is 'a.jsonl', which sour"]),
+    ("validation: v.jsonl", "validation: a.jsonl", ["source.validation is 'a.jsonl', which is a"]),
     ("train: [a.jsonl]", "train: a.jsonl", ["source.train: expected a list, got 'a.jsonl'"]),
     ("train: [a.jsonl]", "train: []", ["source.train: expected at least 1 entry"]),
     ("layout: columns", "layout: collumns", ["expected one of pile, dolma, columns, folders (did"]),
@@ -151,15 +167,15 @@ CASES = [
     ),
     ("max_length: 32", "splits: [test_domain, test_domain]", ["'test_domain' occurs twice"]),
     # What YAML itself lets pass.
-    (LEARNING_RATE, f"{LEARNING_RATE}, learning_rate: 2.0e-3", ["'learning_rate' stands twice"]),
-    ("evaluation:", "name: other\nevaluation:", ["the key 'name' stands twice, in lines 2 and"]),
+    (LEARNING_RATE, f"{LEARNING_RATE}, learning_rate: 2.0e-3", ["'learning_rate' is repeated"]),
+    ("evaluation:", "name: other\nevaluation:", ["the key 'name' is repeated in lines 2 and"]),
     ("name: firm", "name: [" * 5000, ["nested more than 40 levels deep"]),
     ("name: firm", "name: " + "{a: " * 5000, ["nested more than 40 levels deep"]),
     ("name: firm", "name: [firm", ["is not YAML"]),
     ("name: firm", "name: firm\a", ["is not YAML", "special characters"]),
     ("name: firm", "name: &a [*a]", ["levels deep"]),
-    (GOOD, "- a list\n", ["must hold a mapping of keys"]),
-    (GOOD, "", ["must hold a mapping of keys"]),
+    (GOOD, "- a list\n", ["must be a mapping of keys"]),
+    (GOOD, "", ["must be a mapping of keys"]),
 ]
 WORDS_OF_PYDANTIC = (
     "Input should",
@@ -207,7 +223,7 @@ def test_all_mistakes_are_told_at_once():
 def test_aliases_that_unfold_without_end_are_refused():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
-    assert "unfolds to more than 100,000 values" in refusal(GOOD + "\n".join(lines))
+    assert "expands to more than 100,000 values" in refusal(GOOD + "\n".join(lines))
 
 
 def test_reading_an_experiment_loads_no_heavy_library(tmp_path):

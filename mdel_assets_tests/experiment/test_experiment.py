@@ -59,7 +59,7 @@ def test_the_hub_takes_templates_and_addresses_and_nothing_else():
         ({"expert_name": "experts"}, r"hub.expert_name: a repository's name .* \{domain\}"),
         ({"merged_name": "{domain}"}, r"and \{recipe\}"),
         ({"dataset_name": "a/{domain}"}, "hub.dataset_name"),
-        ({"endpoint": "huggingface.co"}, "an endpoint begins with https://"),
+        ({"endpoint": "huggingface.co"}, "an endpoint must begin with https://"),
         ({"allow_restrict": True}, "Did you mean 'allow_restricted'"),
     ):
         with pytest.raises(ExperimentError, match=told):
@@ -163,7 +163,7 @@ def test_shards_whose_names_have_no_ascii_letter_are_told_apart_by_a_digest():
     "pattern", ["https://x/{00000000..99999999}.jsonl", "x/{0..9999}/{a,b,c}/{0..99}.jsonl"]
 )
 def test_a_range_of_very_many_shards_is_refused_before_it_is_written_out(pattern):
-    with pytest.raises(ExperimentError, match=r"stands for \d+ shards, and .* up to 100000"):
+    with pytest.raises(ExperimentError, match=r"stands for \d+ shards, but .* at most 100000"):
         keys_of(pattern)
 
 
@@ -178,7 +178,7 @@ def test_a_place_that_is_given_twice_is_found_through_links_and_spellings(tmp_pa
     )
     assert "every document of source.train would be removed" in told
     (told,) = repeated_locations({"train": ["hf://a", "hf://a", "hf://b"]})
-    assert told == "source.train names 'hf://a' more than once: take it out once"
+    assert told == "source.train names 'hf://a' more than once: remove the repetition"
     assert repeated_locations({"train": ["x/../gone.jsonl"], "test": ["gone.jsonl"]})
     assert not repeated_locations({"train": [one], "validation": ["hf://a"]})
 

@@ -165,7 +165,7 @@ def test_a_tensor_that_no_filter_matches_is_an_error():
         ),
         (
             "{merge_method: linear, models: [{model: seed, parameters: {density: 1}}]}",
-            "'linear' does not know the parameter 'density'. It knows: weight, normalize",
+            "'linear' has no parameter 'density'. Known: weight, normalize",
         ),
         (
             "{merge_method: karcher, models: [{model: x}], parameters: {tol: {filtr: w}}}",
@@ -239,7 +239,7 @@ def test_a_search_becomes_a_recipe_when_its_weights_are_known():
         (BARE % ("task_arithmetic", "base_model: a/b"), "with the base 'a/b'"),
         (
             BARE % ("task_arithmetic", "parameters: {weight: 1, lambda: 0.5}"),
-            "take lambda, weight out of the recipe",
+            "remove lambda, weight from the recipe",
         ),
     ],
 )

@@ -65,7 +65,12 @@ def with_everything() -> Experiment:
     return parse_experiment(yaml.safe_dump(content), origin="everything")
 
 
-EXPERIMENTS = {**dict.fromkeys(bundled_experiments(), bundled), "everything": with_everything}
+EXPERIMENTS = [*bundled_experiments(), "everything"]
+
+
+def make_experiment(name: str) -> Experiment:
+    """Return a bundled experiment, or the one that has everything."""
+    return with_everything() if name == "everything" else bundled(name)
 
 
 def make_records(lineage: Lineage) -> dict[str, str]:
@@ -96,6 +101,5 @@ def make_records(lineage: Lineage) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_fingerprints_are_those_that_were_recorded(name: str, home: MdelHome) -> None:
-    experiment = with_everything() if name == "everything" else bundled(name)
-    found = make_records(home.lineage(experiment))
+    found = make_records(home.lineage(make_experiment(name)))
     assert found == json.loads(RECORDED.read_text("utf-8"))[name]

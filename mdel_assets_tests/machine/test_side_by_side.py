@@ -91,7 +91,7 @@ def test_being_told_to_end_ends_what_runs_and_begins_nothing_more(tmp_path):
         assert isinstance(error, TrainingInterruptedError)
         assert error.is_cancelled
     assert "told to end" in str(found["one"])
-    assert "was not begun" in str(found["three"])
+    assert "was not started" in str(found["three"])
 
 
 @pytest.mark.slow

@@ -252,8 +252,8 @@ def test_the_command_mends_and_then_finds_nothing(routed, home, tmp_path, monkey
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     found = CliRunner().invoke(main, ["doctor", "--offline"])
     assert found.exit_code == 1
-    assert "2 of 2 findings are left to mend" in found.output
+    assert "2 of 2 findings are not repaired" in found.output
     mended = CliRunner().invoke(main, ["doctor", "--offline", "--repair"])
     assert mended.exit_code == 0, mended.output
-    assert "All 2 findings are mended." in mended.output
+    assert "All 2 findings are repaired." in mended.output
     assert "is well" in CliRunner().invoke(main, ["doctor", "--offline"]).output

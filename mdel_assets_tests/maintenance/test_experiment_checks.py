@@ -53,7 +53,7 @@ def test_first_records_tell_documents_and_labels(firm):
     assert findings.mistakes == []
     (note,) = findings.notes
     assert "30 records read, 20 documents: law 10, mail 10" in note
-    assert note.endswith("10 rejected (unknown_domain 10); labels that no domain claims: Maill 10")
+    assert note.endswith("10 rejected (unknown_domain 10); labels of no domain: Maill 10")
 
 
 def test_what_lies_elsewhere_is_named_and_not_asked_for(firm):
@@ -61,9 +61,9 @@ def test_what_lies_elsewhere_is_named_and_not_asked_for(firm):
     findings = look_around(firm(source=source, seed_model={"path": "owner/name"}))
     assert findings.mistakes == []
     assert findings.notes == [
-        "source.train: https://corpus.invalid/b.jsonl is elsewhere, and was not looked at",
-        "source.train: hf://datasets/a/b/c.jsonl is elsewhere, and was not looked at",
-        "seed_model.path: owner/name is no folder here, so taken for a Hub id, and not looked at",
+        "source.train: https://corpus.invalid/b.jsonl is remote and was not checked",
+        "source.train: hf://datasets/a/b/c.jsonl is remote and was not checked",
+        "seed_model.path: owner/name is not a local folder; taken as a Hub id and not checked",
     ]
 
 
@@ -156,12 +156,13 @@ def test_everything_that_is_not_there_is_told_at_once(firm, tmp_path, monkeypatc
     message = str(refused.value)
     for told in (
         "has 8 mistakes",
-        f"data/b.jsonl' is no file. Paths begin in the YAML's folder, {tmp_path}; the shell's",
+        f"data/b.jsonl'. Relative paths start at the YAML's folder, {tmp_path}; the work",
         "data/*.parquet' matches no file",
         "source.train: Unknown sample shard 'trian.jsonl.zst'. Did you mean 'train.jsonl.zst'",
         "'hf://x' is not of the form hf://datasets/OWNER/NAME",
         "source.test: ",
-        "seed' is no folder. Give one made by save_pretrained, or a Hub id OWNER/NAME",
+        "there is no folder '",
+        "seed'. Give one made by save_pretrained, or a Hub id OWNER/NAME",
         "merges.m: ",
         "evaluation.references.r.path: Unknown sample model 'smollm'. Did you mean 'smollm2-135m'",
     ):
@@ -174,9 +175,9 @@ def test_a_seed_folders_own_sizes_are_compared_with_the_settings(firm, tmp_path)
     findings = look_around(firm(seed_model={"path": "models/seed"}, training=training))
     assert findings.notes[-1] == "seed_model: gpt2 of 2 layers that reads 16 tokens"
     assert findings.mistakes == [
-        "training.block_size is 32, but the seed model reads 16 tokens at most: lower it to 16",
+        "training.block_size is 32, but the seed model reads at most 16 tokens: lower it to 16",
         "training.trained_layers: layer 2 does not exist; the seed model has 2 layers, 0 to 1",
-        "evaluation.max_length is 32, but the seed model reads 16 tokens at most: lower it to 16",
+        "evaluation.max_length is 32, but the seed model reads at most 16 tokens: lower it to 16",
     ]
     save_config(tmp_path / "bare", weights=False)
     (mistake,) = look_around(firm(seed_model={"path": "./bare"})).mistakes
@@ -187,7 +188,7 @@ def test_a_folder_that_only_the_shell_has_is_not_taken_for_a_hub_id(firm, tmp_pa
     save_config(tmp_path / "shell" / "models" / "seed")
     monkeypatch.chdir(tmp_path / "shell")
     (mistake,) = look_around(firm(seed_model={"path": "models/seed"})).mistakes
-    assert "'models/seed' is a folder in the shell's folder, and none beside the YAML" in mistake
+    assert "'models/seed' is a folder in the working folder, but relative paths" in mistake
 
 
 def test_what_the_shell_has_by_the_same_name_is_told_of(firm, tmp_path, monkeypatch):
@@ -201,8 +202,8 @@ def test_what_the_shell_has_by_the_same_name_is_told_of(firm, tmp_path, monkeypa
     assert findings.mistakes == []
     train, seed = findings.doubts
     path = tmp_path / "data" / "a.jsonl.zst"
-    assert train.startswith(f"source.train: {path} is read, beside the YAML; 'data/a.jsonl.zst' of")
-    assert seed.startswith(f"seed_model.path: {tmp_path / 'models' / 'seed'} is read")
+    assert train.startswith(f"source.train: {path} in the YAML's folder is read, not 'data/")
+    assert seed.startswith(f"seed_model.path: {tmp_path / 'models' / 'seed'} in the")
 
 
 def test_records_without_the_field_are_refused_at_the_door(firm):
@@ -216,14 +217,14 @@ def test_what_is_wanted_may_come_after_the_first_records(firm):
     domains = [{"key": "tax", "name": "Tax"}]
     findings = look_around(firm(domains=domains, source={"other_labels": "leave_out"}))
     assert findings.mistakes == []
-    assert "as far as its first records tell: a.jsonl holds no readable" in findings.doubts[0]
+    assert "judging by its first records: a.jsonl holds no readable" in findings.doubts[0]
 
 
 def test_first_records_of_which_too_many_are_rejected_are_a_doubt(firm):
     (doubt,) = look_around(firm()).doubts
     assert doubt.endswith(
-        "0.33 of its first records are rejected, where source.max_reject_rate allows 0.0001 of a "
-        "shard"
+        "a share of 0.33 of its first records is rejected; source.max_reject_rate allows 0.0001 of "
+        "a shard"
     )
     assert look_around(firm(source={"max_reject_rate": 0.5})).doubts == []
 
@@ -231,7 +232,7 @@ def test_first_records_of_which_too_many_are_rejected_are_a_doubt(firm):
 @pytest.mark.parametrize("name", ["a\0b.jsonl", "x" * 5000])
 def test_a_name_that_no_file_can_have_is_no_file(firm, name):
     (mistake,) = look_around(firm(source={"train": [name]})).mistakes
-    assert "is no file" in mistake
+    assert "there is no file" in mistake
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,7 @@ def test_one_file_by_two_names_cannot_be_for_training_and_for_validation(firm, t
     (tmp_path / "data" / "held_out.jsonl.zst").symlink_to(tmp_path / "data" / "a.jsonl.zst")
     (mistake,) = look_around(firm(source={"validation": "data/held_out.jsonl.zst"})).mistakes
     assert mistake.startswith("source.train and source.validation are both '")
-    assert "every document of source.train would be removed as a copy" in mistake
+    assert "every document of source.train would be removed as a duplicate" in mistake
 
 
 def test_commands_refuse_and_make_nothing(firm, tmp_path):
@@ -271,7 +272,7 @@ def test_commands_refuse_and_make_nothing(firm, tmp_path):
     for command in ("status", "run", "check"):
         done = CliRunner().invoke(main, [command])
         assert done.exit_code == 1
-        assert "data/none.jsonl' is no file" in done.output
+        assert "data/none.jsonl'. Relative paths start" in done.output
     assert not (tmp_path / "home").exists()
 
 
@@ -293,5 +294,5 @@ def test_what_is_fetched_already_is_not_missed(finished, tmp_path):
 
 def test_a_home_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(HomeError, match=r"MDEL_HOME is .*which cannot be written to"):
+    with pytest.raises(HomeError, match=r"MDEL_HOME is .*which is not writable"):
         MdelHome(tmp_path / "file" / "home").initialize("firm")

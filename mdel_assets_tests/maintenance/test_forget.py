@@ -154,10 +154,10 @@ def test_deleting_asks_and_says_how_much(mdel, own_home):
     before = files_under(own_home.root)
     told = mdel("forget", "--domain", "arxiv", "--delete", fails=True)
     assert "artifacts, " in told
-    assert "so nobody can be asked: add --yes to confirm." in told
+    assert "the command cannot ask for confirmation: add --yes." in told
     arguments = ["forget", "--domain", "arxiv", "--delete"]
     refused = CliRunner().invoke(main, arguments, input=Terminal(b"n\n"))
-    assert "MiB) for good? [y/N]" in refused.output
+    assert "MiB)? [y/N]" in refused.output
     assert "deleted here" not in refused.output
     assert files_under(own_home.root) == before
     agreed = CliRunner().invoke(main, arguments, input=Terminal(b"y\n"))
@@ -188,7 +188,7 @@ def test_text_outside_of_artifacts_is_named_and_removed(mdel, finished, own_home
     assert [path for path in history.rglob("*.db") if fragment in path.read_bytes()]
     said = mdel("forget", "--domain", "github")
     assert f"text       {root / 'work' / 'rejects-00'}: work in progress, or damaged" in said
-    assert f"text       {planted[1]}: a shard that was not fetched to its end" in said
+    assert f"text       {planted[1]}: a partly fetched shard" in said
     assert f"text       Dagster's run {result.run_id}: sample rows of domain_dataset" in said
     assert f"elsewhere  {own_home.root / 'wandb'}: losses and figures of models" in said
     mdel("forget", "--domain", "github", "--delete", "--yes")
@@ -239,7 +239,7 @@ def test_it_is_deleted_here_and_elsewhere_only_when_both_are_asked_for(mdel, own
     assert not (root / "documents" / "00" / "arxiv.parquet").exists()
     assert (root / "documents" / "00" / "github.parquet").exists()
     assert (root / "shards" / "00" / "00.jsonl.zst").exists()
-    assert "What is published stays" in said
+    assert "Published repositories are kept" in said
     assert len(hub.state.repositories()) == 2
     # Where it was published is still known, and can be deleted later.
     said = mdel("forget", "--domain", "arxiv", "--yes-delete-remote")

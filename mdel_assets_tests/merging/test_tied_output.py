@@ -72,6 +72,6 @@ def test_an_output_layer_of_its_own_beside_a_tied_one_is_named(models, tmp_path,
     with pytest.raises(MergeError) as refused:
         merge(tmp_path, LINEAR, models["first"], other)
     assert (
-        "These models cannot be merged: model-0 has its embedding for an output layer, model-1 a "
-        "lm_head.weight that is no copy of its own. Merge models that have the same tensors"
+        "These models cannot be merged: model-0 uses its embedding as output layer, but model-1 "
+        "has a lm_head.weight that is not a copy of its embedding. Merge models with the same"
     ) in str(refused.value)

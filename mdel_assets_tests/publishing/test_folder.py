@@ -114,7 +114,7 @@ def test_names_that_the_hub_takes_are_taken():
     "settings", [{"namespace": "../../evil"}, {"expert_name": "..{domain}"}, {"namespace": ""}]
 )
 def test_an_experiment_cannot_publish_outside_of_its_folder(corpus, settings):
-    with pytest.raises(ExperimentError, match="is no name on the Hub"):
+    with pytest.raises(ExperimentError, match="is not allowed as a name on the Hub"):
         pico_experiment(corpus, hub={"endpoint": "file:shelf", **settings})
 
 

@@ -97,8 +97,8 @@ def test_mistakes_are_refused_before_anything_is_written(mdel, hub, tmp_path, mo
         (["-e", "github"], "at least two models"),
         (["-e", "github", "-e", "enron"], "no training document of that domain"),
         (["-e", "github", "-e", str(tmp_path / "nowhere")], "Nor is there a folder"),
-        (["-e", "github", "-e", "arxiv", "--output", str(foreign)], "something else"),
-        ([], "Give -e twice or more"),
+        (["-e", "github", "-e", "arxiv", "--output", str(foreign)], "not a merged model"),
+        ([], "Give -e at least twice"),
     ):
         assert told in mdel("merge", *words, fails=True)
     assert (foreign / "me.jpg").exists()
@@ -139,15 +139,19 @@ def test_a_merge_is_repeated_by_its_recipe_and_known_by_its_record(mdel, own_hom
         (["-e", "githb", "-e", "arxiv"], "", "Unknown model 'githb'. Did you mean 'github'?"),
         (["-e", "a/b/c", "-e", "arxiv"], "", "Nor is there a folder of that name"),
         (["-e", "/nowhere", "-e", "arxiv"], "", "a Hub id is OWNER/NAME or OWNER/NAME@REVISION"),
-        (["-e", "EMPTY", "-e", "arxiv"], "", "holds no model: there is no *.safetensors in it"),
-        (["-e", "github", "-e", "arxiv", "--hf-repo", "a--b"], "", "is no name on the Hub"),
+        (["-e", "EMPTY", "-e", "arxiv"], "", "holds no model: it has no *.safetensors file"),
+        (
+            ["-e", "github", "-e", "arxiv", "--hf-repo", "a--b"],
+            "",
+            "is not allowed as a name on the Hub",
+        ),
         ([], "{merge_metod: linear}", "Unknown key 'merge_metod'. Did you mean 'merge_method'?"),
         (
             [],
             "{merge_method: linear, models: [{model: seed, parameters: {wieght: 1}}]}",
             "Unknown key 'wieght'. Did you mean 'weight'?",
         ),
-        ([], "{models: [{model: seed}]}", "merge_method: is missing"),
+        ([], "{models: [{model: seed}]}", "merge_method: is required"),
     ],
 )
 def test_a_mistake_is_told_in_words_that_help(mdel, tmp_path, words, recipe, told):

@@ -85,7 +85,7 @@ def test_what_someone_else_changed_is_put_right_and_what_they_added_stays(line, 
     plan = publish_expert(
         lineage, "arxiv", publisher=publisher_to(hub, experiment, dry_run=True)
     ).plan
-    assert "  leave  notes.md  (no publication put it there)" in plan
+    assert "  leave  notes.md  (no publication created it)" in plan
     publish_expert(lineage, "arxiv", publisher=publisher)
     assert hub.state.read("models", repo) == {**before, **theirs}
 
@@ -120,7 +120,7 @@ def test_what_no_publication_put_there_is_not_replaced(line, hub):
     )
     before = hub.state.read("models", repo)
     with pytest.raises(
-        PublishingError, match=r"names of ours: README\.md\. Name another repository"
+        PublishingError, match=r"publication created: README\.md\. Name another repository"
     ):
         publish_expert(lineage, "arxiv", publisher=publisher)
     assert hub.state.read("models", repo) == before
@@ -150,9 +150,7 @@ def test_a_dry_run_without_a_network_says_at_once_what_would_be_sent(line, hub, 
         environment={"HF_TOKEN": TOKEN},
     )
     plan = publish_expert(lineage, "arxiv", publisher=dry).plan
-    assert plan[0].endswith(
-        "cannot be reached, so that it is not known what it holds; all would be sent"
-    )
+    assert plan[0].endswith("cannot be reached, so its content is unknown; all files would be sent")
     assert any(entry.startswith("  send   model.safetensors") for entry in plan)
     assert "asking again" not in caplog.text
 
@@ -185,13 +183,13 @@ def test_older_names_of_the_token_work_with_a_note(finished, hub, variable, capl
         finished[0], endpoint=hub.endpoint, environment={variable: TOKEN}, patience=QUICK
     )
     assert publisher.namespace == "alice"  # whom the token belongs to
-    assert f"{variable} is deprecated: name the token HF_TOKEN" in caplog.text
+    assert f"{variable} is deprecated: use HF_TOKEN for the token" in caplog.text
     assert TOKEN not in caplog.text
 
 
 def test_a_token_that_is_unknown_or_may_not_write_is_explained(line, hub):
     experiment, lineage = line
-    with pytest.raises(PublishingError, match="does not know the token"):
+    with pytest.raises(PublishingError, match="does not accept the token"):
         publisher_to(hub, experiment, token="hf_wrong")
     reader = publisher_to(hub, experiment, token=READER)
     with pytest.raises(PublishingError, match=r"refused \(403\).*may write to it"):

@@ -127,7 +127,7 @@ def test_they_are_not_part_of_the_line_and_a_dry_run_is_a_setting(finished, hub,
     experiment = with_hub(experiment, endpoint=hub.endpoint, namespace=OWNER)
     kinds = {kind for kind, _ in home.lineage(experiment).walk()}
     assert not {kind for kind in kinds if kind.startswith("hub_")}
-    with pytest.raises(Exception, match="There is no token to publish with"):
+    with pytest.raises(Exception, match="There is no token for publishing"):
         materialize(experiment, home, "hub_expert", "arxiv")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     config = {"resources": {"hub": {"config": {"dry_run": True}}}}

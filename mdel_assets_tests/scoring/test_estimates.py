@@ -91,7 +91,7 @@ def test_four_documents_get_no_star_no_dot_and_no_verdict(tmp_path):
     for word in ("better, ", "worse, ", "no clear difference"):
         assert word not in said
     text, markdown = matrix_text(matrix), matrix_markdown(matrix)
-    assert "*" not in text.replace("(* where", "")
+    assert "*" not in text.replace("(*: ", "")
     assert "| documents | 4 (too few) | 8 (too few) |" in markdown
     changes = markdown.split("| Change from seed |")[1].split("| Perplexity")[0]
     ranking = markdown.split("| Rank |")[1]

@@ -313,7 +313,7 @@ def test_a_budget_of_tokens_is_shared_by_sixteen_documents_at_least(make_model, 
 def test_a_context_longer_than_the_models_is_refused(make_model, tmp_path):
     evaluation = EVALUATION.model_copy(update={"max_length": 65})
     dataset = write_dataset(tmp_path / "data", TEXTS)
-    with pytest.raises(ScoringError, match="65, but the model reads 64"):
+    with pytest.raises(ScoringError, match="65, but the model reads at most 64"):
         score(make_model(), tmp_path, "s", {"a": dataset}, evaluation=evaluation)
 
 

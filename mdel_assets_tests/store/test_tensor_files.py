@@ -64,7 +64,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, size):
 def test_a_tensor_not_written_whole_is_an_error(tmp_path):
     layouts = [TensorLayout("w", (2, 2), "F32"), TensorLayout("v", (1,), "F16")]
     with (
-        pytest.raises(MergeError, match="not written whole: w"),
+        pytest.raises(MergeError, match="tensors are incomplete: w"),
         TensorWriter(tmp_path, layouts) as writer,
     ):
         writer.write("w", memoryview(bytes(12)), offset=0)

@@ -34,7 +34,7 @@ def test_layers_are_resolved(wanted, expected):
         (["14-17"], "layer 16 does not exist"),
         ([-17], "layer -17"),
         ([3, "2-4"], r"\[3\] twice"),
-        (["attention"], "neither an index, nor a range"),
+        (["attention"], "Expected an index, a range"),
         (["2-3.mlp", "3.mlp"], r"\[3\] twice"),
         ([2, "2.mlp"], r"\[2\] twice"),
         (["3-17.mlp"], "layer 16 does not exist"),

@@ -53,7 +53,7 @@ def test_documents_with_it_are_counted_as_they_are_read(make_model, tmp_path, ca
         reader = reading(tokenizer, special_tokens)
         pack(documents, reader, block_size=8, num_blocks=None, seed=0)
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("2 of 3 documents hold the literal text of a special token")
+    assert told.startswith("2 of 3 documents contain the literal text of a special token")
 
 
 @pytest.mark.in_use

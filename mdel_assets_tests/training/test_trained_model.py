@@ -106,7 +106,7 @@ def test_an_output_layer_stored_under_its_other_name_is_found(make_model, tmp_pa
 
 
 def test_a_parameter_that_files_hold_in_another_form_is_refused(make_model):
-    with pytest.raises(TrainingError, match=r"another form than it is computed in.*store: full"):
+    with pytest.raises(TrainingError, match=r"store tensors in another form.*store: full"):
         stored_names(["layers.0.mlp.experts.gate_up_proj"], make_model())
 
 
