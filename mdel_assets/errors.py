@@ -41,18 +41,18 @@ _NUM_NEAREST, _NUM_KNOWN, _NUM_MISTAKES = 3, 12, 50
 class MdelError(Exception):
     """A mistake or mishap that the message tells the user how to mend.
 
-    ``may_pass``: the same again may succeed by itself later, as where a server was busy.
+    ``is_transient``: a retry may succeed, as where a server was busy.
     """
 
-    may_pass = False
+    is_transient = False
 
 
 E = TypeVar("E", bound=MdelError)
 
 
-def that_may_pass(error: E) -> E:
-    """Return the error, marked as one that may pass by itself."""
-    error.may_pass = True
+def transient(error: E) -> E:
+    """Return ``error``, marked as one that a retry may mend."""
+    error.is_transient = True
     return error
 
 

@@ -20,7 +20,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.scoring.score_together import ScoringTask
 from mdel_assets.store.artifacts import Artifact
-from mdel_assets.store.durable_files import file_digest
+from mdel_assets.store.digests import file_digest
 from mdel_assets.store.records import Record
 from mdel_assets_tests.made_once import made_once
 

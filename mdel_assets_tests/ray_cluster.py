@@ -64,23 +64,23 @@ class RayCluster:
 
     def jobs(self) -> dict[str, tuple[str, str]]:
         """Return state and node of every job that Ray remembers, by id."""
-        import httpx
+        import httpx2
 
-        found = httpx.get(f"{self.address}/api/jobs/").raise_for_status().json()
+        found = httpx2.get(f"{self.address}/api/jobs/").raise_for_status().json()
         return {job["submission_id"]: (job["status"], job["driver_node_id"]) for job in found}
 
     def stop_job(self, number: str) -> None:
-        import httpx
+        import httpx2
 
-        httpx.post(f"{self.address}/api/jobs/{number}/stop").raise_for_status()
+        httpx2.post(f"{self.address}/api/jobs/{number}/stop").raise_for_status()
 
     def _num_nodes(self) -> int:
-        import httpx
+        import httpx2
 
         try:
-            answer = httpx.get(f"{self.address}/nodes?view=summary", timeout=5)
+            answer = httpx2.get(f"{self.address}/nodes?view=summary", timeout=5)
             nodes = answer.json()["data"]["summary"]
-        except (httpx.HTTPError, ValueError, KeyError):
+        except (httpx2.HTTPError, ValueError, KeyError):
             return 0
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DEFAULT_WEBSERVER = "http://127.0.0.1:3000"
 _POLL_SECONDS = 2.0
 # How long to wait for a webserver that restarts; its daemon continues meanwhile.
-_PATIENCE_SECONDS = 20.0
+_GRACE_SECONDS = 20.0
 
 
 @click.command()
@@ -168,7 +168,7 @@ def _backfill_there(server: Webserver, asset: str, keys: Sequence[str]) -> list[
 
 def _progress(server: Webserver, backfill_id: str) -> Progress:
     """Return the progress of a backfill; retry for a while if the server does not answer."""
-    until = time.monotonic() + _PATIENCE_SECONDS
+    until = time.monotonic() + _GRACE_SECONDS
     while True:
         try:
             return server.progress(backfill_id)

@@ -10,7 +10,7 @@ from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 if TYPE_CHECKING:
-    from mdel_assets.maintenance.forgetting import Traces
+    from mdel_assets.maintenance.forgetting import ForgettingPlan
 
 
 @click.command()
@@ -29,33 +29,33 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
     from mdel_assets.maintenance.forgetting import (
         delete_local,
         delete_remote,
-        find_traces,
         mark_forgotten,
-        traces_after_publishing,
+        plan_after_publishing,
+        plan_forgetting,
     )
 
     warnings.simplefilter("ignore")
     home, experiment = MdelHome.from_environment(), load_experiment(experiment_name())
     lineage = home.lineage(experiment)
-    traces = find_traces(home, lineage, domain)
+    plan = plan_forgetting(home, lineage, domain)
     runs = runs_with_samples(home, domain, experiment=experiment.name)
-    _show(traces, runs)
-    if not (traces.text or traces.derived or traces.publications or runs):
+    _show(plan, runs)
+    if not (plan.text or plan.derived or plan.publications or runs):
         click.echo(f"Nothing in {home.root} was made from text of '{domain}'.")
         return
     if mark:
-        mark_forgotten(lineage, traces)
-        click.echo(f"{len(traces.derived)} marked in {lineage.forgotten}")
-        traces = traces_after_publishing(home, lineage, domain)
-    if delete and _is_agreed(traces, runs, yes=yes):
+        mark_forgotten(lineage, plan)
+        click.echo(f"{len(plan.derived)} marked in {lineage.forgotten}")
+        plan = plan_after_publishing(home, lineage, domain)
+    if delete and _is_agreed(plan, runs, yes=yes):
         if runs:
             delete_samples(home, domain, experiment=experiment.name)
-        traces = delete_local(home, lineage, domain)
-        click.echo(f"{_amount(traces, runs)} deleted here")
+        plan = delete_local(home, lineage, domain)
+        click.echo(f"{_amount(plan, runs)} deleted here")
     if yes_delete_remote:
-        for told in delete_remote(traces):
+        for told in delete_remote(plan):
             click.echo(f"deleted    {told}")
-    elif traces.repositories:
+    elif plan.repositories:
         click.echo("Published repositories are kept; --yes-delete-remote deletes them.")
     if not (mark or delete or yes_delete_remote):
         click.echo("Nothing was changed. Use --mark or --delete to change something.")
@@ -66,37 +66,37 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
     )
 
 
-def _show(traces: "Traces", runs: list[str]) -> None:
-    for text in traces.removable:
+def _show(plan: "ForgettingPlan", runs: list[str]) -> None:
+    for text in plan.removable:
         click.echo(f"text       {text.path}: {text.holds}, {_size(text.size_bytes)}")
     for run in runs:
         click.echo(f"text       Dagster's run {run}: sample rows of domain_dataset")
-    for entry in traces.derived:
+    for entry in plan.derived:
         label, size = entry.found.artifact.label, _size(entry.found.size_bytes)
         click.echo(f"derived    {label:34} {size:>10}  {entry.reason}")
-    for told in traces.repositories:
+    for told in plan.repositories:
         click.echo(f"published  {told}")
-    for text in traces.text:
+    for text in plan.text:
         if text.remedy:
             click.echo(f"elsewhere  {text.path}: {text.holds} ({text.remedy})")
 
 
-def _is_agreed(traces: "Traces", runs: list[str], *, yes: bool) -> bool:
+def _is_agreed(plan: "ForgettingPlan", runs: list[str], *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
         raise click.UsageError(
-            f"--delete would permanently delete {_amount(traces, runs)}. This is not a "
+            f"--delete would permanently delete {_amount(plan, runs)}. This is not a "
             f"terminal, so the command cannot ask for confirmation: add --yes."
         )
-    return click.confirm(f"Permanently delete {_amount(traces, runs)}?")
+    return click.confirm(f"Permanently delete {_amount(plan, runs)}?")
 
 
-def _amount(traces: "Traces", runs: list[str]) -> str:
+def _amount(plan: "ForgettingPlan", runs: list[str]) -> str:
     history = f" and {len(runs)} runs of Dagster's history" if runs else ""
     return (
-        f"{len(traces.derived)} artifacts, {len(traces.removable)} files and folders with text "
-        f"({_size(traces.size_bytes)}){history}"
+        f"{len(plan.derived)} artifacts, {len(plan.removable)} files and folders with text "
+        f"({_size(plan.size_bytes)}){history}"
     )
 
 

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import click
-from pydantic import ValidationError
 
 from mdel_assets import __version__
 from mdel_assets.cli.backfill import backfill
@@ -36,7 +35,7 @@ from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError, unknown_name_message
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.fields import Evaluation
-from mdel_assets.experiment.mistakes import sentences
+from mdel_assets.experiment.mistakes import validated
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.what_is_stale import what_is_stale
@@ -212,12 +211,14 @@ def perplexity(
     """Measure one model on one dataset; print a table and append a line of JSON."""
     from mdel_assets.evaluation.one_off import measure_perplexity
 
-    try:
-        evaluation = Evaluation(
-            max_length=max_length, stride=stride, prefix_token=prefix_token, dtype=dtype
-        )
-    except ValidationError as error:
-        raise click.UsageError("; ".join(sentences(error, Evaluation))) from error
+    settings = {
+        "max_length": max_length,
+        "stride": stride,
+        "prefix_token": prefix_token,
+        "dtype": dtype,
+    }
+    origin = "The evaluation"
+    evaluation = validated(Evaluation, settings, origin=origin, raises=click.UsageError)
     home = MdelHome.from_environment()
     with showing_progress():
         measured = measure_perplexity(

@@ -111,6 +111,7 @@ def publish(
     Dagster run.
     """
     from mdel_assets.publishing import steps as steps_publishing
+    from mdel_assets.publishing.publication import Publication
     from mdel_assets.publishing.publisher import make_publisher
 
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
@@ -121,18 +122,16 @@ def publish(
         raise UnknownKeyError(unknown_name_message(what, unknown[0], names))
     publisher = make_publisher(experiment, dry_run=dry_run)
     lineage = home.lineage(experiment)
-    step = {
-        "dataset": steps_publishing.publish_dataset,
-        "expert": steps_publishing.publish_expert,
-        "merged": steps_publishing.publish_merged,
-    }[kind]
-    for key in keys or (names if is_merged else lineage.present_domains()):
+    step = steps_publishing.PUBLISH[PUBLISHED[kind]]
+    known = list(experiment.merges) if kind == "merged" else lineage.present_domains()
+    for key in keys or known:
+        if kind != "merged":
+            experiment.require_domain(key)
         done = step(lineage, key, publisher=publisher)
         if done.record is None:
             click.echo("\n".join(done.plan))
             continue
-        details = done.record.details
-        click.echo(f"{kind:8} {key:24} {details['url']}")
+        click.echo(f"{kind:8} {key:24} {Publication.of(done.record).url}")
 
 
 def _named(experiment: Experiment, name: str) -> str:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.dataset_counts import SplitCount
 from mdel_assets.data.document_index import ROLES, DocumentFile, DocumentIndex, Role, ids_of
 from mdel_assets.data.selection import RoleSelection, Rows
 from mdel_assets.data.split_sinks import DATASET_SCHEMA, Nowhere, Outline, Sink, SplitFile
@@ -29,18 +30,6 @@ from mdel_assets.store.durable_files import link_or_copy
 _log = logging.getLogger(__name__)
 
 _INDEX_COLUMNS = ["document_id", "num_bytes", "line_number"]
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitCount:
-    """Documents and UTF-8 bytes of one split, by half."""
-
-    num_documents: int
-    num_domain_documents: int
-    num_general_documents: int
-    num_general_wanted: int
-    num_bytes: int
-    num_domain_bytes: int
 
 
 def write_datasets(

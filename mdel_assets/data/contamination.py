@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mdel_assets.data.dataset_counts import Contamination
 from mdel_assets.data.temporary_columns import TemporaryColumn, first_bits
 
 SHINGLE_WORDS = 13
@@ -34,16 +35,6 @@ _WORD_BASE, _SHINGLE_BASE = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 _Words = NDArray[np.uint64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Contamination:
-    """What one evaluation split shares with the training split."""
-
-    num_documents: int
-    num_contaminated_documents: int
-    num_shingles: int
-    num_shared_shingles: int
 
 
 def measure_contamination(

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from mdel_assets.data.dataset_counts import SplitCount
 from mdel_assets.experiment.fields import MIN_DOCUMENTS, Source
 
 # Documents are held out by a hash of their text, so their number varies by about its square root:
@@ -14,19 +14,19 @@ _MOST = 0.2
 
 
 def held_out_advice(
-    counts: Mapping[str, Mapping[str, Any]], *, source: Source, splits: Sequence[str]
+    counts: Mapping[str, Mapping[str, SplitCount]], *, source: Source, splits: Sequence[str]
 ) -> str | None:
     """Return what to set so that verdicts are possible on ``splits``; None if they already are.
 
-    ``counts`` are those of the datasets' records, by domain; a domain without text is left out.
+    ``counts`` are those of the datasets, by domain and split; a domain without text is left out.
     """
     roles = list(dict.fromkeys(split.partition("_")[0] for split in splits))
     few = {
-        f"{domain}/{role}_domain": (domain, role, own[f"{role}_domain"]["num_domain_documents"])
+        f"{domain}/{role}_domain": (domain, role, own[f"{role}_domain"].num_domain_documents)
         for domain, own in counts.items()
         for role in roles
-        if own["train"]["num_domain_documents"]
-        and own[f"{role}_domain"]["num_domain_documents"] < MIN_DOCUMENTS
+        if own["train"].num_domain_documents
+        and own[f"{role}_domain"].num_domain_documents < MIN_DOCUMENTS
     }
     if not few:
         return None
@@ -62,6 +62,6 @@ def _fraction(sizes: Mapping[str, int], source: Source) -> str:
     return " ".join(said)
 
 
-def _num_documents(counts: Mapping[str, Any]) -> int:
+def _num_documents(counts: Mapping[str, SplitCount]) -> int:
     own = (counts[split] for split in ("train", "validation_domain", "test_domain"))
-    return sum(split["num_domain_documents"] for split in own)
+    return sum(split.num_domain_documents for split in own)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mdel_assets.store.durable_files import sha256_of
+from mdel_assets.store.digests import sha256_of
 
 _log = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 600

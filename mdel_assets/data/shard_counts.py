@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mdel_assets.data.json_lines import RejectReason
 from mdel_assets.data.other_labels import labels_in_words
@@ -55,19 +56,30 @@ class ShardCounts:
 
     num_lines: int
     num_blank_lines: int
-    num_without_text: int
     num_documents: int
     num_bytes: int
     num_rejects: int
     num_repaired: int
     num_filtered: int
-    num_unclaimed: int
     rejects: dict[str, int]
     unknown_labels: dict[str, int]
-    similar_labels: dict[str, str]
     filtered_licenses: dict[str, int]
-    unread_files: dict[str, UnreadFiles]
     domains: dict[str, DomainCount]
+    # Records from before these were counted lack them.
+    num_without_text: int = 0
+    num_unclaimed: int = 0
+    similar_labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    unread_files: dict[str, UnreadFiles] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, Any]) -> "ShardCounts":
+        """Return what the counts of a record hold."""
+        unread = counts.get("unread_files", {})
+        domains = {key: DomainCount(**count) for key, count in counts["domains"].items()}
+        files = {
+            suffix: UnreadFiles(f["num_files"], tuple(f["names"])) for suffix, f in unread.items()
+        }
+        return cls(**{**counts, "domains": domains, "unread_files": files})
 
 
 def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str] = ()) -> None:

@@ -9,7 +9,6 @@ licence + documents with a label that is left out + documents without text + bla
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,9 +33,9 @@ from mdel_assets.data.shard_counts import (
 )
 from mdel_assets.data.text_file import read_text
 from mdel_assets.experiment.fields import Domain, Source
+from mdel_assets.machine.progress import Progress
 
 _log = logging.getLogger(__name__)
-_PROGRESS_SECONDS = 15.0
 _NUM_LINES_TO_GIVE_UP = 1000
 _NUM_LOOKED_AT = 3
 _NO_SUFFIX, _BESIDE = "(no suffix)", "(beside the domains' folders)"
@@ -80,7 +79,7 @@ def route_documents(
                 label = parts[0] if parts and is_labelled else UNLABELLED.name
                 routing.read(file, label=label)
     counts = routing.counts()
-    routing.progress.finish(counts)
+    routing.finish(counts)
     judge(counts, name=shard.name, source=source, looks=routing.looks)
     return counts
 
@@ -104,7 +103,8 @@ class _Pass:
         self.allows = LicenseFilter(source.licenses) if source.licenses is not None else None
         self.others = OtherLabels(writer.labels)
         self.leaves_out = source.other_labels == "leave_out"
-        self.progress = _Progress(name, writer)
+        self.name = name
+        self.progress = Progress(self._words, total=1.0)
         self.num_unclaimed = 0
         self.num_lines = self.num_blank_lines = self.num_without_text = self.num_repaired = 0
         self.unread: dict[str, UnreadFiles] = {}
@@ -289,56 +289,38 @@ class _Pass:
             self.looks += [f"{self.file} looks like {look}"] if look else []
 
     def _after_block(self, share_read: float) -> None:
-        self.progress.show(share_read)
+        self.progress.reach(share_read)
         rejects = self.writer.reasons.total()
         is_readable = self.writer.num_documents() or self.num_unclaimed
         is_hopeless = rejects >= _NUM_LINES_TO_GIVE_UP and not is_readable
         if is_hopeless and self.source.max_reject_rate < 0.5:
             raise _HopelessError
 
-
-class _Progress:
-    """Logs rate and time left at intervals."""
-
-    def __init__(self, name: str, writer: DocumentWriter) -> None:
-        self._name = name
-        self._writer = writer
-        self._started = self._reported = time.monotonic()
-
-    def show(self, share_read: float) -> None:
-        """Log the progress, unless the last line is recent."""
-        now = time.monotonic()
-        if now - self._reported < _PROGRESS_SECONDS:
-            return
-        self._reported = now
-        elapsed = now - self._started
-        _log.info(
-            "%s: %.0f %% read, %d documents, %.0f MB/s of text, %.0f s left",
-            self._name,
-            100 * share_read,
-            sum(self._writer.num_documents().values()),
-            sum(self._writer.num_bytes().values()) / elapsed / 1e6,
-            elapsed * (1 - share_read) / max(share_read, 1e-9),
+    def _words(self, progress: Progress) -> str:
+        pace = sum(self.writer.num_bytes().values()) / progress.elapsed_seconds / 1e6
+        return (
+            f"{self.name}: {100 * progress.done:.0f} % read, "
+            f"{sum(self.writer.num_documents().values())} documents, {pace:.0f} MB/s of text"
         )
 
     def finish(self, counts: ShardCounts) -> None:
-        """Log the counts of the whole shard."""
-        elapsed = time.monotonic() - self._started
+        """Log what became of the whole shard."""
+        elapsed = self.progress.elapsed_seconds
         _log.info(
             "%s: %d lines became %d documents, %d rejects; %.0f MB of text in %.1f s, %.0f MB/s",
-            self._name,
+            self.name,
             counts.num_lines,
             counts.num_documents,
             counts.num_rejects,
             counts.num_bytes / 1e6,
             elapsed,
-            counts.num_bytes / 1e6 / max(elapsed, 1e-9),
+            counts.num_bytes / 1e6 / elapsed,
         )
         if counts.unread_files:
             unread = unread_in_words(counts.unread_files)
-            _log.warning("%s: files that are not read: %s", self._name, unread)
+            _log.warning("%s: files that are not read: %s", self.name, unread)
         if counts.num_unclaimed:
             level = logging.WARNING if counts.similar_labels else logging.INFO
             message = "%s: %d documents with labels of no domain were left out: %s"
             labels = labels_in_words(counts.unknown_labels, counts.similar_labels)
-            _log.log(level, message, self._name, counts.num_unclaimed, labels)
+            _log.log(level, message, self.name, counts.num_unclaimed, labels)

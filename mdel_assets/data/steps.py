@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from mdel_assets.data.dataset_counts import Contamination, DatasetCounts
 from mdel_assets.data.fetch import fetch_shard, source_signature
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment.experiment import Shard
@@ -159,14 +160,14 @@ def assemble_datasets(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written]
     written = {}
     for domain, stage in stages.items():
         written[domain] = Written(
-            counts={
-                **{split: dataclasses.asdict(c) for split, c in counts[domain].items()},
-                "num_shared_documents": count_copies(
+            counts=DatasetCounts(
+                splits=counts[domain],
+                contamination=overlaps[domain],
+                num_shared_documents=count_copies(
                     sorted(stage.glob("*.parquet")), work_folder=work
                 ),
-                "contamination": overlaps[domain],
-                "corpus_bytes": corpus_bytes,
-            },
+                corpus_bytes=corpus_bytes,
+            ).as_json(),
             details={"removed_from_corpus": dataclasses.asdict(duplicates)},
             known_digests=tasks[domain].artifact.digests_by_file() if domain in earlier else None,
         )
@@ -183,18 +184,17 @@ def held_out_words(lineage: Lineage, counts: Mapping[str, Mapping[str, Any]]) ->
     from mdel_assets.data.held_out import held_out_advice
 
     return held_out_advice(
-        counts,
+        {domain: DatasetCounts.of(own).splits for domain, own in counts.items()},
         source=lineage.experiment.source,
         splits=lineage.experiment.evaluation.splits,
     )
 
 
-def _contamination(folder: Path, *, work_folder: Path) -> dict[str, dict[str, int]]:
+def _contamination(folder: Path, *, work_folder: Path) -> dict[str, Contamination]:
     from mdel_assets.data.contamination import measure_contamination
 
     evaluation = {split: folder / f"{split}.parquet" for split in EVALUATION_SPLITS}
-    found = measure_contamination(folder / "train.parquet", evaluation, work_folder=work_folder)
-    return {split: dataclasses.asdict(overlap) for split, overlap in found.items()}
+    return measure_contamination(folder / "train.parquet", evaluation, work_folder=work_folder)
 
 
 def _num_compared_at_once(counts: Mapping[str, Mapping[str, Any]]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mdel_assets.data.assemble import SplitCount
+from mdel_assets.data.dataset_counts import SplitCount
 from mdel_assets.data.document_index import ROLES, DocumentIndex
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment.experiment import Experiment

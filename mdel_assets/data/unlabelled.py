@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import logging
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,9 +23,9 @@ from mdel_assets.data.shard_counts import DomainCount, ShardCounts
 from mdel_assets.data.shard_pass import UNLABELLED, route_documents
 from mdel_assets.experiment.domains import ClusteredDomains
 from mdel_assets.experiment.fields import Domain, Source
+from mdel_assets.machine.progress import Progress
 
 _log = logging.getLogger(__name__)
-_PROGRESS_SECONDS = 15.0
 
 
 def cluster_shard(
@@ -65,7 +64,10 @@ def route_by_cluster(
         file = pq.ParquetFile(path)
         writers: dict[str, pq.ParquetWriter] = {}
         found = {domain.key: DomainCount(0, 0) for domain in domains}
-        started = reported = time.monotonic()
+        progress = Progress(
+            lambda p: f"{shard.name}: {100 * p.done / file.num_row_groups:.0f} % dealt to clusters",
+            total=file.num_row_groups,
+        )
         for group in range(file.num_row_groups):
             table = file.read_row_group(group)
             numbers = clusters.assign(table.column("text").to_pylist())
@@ -78,12 +80,7 @@ def route_by_cluster(
                 writers[key].write_table(own)
                 size = found[key].num_bytes + pc.sum(own.column("num_bytes")).as_py()
                 found[key] = DomainCount(found[key].num_documents + len(own), size)
-            if time.monotonic() - reported > _PROGRESS_SECONDS:
-                reported = time.monotonic()
-                share = (group + 1) / file.num_row_groups
-                left = (reported - started) * (1 / share - 1)
-                message = "%s: %.0f %% assigned to clusters, %.0f s left"
-                _log.info(message, shard.name, 100 * share, left)
+            progress.add(1)
     present = {key: count for key, count in found.items() if count.num_documents}
     return dataclasses.replace(counts, domains=present)
 

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import chart, page, table
+from mdel_assets.defs.metadata import chart, result_of, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.making import make_one
@@ -38,11 +38,11 @@ def cluster_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         """
         lineage = workspace.lineage(experiment)
         record = make_one(lineage, "corpus_clusters")
-        return dg.MaterializeResult(
-            metadata=page(
-                _clusters_metadata(experiment, record), record, lineage.artifact("corpus_clusters")
-            ),
-            check_results=[_are_balanced(record)],
+        return result_of(
+            record,
+            lineage.artifact("corpus_clusters"),
+            _clusters_metadata(experiment, record),
+            _are_balanced(record),
         )
 
     return [corpus_clusters]

@@ -45,10 +45,10 @@ from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.line.making import Made, current_record, make_one
-from mdel_assets.line.time_left import operations_of
 from mdel_assets.machine.child_processes import naming_this_process
 from mdel_assets.store.records import Record
 from mdel_assets.tracking import Tracker
+from mdel_assets.training.time_left import num_parameters, operations_of
 
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
@@ -212,10 +212,9 @@ class _Plan:
             return 1
         if self.compute.models_at_once:
             return min(num_models, self.compute.models_at_once)
-        num_parameters = self.lineage.artifact("seed_model").require().details["num_parameters"]
         return num_at_once(
             num_models,
-            model_bytes=_TRAINING_BYTES * num_parameters,
+            model_bytes=_TRAINING_BYTES * num_parameters(self.lineage),
             num_operations=operations_of(self.lineage, self.kind),
         )
 

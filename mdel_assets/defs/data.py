@@ -5,19 +5,21 @@ from typing import Any
 
 import dagster as dg
 
+from mdel_assets.data.dataset_counts import DatasetCounts
+from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.defs import columns
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
-from mdel_assets.defs.metadata import barring, link, page, shard_address, table
-from mdel_assets.defs.network import repeated_where_the_network_failed
+from mdel_assets.defs.metadata import barring, link, page, result_of, shard_address, table
+from mdel_assets.defs.network import retrying_transient_errors
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.store.artifacts import Artifact
-from mdel_assets.store.durable_files import sha256_of
+from mdel_assets.store.digests import sha256_of
 from mdel_assets.store.records import Record
 
 _MAX_CONTAMINATED_SHARE = 1e-3
@@ -46,7 +48,7 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         """
         lineage = workspace.lineage(experiment)
         shard = context.partition_key
-        with repeated_where_the_network_failed(context):
+        with retrying_transient_errors(context):
             record = make_one(lineage, "raw_pile_shard", shard)
         artifact = lineage.artifact("raw_pile_shard", shard)
         seen = sha256_of(artifact.folder / record.details["file"])
@@ -67,9 +69,7 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             metadata={"sha256_now": seen, "sha256_recorded": record.config["sha256"]},
         )
         failed = [] if is_whole.passed else [artifact]
-        return dg.MaterializeResult(
-            metadata=page(metadata, record, artifact), check_results=[barring(is_whole, failed)]
-        )
+        return result_of(record, artifact, metadata, barring(is_whole, failed))
 
     @line.asset(
         "shard_documents",
@@ -95,9 +95,8 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         lineage = workspace.lineage(experiment)
         record = make_one(lineage, "shard_documents", context.partition_key)
         artifact = lineage.artifact("shard_documents", context.partition_key)
-        return dg.MaterializeResult(
-            metadata=page(shard_metadata(record), record, artifact),
-            check_results=[_every_line_is_counted(record, artifact)],
+        return result_of(
+            record, artifact, shard_metadata(record), _every_line_is_counted(record, artifact)
         )
 
     @line.asset(
@@ -154,17 +153,17 @@ def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckR
     """
     import pyarrow.parquet as pq
 
-    counts = record.counts
+    counts = ShardCounts.of(record.counts)
     rows = sum(pq.read_metadata(path).num_rows for path in artifact.folder.glob("*.parquet"))
-    reasons = ("num_blank_lines", "num_without_text", "num_filtered", "num_unclaimed")
-    left_out = sum(counts.get(reason, 0) for reason in reasons)
-    lost = counts["num_lines"] - rows - left_out
+    left_out = counts.num_blank_lines + counts.num_without_text
+    left_out += counts.num_filtered + counts.num_unclaimed
+    lost = counts.num_lines - rows - left_out
     check = dg.AssetCheckResult(
         passed=not lost,
         check_name="every_line_is_counted",
-        description=f"Of {counts['num_lines']:,} lines, {rows:,} are rows and {left_out:,} were "
+        description=f"Of {counts.num_lines:,} lines, {rows:,} are rows and {left_out:,} were "
         f"left out{f'; {lost:,} are neither: materialize it again' if lost else ''}.",
-        metadata={"lines_in": counts["num_lines"], "rows_out": rows, "lines_left_out": left_out},
+        metadata={"lines_in": counts.num_lines, "rows_out": rows, "lines_left_out": left_out},
     )
     return barring(check, [artifact] if lost else [])
 
@@ -172,7 +171,7 @@ def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckR
 def _splits_are_disjoint(
     records: Mapping[str, Record], artifacts: Mapping[str, Artifact], *, expected: bool
 ) -> dg.AssetCheckResult:
-    shared = {key: record.counts["num_shared_documents"] for key, record in records.items()}
+    shared = {k: DatasetCounts.of(r.counts).num_shared_documents for k, r in records.items()}
     twice = [f"{count:,} of {key}" for key, count in shared.items() if count]
     said = "No document is in two splits."
     if twice:
@@ -190,19 +189,19 @@ def _splits_are_disjoint(
 
 def evaluation_is_uncontaminated(records: Mapping[str, Record]) -> dg.AssetCheckResult:
     """Warn if more than 0.1 % of a split's documents share 13 consecutive words with training."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "domain": key,
             "split": split,
-            "num_documents": found["num_documents"],
-            "num_contaminated_documents": found["num_contaminated_documents"],
-            "share": round(found["num_contaminated_documents"] / found["num_documents"], 6),
-            "num_shared_shingles": found["num_shared_shingles"],
-            "num_shingles": found["num_shingles"],
+            "num_documents": found.num_documents,
+            "num_contaminated_documents": found.num_contaminated_documents,
+            "share": round(found.num_contaminated_documents / found.num_documents, 6),
+            "num_shared_shingles": found.num_shared_shingles,
+            "num_shingles": found.num_shingles,
         }
         for key, record in records.items()
-        for split, found in record.counts["contamination"].items()
-        if found["num_documents"]
+        for split, found in DatasetCounts.of(record.counts).contamination.items()
+        if found.num_documents
     ]
     found = [row for row in rows if row["share"] > _MAX_CONTAMINATED_SHARE]
     return dg.AssetCheckResult(

@@ -5,8 +5,9 @@ from typing import Any
 
 import dagster as dg
 
+from mdel_assets.data.dataset_counts import DatasetCounts
+from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.defs.metadata import chart, preview, table
-from mdel_assets.experiment.fields import SPLITS
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
@@ -27,9 +28,9 @@ def shard_metadata(record: Record) -> dict[str, Any]:
     """Return the metadata of a routed shard: counts, rejects, a chart of all domains."""
     from mdel_assets.charts import bar_chart
 
-    counts = record.counts
-    domains = sorted(counts["domains"].items(), key=lambda item: -item[1]["num_bytes"])
-    sizes = {key: found["num_bytes"] / 1e6 for key, found in domains}
+    counts = ShardCounts.of(record.counts)
+    domains = sorted(counts.domains.items(), key=lambda item: -item[1].num_bytes)
+    sizes = {key: found.num_bytes / 1e6 for key, found in domains}
     return {
         "text_by_domain": chart(
             bar_chart(sizes, x_label="MB of text", title="Text by domain"), "text"
@@ -38,25 +39,25 @@ def shard_metadata(record: Record) -> dict[str, Any]:
             [
                 {
                     "domain": key,
-                    "num_documents": found["num_documents"],
-                    "num_bytes": found["num_bytes"],
-                    "share_of_bytes": round(found["num_bytes"] / max(1, counts["num_bytes"]), 4),
+                    "num_documents": found.num_documents,
+                    "num_bytes": found.num_bytes,
+                    "share_of_bytes": round(found.num_bytes / max(1, counts.num_bytes), 4),
                 }
                 for key, found in domains
             ]
         ),
-        "dagster/row_count": counts["num_documents"],
-        "num_lines": counts["num_lines"],
-        "num_rejects": counts["num_rejects"],
-        "num_repaired": counts["num_repaired"],
-        "num_without_text": counts.get("num_without_text", 0),
-        "num_filtered": counts["num_filtered"],
-        "num_unclaimed": counts.get("num_unclaimed", 0),
-        "rejects_by_reason": dg.MetadataValue.json(counts["rejects"]),
-        "filtered_licenses": dg.MetadataValue.json(counts["filtered_licenses"]),
-        "unknown_labels": dg.MetadataValue.json(counts["unknown_labels"]),
-        "similar_labels": dg.MetadataValue.json(counts.get("similar_labels", {})),
-        "unread_files": dg.MetadataValue.json(counts.get("unread_files", {})),
+        "dagster/row_count": counts.num_documents,
+        "num_lines": counts.num_lines,
+        "num_rejects": counts.num_rejects,
+        "num_repaired": counts.num_repaired,
+        "num_without_text": counts.num_without_text,
+        "num_filtered": counts.num_filtered,
+        "num_unclaimed": counts.num_unclaimed,
+        "rejects_by_reason": dg.MetadataValue.json(counts.rejects),
+        "filtered_licenses": dg.MetadataValue.json(counts.filtered_licenses),
+        "unknown_labels": dg.MetadataValue.json(counts.unknown_labels),
+        "similar_labels": dg.MetadataValue.json(counts.similar_labels),
+        "unread_files": dg.MetadataValue.json(record.counts.get("unread_files", {})),
     }
 
 
@@ -65,23 +66,21 @@ def dataset_metadata(record: Record, artifact: Artifact, *, tokenizer: Any) -> d
 
     ``tokenizer`` is the seed model's; if it is None, tokens per byte are left out.
     """
-    counts = record.counts
+    counts = DatasetCounts.of(record.counts)
     rows = [
-        {"split": split, **{name: counts[split][of] for name, of in _SPLIT_COLUMNS.items()}}
-        for split in SPLITS
+        {"split": split, **{name: getattr(count, of) for name, of in _SPLIT_COLUMNS.items()}}
+        for split, count in counts.splits.items()
     ]
-    # The domain halves of the three roles are the whole domain.
-    own = [counts[split] for split in ("train", "validation_domain", "test_domain")]
-    num_bytes = sum(split["num_domain_bytes"] for split in own)
+    num_bytes = sum(split.num_domain_bytes for split in counts.own)
     train = artifact.folder / "train.parquet"
     return {
         "splits": table(rows),
         "document_lengths": _length_chart(train, record.key),
         "sample": table(_sample_rows(train)),
-        "dagster/row_count": sum(row["documents"] for row in rows),
-        "num_domain_documents": sum(split["num_domain_documents"] for split in own),
+        "dagster/row_count": sum(count.num_documents for count in counts.splits.values()),
+        "num_domain_documents": sum(split.num_domain_documents for split in counts.own),
         "num_domain_bytes": num_bytes,
-        "share_of_corpus": round(num_bytes / max(1, counts["corpus_bytes"]), 4),
+        "share_of_corpus": round(num_bytes / max(1, counts.corpus_bytes), 4),
         **tokens_per_byte(train, record.key, tokenizer),
         "removed_from_corpus": dg.MetadataValue.json(record.details["removed_from_corpus"]),
     }

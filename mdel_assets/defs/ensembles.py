@@ -6,9 +6,10 @@ import dagster as dg
 
 from mdel_assets.defs import columns
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import chart, page, rounded, table
+from mdel_assets.defs.metadata import change_entries, chart, result_of, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.ensemble_steps import read_ensembles, shown_merges
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
 from mdel_assets.store.records import Record
@@ -32,9 +33,7 @@ def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         if not lineage.keys("domain_router"):
             return dg.MaterializeResult(metadata=_NOTHING)
         record = make_one(lineage, "domain_router")
-        return dg.MaterializeResult(
-            metadata=page(_router_metadata(record), record, lineage.artifact("domain_router"))
-        )
+        return result_of(record, lineage.artifact("domain_router"), _router_metadata(record))
 
     @line.asset(
         "ensemble_report",
@@ -63,10 +62,7 @@ def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             return dg.MaterializeResult(metadata=_NOTHING, check_results=[check])
         record, matrix = make_shown(lineage, "ensemble_report", read_ensembles)
         metadata, check = _report_metadata(lineage, record, matrix)
-        return dg.MaterializeResult(
-            metadata=page(metadata, record, lineage.artifact("ensemble_report")),
-            check_results=[check],
-        )
+        return result_of(record, lineage.artifact("ensemble_report"), metadata, check)
 
     return [domain_router, ensemble_report]
 
@@ -115,23 +111,18 @@ def _report_metadata(
         check_name="posterior_beats_every_single_model",
         severity=dg.AssetCheckSeverity.WARN,
         description=_what_the_posterior_is_worth(ranked),
-        metadata={
-            "change": rounded(change.value),
-            "low": rounded(change.low),
-            "high": rounded(change.high),
-        },
+        metadata=change_entries(change),
     )
     return metadata, check
 
 
 def _what_the_posterior_is_worth(ranked: Any) -> str:
     """Compare the ensemble of all experts with the best single model, and give advice."""
-    from mdel_assets.evaluation.ensemble_report import ENSEMBLE
     from mdel_assets.evaluation.findings import verdict
     from mdel_assets.evaluation.glance import POSTERIOR
 
     posterior = next(s for s in ranked if s.name == POSTERIOR)
-    single = next(s.name for s in ranked if not s.name.startswith(ENSEMBLE))
+    single = next(s.name for s in ranked if not Family.ENSEMBLE.has(s.name))
     found = verdict(posterior.change, than=f"{single}, the best single model")
     if not posterior.change.is_enough:
         advice = "Hold out more text: set a larger source.holdout_fraction or validation files."

@@ -14,19 +14,14 @@ from mdel_assets.defs.evaluation_checks import (
     no_worse_than_before,
 )
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
-from mdel_assets.defs.metadata import (
-    chart,
-    link,
-    page,
-    rounded,
-    table,
-)
+from mdel_assets.defs.metadata import chart, link, note_partitions, page, result_of, rounded, table
 from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.evaluation import steps
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
 from mdel_assets.line.what_is_stale import what_is_stale
+from mdel_assets.scoring.report_rows import rows_of
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
@@ -73,14 +68,8 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             for key in keys
             if key not in scored.failures
         }
-        if scored.failures:
-            # Finished scores are recorded even if the step fails.
-            for key, entries in metadata.items():
-                event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
-                context.log_event(event)
-            scored.raise_failures()
-        for key, entries in metadata.items():
-            context.add_asset_metadata(entries, partition_key=key)
+        note_partitions(context, metadata, fails=bool(scored.failures))
+        scored.raise_failures()
         checked = {key: lineage.artifact("token_scores", key) for key in scored.records}
         return dg.MaterializeResult(check_results=[every_token_scored(scored.records, checked)])
 
@@ -156,17 +145,15 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             f"{len(matrix.splits)} splits.",
             metadata={"missing_cells": dg.MetadataValue.json(missing)},
         )
-        return dg.MaterializeResult(
-            metadata=page(
-                {
-                    **_matrix_metadata(matrix),
-                    "what_is_stale": _stale_table(lineage),
-                    **link("wandb", address),
-                },
-                record,
-                lineage.artifact("perplexity_matrix"),
-            ),
-            check_results=[complete],
+        return result_of(
+            record,
+            lineage.artifact("perplexity_matrix"),
+            {
+                **_matrix_metadata(matrix),
+                "what_is_stale": _stale_table(lineage),
+                **link("wandb", address),
+            },
+            complete,
         )
 
     return [token_scores, perplexity_report, perplexity_matrix]
@@ -194,7 +181,7 @@ def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:
 def _report_metadata(record: Record) -> dict[str, Any]:
     from mdel_assets.charts import bar_chart
 
-    rows = record.details["rows"]
+    rows = rows_of(record)
     shown = [
         {
             "dataset": row["dataset"],
@@ -210,7 +197,9 @@ def _report_metadata(record: Record) -> dict[str, Any]:
     ]
     split = rows[0]["split"]
     bits = {
-        r["dataset"]: r["bits_per_byte"] for r in rows if r["split"] == split and r["num_bytes"]
+        row["dataset"]: value
+        for row in rows
+        if row["split"] == split and (value := row["bits_per_byte"]) is not None
     }
     drawn = bar_chart(bits, x_label="bits per byte (lower is better)", title=split)
     return {

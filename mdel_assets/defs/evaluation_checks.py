@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mdel_assets.defs.metadata import barring, rounded, table
+from mdel_assets.defs.metadata import barring, change_entries, table
 from mdel_assets.scoring.estimates import TOO_FEW
+from mdel_assets.scoring.report_rows import ReportRow, rows_of
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
@@ -60,12 +61,8 @@ def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult
     wrong = [
         f"{model}: {row['dataset']}/{row['split']}"
         for model, record in records.items()
-        for row in record.details["rows"]
-        if row["num_bytes"]
-        and not (
-            row["bits_per_byte_low"] <= row["bits_per_byte"] <= row["bits_per_byte_high"]
-            and row["perplexity"] >= 1.0
-        )
+        for row in rows_of(record)
+        if not _is_consistent(row)
     ]
     return dg.AssetCheckResult(
         passed=not wrong,
@@ -79,6 +76,13 @@ def figures_are_consistent(records: Mapping[str, Record]) -> dg.AssetCheckResult
     )
 
 
+def _is_consistent(row: ReportRow) -> bool:
+    low, bits, high = row["bits_per_byte_low"], row["bits_per_byte"], row["bits_per_byte_high"]
+    if low is None or bits is None or high is None:
+        return True
+    return low <= bits <= high and (row["perplexity"] or 0.0) >= 1.0
+
+
 def no_worse_than_before(changes: "Mapping[str, Sequence[Change]]") -> dg.AssetCheckResult:
     """Warn of cells that became worse since the last report by more than their paired interval."""
     rows = [
@@ -87,9 +91,7 @@ def no_worse_than_before(changes: "Mapping[str, Sequence[Change]]") -> dg.AssetC
             "dataset": change.dataset,
             "split": change.split,
             "num_documents": change.num_documents,
-            "change": rounded(change.value),
-            "low": rounded(change.low),
-            "high": rounded(change.high),
+            **change_entries(change),
         }
         for model, of_model in changes.items()
         for change in of_model

@@ -28,7 +28,6 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.not_made import NotMade, in_words, reasons_not_made
-from mdel_assets.line.time_left import TimeLeft
 from mdel_assets.machine.child_processes import (
     end_with_parent,
     ending_children,
@@ -38,6 +37,7 @@ from mdel_assets.machine.memory import give_memory_back
 from mdel_assets.machine.side_by_side import prepare
 from mdel_assets.store.artifacts import looking_once
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
+from mdel_assets.training.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _PARALLEL = {"raw_pile_shard", "shard_documents"}

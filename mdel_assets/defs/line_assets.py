@@ -5,6 +5,7 @@ Dagster's: description, checks, metadata, pool. Experiments differ in which kind
 their partitions, so assets are built for one experiment, in functions.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ class LineAssets:
             pool=pool,
             backfill_policy=backfill_policy,
             metadata=metadata,
-            description=description,
+            description=inspect.cleandoc(description) if description else None,
             output_required=not may_be_absent,
         )
 

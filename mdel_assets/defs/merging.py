@@ -13,6 +13,7 @@ from mdel_assets.defs.metadata import (
     chart,
     frozen_check,
     page,
+    result_of,
     rounded,
     table,
 )
@@ -102,9 +103,8 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             "num_copied_tensors": record.details["num_copied_tensors"],
             "num_parameters": record.details["num_parameters"],
         }
-        return dg.MaterializeResult(
-            metadata=page(metadata, record, artifact),
-            check_results=[barring(sound, [] if sound.passed else [artifact])],
+        return result_of(
+            record, artifact, metadata, barring(sound, [] if sound.passed else [artifact])
         )
 
     return [layer_differences, merged_model]

@@ -4,13 +4,16 @@ import datetime as dt
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.errors import DagsterInvariantViolationError
 
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
+
+if TYPE_CHECKING:
+    from mdel_assets.scoring.estimates import Estimate
 
 OWNERS = ["team:mdel"]
 
@@ -37,6 +40,25 @@ def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict
         "versions": dg.MetadataValue.json(record.versions),
         **(_forcing(artifact) if is_reused else {}),
     }
+
+
+def result_of(
+    record: Record, artifact: Artifact, shown: Mapping[str, Any], *checks: dg.AssetCheckResult
+) -> dg.MaterializeResult:
+    """Return what a step of one artifact gives: its page, with ``shown``, and its checks."""
+    return dg.MaterializeResult(metadata=page(shown, record, artifact), check_results=checks)
+
+
+def note_partitions(
+    context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, Any]], *, fails: bool
+) -> None:
+    """Let every partition that was made show its metadata, also where the step ``fails`` next."""
+    for key, entries in metadata.items():
+        if fails:
+            event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
+            context.log_event(event)
+        else:
+            context.add_asset_metadata(entries, partition_key=key)
 
 
 def _run_began_at() -> float:
@@ -115,6 +137,15 @@ def preview(text: str, *, length: int = 160) -> str:
 def rounded(value: float | None) -> float | None:
     """Return a figure rounded for tables."""
     return None if value is None else round(value, 4)
+
+
+def change_entries(change: "Estimate") -> dict[str, float | None]:
+    """Return a difference and its interval as tables show them."""
+    return {
+        "change": rounded(change.value),
+        "low": rounded(change.low),
+        "high": rounded(change.high),
+    }
 
 
 def frozen_check(

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 import dagster as dg
 
 from mdel_assets.errors import MdelError
-from mdel_assets.hub.retries import Patience
+from mdel_assets.hub.retries import RetryPolicy
 
 _log = logging.getLogger(__name__)
 # These count repeated steps, not repeated requests.
-STEP_PATIENCE = Patience(num_attempts=4, first_wait_seconds=20.0, longest_wait_seconds=300.0)
+STEP_RETRIES = RetryPolicy(num_attempts=4, first_wait_seconds=20.0, longest_wait_seconds=300.0)
 
 
 @contextlib.contextmanager
-def repeated_where_the_network_failed(
-    context: dg.AssetExecutionContext, patience: Patience = STEP_PATIENCE
+def retrying_transient_errors(
+    context: dg.AssetExecutionContext, retries: RetryPolicy = STEP_RETRIES
 ) -> Iterator[None]:
     """Ask Dagster to repeat the step after a transient error; other errors pass through.
 
@@ -31,10 +31,10 @@ def repeated_where_the_network_failed(
         yield
     except MdelError as error:
         attempt = context.retry_number + 1
-        if not error.may_pass or attempt >= patience.num_attempts:
+        if not error.is_transient or attempt >= retries.num_attempts:
             raise
-        wait = patience.wait_seconds(attempt, None)
+        wait = retries.wait_seconds(attempt, None)
         _log.warning("%s The step is repeated in %.0f s.", error, wait)
         raise dg.RetryRequested(
-            max_retries=patience.num_attempts - 1, seconds_to_wait=wait
+            max_retries=retries.num_attempts - 1, seconds_to_wait=wait
         ) from error

@@ -1,74 +1,57 @@
 """Publishing assets: they run only on request."""
 
-import inspect
 from typing import Any
 
 import dagster as dg
 
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import page
-from mdel_assets.defs.network import repeated_where_the_network_failed
+from mdel_assets.defs.metadata import result_of
+from mdel_assets.defs.network import retrying_transient_errors
 from mdel_assets.defs.resources import HubResource, Workspace
-from mdel_assets.publishing.steps import (
-    Outcome,
-    Publish,
-    publish_dataset,
-    publish_expert,
-    publish_merged,
-)
+from mdel_assets.publishing.publication import Publication
+from mdel_assets.publishing.steps import PUBLISH, Outcome
 from mdel_assets.store.artifacts import Artifact
 
-_PUBLISHED: tuple[tuple[str, Publish, str], ...] = (
-    (
-        "hub_dataset",
-        publish_dataset,
-        """The domain's dataset on the Hub, with a card that says what it holds and may be used for.
+_DESCRIPTIONS = {
+    "hub_dataset": """
+        The domain's dataset on the Hub, with a card that says what it holds and may be used for.
 
         One commit, or none where nothing has changed. Needs HF_TOKEN, unless the experiment
         publishes to a folder.
         """,
-    ),
-    (
-        "hub_expert",
-        publish_expert,
-        """The domain's expert on the Hub, with tokenizer, perplexities and provenance on its card.
+    "hub_expert": """
+        The domain's expert on the Hub, with tokenizer, perplexities and provenance on its card.
 
         As `hub_dataset`. Publish the dataset first, and the card links to it.
         """,
-    ),
-    (
-        "hub_merged_model",
-        publish_merged,
-        """The recipe's merged model on the Hub, with tokenizer, recipe and perplexities.
+    "hub_merged_model": """
+        The recipe's merged model on the Hub, with tokenizer, recipe and perplexities.
 
         As `hub_dataset`. Publish the experts first, and the card links to them.
         """,
-    ),
-)
+}
 
 
 def publishing_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     """Return the assets of the group ``publishing``, of what the experiment has."""
-    return [_publication(line, *entry) for entry in _PUBLISHED if line.has(entry[0])]
+    return [_publication(line, kind) for kind in _DESCRIPTIONS if line.has(kind)]
 
 
-def _publication(
-    line: LineAssets, kind: str, publish: Publish, description: str
-) -> dg.AssetsDefinition:
+def _publication(line: LineAssets, kind: str) -> dg.AssetsDefinition:
     @line.asset(
         kind,
         group="publishing",
         icons={"huggingface"},
         pool="io",
-        description=inspect.cleandoc(description),
+        description=_DESCRIPTIONS[kind],
     )
     def publication(
         context: dg.AssetExecutionContext, workspace: Workspace, hub: HubResource
     ) -> dg.MaterializeResult:
         lineage, key = workspace.lineage(line.experiment), context.partition_key
         publisher = hub.publisher(line.experiment)
-        with repeated_where_the_network_failed(context):
-            done = publish(lineage, key, publisher=publisher)
+        with retrying_transient_errors(context):
+            done = PUBLISH[kind](lineage, key, publisher=publisher)
         return _result(done, lineage.artifact(kind, key))
 
     return publication
@@ -84,15 +67,15 @@ def _result(done: Outcome, artifact: Artifact) -> dg.MaterializeResult:
         }
         return dg.MaterializeResult(metadata=metadata)
     record = done.record
-    details = record.details
-    address = details["url"]
+    publication = Publication.of(record)
+    address = publication.url
     is_address = address.startswith(("http://", "https://"))
     shown = {
-        "repository": details["repository"],
-        "revision": details["revision"],
+        "repository": publication.repository,
+        "revision": publication.revision,
         "url": dg.MetadataValue.url(address) if is_address else address,
-        "made_commit": details["made_commit"],
+        "made_commit": publication.made_commit,
         **record.counts,
         "card": dg.MetadataValue.md((artifact.folder / "README.md").read_text("utf-8")),
     }
-    return dg.MaterializeResult(metadata=page(shown, record, artifact))
+    return result_of(record, artifact, shown)

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import page
-from mdel_assets.defs.network import repeated_where_the_network_failed
+from mdel_assets.defs.metadata import result_of
+from mdel_assets.defs.network import retrying_transient_errors
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.defs.training import MODEL_IS_WHOLE, model_is_whole, model_metadata
 from mdel_assets.line.making import make_one
@@ -34,12 +34,14 @@ def reference_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         """
         lineage = workspace.lineage(experiment)
         name = context.partition_key
-        with repeated_where_the_network_failed(context):
+        with retrying_transient_errors(context):
             record = make_one(lineage, "reference_model", name)
         artifact = lineage.artifact("reference_model", name)
-        return dg.MaterializeResult(
-            metadata=page(model_metadata(record, artifact), record, artifact),
-            check_results=[model_is_whole(record, artifact, check_name=_CHECK)],
+        return result_of(
+            record,
+            artifact,
+            model_metadata(record, artifact),
+            model_is_whole(record, artifact, check_name=_CHECK),
         )
 
     return [reference_model]

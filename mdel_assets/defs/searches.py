@@ -6,14 +6,13 @@ import dagster as dg
 
 from mdel_assets.defs import columns
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import barring, chart, page, rounded, table
+from mdel_assets.defs.metadata import barring, change_entries, chart, result_of, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.findings import verdict
 from mdel_assets.line.making import make_one
 from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.merging.recipe_members import weighted_recipe
 from mdel_assets.merging.search_step import REPORT_NAME
-from mdel_assets.scoring.estimates import Estimate
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
@@ -55,11 +54,12 @@ def search_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         weights = [
             {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
         ]
-        return dg.MaterializeResult(
-            metadata=page(
-                {**_search_metadata(record, artifact), "weights": table(weights)}, record, artifact
-            ),
-            check_results=[_best_of_all_trials(record, artifact), _not_worse_on_test(record)],
+        return result_of(
+            record,
+            artifact,
+            {**_search_metadata(record, artifact), "weights": table(weights)},
+            _best_of_all_trials(record, artifact),
+            _not_worse_on_test(record),
         )
 
     return [searched_merge]
@@ -104,22 +104,19 @@ def _not_worse_on_test(record: Record) -> dg.AssetCheckResult:
 
     Figures on text of other domains are shown but not judged: the weights were not chosen for it.
     """
+    from mdel_assets.merging.search_report import Verdict
+
+    verdicts = [Verdict.of(content) for content in record.details["verdicts"]]
     rows = [
-        {
-            "split": v["split"],
-            "than": change["rival"],
-            "change": rounded(change["value"]),
-            "low": rounded(change["low"]),
-            "high": rounded(change["high"]),
-        }
-        for v in record.details["verdicts"]
-        for change in v["changes"]
+        {"split": v.split, "than": change.rival, **change_entries(change)}
+        for v in verdicts
+        for change in v.changes
     ]
     judged = [
-        Estimate(c["value"], c["low"], c["high"], c.get("num_documents", v["num_documents"]))
-        for v in record.details["verdicts"]
-        for c in v["changes"]
-        if (v["split"], c["rival"]) == ("test_domain", "uniform mean")
+        change
+        for v in verdicts
+        for change in v.changes
+        if (v.split, change.rival) == ("test_domain", "uniform mean")
     ]
     is_worse = any(change.is_worse for change in judged)
     found = [verdict(change, than="the uniform mean") for change in judged]

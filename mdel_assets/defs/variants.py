@@ -1,15 +1,13 @@
 """The assets of a sweep: experts with other settings, and the report that compares them."""
 
-import functools
-
 import dagster as dg
 
 from mdel_assets.defs import columns
 from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import chart, page, table
-from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.defs.training import FROZEN_CHECK, FROZEN_UNCHANGED, trained_partitions
+from mdel_assets.defs.metadata import chart, result_of, table
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.defs.training import trained_asset
 from mdel_assets.evaluation.sweep_step import read_sweep
 from mdel_assets.line.making import make_one
 
@@ -19,36 +17,16 @@ def variant_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefiniti
     experiment = line.experiment
     if not line.has("variant_expert"):
         return []
-
-    @line.asset(
+    variant_expert = trained_asset(
+        line,
         "variant_expert",
-        group="training",
-        icons={"pytorch", "huggingface"},
-        blocking_checks={FROZEN_CHECK: FROZEN_UNCHANGED},
         backfill_policy=compute.backfill_policy,
-        pool="gpu",
-    )
-    def variant_expert(
-        context: dg.AssetExecutionContext,
-        workspace: Workspace,
-        compute: Compute,
-        tracking: Tracking,
-    ) -> dg.MaterializeResult:
-        """An expert trained with other settings, as defined under `variants` in the experiment.
+        description="""
+        An expert trained with other settings, as defined under `variants` in the experiment.
 
         It may train other layers, use another learning rate, or read only the domain's documents.
-        """
-        lineage = workspace.lineage(experiment)
-        made = compute.make_all(
-            context,
-            experiment,
-            context.partition_keys,
-            workspace=workspace,
-            tracking=tracking,
-        )
-        return trained_partitions(
-            context, made, artifact_of=functools.partial(lineage.artifact, "variant_expert")
-        )
+        """,
+    )
 
     @line.asset(
         "sweep_report",
@@ -73,6 +51,6 @@ def variant_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefiniti
             "rows": table(rows),
             columns.ROW_COUNT: len(rows),
         }
-        return dg.MaterializeResult(metadata=page(shown, record, lineage.artifact("sweep_report")))
+        return result_of(record, lineage.artifact("sweep_report"), shown)
 
     return [variant_expert, sweep_report]

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
-from mdel_assets.experiment.mistakes import sentences
+from mdel_assets.errors import UnknownKeyError, unknown_name_message
+from mdel_assets.experiment.mistakes import validated
 from mdel_assets.experiment.section import PositiveInt, Section
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -91,10 +91,7 @@ def read_settings(model: type[_Settings], content: Mapping[str, Any], *, origin:
 
     """
     refuse_unknown_keys(content, list(model.model_fields), origin=origin)
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise ExperimentError(f"{origin}{listed(sentences(error, model))}") from error
+    return validated(model, content, origin=origin)
 
 
 def refuse_unknown_keys(content: Mapping[str, Any], known: list[str], *, origin: str) -> None:

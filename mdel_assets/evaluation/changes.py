@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mdel_assets.charts import end_of_scale, figure
-from mdel_assets.evaluation.findings import is_reference
 from mdel_assets.evaluation.sample_sizes import size_label, total_label
+from mdel_assets.experiment.model_keys import SEED, Family, ModelKey
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
@@ -26,22 +26,22 @@ _PANEL, _BAR = 1.75, 0.17
 _EDGE = 0.7
 _PANELS_PER_ROW, _INLINE_PANELS_PER_ROW = 5, 3
 _SCALE = "bits per byte, change from the seed (left of zero: better), with 95 % intervals"
-_FAMILIES = {
-    "dense": ("tab:orange", "one model of all domains"),
-    "expert": ("tab:blue", "expert (strong: of that domain)"),
-    "variant": ("tab:cyan", "variant of an expert"),
-    "random": ("0.65", "expert of a random split"),
-    "merged": ("tab:green", "merged model"),
+_FAMILIES: dict[Family | None, tuple[str, str]] = {
+    Family.DENSE: ("tab:orange", "one model of all domains"),
+    Family.EXPERT: ("tab:blue", "expert (strong: of that domain)"),
+    Family.VARIANT: ("tab:cyan", "variant of an expert"),
+    Family.RANDOM: ("0.65", "expert of a random split"),
+    Family.MERGED: ("tab:green", "merged model"),
 }
 _OTHER = ("tab:purple", "other model")
 
 
 def changes_figure(matrix: "Matrix", split: str, *, panels_per_row: int = _PANELS_PER_ROW) -> Any:
     """Return the changes from the seed on ``split`` as a matplotlib figure."""
-    datasets = [d for d in matrix.datasets if ("seed", d, split) in matrix.bits]
-    models = [model for model in matrix.models if model != "seed" and not is_reference(model)]
+    datasets = [d for d in matrix.datasets if (SEED, d, split) in matrix.bits]
+    models = [model for model in matrix.models if model != SEED and not Family.REFERENCE.has(model)]
     changes = {
-        (model, dataset): matrix.difference([(model, dataset, split)], [("seed", dataset, split)])
+        (model, dataset): matrix.difference([(model, dataset, split)], [(SEED, dataset, split)])
         for dataset in datasets
         for model in models
         if (model, dataset, split) in matrix.bits
@@ -77,7 +77,9 @@ def averages_figure(matrix: "Matrix", split: str) -> Any:
     rows = [
         average
         for average in matrix.averages
-        if average.split == split and average.model != "seed" and not is_reference(average.model)
+        if average.split == split
+        and average.model != SEED
+        and not Family.REFERENCE.has(average.model)
     ]
     models = [average.model for average in rows]
     changes = [average.change for average in rows]
@@ -104,7 +106,7 @@ def _explain(drawn: Any, models: Sequence[str], *, title: str) -> None:
     """Add title, scale and a legend of the families of models that are shown."""
     from matplotlib.patches import Patch
 
-    families = dict.fromkeys(_FAMILIES.get(model.partition("-")[0], _OTHER) for model in models)
+    families = dict.fromkeys(_look_of(model) for model in models)
     handles = [Patch(color=colour, label=label) for colour, label in families]
     for axes in drawn.axes:
         axes.tick_params(labelsize=7)
@@ -153,6 +155,11 @@ def _colour(model: str, dataset: str) -> Any:
     """Return a model's colour, strong for baselines and for the expert of the dataset."""
     from matplotlib.colors import to_rgba
 
-    is_strong = model == f"expert-{dataset}" or model.startswith("dense")
-    colour, _ = _FAMILIES.get(model.partition("-")[0], _OTHER)
-    return to_rgba(colour, 1.0 if is_strong else 0.5)
+    key = ModelKey.parse(model)
+    is_strong = key == ModelKey(Family.EXPERT, dataset) or key.family is Family.DENSE
+    return to_rgba(_look_of(model)[0], 1.0 if is_strong else 0.5)
+
+
+def _look_of(model: str) -> tuple[str, str]:
+    """Return the colour and the legend of a model's family."""
+    return _FAMILIES.get(ModelKey.parse(model).family, _OTHER)

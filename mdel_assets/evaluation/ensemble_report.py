@@ -10,24 +10,18 @@ import pyarrow.parquet as pq
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.findings import verdict
-from mdel_assets.evaluation.glance import (
-    POSTERIOR,
-    RANDOM_SPLIT,
-    ROUTED,
-    glance,
-    glance_figure,
-)
+from mdel_assets.evaluation.glance import POSTERIOR, RANDOM_SPLIT, ROUTED, glance, glance_figure
 from mdel_assets.evaluation.matrix import AverageRow, Matrix
 from mdel_assets.evaluation.matrix_files import averages_table
 from mdel_assets.evaluation.sample_sizes import too_few, total_label
+from mdel_assets.experiment.model_keys import DENSE, Family
 from mdel_assets.scoring.estimates import TOO_FEW, Estimate
 from mdel_assets.scoring.markdown_table import as_markdown
 from mdel_assets.scoring.perplexity import rows_to_table
 
-ENSEMBLE = "ensemble-"
 # Uses each document's label, which is unknown in use: a bound to compare with, not a rival.
 LABEL = "ensemble-label"
-_RIVALS = ("dense", RANDOM_SPLIT)
+_RIVALS = (DENSE, RANDOM_SPLIT)
 _HEADER = """# Ensembles of experts
 
 Bits per byte (lower is better), averaged over domains, each counting once, with the 95 % interval
@@ -75,7 +69,7 @@ def standings(matrix: Matrix, split: str, *, num_experts: int) -> list[Standing]
 
 def best_single(averages: Sequence[AverageRow]) -> AverageRow:
     """Return the best row that is one model."""
-    singles = [row for row in averages if not row.model.startswith(ENSEMBLE)]
+    singles = [row for row in averages if not Family.ENSEMBLE.has(row.model)]
     return min(singles, key=lambda row: row.macro.value)
 
 
@@ -110,13 +104,12 @@ def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
         rows = [["", "bits per byte", "95 % interval", "change", "runs"]]
         for standing in ranked:
             change, macro = standing.change, standing.macro
-            shown = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
             rows.append(
                 [
                     standing.name,
                     f"{macro.value:.4f}",
                     f"{macro.low:.3f} to {macro.high:.3f}",
-                    f"**{shown}**" if change.is_sure else shown,
+                    change.marked(change.signed),
                     str(standing.num_experts_run),
                 ]
             )
@@ -133,7 +126,7 @@ def ensemble_findings(ranked: Sequence[Standing]) -> list[str]:
     The best of many is partly luck; `POSTERIOR` was chosen before anything was measured.
     """
     usable = [s for s in ranked if s.name != LABEL]
-    single = next(s for s in usable if not s.name.startswith(ENSEMBLE))
+    single = next(s for s in usable if not Family.ENSEMBLE.has(s.name))
     posterior = next(s for s in usable if s.name == POSTERIOR)
     close = [s for s in usable if not s.average.against(usable[0].average).is_worse]
     cheapest = min(close, key=lambda s: (s.num_experts_run, s.macro.value))
@@ -214,7 +207,7 @@ def _kind(name: str) -> tuple[str, str]:
     """Return the colour and the legend text for a row's kind."""
     if name == LABEL:
         return "tab:cyan", "each document's own expert (a bound)"
-    if name.startswith(ENSEMBLE):
+    if Family.ENSEMBLE.has(name):
         return "tab:blue", "ensemble"
     return "tab:gray", "single model"
 

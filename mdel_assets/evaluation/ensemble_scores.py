@@ -29,12 +29,13 @@ from mdel_assets.evaluation.ensemble import (
     spread_readings,
 )
 from mdel_assets.evaluation.router import ROUTERS, Router
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.scoring.evaluation_documents import beginning
 from mdel_assets.scoring.perplexity import Cell, read_cells
 from mdel_assets.scoring.token_scores import DOCUMENTS_NAME
 
 _DOCUMENTS_PER_BATCH = 256
-_PREFIX = "ensemble-"
+_PREFIX = Family.ENSEMBLE.key("")
 _RANDOM = "random-split-"
 _RANDOM_KEPT = ("ensemble-uniform", "ensemble-posterior-all")
 

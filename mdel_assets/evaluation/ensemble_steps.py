@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from mdel_assets.evaluation.steps import read_reported_cells, report_rows
+from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
 
@@ -58,7 +59,7 @@ def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
     seed = lineage.artifact("seed_model")
     seed.require()
     ensembles = ensemble_cells(
-        {domain: lineage.folder("token_scores", f"expert-{domain}") for domain in domains},
+        {d: lineage.folder("token_scores", Family.EXPERT.key(d)) for d in domains},
         {domain: lineage.folder("domain_dataset", domain) for domain in domains},
         router=Router(lineage.folder("domain_router"), temperature=evaluation.ensemble.temperature),
         tokenizer=load_tokenizer(seed.folder),
@@ -67,10 +68,10 @@ def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
     )
     if numbers := lineage.keys("random_split_expert"):
         ensembles |= random_split_cells(
-            {number: lineage.folder("token_scores", f"random-{number}") for number in numbers},
+            {n: lineage.folder("token_scores", Family.RANDOM.key(n)) for n in numbers},
             prior_decay=evaluation.ensemble.prior_decay,
         )
-    own = [model for model in lineage.present_models() if not model.startswith("reference-")]
+    own = [model for model in lineage.present_models() if not Family.REFERENCE.has(model)]
     singles = {model: read_reported_cells(lineage, model) for model in own}
     # Drawn once, for the rows and for the differences.
     sampling = {"num_samples": evaluation.num_bootstrap_samples, "seed": evaluation.seed}
@@ -78,7 +79,7 @@ def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
     rows = {model: report_rows(lineage, model, cells) for model, cells in singles.items()}
     # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
     rows |= {
-        name: report_rows(lineage, "seed", cells, name=name, fingerprint=fingerprint)
+        name: report_rows(lineage, SEED, cells, name=name, fingerprint=fingerprint)
         for name, cells in ensembles.items()
     }
     return build_matrix(
@@ -107,5 +108,5 @@ def shown_merges(lineage: Lineage) -> dict[str, str]:
             how = "averaged"
         elif recipe.mdel.search:
             how = "merged by a search for weights"
-        found[f"merged-{name}"] = f"{whose[members[0]]} {how}"
+        found[Family.MERGED.key(name)] = f"{whose[members[0]]} {how}"
     return found

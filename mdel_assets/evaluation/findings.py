@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mdel_assets.evaluation.sample_sizes import too_few
+from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family, ModelKey
 from mdel_assets.scoring.estimates import TOO_FEW
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix, Place
     from mdel_assets.scoring.estimates import Estimate
 
-_RIVALS = ("seed", "dense-one", "dense")
+_RIVALS = (SEED, DENSE_ONE, DENSE)
 _NUM_NAMED = 3
 
 
@@ -40,12 +41,12 @@ def findings(matrix: "Matrix") -> list[str]:
         lines.append(_experts_against(rival, changes, split))
     averages = {a.model: a for a in matrix.averages if a.split == split}
     for model, average in averages.items():
-        if model.startswith(("merged-", "dense")):
+        if Family.MERGED.has(model) or Family.DENSE.has(model):
             lines.append(
                 f"`{model}` on average over domains: {verdict(average.change, than='the seed')}."
             )
     if averages:
-        own = [average for model, average in averages.items() if not is_reference(model)]
+        own = [average for model, average in averages.items() if not Family.REFERENCE.has(model)]
         best = min(own, key=lambda average: average.macro.value)
         doubt = "" if best.macro.is_enough else f" ({TOO_FEW} to tell it from the next)"
         lines.append(
@@ -57,7 +58,7 @@ def findings(matrix: "Matrix") -> list[str]:
 
 def _experts_against(rival: str, changes: "Mapping[str, Estimate]", split: str) -> str:
     """Return how many experts are better than ``rival`` on their own domain, as a sentence."""
-    than = "the seed" if rival == "seed" else f"`{rival}`"
+    than = "the seed" if rival == SEED else f"`{rival}`"
     judged = {model: change for model, change in changes.items() if change.is_enough}
     line = (
         f"{sum(change.is_better for change in judged.values())} of {len(judged)} experts are "
@@ -85,7 +86,7 @@ def comparisons(matrix: "Matrix", split: str) -> dict[str, dict[str, "Estimate"]
     if own:
         sides["experts, each on its own domain"] = own
     for model in matrix.models:
-        if model.startswith("merged-"):
+        if Family.MERGED.has(model):
             sides[f"{model}, all domains"] = matrix.places(model, split)
     return {
         name: {
@@ -104,14 +105,14 @@ def best_models(matrix: "Matrix", split: str) -> list[Best]:
         bits = {
             model: matrix.bits[model, dataset, split]
             for model in matrix.models
-            if (model, dataset, split) in matrix.bits and not is_reference(model)
+            if (model, dataset, split) in matrix.bits and not Family.REFERENCE.has(model)
         }
         if not bits:
             continue
         ranked = sorted(bits, key=lambda model: bits[model])
         places: list[Place] = [(model, dataset, split) for model in ranked]
         close = [p[0] for p in places[1:] if not matrix.difference([p], places[:1]).is_worse]
-        change = matrix.difference(places[:1], [("seed", dataset, split)])
+        change = matrix.difference(places[:1], [(SEED, dataset, split)])
         found.append(Best(dataset, ranked[0], bits[ranked[0]], change, close))
     return found
 
@@ -146,22 +147,16 @@ def best_rows(matrix: "Matrix", split: str) -> list[list[str]]:
 def own_domains(matrix: "Matrix", split: str) -> "list[Place]":
     """Return each expert's place on its own domain, if that has text."""
     places = [
-        (model, model.removeprefix("expert-"), split)
+        (model, key.name, split)
         for model in matrix.models
-        if model.startswith("expert-")
+        if (key := ModelKey.parse(model)).family is Family.EXPERT
     ]
     return [place for place in places if place in matrix.bits]
 
 
-def is_reference(model: str) -> bool:
-    """Whether a model is a reference from elsewhere, which the rankings leave out."""
-    return model.startswith("reference-")
-
-
 def verdict(change: "Estimate", *, than: str) -> str:
     """Return whether a change is an improvement on ``than``, with its interval, as a phrase."""
-    bounds = f"[{change.low:+.4f}, {change.high:+.4f}]"
-    shown = f"{change.value:+.4f} bits per byte against {than} {bounds}"
+    shown = f"{change.value:+.4f} bits per byte against {than} {change.bounds}"
     if not change.is_enough:
         return f"{TOO_FEW} to tell, {shown}"
     if change.is_better:
@@ -174,9 +169,6 @@ def _as(rival: str, place: "Place") -> "Place":
 
 
 def _signed(change: "Estimate", *, mark: bool) -> str:
-    text = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
     if not change.is_enough:
-        return f"{text} ({TOO_FEW})"
-    if not change.is_sure:
-        return text
-    return f"**{text}**" if mark else f"{text}*"
+        return f"{change.signed} ({TOO_FEW})"
+    return change.marked(change.signed, bold=mark)

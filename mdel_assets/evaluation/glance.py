@@ -12,6 +12,7 @@ import numpy as np
 
 from mdel_assets.charts import figure
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
+from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, Family, ModelKey
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 POSTERIOR = "ensemble-posterior-all"
 ROUTED = "ensemble-linear-top1"
 RANDOM_SPLIT = "ensemble-random-split-posterior-all"
-_COLOURS = {"ensemble": "tab:blue", "merged": "tab:green", "dense": "tab:orange"}
+_COLOURS: dict[Family | None, str] = {
+    Family.ENSEMBLE: "tab:blue",
+    Family.MERGED: "tab:green",
+    Family.DENSE: "tab:orange",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +48,8 @@ def glance(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> 
         POSTERIOR: f"{num_experts} domain experts together",
         ROUTED: "one domain expert, which a router chooses",
         RANDOM_SPLIT: f"{num_experts} random-split experts together",
-        "dense": "one model, all the experts' tokens",
-        "dense-one": "one model, one expert's tokens",
+        DENSE: "one model, all the experts' tokens",
+        DENSE_ONE: "one model, one expert's tokens",
         **merged,
     }
     rows = [r for r in matrix.averages if r.split == matrix.splits[0] and r.model in labels]
@@ -70,8 +75,8 @@ def glance_figure(bars: Sequence[Bar], *, split: str, text: str) -> Any:
         axes.barh(
             place,
             bar.gain,
-            color=_COLOURS[bar.model.partition("-")[0]],
-            alpha=1.0 if bar.model in (POSTERIOR, ROUTED, "dense") else 0.55,
+            color=_COLOURS[ModelKey.parse(bar.model).family],
+            alpha=1.0 if bar.model in (POSTERIOR, ROUTED, DENSE) else 0.55,
             xerr=np.maximum(whiskers, 0.0),
             error_kw={"elinewidth": 1.0, "capsize": 2.0},
         )

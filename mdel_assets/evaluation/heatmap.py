@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.charts import end_of_scale, figure, to_png
-from mdel_assets.evaluation.findings import is_reference
 from mdel_assets.evaluation.sample_sizes import size_label
 from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.model_keys import Family, ModelKey
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
@@ -60,7 +60,7 @@ def heatmap_figure(
     all_axes = drawn.subplots(1, panels, sharey=True, squeeze=False)[0]
     changes = {split: _changes(matrix, split) for split in splits}
     # A reference model may be far away, and must not wash out the others' colours.
-    own = [not is_reference(model) for model in matrix.models]
+    own = [not Family.REFERENCE.has(model) for model in matrix.models]
     highest, limit = _colour_limits([changes[split][own] for split in splits])
     image = None
     for axes, split in zip(all_axes, splits, strict=True):
@@ -122,13 +122,13 @@ def _mark_families(axes: Any, matrix: "Matrix") -> None:
     """Frame each expert's own domain, and separate the families of models by lines."""
     from matplotlib.patches import Rectangle
 
-    families = [model.partition("-")[0] for model in matrix.models]
+    families = [ModelKey.parse(model).family for model in matrix.models]
     for number, model in enumerate(matrix.models):
         if number and families[number] != families[number - 1]:
             axes.axhline(number - 0.5, color="black", linewidth=0.8)
-        domain = model.removeprefix("expert-")
-        if model != domain and domain in matrix.datasets:
-            corner = (matrix.datasets.index(domain) - 0.5, number - 0.5)
+        key = ModelKey.parse(model)
+        if key.family is Family.EXPERT and key.name in matrix.datasets:
+            corner = (matrix.datasets.index(key.name) - 0.5, number - 0.5)
             axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.4))
 
 

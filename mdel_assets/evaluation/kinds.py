@@ -7,6 +7,7 @@ from mdel_assets.data.kinds import absent_domains, datasets
 from mdel_assets.evaluation import ensemble_steps, steps, sweep_step
 from mdel_assets.evaluation.reported import reported_models, stale_cells
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present, with_text
 from mdel_assets.merging.kinds import KINDS as MERGED
@@ -24,12 +25,12 @@ def models(experiment: Experiment) -> Sequence[str]:
 def absent_models(experiment: Experiment, domains: Collection[str]) -> dict[str, str]:
     """Say which models are absent, where the corpus lacks ``domains``."""
     absent = {
-        "expert": absent_domains(experiment, domains),
-        "random": absent_numbers(experiment, domains),
-        "variant": absent_variants(experiment, domains),
+        Family.EXPERT: absent_domains(experiment, domains),
+        Family.RANDOM: absent_numbers(experiment, domains),
+        Family.VARIANT: absent_variants(experiment, domains),
     }
     return {
-        f"{family}-{key}": reason
+        family.key(key): reason
         for family, reasons in absent.items()
         for key, reason in reasons.items()
     }
@@ -69,14 +70,14 @@ def _all_datasets(experiment: Experiment, key: str) -> list[Input]:
 
 
 def _router_and_scores(experiment: Experiment, key: str) -> list[Input]:
-    own = [model for model in experiment.model_keys if not model.startswith("reference-")]
+    own = [model for model in experiment.model_keys if not Family.REFERENCE.has(model)]
     return [Input("domain_router"), *(Input("token_scores", model) for model in own)]
 
 
 def _scores_of_variants(experiment: Experiment, key: str) -> list[Input]:
     variants = experiment.variants
-    swept = sorted({f"expert-{variant.domain}" for variant in variants.values()})
-    named = ["seed", *swept, *(f"variant-{name}" for name in variants)]
+    swept = Family.EXPERT.keys(sorted({variant.domain for variant in variants.values()}))
+    named = [SEED, *swept, *Family.VARIANT.keys(variants)]
     return [Input("token_scores", model) for model in named]
 
 

@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.scoring.estimates import Estimate, documents_behind
 from mdel_assets.scoring.perplexity import Cell, interval
 
-SEED = "seed"
 Row = dict[str, str | int | float | None]
 # Model, dataset, split.
 Place = tuple[str, str, str]

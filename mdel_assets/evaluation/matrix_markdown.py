@@ -6,11 +6,11 @@ from mdel_assets.evaluation.findings import best_rows, comparison_rows, findings
 from mdel_assets.evaluation.ranking import ranking_rows
 from mdel_assets.evaluation.sample_sizes import size_rows
 from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.scoring.markdown_table import as_markdown
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix, Row
-    from mdel_assets.scoring.estimates import Estimate
 
 _LEGEND = (
     "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
@@ -147,23 +147,16 @@ def _change_rows(matrix: "Matrix", split: str, *, mark: bool) -> list[list[str]]
     averages = {a.model: a for a in matrix.averages if a.split == split}
     rows = [["Change from seed" if mark else "model", *matrix.datasets, "macro"]]
     for model in matrix.models:
-        if model == "seed":
+        if model == SEED:
             continue
         row = [model]
         for dataset in matrix.datasets:
             change = matrix.change((model, dataset, split))
-            row.append(_signed(change, mark=mark) if change else "no text")
+            row.append(change.marked(f"{change.value:+.3f}", bold=mark) if change else "no text")
         if average := averages.get(model):
-            row.append(_signed(average.change, mark=mark))
+            row.append(average.change.marked(f"{average.change.value:+.3f}", bold=mark))
         rows.append(row)
     return rows
-
-
-def _signed(change: "Estimate", *, mark: bool) -> str:
-    text = f"{change.value:+.3f}"
-    if not change.is_sure:
-        return text
-    return f"**{text}**" if mark else f"{text}*"
 
 
 def _cell(matrix: "Matrix", model: str, dataset: str, split: str) -> "Row | None":

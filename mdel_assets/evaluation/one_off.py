@@ -20,6 +20,7 @@ from mdel_assets.experiment.fields import Evaluation
 from mdel_assets.experiment.model_families import shape_of
 from mdel_assets.hub.sources import fetch_model, hub_reference, resolve_commit
 from mdel_assets.scoring.perplexity import Cell, perplexity_row
+from mdel_assets.scoring.report_rows import ReportRow
 from mdel_assets.scoring.score_together import score_documents
 from mdel_assets.training.package_models import resolve_model
 
@@ -31,7 +32,7 @@ _USUAL_SPLITS = ("test", "test_domain", "validation", "validation_domain")
 class Measured:
     """A report's row, and how many of the dataset's documents had no text and were left out."""
 
-    row: dict[str, str | int | float | None]
+    row: ReportRow
     num_documents_without_text: int
 
 

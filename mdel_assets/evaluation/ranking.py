@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mdel_assets.evaluation.findings import best_models, is_reference
+from mdel_assets.evaluation.findings import best_models
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.scoring.estimates import TOO_FEW
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def ranking_rows(matrix: "Matrix", split: str) -> list[list[str]]:
     with too few documents this cannot be decided. Reference models come last and have no rank.
     """
     averages = sorted((a for a in matrix.averages if a.split == split), key=lambda a: a.macro.value)
-    ranked = [average for average in averages if not is_reference(average.model)]
+    ranked = [average for average in averages if not Family.REFERENCE.has(average.model)]
     best_on: dict[str, list[str]] = {}
     for best in best_models(matrix, split):
         best_on.setdefault(best.model, []).append(best.dataset)
@@ -26,7 +27,7 @@ def ranking_rows(matrix: "Matrix", split: str) -> list[list[str]]:
     for place, average in enumerate(ranked, 1):
         rank = f"{place}{_doubt(average, ranked[0])}" if place > 1 else str(place)
         rows.append([rank, *_figures(average), _named(best_on.get(average.model, []))])
-    references = [average for average in averages if is_reference(average.model)]
+    references = [average for average in averages if Family.REFERENCE.has(average.model)]
     return rows + [["–", *_figures(average), "–"] for average in references]
 
 
@@ -39,12 +40,11 @@ def _doubt(average: "AverageRow", first: "AverageRow") -> str:
 
 def _figures(average: "AverageRow") -> list[str]:
     macro, change = average.macro, average.change
-    shown = f"{change.value:+.4f}"
     return [
         average.model,
         f"{macro.value:.4f}",
         f"{macro.low:.3f} to {macro.high:.3f}",
-        f"**{shown}**" if change.is_sure else shown,
+        change.marked(f"{change.value:+.4f}"),
     ]
 
 

@@ -1,6 +1,8 @@
 """Which models have a report, and which of its cells are of something that was made anew since."""
 
+from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.scoring.report_rows import rows_of
 from mdel_assets.store.artifacts import Artifact, looking_once
 
 
@@ -9,7 +11,7 @@ def reported_models(lineage: Lineage) -> list[str]:
     return [
         key
         for key in lineage.present_models()
-        if key == "seed" or lineage.artifact("perplexity_report", key).record_path.exists()
+        if key == SEED or lineage.artifact("perplexity_report", key).record_path.exists()
     ]
 
 
@@ -20,7 +22,7 @@ def stale_cells(lineage: Lineage) -> list[tuple[str, str, str]]:
     for model in reported_models(lineage):
         now = _fingerprint_now(lineage.model(model))
         report = lineage.artifact("perplexity_report", model).read_record()
-        for row in report.details["rows"] if report else ():
+        for row in rows_of(report):
             dataset = _fingerprint_now(lineage.artifact("domain_dataset", row["dataset"]))
             if (row["model_fingerprint"], row["dataset_fingerprint"]) != (now, dataset):
                 found.append((model, row["dataset"], row["split"]))

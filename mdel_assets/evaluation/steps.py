@@ -13,11 +13,12 @@ from mdel_assets.data.steps import held_out_words
 from mdel_assets.errors import MdelError
 from mdel_assets.evaluation.reported import reported_models, stale_cells
 from mdel_assets.experiment.fields import WINDOW_SETTINGS
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
-from mdel_assets.line.time_left import operations_of
 from mdel_assets.store.artifacts import looking_once
+from mdel_assets.training.time_left import num_parameters, operations_of
 
 # What a pack of eight models takes, in fp32, for each parameter of one of them.
 _SCORING_BYTES = 32
@@ -100,10 +101,9 @@ def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
 
     if num_models < 2:
         return 1
-    num_parameters = lineage.artifact("seed_model").require().details["num_parameters"]
     return num_at_once(
         num_models,
-        model_bytes=_SCORING_BYTES * num_parameters,
+        model_bytes=_SCORING_BYTES * num_parameters(lineage),
         num_operations=operations_of(lineage, "token_scores") * num_models / 2,
     )
 
@@ -246,13 +246,13 @@ def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:
     """Say of merges whose weights were chosen on documents of the matrix where else to look."""
     found = []
     for recipe in lineage.experiment.searched_recipes:
-        search = lineage.artifact("searched_merge", recipe)
-        record = search.read_record()
-        if f"merged-{recipe}" not in models or record is None:
+        model = Family.MERGED.key(recipe)
+        record = lineage.artifact("searched_merge", recipe).read_record()
+        if model not in models or record is None:
             continue
         if shared := record.counts["num_also_evaluated"]:
             found.append(
-                f"`merged-{recipe}`: its weights were chosen on validation text, and {shared} of "
+                f"`{model}`: its weights were chosen on validation text, and {shared} of "
                 f"those {record.counts['num_documents']} documents are scored here, too. Judge it "
                 f"by test text: `searches/{recipe}/search.md`."
             )

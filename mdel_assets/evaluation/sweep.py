@@ -13,12 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdel_assets.charts import figure, to_png
+from mdel_assets.experiment.model_keys import SEED
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
     from mdel_assets.scoring.estimates import Estimate
-
-_SEED = "seed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ def sweep_entry(
 ) -> SweepEntry:
     """Return a model's changes on the dataset of ``domain``, on splits that have text."""
     changes = {
-        split: matrix.difference([(model, domain, split)], [(_SEED, domain, split)])
+        split: matrix.difference([(model, domain, split)], [(SEED, domain, split)])
         for split in matrix.splits
         if (model, domain, split) in matrix.bits
     }
@@ -70,7 +69,8 @@ def sweep_markdown(entries: Sequence[SweepEntry]) -> str:
         "|---|---:|---:|" + "---|" * len(splits),
     ]
     for entry in entries:
-        cells = [_shown(entry.changes.get(split)) for split in splits]
+        changes = [entry.changes.get(split) for split in splits]
+        cells = [change.signed if change else "–" for change in changes]
         lines.append(
             f"| {entry.model} | {entry.num_trained_parameters:,} | {entry.num_tokens:,} | "
             + " | ".join(cells)
@@ -78,10 +78,6 @@ def sweep_markdown(entries: Sequence[SweepEntry]) -> str:
         )
     note = "Change from the seed in bits per byte, with its 95 % interval; negative is better."
     return "\n".join([note, "", *lines])
-
-
-def _shown(change: "Estimate | None") -> str:
-    return "–" if change is None else f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
 def draw_sweep(entries: Sequence[SweepEntry]) -> Any:

@@ -3,8 +3,10 @@
 from typing import Any
 
 from mdel_assets.evaluation.steps import read_reported_cells, report_rows
+from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.training.results import ExpertResult
 
 
 def make_sweep_report(task: Task) -> Written:
@@ -23,9 +25,11 @@ def read_sweep(lineage: Lineage) -> list[Any]:
     variants, evaluation = lineage.experiment.variants, lineage.experiment.evaluation
     names = lineage.keys("variant_expert")
     domains = list(dict.fromkeys(variants[name].domain for name in names))
-    own = {d: [f"variant-{name}" for name in names if variants[name].domain == d] for d in domains}
-    swept = {model: d for d in domains for model in (f"expert-{d}", *own[d])}
-    cells = {model: read_reported_cells(lineage, model) for model in ("seed", *swept)}
+    own = {d: [name for name in names if variants[name].domain == d] for d in domains}
+    swept = {
+        model: d for d in domains for model in (Family.EXPERT.key(d), *Family.VARIANT.keys(own[d]))
+    }
+    cells = {model: read_reported_cells(lineage, model) for model in (SEED, *swept)}
     matrix = build_matrix(
         {model: report_rows(lineage, model, found) for model, found in cells.items()},
         cells,
@@ -34,14 +38,14 @@ def read_sweep(lineage: Lineage) -> list[Any]:
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
     )
-    details = {model: lineage.model(model).require().details for model in swept}
+    results = {m: ExpertResult.of(lineage.model(m).require().details) for m in swept}
     return [
         sweep_entry(
             matrix,
             model,
             domain=domain,
-            num_trained_parameters=details[model]["num_trained_parameters"],
-            num_tokens=details[model]["history"]["num_tokens"],
+            num_trained_parameters=results[model].num_trained_parameters,
+            num_tokens=results[model].history.num_tokens,
         )
         for model, domain in swept.items()
     ]

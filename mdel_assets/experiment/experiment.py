@@ -22,6 +22,7 @@ from mdel_assets.experiment.fields import (
 )
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.experiment.mistakes import all_mistakes
+from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family
 from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.experiment.publishing import Hub, Tracking
 from mdel_assets.experiment.rules import mistakes_between
@@ -97,12 +98,15 @@ class Experiment(Section):
         ``variant-<name>``, ``merged-<recipe>``, ``reference-<name>``, as far as the experiment has
         them.
         """
-        experts = [f"expert-{key}" for key in self.domain_keys]
-        merged = [f"merged-{recipe}" for recipe in self.merges]
-        numbers = [f"random-{key}" for key in self.random_split_keys]
-        references = [f"reference-{name}" for name in self.evaluation.references]
-        variants = [f"variant-{name}" for name in self.variants]
-        return ["seed", *self.dense_keys, *experts, *numbers, *variants, *merged, *references]
+        named = {
+            Family.EXPERT: self.domain_keys,
+            Family.RANDOM: self.random_split_keys,
+            Family.VARIANT: self.variants,
+            Family.MERGED: self.merges,
+            Family.REFERENCE: self.evaluation.references,
+        }
+        keys = [key for family, names in named.items() for key in family.keys(names)]
+        return [SEED, *self.dense_keys, *keys]
 
     def variant_training(self, name: str) -> ExpertTraining:
         """Return the settings that a variant is trained with."""
@@ -120,7 +124,7 @@ class Experiment(Section):
     @property
     def dense_keys(self) -> list[str]:
         """The dense baselines of the experiment: ``dense-one``, ``dense``, both or none."""
-        chosen = {"dense-one": self.baselines.dense_one, "dense": self.baselines.dense}
+        chosen = {DENSE_ONE: self.baselines.dense_one, DENSE: self.baselines.dense}
         return [key for key, is_chosen in chosen.items() if is_chosen]
 
     @property

@@ -23,7 +23,7 @@ from mdel_assets.experiment.trained_layers import layers_mistake
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
 SPLITS = ("train", *EVALUATION_SPLITS)
-# Fewer documents allow no verdict (`evaluation/estimates.py`), so an evaluation's budget is shared
+# Fewer documents allow no verdict (`scoring/estimates.py`), so an evaluation's budget is shared
 # by at least this many. A token of the budget counts as so many bytes.
 MIN_DOCUMENTS, _BYTES_PER_TOKEN = 16, 4
 _ROUTER_DOCUMENTS = 6000

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from mdel_assets.errors import MergeError, unknown_name_message
+from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.experiment.section import PositiveInt, Section, Seed, Text
 from mdel_assets.merge_methods import METHODS
 from mdel_assets.merge_methods.method import MergeMethod, Parameter, TensorSettings
@@ -124,7 +125,7 @@ class MergeRecipe(Section):
     @property
     def base(self) -> str | None:
         """The model that task vectors start from, if the method takes one."""
-        return self.base_model or ("seed" if self.method.base == "required" else None)
+        return self.base_model or (SEED if self.method.base == "required" else None)
 
     @property
     def model_names(self) -> list[str]:
@@ -157,7 +158,7 @@ class MergeRecipe(Section):
     def _mistakes_of_search(self) -> Iterator[str]:
         if self.mdel.search is None:
             return
-        if self.merge_method != _SEARCHED_METHOD or self.base != "seed":
+        if self.merge_method != _SEARCHED_METHOD or self.base != SEED:
             yield (
                 f"mdel.search supports only merge_method '{_SEARCHED_METHOD}' with the base "
                 f"'seed', which includes every weighted mean of experts and seed; the recipe has "

@@ -8,13 +8,13 @@ import copy
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from mdel_assets.errors import unknown_name_message
+from mdel_assets.errors import ExperimentError, listed, unknown_name_message
 
 _NUM_ROUNDS = 20
 _SHOWN_CHARACTERS = 60
@@ -78,6 +78,25 @@ def all_mistakes(
                     path = problem["loc"]
                     _take_out(usable, path[:2] if path and path[0] in entries else path)
     return None, found
+
+
+def validated(
+    model: type[M],
+    content: Mapping[str, Any],
+    *,
+    origin: str,
+    raises: Callable[[str], Exception] = ExperimentError,
+) -> M:
+    """Return the ``model`` that ``content`` makes.
+
+    Raises:
+        Exception: ``raises`` of a message that begins with ``origin`` and names every mistake.
+
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise raises(f"{origin}{listed(sentences(error, model))}") from error
 
 
 def sentences(

@@ -16,6 +16,7 @@ from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
 from mdel_assets.experiment.mistakes import sentences
 from mdel_assets.experiment.model_families import ModelShape, shape_of
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.experiment.pretraining_rules import mistakes_in_model
 from mdel_assets.experiment.section import name_mistake
 from mdel_assets.experiment.trained_layers import layers_mistake
@@ -176,9 +177,9 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
 def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     """Return why a recipe cannot use a model of this name; None if it can."""
     family, _, key = model.partition(":")
-    own = [key for key in experiment.model_keys if not key.startswith("merged-")]
+    own = set(experiment.model_keys) - set(Family.MERGED.keys(experiment.merges))
     is_outside = "/" in model or model.startswith((".", "~"))
-    if is_outside or model in ("seed", "expert:*", *own):
+    if is_outside or model in ("expert:*", *own):
         return None
     if model == "random:*":
         is_there = experiment.baselines.random_split
@@ -186,7 +187,7 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     if family == "expert" and key:
         known = key in experiment.domain_keys
         return None if known else unknown_name_message("domain", key, experiment.domain_keys)
-    if model.removeprefix("merged:").removeprefix("merged-") in experiment.merges:
+    if model.removeprefix("merged:") in {*experiment.merges, *experiment.model_keys}:
         return f"'{model}' is made by another recipe. List the models of that recipe instead"
     if experiment.folder and experiment.place_of_model(model) != model:
         return None

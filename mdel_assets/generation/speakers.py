@@ -20,7 +20,7 @@ from mdel_assets.generation.ensembles import (
 )
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.store.artifacts import Artifact, looking_once
-from mdel_assets.store.durable_files import text_digest
+from mdel_assets.store.digests import text_digest
 
 if TYPE_CHECKING:
     from mdel_assets.generation.speaker import Speaker

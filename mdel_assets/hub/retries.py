@@ -1,4 +1,4 @@
-"""Asking again: what is worth it, and how long to wait before."""
+"""Retries: which errors are transient, and how long to wait before the next attempt."""
 
 import dataclasses
 import logging
@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from mdel_assets.errors import HubError, MdelError, that_may_pass
+from mdel_assets.errors import HubError, MdelError, transient
 
 _log = logging.getLogger(__name__)
-ASKED_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 # The repository was changed by someone else in between: look at it again.
 _MOVED_ON = {409, 412}
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often a request is made, and how long is waited in between.
 
     Waits double from ``first_wait_seconds`` on, up to ``longest_wait_seconds``. A server that says
@@ -38,20 +38,20 @@ class Patience:
         return longest * random.uniform(0.5, 1.0)
 
 
-def with_patience(
+def with_retries(
     action: Callable[[], T],
     *,
     what: str,
-    patience: Patience,
+    retries: RetryPolicy,
     raises: type[MdelError] = HubError,
     remedy: str = "Check the name, and HF_TOKEN if it is private.",
 ) -> T:
-    """Return what ``action`` returns, asking again where the server was busy or the line broke.
+    """Return what ``action`` returns, tried again where the server was busy or the line broke.
 
     ``raises`` is the error where the server refused, with ``remedy``, or stayed unreachable. An
-    error that asking again cannot mend, and that is none of the server's, passes through.
+    error that no retry can mend, and that is not the server's, passes through.
     """
-    for attempt in range(1, patience.num_attempts + 1):
+    for attempt in range(1, retries.num_attempts + 1):
         try:
             return action()
         except MdelError:
@@ -60,19 +60,19 @@ def with_patience(
             status, told = _answer_of(error)
             if status is None and not _is_broken_line(error):
                 raise
-            if status is not None and status not in ASKED_AGAIN | _MOVED_ON:
+            if status is not None and status not in RETRIED_STATUSES | _MOVED_ON:
                 raise raises(
                     f"{what}: the server refused ({status}): {_message_of(error)} {remedy}"
                 ) from error
-            if attempt == patience.num_attempts:
-                raise that_may_pass(
+            if attempt == retries.num_attempts:
+                raise transient(
                     raises(
                         f"{what}: {attempt} attempts failed, the last with: {_message_of(error)} "
                         f"Nothing is half done: run the same command again, and what was sent or "
                         f"fetched is kept."
                     )
                 ) from error
-            wait = patience.wait_seconds(attempt, told)
+            wait = retries.wait_seconds(attempt, told)
             _log.warning("%s: %s; asking again in %.0f s", what, _message_of(error), wait)
             time.sleep(wait)
     raise AssertionError("num_attempts is at least 1")
@@ -87,10 +87,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _answer_of(error: BaseException) -> tuple[int | None, float | None]:
     """Return the status that the server answered with, and for how long it says to wait."""
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     for cause in _chain(error):
-        if isinstance(cause, HfHubHTTPError):
+        if isinstance(cause, HfHubHTTPError | httpx2.HTTPStatusError):
             told = cause.response.headers.get("Retry-After", "")
             return cause.response.status_code, float(told) if told.isdigit() else None
     return None, None

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mdel_assets.errors import HubError
 from mdel_assets.hub.credentials import find_token
 from mdel_assets.hub.names import name_problem
-from mdel_assets.hub.retries import ASKED_AGAIN, Patience, with_patience
+from mdel_assets.hub.retries import RetryPolicy, with_retries
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.durable_files import write_text_atomically
 
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_SECONDS = 10.0
-_LOOKING_UP = Patience(num_attempts=3, first_wait_seconds=0.5, longest_told_seconds=10.0)
-_FETCHING = Patience(num_attempts=6)
+_LOOKING_UP = RetryPolicy(num_attempts=3, first_wait_seconds=0.5, longest_told_seconds=10.0)
+_FETCHING = RetryPolicy(num_attempts=6)
 # The files of a model to fetch: no pickles, no code, no other frameworks' weights.
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
 Kind = Literal["model", "dataset"]
@@ -73,9 +73,8 @@ def resolve_commit(reference: HubReference, *, recorded: str | None = None) -> s
     """
     if reference.is_pinned:
         return reference.revision
-    import httpx2
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     api: Any = HfApi(token=find_token() or False, library_name="mdel-assets")
 
@@ -89,21 +88,17 @@ def resolve_commit(reference: HubReference, *, recorded: str | None = None) -> s
         return str(found.sha)
 
     try:
-        return with_patience(
+        return with_retries(
             ask,
             what=f"looking up {reference}",
-            patience=_LOOKING_UP,
+            retries=_LOOKING_UP,
             remedy="Check the name and the revision, and HF_TOKEN if it is private. There is no "
             "folder of that name, either.",
         )
     except OfflineModeIsEnabled as error:
         return _last_known(reference, recorded, error)
     except HubError as error:
-        cause = error.__cause__
-        is_down = isinstance(cause, httpx2.TransportError) or (
-            isinstance(cause, HfHubHTTPError) and cause.response.status_code in ASKED_AGAIN
-        )
-        if not is_down:
+        if not error.is_transient:
             raise
         return _last_known(reference, recorded, error)
 
@@ -155,7 +150,7 @@ def fetch_model(reference: HubReference, commit: str) -> Path:
 
     what = f"fetching {reference.name} at {commit}"
     try:
-        folder = with_patience(fetch, what=what, patience=_FETCHING)
+        folder = with_retries(fetch, what=what, retries=_FETCHING)
     except LocalEntryNotFoundError as error:
         raise HubError(
             f"{what}: it is not in the cache, and HF_HUB_OFFLINE is set ({error}). Unset "

@@ -19,7 +19,8 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.machine.processes import ending_together, is_first_process, num_processes
 from mdel_assets.store.artifacts import Artifact
-from mdel_assets.store.durable_files import file_digest, link_or_copy
+from mdel_assets.store.digests import file_digest
+from mdel_assets.store.durable_files import link_or_copy
 from mdel_assets.store.records import Identity, Record
 
 _log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mdel_assets.errors import ArtifactError, MdelError
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.staleness import Stale
 from mdel_assets.store.artifacts import looking_once
@@ -88,7 +89,7 @@ def _could_report(lineage: Lineage, kind: str, made: Sequence[str]) -> bool:
         return False
     if declared.takes_what_is_there or _is_of_models(lineage, kind):
         return True
-    own = [m for m in lineage.present_models() if not m.startswith("reference-")]
+    own = [m for m in lineage.present_models() if not Family.REFERENCE.has(m)]
     return set(made).issuperset(own)
 
 

@@ -261,11 +261,11 @@ def _needs_hub(experiment: Experiment) -> bool:
 
 
 def _problem_with(url: str, headers: Mapping[str, str]) -> str:
-    import httpx
+    import httpx2
 
     try:
-        status = httpx.get(url, headers=dict(headers), timeout=_TIMEOUT_SECONDS).status_code
-    except httpx.HTTPError as error:
+        status = httpx2.get(url, headers=dict(headers), timeout=_TIMEOUT_SECONDS).status_code
+    except httpx2.HTTPError as error:
         return type(error).__name__
     if status in (401, 403):
         return f"it refuses the token: {status}"

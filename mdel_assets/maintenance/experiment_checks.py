@@ -18,12 +18,7 @@ from mdel_assets.errors import (
     listed,
     unknown_name_message,
 )
-from mdel_assets.experiment.experiment import (
-    TEST_SHARD,
-    VALIDATION_SHARD,
-    Experiment,
-    Shard,
-)
+from mdel_assets.experiment.experiment import TEST_SHARD, VALIDATION_SHARD, Experiment, Shard
 from mdel_assets.experiment.model_families import shape_of
 from mdel_assets.experiment.rules import mistakes_of_scoring, mistakes_of_training
 from mdel_assets.experiment.shard_locations import (
@@ -248,10 +243,9 @@ def _look_at_other_models(experiment: Experiment, findings: Findings) -> None:
     for name, source in experiment.evaluation.references.items():
         place = f"evaluation.references.{name}.path"
         _look_at_model(place, experiment, source.path, findings)
-    known = {"seed", *experiment.model_keys}
     for name, recipe in experiment.merges.items():
         for model in dict.fromkeys(recipe.model_names):
-            if ":" not in model and model not in known:
+            if ":" not in model and model not in experiment.model_keys:
                 _look_at_model(f"merges.{name}", experiment, model, findings)
 
 

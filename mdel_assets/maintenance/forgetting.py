@@ -16,7 +16,7 @@ from mdel_assets.errors import (
     unknown_name_message,
 )
 from mdel_assets.home import MdelHome
-from mdel_assets.hub.retries import Patience
+from mdel_assets.hub.retries import RetryPolicy
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making, making_nothing
 from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded_at
@@ -24,7 +24,7 @@ from mdel_assets.maintenance.derived_artifacts import Derived, derived_from
 from mdel_assets.maintenance.domain_text import TextFound, shards_with, text_of
 from mdel_assets.publishing.backend import Repository
 from mdel_assets.publishing.forgotten import read_forgotten
-from mdel_assets.publishing.publication import publishing_with_patience
+from mdel_assets.publishing.publication import Publication, with_publishing_retries
 from mdel_assets.publishing.publisher import open_backend
 from mdel_assets.store.artifacts import RECORD_NAME
 from mdel_assets.store.durable_files import exclusively, write_text_atomically
@@ -33,7 +33,7 @@ _PUBLICATION = "hub_"
 
 
 @dataclasses.dataclass(frozen=True)
-class Traces:
+class ForgettingPlan:
     """All that is left of a domain.
 
     ``text`` lies outside of artifacts' lineage. ``derived`` are artifacts, ``publications`` records
@@ -48,8 +48,8 @@ class Traces:
     @property
     def repositories(self) -> list[str]:
         """Where something is published, as ``kind owner/name on PLACE``."""
-        told = [entry.record.details for entry in self.publications]
-        return [f"{d['repository_kind']} {d['repository']} on {d['location']}" for d in told]
+        told = [Publication.of(entry.record) for entry in self.publications]
+        return [f"{p.repository_kind} {p.repository} on {p.location}" for p in told]
 
     @property
     def removable(self) -> list[TextFound]:
@@ -63,7 +63,7 @@ class Traces:
         return sum(sizes) + sum(text.size_bytes for text in self.removable)
 
 
-def find_traces(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
+def plan_forgetting(home: MdelHome, lineage: Lineage, domain: str) -> ForgettingPlan:
     """Return everything in a home that was made from the text of an experiment's ``domain``.
 
     Nothing of that is there where the corpus holds no document of the domain.
@@ -89,11 +89,12 @@ def find_traces(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
         entry
         for entry in found
         # What it was made of may be gone already.
-        if entry.record.kind.startswith(_PUBLICATION) and domain in entry.record.details["domains"]
+        if entry.record.kind.startswith(_PUBLICATION)
+        and domain in Publication.of(entry.record).domains
     ]
     is_there = bool(shards or derived or publications or _was_routed(lineage, domain))
     text = list(text_of(domain, home, lineage.experiment.name)) if is_there else []
-    return Traces(domain, text, derived, publications)
+    return ForgettingPlan(domain, text, derived, publications)
 
 
 def _was_routed(lineage: Lineage, domain: str) -> bool:
@@ -105,38 +106,38 @@ def _was_routed(lineage: Lineage, domain: str) -> bool:
     return any(domain in record.counts["domains"] for a in records if (record := a.read_record()))
 
 
-def mark_forgotten(lineage: Lineage, traces: Traces) -> None:
+def mark_forgotten(lineage: Lineage, plan: ForgettingPlan) -> None:
     """Write down what is to be forgotten: publishing refuses it from now on."""
     with exclusively(lineage.root / "work" / "locks" / "forgotten"):
         marked = dict(read_forgotten(lineage))
-        for entry in traces.derived:
+        for entry in plan.derived:
             artifact, record = entry.found.artifact, entry.found.record
-            marked[record.fingerprint] = f"{artifact.label}, of '{traces.domain}'"
+            marked[record.fingerprint] = f"{artifact.label}, of '{plan.domain}'"
         text = json.dumps(marked, indent=2, sort_keys=True)
         write_text_atomically(lineage.forgotten, text + "\n")
 
 
-def traces_after_publishing(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
-    """Return the traces of ``domain`` once what is being published now has its records."""
+def plan_after_publishing(home: MdelHome, lineage: Lineage, domain: str) -> ForgettingPlan:
+    """Return the plan for ``domain`` once what is being published now has its records."""
     with making_nothing(_locks(home, lineage, kinds=_PUBLICATION)):
-        return find_traces(home, lineage, domain)
+        return plan_forgetting(home, lineage, domain)
 
 
-def delete_local(home: MdelHome, lineage: Lineage, domain: str) -> Traces:
+def delete_local(home: MdelHome, lineage: Lineage, domain: str) -> ForgettingPlan:
     """Remove the artifacts and the text of ``domain`` that are here; return what that was.
 
     What is being made meanwhile may hold the text, too: it is waited for, then looked for.
     Records of what is published stay, so that it can be deleted later.
     """
-    found = [entry.found.artifact for entry in find_traces(home, lineage, domain).derived]
+    found = [entry.found.artifact for entry in plan_forgetting(home, lineage, domain).derived]
     with making_nothing(_locks(home, lineage), found):
-        traces = find_traces(home, lineage, domain)
+        plan = plan_forgetting(home, lineage, domain)
         # What was made last goes first: lineage still reaches the rest if this is interrupted.
-        for entry in reversed(traces.derived):
+        for entry in reversed(plan.derived):
             entry.found.artifact.remove()
-        for text in reversed(traces.removable):
+        for text in reversed(plan.removable):
             shutil.rmtree(text.path) if text.path.is_dir() else text.path.unlink(missing_ok=True)
-    return traces
+    return plan
 
 
 def _locks(home: MdelHome, lineage: Lineage, *, kinds: str = "") -> list[Path]:
@@ -145,23 +146,23 @@ def _locks(home: MdelHome, lineage: Lineage, *, kinds: str = "") -> list[Path]:
     return [*own, *home.merges.rglob(".*.lock")]
 
 
-def delete_remote(traces: Traces, *, patience: Patience | None = None) -> Iterator[str]:
-    """Delete every repository that ``traces`` names, and its record; yield each when it is gone.
+def delete_remote(plan: ForgettingPlan, *, retries: RetryPolicy | None = None) -> Iterator[str]:
+    """Delete every repository that ``plan`` names, and its record; yield each when it is gone.
 
     Raises:
         MissingTokenError: one is on a Hub, and there is no token.
         PublishingError: a server refused.
 
     """
-    for entry, told in zip(traces.publications, traces.repositories, strict=True):
-        details = entry.record.details
-        backend = open_backend(details["location"])
-        repository = Repository(details["repository_kind"], details["repository"])
+    for entry, told in zip(plan.publications, plan.repositories, strict=True):
+        last = Publication.of(entry.record)
+        backend = open_backend(last.location)
+        repository = Repository(last.repository_kind, last.repository)
         with making(entry.artifact):
-            publishing_with_patience(
+            with_publishing_retries(
                 functools.partial(backend.delete, repository),
                 what=f"deleting {repository}",
-                patience=patience or Patience(),
+                retries=retries or RetryPolicy(),
             )
             entry.artifact.remove()
         yield told

@@ -26,7 +26,7 @@ from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse
 from mdel_assets.merging.streaming import merge_jobs
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.scoring.kept_states import KeptStates, KeptTrunk
-from mdel_assets.scoring.log_probabilities import Progress, Scorer
+from mdel_assets.scoring.log_probabilities import Scorer, scoring_progress
 from mdel_assets.scoring.score_together import load_for_scoring
 from mdel_assets.scoring.shared_trunk import num_layers_before
 from mdel_assets.store.tensor_files import torch_dtype
@@ -132,7 +132,7 @@ class Candidates:
                 prefix=prefix,
                 max_length=evaluation.max_length,
                 stride=evaluation.stride,
-                progress=Progress(sum(map(len, documents))),
+                progress=scoring_progress(sum(map(len, documents))),
             )
         if isinstance(scores, MdelError):
             raise scores

@@ -5,6 +5,7 @@ from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present
 from mdel_assets.merging import search_step, steps
@@ -113,7 +114,7 @@ KINDS = (
         "merged_model",
         place="models/merged/{key}",
         code_version="2",
-        family="merged",
+        family=Family.MERGED,
         is_in=has_recipes,
         keys=recipe_names,
         inputs=_models_and_weights,

@@ -9,8 +9,9 @@ import yaml
 
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.merge_methods.settings import number_setting
-from mdel_assets.store.durable_files import text_digest
+from mdel_assets.store.digests import text_digest
 from mdel_assets.store.verification import Notes
 
 FOLDER_PREFIX = "folder:"
@@ -53,9 +54,9 @@ def members_of(
     for entry in recipe.models:
         parameters = entry.parameters.given()
         if entry.model == "expert:*":
-            models += [Member(f"expert-{key}", parameters) for key in domains]
+            models += [Member(key, parameters) for key in Family.EXPERT.keys(domains)]
         elif entry.model == "random:*":
-            models += [Member(f"random-{key}", parameters) for key in random_numbers]
+            models += [Member(key, parameters) for key in Family.RANDOM.keys(random_numbers)]
         else:
             models.append(Member(_one(entry.model, name, domains), parameters))
     return Members(
@@ -85,7 +86,7 @@ def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
             f"training document of that domain. Remove it from the recipe. Present domains: "
             f"{', '.join(domains)}."
         )
-    return f"expert-{domain}"
+    return Family.EXPERT.key(domain)
 
 
 def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.hub.sources import hub_reference
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import FOLDER_PREFIX, without_folders
 from mdel_assets.merging.model_card import model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder, outside_reference
 from mdel_assets.merging.recipe_members import recipe_members
+from mdel_assets.scoring.report_rows import ReportRow, rows_of
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.training.stated_licences import stated_licence
 
@@ -54,7 +56,7 @@ def card_of_merged(
     inputs: Mapping[str, str],
     member_digests: Sequence[str],
     result: Mapping[str, Any],
-    perplexity: Sequence[Mapping[str, Any]] = (),
+    perplexity: Sequence[ReportRow] = (),
     is_published: bool = False,
 ) -> str:
     """Return the card of what a recipe made of ``inputs``, fingerprints by label.
@@ -131,8 +133,7 @@ def _search_sentences(lineage: Lineage, recipe_name: str) -> list[str]:
     return list(details["sentences"])
 
 
-def _rows(lineage: Lineage, recipe_name: str, fingerprint: str) -> list[Mapping[str, Any]]:
+def _rows(lineage: Lineage, recipe_name: str, fingerprint: str) -> list[ReportRow]:
     """Return the rows of the report of just this model, none where there is no such report."""
-    record = lineage.artifact("perplexity_report", f"merged-{recipe_name}").read_record()
-    rows = record.details["rows"] if record else []
-    return [row for row in rows if row["model_fingerprint"] == fingerprint]
+    record = lineage.artifact("perplexity_report", Family.MERGED.key(recipe_name)).read_record()
+    return [row for row in rows_of(record) if row["model_fingerprint"] == fingerprint]

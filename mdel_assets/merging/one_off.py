@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
-from mdel_assets.experiment.mistakes import sentences
+from mdel_assets.experiment.mistakes import validated
 from mdel_assets.merging.members import Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX
@@ -60,12 +59,8 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
         )
     if experts:
         content = content | {"models": [{"model": name} for name in experts]}
-    try:
-        recipe = MergeRecipe.model_validate(content)
-    except ValidationError as error:
-        mistakes = "; ".join(sentences(error, MergeRecipe)).removesuffix(".")
-        origin = f"The recipe {recipe_file}" if recipe_file else "The recipe"
-        raise MergeError(f"{origin} is refused: {mistakes}. See docs/merging.md.") from error
+    origin = f"The recipe {recipe_file}" if recipe_file else "The recipe"
+    recipe = validated(MergeRecipe, content, origin=origin, raises=MergeError)
     if recipe.mdel.search:
         raise MergeError(
             "A search for weights needs an experiment's validation text: put the recipe under "

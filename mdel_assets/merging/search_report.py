@@ -38,6 +38,12 @@ class Verdict:
     changes: Sequence[Change]
     domains: Mapping[str, Mapping[str, float]]
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Verdict":
+        """Return what a record holds; a change without a number of documents has the verdict's."""
+        number = {"num_documents": content["num_documents"]}
+        return cls(**{**content, "changes": [Change(**number | c) for c in content["changes"]]})
+
 
 def judge(
     cells: Mapping[str, Sequence[Cell]], *, evaluation: Evaluation, ours: str
@@ -111,7 +117,7 @@ def sentence(verdict: Verdict, change: Change) -> str:
         word = f"{TOO_FEW} to compare with"
     return (
         f"`{verdict.split}`, {verdict.num_documents} documents: {word} the {change.rival}, "
-        f"{change.value:+.4f} bits per byte [{change.low:+.4f}, {change.high:+.4f}]."
+        f"{change.value:+.4f} bits per byte {change.bounds}."
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import yaml
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
+from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import resolved_recipe
@@ -61,15 +62,15 @@ def measure_layer_differences(tasks: Mapping[str, Task]) -> Iterator[tuple[str, 
 
     lineage = next(iter(tasks.values())).lineage
     experts = [_expert_input(lineage, key) for key in lineage.present_domains()]
-    stages = {f"expert-{domain}": task.folder for domain, task in tasks.items()}
-    seed = MergeInput("seed", lineage.folder("seed_model"))
+    stages = {Family.EXPERT.key(domain): task.folder for domain, task in tasks.items()}
+    seed = MergeInput(SEED, lineage.folder("seed_model"))
     found = measure_differences(experts, stages, seed=seed)
     for domain in tasks:
-        yield domain, Written(details=dataclasses.asdict(found[f"expert-{domain}"]))
+        yield domain, Written(details=dataclasses.asdict(found[Family.EXPERT.key(domain)]))
 
 
 def _expert_input(lineage: Lineage, domain: str) -> MergeInput:
     """Return an expert with the tensors that it was to train, whatever it changed besides."""
     artifact = lineage.artifact("expert_model", domain)
     prefixes = tuple(artifact.require().details["trained_prefixes"])
-    return MergeInput(f"expert-{domain}", artifact.folder, trained_prefixes=prefixes)
+    return MergeInput(Family.EXPERT.key(domain), artifact.folder, trained_prefixes=prefixes)

@@ -7,15 +7,14 @@ shards.
 """
 
 import dataclasses
-import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from mdel_assets.experiment.merge_recipe import MergeRecipe, refuse_wrong_number, settings_for
+from mdel_assets.machine.progress import Progress
 from mdel_assets.merge_methods.method import TensorSettings
 from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
@@ -25,14 +24,12 @@ from mdel_assets.store.tensor_files import is_float, stored_dtype
 from mdel_assets.store.tensor_names import Layers
 from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
-_log = logging.getLogger(__name__)
 # The memory of all threads' pieces together, and a piece's largest size in elements. Importing
 # torch alone takes 220 MiB of the 300 that a merge may take.
 _BUFFERS_BYTES = 12 << 20
 _LARGEST_PIECE = 1 << 19
 _SPAN_PIECES = 16
 _MAX_THREADS = 8
-_PROGRESS_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,15 +209,13 @@ def _spans(job: TensorJob) -> Iterator[tuple[int, int]]:
 
 def _collect(futures: Sequence[Future[Any]], *, report: bool = False) -> list[Any]:
     """Return the futures' results in order; on an error cancel those that have not begun."""
-    started = reported = time.monotonic()
+    total = len(futures)
+    progress = Progress(lambda p: f"merging: {p.done:.0f} of {total} parts", total=total)
     try:
-        for done, future in enumerate(as_completed(futures), start=1):
+        for future in as_completed(futures):
             future.result()
-            now = time.monotonic()
-            if report and now - reported > _PROGRESS_SECONDS:
-                reported = now
-                left = (now - started) / done * (len(futures) - done)
-                _log.info("merging: %d of %d parts, %.0f s left", done, len(futures), left)
+            if report:
+                progress.add(1)
     except BaseException:
         for future in futures:
             future.cancel()

@@ -8,12 +8,14 @@ import abc
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from mdel_assets.errors import PublishingError
 from mdel_assets.hub.names import name_problem
+from mdel_assets.store.digests import sha256_of
 
 # A file to publish: where it lies, or its content.
 Outgoing = Path | bytes
@@ -58,12 +60,11 @@ class StoredFile:
 
     def holds(self, file: Outgoing) -> bool:
         """Whether this is the content of ``file``."""
-        size = len(file) if isinstance(file, bytes) else file.stat().st_size
-        if size != self.size_bytes:
+        if size_of(file) != self.size_bytes:
             return False
         if self.sha256:
-            return self.sha256 == sha256_of(file)
-        return self.git_sha1 == git_sha1_of(file)
+            return self.sha256 == content_sha256(file)
+        return self.git_sha1 == _git_sha1(file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,36 +140,27 @@ class Backend(abc.ABC):
         """Return the address of a revision for a reader."""
 
 
-def sha256_of(file: Outgoing) -> str:
+def size_of(file: Outgoing) -> int:
+    """Return how many bytes a file has."""
+    return len(file) if isinstance(file, bytes) else file.stat().st_size
+
+
+def content_sha256(file: Outgoing) -> str:
     """Return the sha256 of a file or content, in hexadecimal."""
     if isinstance(file, bytes):
         return hashlib.sha256(file).hexdigest()
     status = file.stat()
-    return _sha256_of_path(file, status.st_size, status.st_mtime_ns)
+    return _file_sha256(file, status.st_size, status.st_mtime_ns)
 
 
-def git_sha1_of(file: Outgoing) -> str:
-    """Return git's hash of a file's content."""
-    size = len(file) if isinstance(file, bytes) else file.stat().st_size
-    digest = hashlib.sha1(f"blob {size}\0".encode())
-    for block in _blocks(file):
-        digest.update(block)
-    return digest.hexdigest()
+def _git_sha1(file: Outgoing) -> str:
+    """Return the name that git gives to a file's content."""
+    with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as content:
+        digest = hashlib.sha1(f"blob {size_of(file)}\0".encode())
+        return hashlib.file_digest(content, lambda: digest).hexdigest()
 
 
 @functools.lru_cache(maxsize=4096)
-def _sha256_of_path(path: Path, size_bytes: int, modified_ns: int) -> str:
-    """Return a file's sha256; it is read once as long as size and modification time stay."""
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file: Outgoing) -> Iterable[bytes]:
-    if isinstance(file, bytes):
-        yield file
-        return
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 22):
-            yield block
+def _file_sha256(path: Path, size_bytes: int, modified_ns: int) -> str:
+    """Return a file's sha256, read once for as long as size and time of change stay."""
+    return sha256_of(path)

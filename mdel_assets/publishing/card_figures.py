@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.scoring.report_rows import ReportRow, rows_of
 
 _log = logging.getLogger(__name__)
 CHART_NAME = "perplexity.png"
-Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Figures:
     """Rows of reports by model: the card's own model first, then the models to compare with."""
 
     model: str
-    rows: Mapping[str, Sequence[Row]]
+    rows: Mapping[str, Sequence[ReportRow]]
 
     @property
-    def own(self) -> Sequence[Row]:
+    def own(self) -> Sequence[ReportRow]:
         """The rows of the card's own model; empty if it was not measured."""
         return self.rows.get(self.model, ())
 
@@ -33,17 +34,17 @@ class Figures:
         """The other models with figures."""
         return [key for key in self.rows if key != self.model]
 
-    def bits(self, model: str, row: Row) -> float | None:
+    def bits(self, model: str, row: ReportRow) -> float | None:
         """Return the bits per byte of ``model`` on the text of ``row``."""
         for other in self.rows.get(model, ()):
             if (other["dataset"], other["split"]) == (row["dataset"], row["split"]):
-                return float(other["bits_per_byte"])
+                return other["bits_per_byte"]
         return None
 
 
 def read_figures(lineage: Lineage, model_key: str, *, first: str | None = None) -> Figures:
     """Return the figures for a model's card; those on the dataset ``first`` come first."""
-    wanted = [model_key, "seed", *mean_models(lineage.experiment), *lineage.experiment.dense_keys]
+    wanted = [model_key, SEED, *mean_models(lineage.experiment), *lineage.experiment.dense_keys]
     rows = {key: found for key in dict.fromkeys(wanted) if (found := _current_rows(lineage, key))}
     if model_key not in rows:
         _log.warning("%s has no current report: its card shows no perplexity", model_key)
@@ -61,11 +62,11 @@ def mean_models(experiment: Experiment) -> list[str]:
             continue
         # Equal weights are written as 1, in a single entry for every expert.
         if [entry.model for entry in recipe.models] == ["expert:*"]:
-            found.append(f"merged-{name}")
+            found.append(Family.MERGED.key(name))
     return found
 
 
-def _current_rows(lineage: Lineage, model_key: str) -> list[Row]:
+def _current_rows(lineage: Lineage, model_key: str) -> list[ReportRow]:
     report = lineage.artifact("perplexity_report", model_key).read_record()
     model = lineage.model(model_key).read_record()
     if report is None or model is None:
@@ -77,7 +78,7 @@ def _current_rows(lineage: Lineage, model_key: str) -> list[Row]:
     }
     return [
         row
-        for row in report.details["rows"]
+        for row in rows_of(report)
         if row["bits_per_byte"] is not None
         and row["model_fingerprint"] == model.fingerprint
         and row["dataset_fingerprint"] == fingerprints.get(row["dataset"])
@@ -123,9 +124,9 @@ def draw_chart(figures: Figures) -> bytes | None:
 
     changes = {}
     for row in figures.own:
-        seed = figures.bits("seed", row)
-        if seed is not None and figures.model != "seed":
-            changes[f"{row['dataset']}, {row['split']}"] = row["bits_per_byte"] - seed
+        bits, seed = row["bits_per_byte"], figures.bits(SEED, row)
+        if bits is not None and seed is not None and figures.model != SEED:
+            changes[f"{row['dataset']}, {row['split']}"] = bits - seed
     if not changes:
         return None
     label = "change in bits per byte from the seed (lower is better)"

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.licences import source_note
@@ -144,11 +145,11 @@ def shard_rows(lineage: Lineage) -> list[tuple[str, str]]:
         if raw:
             told.append(f"sha256 `{raw.config['sha256']}`")
         if routed:
-            rejects = routed.counts["rejects"]
-            reasons = ", ".join(f"{name} {count}" for name, count in rejects.items())
+            counts = ShardCounts.of(routed.counts)
+            reasons = ", ".join(f"{name} {count}" for name, count in counts.rejects.items())
             told.append(
-                f"{routed.counts['num_documents']:,} documents, "
-                f"{routed.counts['num_rejects']:,} rejected" + (f" ({reasons})" if reasons else "")
+                f"{counts.num_documents:,} documents, {counts.num_rejects:,} rejected"
+                + (f" ({reasons})" if reasons else "")
             )
         rows.append((f"{shard.role} shard", "; ".join(told)))
     return rows

@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdel_assets.experiment.fields import SPLITS, Mixture
+from mdel_assets.data.dataset_counts import DatasetCounts, SplitCount
+from mdel_assets.experiment.fields import Mixture
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.cards import (
     front_matter,
@@ -39,7 +40,8 @@ def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
     held = documents_by_domain(artifact.folder)
     domains = [domain, *(key for key in held if key != domain)]
     label = experiment.require_domain(domain).name
-    filled = [split for split in SPLITS if record.counts[split]["num_documents"]]
+    counts = DatasetCounts.of(record.counts).splits
+    filled = [split for split, count in counts.items() if count.num_documents]
     metadata = {
         "pretty_name": label,
         "language": languages_of(experiment, domains),
@@ -54,7 +56,6 @@ def dataset_card(lineage: Lineage, domain: str, *, name: str) -> str:
             }
         ],
     }
-    counts = {split: record.counts[split] for split in SPLITS}
     return f"""{front_matter(metadata)}
 # {label}
 
@@ -95,11 +96,11 @@ def _mixture_in_words(mixture: Mixture) -> str:
     return f"{told} No document is in two splits, and duplicates were removed."
 
 
-def _split_table(counts: Mapping[str, Mapping[str, int]]) -> str:
+def _split_table(counts: Mapping[str, SplitCount]) -> str:
     lines = ["| split | documents | of the domain | general | bytes |", "|---|---|---|---|---|"]
     lines += [
-        f"| `{split}` | {c['num_documents']:,} | {c['num_domain_documents']:,} "
-        f"| {c['num_general_documents']:,} | {c['num_bytes']:,} |"
+        f"| `{split}` | {c.num_documents:,} | {c.num_domain_documents:,} "
+        f"| {c.num_general_documents:,} | {c.num_bytes:,} |"
         for split, c in counts.items()
     ]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,6 @@ updates the link; files shared with the previous revision are linked, not copied
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
@@ -22,9 +21,10 @@ from mdel_assets.publishing.backend import (
     RemoteState,
     Repository,
     StoredFile,
-    sha256_of,
+    content_sha256,
 )
-from mdel_assets.store.durable_files import exclusively, explaining_full_disk, sync
+from mdel_assets.store.digests import sha256_of
+from mdel_assets.store.durable_files import exclusively, explaining_full_disk, link_or_copy, sync
 
 _SCHEME = "file:"
 _MAIN = "main"
@@ -62,7 +62,9 @@ class FolderBackend(Backend):
         if revision is None:
             return None
         files = {
-            str(path.relative_to(main)): StoredFile(path.stat().st_size, sha256=sha256_of(path))
+            str(path.relative_to(main)): StoredFile(
+                path.stat().st_size, sha256=content_sha256(path)
+            )
             for path in sorted(main.rglob("*"))
             if path.is_file()
         }
@@ -94,10 +96,11 @@ class FolderBackend(Backend):
                 kept = {} if before is None else before.files
                 for name in kept:
                     if name not in changes.added and name not in changes.deleted:
-                        _link(folder / _MAIN / name, stage / name)
+                        (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                        link_or_copy((folder / _MAIN / name).resolve(), stage / name)
                 for name, file in changes.added.items():
                     _write(file, stage / name)
-                revision = _revision_of(stage)
+                revision = sha256_of(stage)[:_REVISION_DIGITS]
                 if not (folder / revision).exists():
                     stage.rename(folder / revision)
                 _lead(folder / _MAIN, revision)
@@ -129,21 +132,6 @@ def _write(file: Outgoing, target: Path) -> None:
     else:
         shutil.copyfile(file, target)
     sync(target)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _revision_of(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(f"{sha256_of(path)}  {path.relative_to(folder)}\n".encode())
-    return digest.hexdigest()[:_REVISION_DIGITS]
 
 
 def _lead(link: Path, revision: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.merged_cards import merged_model_card
@@ -18,6 +19,7 @@ from mdel_assets.publishing.cards import (
     without_front_matter,
 )
 from mdel_assets.store.records import Record
+from mdel_assets.training.results import ExpertResult
 
 _LICENCE = {"license": "other", "license_name": "see-licence-and-sources"}
 _SETTINGS_LEFT_OUT = {"trained_layers", "micro_batch_size", "cache_prefix"}
@@ -185,16 +187,16 @@ It was not measured.
 
 def _training_section(record: Record) -> str:
     """Return the section on trained layers, amount of text, and settings."""
-    details = record.details
-    layers = ", ".join(map(str, details["trained_layers"]))
+    result = ExpertResult.of(record.details)
+    layers = ", ".join(map(str, result.trained_layers))
     settings = "\n".join(
         f"| {key} | {value} |"
         for key, value in record.config.items()
         if key not in _SETTINGS_LEFT_OUT and value is not None
     )
-    return f"""Layers {layers} were trained ({details["num_trained_parameters"]:,} parameters); the
-other {details["num_frozen_parameters"]:,} equal the seed's to the bit. It read
-{details["history"]["num_tokens"]:,} tokens in {details["history"]["num_steps"]:,} steps.
+    return f"""Layers {layers} were trained ({result.num_trained_parameters:,} parameters); the
+other {result.num_frozen_parameters:,} equal the seed's to the bit. It read
+{result.history.num_tokens:,} tokens in {result.history.num_steps:,} steps.
 
 | setting | |
 |---|---|
@@ -215,8 +217,8 @@ def _text_rows(
         record = lineage.artifact("domain_dataset", key).read_record()
         told = [f"`{datasets[key]}`"] if key in datasets else []
         if record:
-            train = record.counts["train"]
-            told.append(f"{train['num_documents']:,} documents, {train['num_bytes']:,} bytes")
+            train = DatasetCounts.of(record.counts).splits["train"]
+            told.append(f"{train.num_documents:,} documents, {train.num_bytes:,} bytes")
         if told:
             rows.append((f"training text of {key}", "; ".join(told)))
     return [*rows, *shard_rows(lineage)]

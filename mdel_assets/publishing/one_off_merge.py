@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
+from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import Member, Members, members_of, recipe_config
 from mdel_assets.merging.one_off import (
@@ -127,7 +128,7 @@ def publish_one_off(
         files,
         message=f"{merged.merge_method} of {len(merged.inputs)} models",
         private=publisher.private,
-        patience=publisher.patience,
+        retries=publisher.retries,
     )
 
 
@@ -184,7 +185,8 @@ def _domains_behind(lineage: Lineage, plan: OneOff) -> Sequence[str]:
     names = list(_own_models(lineage, plan))
     if not names:
         return []
-    if any(name.startswith(("dense", "merged-", "random-", "variant-")) for name in names):
+    keys = [ModelKey.parse(name) for name in names]
+    mixed = {Family.DENSE, Family.MERGED, Family.RANDOM, Family.VARIANT}
+    if any(key.family in mixed for key in keys):
         return text_behind(lineage, lineage.present_domains())
-    experts = [name.removeprefix("expert-") for name in names if name.startswith("expert-")]
-    return text_behind(lineage, experts)
+    return text_behind(lineage, [key.name for key in keys if key.family is Family.EXPERT])

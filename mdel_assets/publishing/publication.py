@@ -9,19 +9,27 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mdel_assets.errors import PublishingError
-from mdel_assets.hub.retries import Patience, with_patience
-from mdel_assets.publishing.backend import Backend, Changes, Outgoing, RemoteState, Repository
+from mdel_assets.hub.retries import RetryPolicy, with_retries
+from mdel_assets.publishing.backend import (
+    Backend,
+    Changes,
+    Outgoing,
+    RemoteState,
+    Repository,
+    size_of,
+)
 from mdel_assets.publishing.card_figures import CHART_NAME
 from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.store.artifacts import RECORD_NAME
+from mdel_assets.store.records import Record
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 # A dry run reports the current state, without retries.
-ASKED_ONCE = Patience(num_attempts=1)
+NO_RETRIES = RetryPolicy(num_attempts=1)
 _REMEDY = "Name another repository (names in the experiment's 'hub' section, or --hf-repo)."
 
 
@@ -37,6 +45,24 @@ class Published:
     is_new: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Publication:
+    """What the record of a publication says: where it went, and the text of which domains it is."""
+
+    location: str
+    repository: str
+    repository_kind: Literal["dataset", "model"]
+    revision: str
+    url: str
+    made_commit: bool
+    domains: list[str]
+
+    @classmethod
+    def of(cls, record: Record) -> "Publication":
+        """Return what the record of a publication holds."""
+        return cls(**record.details)
+
+
 def publish(
     backend: Backend,
     repository: Repository,
@@ -44,7 +70,7 @@ def publish(
     *,
     message: str,
     private: bool,
-    patience: Patience,
+    retries: RetryPolicy,
 ) -> Published:
     """Make ``repository`` hold ``files``, in one commit; none if it does already.
 
@@ -83,18 +109,18 @@ def publish(
             is_new=bool(attempted),
         )
 
-    return publishing_with_patience(once, what=f"publishing {repository}", patience=patience)
+    return with_publishing_retries(once, what=f"publishing {repository}", retries=retries)
 
 
-def publishing_with_patience(action: Callable[[], T], *, what: str, patience: Patience) -> T:
-    """Do as `with_patience`; what fails in the end is a `PublishingError`."""
+def with_publishing_retries(action: Callable[[], T], *, what: str, retries: RetryPolicy) -> T:
+    """Do as `with_retries`; what fails in the end is a `PublishingError`."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
-        return with_patience(
+        return with_retries(
             action,
             what=what,
-            patience=patience,
+            retries=retries,
             raises=PublishingError,
             remedy="Check the namespace, and that the token may write to it.",
         )
@@ -200,12 +226,12 @@ def describe(
     head = f"{repository} on {backend.location}: "
     state, owned = None, set[str]()
     try:
-        state = publishing_with_patience(
-            lambda: backend.state(repository), what=f"looking at {repository}", patience=ASKED_ONCE
+        state = with_publishing_retries(
+            lambda: backend.state(repository), what=f"looking at {repository}", retries=NO_RETRIES
         )
         owned = owned_files(backend, repository, state, files)
     except PublishingError as error:
-        if not (error.may_pass or _is_offline(error)):
+        if not (error.is_transient or _is_offline(error)):
             raise
         head += "cannot be reached, so its content is unknown; all files would be sent"
     else:
@@ -229,11 +255,6 @@ def describe(
         f"  one commit, {total:,} bytes" if changes else "  no commit: nothing has changed"
     )
     return lines
-
-
-def size_of(file: Outgoing) -> int:
-    """Return how many bytes a file has."""
-    return len(file) if isinstance(file, bytes) else file.stat().st_size
 
 
 def _require_whole(

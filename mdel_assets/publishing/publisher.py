@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.hub.credentials import require_token
-from mdel_assets.hub.retries import Patience
+from mdel_assets.hub.retries import RetryPolicy
 from mdel_assets.publishing.backend import Backend, Repository
-from mdel_assets.publishing.publication import ASKED_ONCE, publishing_with_patience
+from mdel_assets.publishing.publication import NO_RETRIES, with_publishing_retries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Publisher:
     backend: Backend
     namespace: str
     private: bool
-    patience: Patience
+    retries: RetryPolicy
     dry_run: bool = False
 
 
@@ -47,7 +47,7 @@ def make_publisher(
     *,
     endpoint: str | None = None,
     dry_run: bool = False,
-    patience: Patience | None = None,
+    retries: RetryPolicy | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Publisher:
     """Return the publisher of an experiment; ``endpoint`` overrides the experiment's own.
@@ -58,11 +58,11 @@ def make_publisher(
 
     """
     backend = open_backend(endpoint or experiment.hub_endpoint, environment=environment)
-    patience = patience or (ASKED_ONCE if dry_run else Patience())
-    namespace = experiment.hub.namespace or publishing_with_patience(
-        backend.owner, what=f"asking {backend.location} who the token's user is", patience=patience
+    retries = retries or (NO_RETRIES if dry_run else RetryPolicy())
+    namespace = experiment.hub.namespace or with_publishing_retries(
+        backend.owner, what=f"asking {backend.location} who the token's user is", retries=retries
     )
-    return Publisher(backend, namespace, experiment.hub.private, patience, dry_run)
+    return Publisher(backend, namespace, experiment.hub.private, retries, dry_run)
 
 
 def repository_of(experiment: Experiment, kind: str, key: str, *, namespace: str) -> Repository:

@@ -8,9 +8,9 @@ revision; else the repository's files are compared, and what differs is sent in 
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.merging.members import without_folders
@@ -21,7 +21,12 @@ from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import expert_card, merged_card
-from mdel_assets.publishing.publication import describe, publish, publishing_with_patience
+from mdel_assets.publishing.publication import (
+    Publication,
+    describe,
+    publish,
+    with_publishing_retries,
+)
 from mdel_assets.publishing.publisher import Publisher, repository_of
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 from mdel_assets.store.records import Identity, Record
@@ -35,13 +40,6 @@ class Outcome:
 
     record: Record | None
     plan: tuple[str, ...] = ()
-
-
-class Publish(Protocol):
-    """A step that publishes what one kind has under a key."""
-
-    def __call__(self, lineage: Lineage, key: str, /, *, publisher: Publisher) -> Outcome:
-        """Publish it; raises what `publish_dataset` does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ def publish_expert(lineage: Lineage, domain: str, *, publisher: Publisher) -> Ou
     repository = _repository(lineage, "hub_expert", domain, publisher)
     domains = text_behind(lineage, [domain])
     _refuse(lineage, domains, repository)
-    figures = read_figures(lineage, f"expert-{domain}", first=domain)
+    figures = read_figures(lineage, Family.EXPERT.key(domain), first=domain)
     datasets = _published_datasets(lineage, publisher)
     card = expert_card(
         lineage,
@@ -106,12 +104,12 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     artifact.require()
     repository = _repository(lineage, "hub_merged_model", recipe, publisher)
     members = {member.name for member in recipe_members(lineage, recipe)}
-    inside = [key for key in lineage.present_domains() if f"expert-{key}" in members]
-    if any(name.startswith(("random-", "variant-")) for name in members):
+    inside = [key for key in lineage.present_domains() if Family.EXPERT.key(key) in members]
+    if any(Family.RANDOM.has(name) or Family.VARIANT.has(name) for name in members):
         inside = lineage.present_domains()
     domains = text_behind(lineage, inside)
     _refuse(lineage, domains, repository)
-    figures = read_figures(lineage, f"merged-{recipe}")
+    figures = read_figures(lineage, Family.MERGED.key(recipe))
     datasets = _published_datasets(lineage, publisher)
     experts = {
         key: place for key in inside if (place := _place(lineage, "hub_expert", key, publisher))
@@ -130,6 +128,13 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     others = {**datasets, **{f"expert {key}": place for key, place in experts.items()}}
     content = _Content("hub_merged_model", recipe, artifact, figures, domains, card, others)
     return _publish(lineage, content, repository, publisher)
+
+
+PUBLISH = {
+    "hub_dataset": publish_dataset,
+    "hub_expert": publish_expert,
+    "hub_merged_model": publish_merged,
+}
 
 
 def _publish(
@@ -166,7 +171,7 @@ def _publish_alone(
         files,
         message=f"{content.artifact.label} of experiment {lineage.experiment.name}",
         private=publisher.private,
-        patience=publisher.patience,
+        retries=publisher.retries,
     )
     verb = "published" if done.is_new else "holds the same already:"
     _log.info("%s %s %s", repository, verb, done.url)
@@ -174,15 +179,16 @@ def _publish_alone(
         (stage / CARD_NAME).write_text(content.card, "utf-8")
         if chart:
             (stage / CHART_NAME).write_bytes(chart)
-        details = {
-            "location": publisher.backend.location,
-            "repository": repository.name,
-            "repository_kind": repository.kind,
-            "revision": done.revision,
-            "url": done.url,
-            "made_commit": done.is_new,
-            "domains": list(content.domains),
-        }
+        publication = Publication(
+            location=publisher.backend.location,
+            repository=repository.name,
+            repository_kind=repository.kind,
+            revision=done.revision,
+            url=done.url,
+            made_commit=done.is_new,
+            domains=list(content.domains),
+        )
+        details = dataclasses.asdict(publication)
         counts = {
             "num_files": len(files),
             "num_sent_files": done.num_files,
@@ -218,14 +224,14 @@ def _still_there(
 ) -> Record | None:
     """Return the publication's record if it is of the same thing, and the repository holds it."""
     record = target.holds(identity.fingerprint)
-    if record is None or record.details["location"] != publisher.backend.location:
+    if record is None or Publication.of(record).location != publisher.backend.location:
         return None
-    revision = publishing_with_patience(
+    revision = with_publishing_retries(
         lambda: publisher.backend.revision(repository),
         what=f"looking at {repository}",
-        patience=publisher.patience,
+        retries=publisher.retries,
     )
-    return record if revision == record.details["revision"] else None
+    return record if revision == Publication.of(record).revision else None
 
 
 def _files(artifact: Artifact, card: str, chart: bytes | None) -> dict[str, Outgoing]:
@@ -297,9 +303,9 @@ def _place(lineage: Lineage, kind: str, key: str, publisher: Publisher) -> str |
     if record is None or present is None:
         return None
     is_present = record.inputs.get(source.label) == present.fingerprint
-    is_here = record.details["location"] == publisher.backend.location
-    details: dict[str, Any] = record.details
-    return f"{details['repository']}@{details['revision']}" if is_present and is_here else None
+    last = Publication.of(record)
+    is_here = last.location == publisher.backend.location
+    return f"{last.repository}@{last.revision}" if is_present and is_here else None
 
 
 def _routed(lineage: Lineage) -> dict[str, str]:

@@ -47,6 +47,22 @@ class Estimate:
         """Whether the interval excludes zero and has enough documents."""
         return self.is_better or self.is_worse
 
+    @property
+    def bounds(self) -> str:
+        """The interval of a difference, as ``[-0.0123, +0.0045]``."""
+        return f"[{self.low:+.4f}, {self.high:+.4f}]"
+
+    @property
+    def signed(self) -> str:
+        """A difference with its interval, as ``-0.0039 [-0.0123, +0.0045]``."""
+        return f"{self.value:+.4f} {self.bounds}"
+
+    def marked(self, text: str, *, bold: bool = True) -> str:
+        """Return ``text``, in bold or else with a star behind it where the difference is sure."""
+        if not self.is_sure:
+            return text
+        return f"**{text}**" if bold else f"{text}*"
+
 
 def documents_behind(counts: Sequence[int]) -> int:
     """Return the effective number of documents of a mean over domains with these ``counts``.

@@ -7,7 +7,6 @@ output layer and the log-sum-exp run over tiles of the vocabulary: all logits ne
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.errors import ScoringError
+from mdel_assets.machine.progress import Progress
 from mdel_assets.machine.shared_cores import sharing_cores
 from mdel_assets.scoring.batches import Inputs, Scores, batches_of, spread
 from mdel_assets.scoring.shared_trunk import SharedTrunk
@@ -31,7 +31,6 @@ _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
 _VOCABULARY_PER_TILE = 4096
 _LOGITS_PER_SLICE = 16 << 20
 _LOGITS_ON_GPU = 256 << 20
-_PROGRESS_SECONDS = 15.0
 _HEAD_TOLERANCE = 1e-4
 _TRUNK_TOLERANCE = 1e-6
 
@@ -139,7 +138,7 @@ class Scorer:
         prefix: int,
         max_length: int,
         stride: int | None = None,
-        progress: "Progress | None" = None,
+        progress: Progress | None = None,
     ) -> list[list[NDArray[np.float32]] | ScoringError]:
         """Return each model's log-probabilities, or why it has none.
 
@@ -156,7 +155,7 @@ class Scorer:
         ]
         work.sort(key=lambda item: len(item[1].inputs), reverse=True)
         results = [[np.empty(len(tokens), np.float32) for tokens in documents] for _ in self._heads]
-        progress = progress or Progress(sum(map(len, documents)) * len(self._heads))
+        progress = progress or scoring_progress(sum(map(len, documents)) * len(self._heads))
         cast = torch.autocast("cuda", torch.bfloat16, enabled=self._is_cast)
         before: list[Scores] = []
         with torch.inference_mode(), cast:
@@ -337,22 +336,8 @@ class _Head:
         return (chosen_S - total_S).float()
 
 
-class Progress:
-    """Logs rate and time left at intervals, for ``total`` tokens."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.started = self.reported = time.monotonic()
-
-    def add(self, count: int) -> None:
-        """Count ``count`` more tokens."""
-        self.done += count
-        now = time.monotonic()
-        if now - self.reported >= _PROGRESS_SECONDS:
-            self.reported = now
-            rate = self.done / (now - self.started)
-            left = (self.total - self.done) / rate
-            _log.info(
-                "%d of %d tokens, %.0f tokens/s, %.0f s left", self.done, self.total, rate, left
-            )
+def scoring_progress(num_tokens: int) -> Progress:
+    """Return what logs how far the scoring of ``num_tokens`` tokens is."""
+    return Progress(
+        lambda p: f"{p.done:.0f} of {num_tokens} tokens, {p.rate:.0f} tokens/s", total=num_tokens
+    )

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from mdel_assets.scoring.report_rows import ReportRow
 from mdel_assets.scoring.token_scores import CELLS_NAME, DOCUMENTS_NAME
 
 _DRAWS_PER_STEP = 50
@@ -135,7 +136,7 @@ def perplexity_row(
     dataset_fingerprint: str,
     num_samples: int,
     seed: int,
-) -> dict[str, str | int | float | None]:
+) -> ReportRow:
     """Return one row of ``reports/perplexity/<model>.jsonl``; figures are None without text."""
     nll = float(cell.nll_nats_D.sum())
     tokens, size, words = (

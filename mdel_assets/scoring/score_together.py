@@ -28,7 +28,7 @@ from mdel_assets.scoring.evaluation_documents import (
     tokenize,
 )
 from mdel_assets.scoring.half_precision import halve_linear_layers
-from mdel_assets.scoring.log_probabilities import Progress, Scorer
+from mdel_assets.scoring.log_probabilities import Scorer, scoring_progress
 from mdel_assets.scoring.shared_trunk import share_equal_tensors
 from mdel_assets.scoring.token_scores import (
     DOCUMENT_SCHEMA,
@@ -224,7 +224,7 @@ def _scored_pack(
 ) -> Iterator[_Done]:
     failed: dict[int, MdelError] = {}
     num_tokens = sum(tokenized.num_tokens.values())
-    progress = Progress(num_tokens * len(pack))
+    progress = scoring_progress(num_tokens * len(pack))
     with Scorer(models, dtype=evaluation.dtype, num_tokens=num_tokens) as scorer:
         num_layers = scorer.num_shared_layers
         _log.info(

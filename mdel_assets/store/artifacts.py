@@ -23,10 +23,9 @@ from mdel_assets.errors import (
     ForeignArtifactError,
     MissingArtifactError,
 )
+from mdel_assets.store.digests import file_digest, file_number
 from mdel_assets.store.durable_files import (
     explaining_full_disk,
-    file_digest,
-    file_number,
     swap_into_place,
     sync,
     write_text_atomically,

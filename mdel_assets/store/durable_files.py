@@ -1,18 +1,15 @@
-"""Durable files: written completely or not at all, synced, digested; and full-disk errors."""
+"""Durable files: written completely or not at all, synced; and full-disk errors."""
 
 import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import xxhash
 
 from mdel_assets.errors import DiskError, DiskFullError, MdelError
 
@@ -95,32 +92,6 @@ def is_full_disk(error: BaseException) -> bool:
     return any(f"os error {code}" in words or f"errno {code}" in words for code in _FULL)
 
 
-def file_digest(path: Path) -> str:
-    """Return the xxh3-128 digest of a file, as 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    for block in blocks_of(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def blocks_of(path: Path) -> Iterator[bytes]:
-    """Yield what a file holds, 4 MiB at a time."""
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            yield block
-
-
-def file_number(path: Path) -> tuple[int, int]:
-    """Return what two links to the same file have in common."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def text_digest(text: str) -> str:
-    """Return the xxh3-128 digest of a text in UTF-8, as 32 hexadecimal digits."""
-    return xxhash.xxh3_128_hexdigest(text.encode())
-
-
 def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> None:
     """Write a small file atomically; without ``is_kept``, a power cut may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,26 +166,3 @@ def _exchange(first: Path, second: Path) -> bool:
         ctypes.c_uint(_RENAME_EXCHANGE),
     )
     return bool(done == 0)
-
-
-def sha256_of(path: Path, *, xxh3: dict[tuple[int, int], str] | None = None) -> str:
-    """Return a file's sha256 in hexadecimal, or that of a folder's listing.
-
-    Each file's xxh3-128 is entered into ``xxh3``, by `file_number`.
-    """
-    digest, other = hashlib.sha256(), xxhash.xxh3_128()
-    if path.is_dir():
-        for file in _files(path):
-            digest.update(os.fsencode(f"{sha256_of(file, xxh3=xxh3)}  {file.relative_to(path)}\n"))
-        return digest.hexdigest()
-    for block in blocks_of(path):
-        digest.update(block)
-        if xxh3 is not None:
-            other.update(block)
-    if xxh3 is not None:
-        xxh3[file_number(path)] = other.hexdigest()
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mdel_assets.store.durable_files import text_digest
+from mdel_assets.store.digests import text_digest
 
 
 @dataclasses.dataclass(frozen=True)

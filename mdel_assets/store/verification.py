@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.store.durable_files import file_digest, write_text_atomically
+from mdel_assets.store.digests import file_digest
+from mdel_assets.store.durable_files import write_text_atomically
 
 _log = logging.getLogger(__name__)
 _MAX_THREADS = 4

@@ -23,7 +23,7 @@ from mdel_assets.data.temporary_columns import TemporaryColumn
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.training.expert import ExpertResult, train_layers, validation_blocks
+from mdel_assets.training.expert import train_layers, validation_blocks
 from mdel_assets.training.model_files import (
     load_config,
     load_tokenizer,
@@ -31,6 +31,7 @@ from mdel_assets.training.model_files import (
     refuse_long_blocks,
 )
 from mdel_assets.training.packing import shuffled, tokenized_documents
+from mdel_assets.training.results import ExpertResult
 
 _log = logging.getLogger(__name__)
 _TOKENS_AT_ONCE = 1 << 20

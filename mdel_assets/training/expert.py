@@ -4,7 +4,6 @@ Everything outside the chosen layers stays equal to the seed to the bit, which `
 checks on the saved files.
 """
 
-import dataclasses
 import gc
 import logging
 import time
@@ -20,12 +19,7 @@ from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.store.tensor_files import TensorFolder
-from mdel_assets.training.layers import (
-    freeze_all_but,
-    resolve_layers,
-    resolve_parts,
-    text_config,
-)
+from mdel_assets.training.layers import freeze_all_but, resolve_layers, resolve_parts, text_config
 from mdel_assets.training.model_files import (
     check_tokenizer_fits,
     load_config,
@@ -33,13 +27,9 @@ from mdel_assets.training.model_files import (
     reading,
     refuse_long_blocks,
 )
-from mdel_assets.training.optimize import (
-    TrainingHistory,
-    optimize,
-    prefix_cache,
-    validation_loss,
-)
+from mdel_assets.training.optimize import optimize, prefix_cache, validation_loss
 from mdel_assets.training.packing import pack
+from mdel_assets.training.results import ExpertResult
 from mdel_assets.training.trained_model import (
     save_trained,
     stored_names,
@@ -54,26 +44,6 @@ _log = logging.getLogger(__name__)
 VALIDATION_SPLITS = ("validation_domain", "validation_pile")
 # The work folder's part for the states of held-out blocks.
 _HELD_OUT = "held-out"
-
-
-@dataclasses.dataclass(frozen=True)
-class ExpertResult:
-    """The expert as saved.
-
-    ``trained_layers`` are the layers trained in whole or in part. ``trained_prefixes`` are the
-    prefixes of the stored names of all tensors that may differ from the seed's. ``losses_before``
-    and ``losses_after`` give nats per token for each validation split with at least one block of
-    text. ``changed_though_frozen`` names tensors that had to equal the seed's but do not.
-    """
-
-    trained_layers: list[int]
-    trained_prefixes: list[str]
-    num_trained_parameters: int
-    num_frozen_parameters: int
-    history: TrainingHistory
-    losses_before: dict[str, float]
-    losses_after: dict[str, float]
-    changed_though_frozen: list[str]
 
 
 def train_expert(

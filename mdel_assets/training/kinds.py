@@ -6,6 +6,7 @@ from typing import Any
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.fields import WATCHING_FIELDS, ExpertTraining
+from mdel_assets.experiment.model_keys import DENSE_ONE, Family
 from mdel_assets.hub.sources import at_commit
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage, with_text
@@ -111,7 +112,7 @@ KINDS = (
         "seed_model",
         place="models/seed",
         code_version="3",
-        family="seed",
+        family=Family.SEED,
         inputs=_datasets_of_seed,
         config=_seed,
         write=steps.make_seed,
@@ -120,7 +121,7 @@ KINDS = (
         "expert_model",
         place="models/experts/{key}",
         code_version="3",
-        family="expert",
+        family=Family.EXPERT,
         keys=domain_keys,
         absent=absent_domains,
         inputs=_own_dataset,
@@ -132,7 +133,7 @@ KINDS = (
         "dense_one_baseline",
         place="models/dense-one",
         code_version="3",
-        family="dense-one",
+        family=DENSE_ONE,
         is_in=_has_dense_one,
         inputs=_seed_and_datasets,
         takes=with_text,
@@ -144,7 +145,7 @@ KINDS = (
         "dense_baseline",
         place="models/dense",
         code_version="3",
-        family="dense",
+        family=Family.DENSE,
         is_in=_has_dense,
         inputs=_seed_and_datasets,
         takes=with_text,
@@ -156,7 +157,7 @@ KINDS = (
         "random_split_expert",
         place="models/random/{key}",
         code_version="4",
-        family="random",
+        family=Family.RANDOM,
         is_in=_has_random_split,
         keys=random_split_numbers,
         absent=absent_numbers,
@@ -170,7 +171,7 @@ KINDS = (
         "variant_expert",
         place="models/variants/{key}",
         code_version="1",
-        family="variant",
+        family=Family.VARIANT,
         is_in=has_variants,
         keys=variant_names,
         absent=absent_variants,
@@ -183,7 +184,7 @@ KINDS = (
         "reference_model",
         place="models/references/{key}",
         code_version="1",
-        family="reference",
+        family=Family.REFERENCE,
         is_in=_has_references,
         keys=reference_names,
         config=_reference,

@@ -26,6 +26,7 @@ from mdel_assets.training.compiled_layers import compiled, layers_of
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import quiet
 from mdel_assets.training.packing import schedule
+from mdel_assets.training.results import TrainingHistory
 
 if TYPE_CHECKING:
     import torch
@@ -34,20 +35,6 @@ if TYPE_CHECKING:
     from mdel_assets.training.prefix_cache import PrefixCache
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingHistory:
-    """What a run did. ``curves`` hold (step, value) points by what was measured (`curves.py`)."""
-
-    num_steps: int
-    num_tokens: int
-    num_blocks: int
-    num_epochs: float
-    num_processes: int
-    final_loss: float
-    tokens_per_second: float
-    curves: dict[str, list[tuple[float, float]]]
 
 
 @dataclasses.dataclass(frozen=True)

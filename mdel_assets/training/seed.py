@@ -23,30 +23,15 @@ from mdel_assets.training.model_files import (
     reading,
     refuse_long_blocks,
 )
-from mdel_assets.training.optimize import TrainingHistory, optimize, validation_loss
+from mdel_assets.training.optimize import optimize, validation_loss
 from mdel_assets.training.package_models import package_licence, resolve_model
 from mdel_assets.training.packing import pack
+from mdel_assets.training.results import SeedResult
 from mdel_assets.training.stated_licences import stated_licence
 from mdel_assets.training.trained_model import put_tensors
 
 _log = logging.getLogger(__name__)
 END_OF_TEXT = "<|endoftext|>"
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedResult:
-    """The seed as saved. ``history`` and ``validation_loss`` are None unless it was pretrained.
-
-    ``licence`` is the one that the adopted model's own card states, or None.
-    """
-
-    architecture: str
-    num_parameters: int
-    num_layers: int
-    vocab_rows: int
-    history: TrainingHistory | None
-    validation_loss: float | None
-    licence: str | None = None
 
 
 def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult:

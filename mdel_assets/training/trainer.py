@@ -1,6 +1,5 @@
 """transformers' Trainer for training some layers of a model, and the watch over a run."""
 
-import logging
 import math
 import shutil
 import signal
@@ -17,13 +16,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from mdel_assets.errors import DiskFullError, TrainingError
 from mdel_assets.experiment.fields import Optimization
 from mdel_assets.machine.processes import any_process
+from mdel_assets.machine.progress import Progress
 from mdel_assets.machine.termination import Termination
 from mdel_assets.store.durable_files import explaining_full_disk
 from mdel_assets.store.tensor_files import bytes_of
 from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
-_log = logging.getLogger(__name__)
-_PROGRESS_SECONDS = 15.0
 # A kill loses at most so many seconds, or this share of a long run; saving takes at most a share.
 _CHECKPOINT_SECONDS, _MAX_SHARE_LOST, _MAX_SHARE_OF_SAVING = 300.0, 0.02, 0.02
 # At the end, a checkpoint is worth it only if retraining would take longer than saving.
@@ -180,13 +178,15 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self.max_seconds = max_seconds
         self.stopped_for = ""
         self.first_step = self.asked_step = 0
-        self.started = self.reported = self.asked = self.saved = time.monotonic()
+        self.started = self.asked = self.saved = time.monotonic()
         self.saving_seconds = 0.0
+        self.progress = self._progress()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where the run begins."""
         self.first_step = self.asked_step = state.global_step
-        self.started = self.reported = self.asked = self.saved = time.monotonic()
+        self.started = self.asked = self.saved = time.monotonic()
+        self.progress = self._progress()
 
     def note_saving(self, seconds: float) -> None:
         """Note that a checkpoint was just saved, in this many seconds."""
@@ -220,9 +220,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 control.should_save = control.should_training_stop = True
         if self.settings.save_steps is None and any_process(says=self._is_saving_due(state, now)):
             control.should_save = True
-        if now - self.reported >= _PROGRESS_SECONDS:
-            self.reported = now
-            self._log_progress(state.global_step)
+        self.progress.reach(state.global_step)
 
     def _is_saving_due(self, state: Any, now: float) -> bool:
         done = max(1, state.global_step - self.first_step) / self.settings.num_steps
@@ -248,8 +246,13 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         settings = self.settings
         return num_steps * settings.batch_size * settings.block_size / max(seconds, 1e-9)
 
-    def _log_progress(self, step: int) -> None:
-        settings, pace = self.settings, self.tokens_per_second(step)
-        left = (settings.num_steps - step) * settings.batch_size * settings.block_size / pace
-        message = "step %d of %d, %.0f tokens/s, %.0f s left"
-        _log.info(message, step, settings.num_steps, pace, left)
+    def _progress(self) -> Progress:
+        settings = self.settings
+        return Progress(
+            lambda p: (
+                f"step {p.done:.0f} of {settings.num_steps}, "
+                f"{p.rate * settings.batch_size * settings.block_size:.0f} tokens/s"
+            ),
+            total=settings.num_steps,
+            done=self.first_step,
+        )

@@ -163,16 +163,16 @@ class Webserver:
         *,
         timeout: float = _TIMEOUT_SECONDS,
     ) -> dict[str, Any]:
-        import httpx
+        import httpx2
 
         try:
-            answer = httpx.post(
+            answer = httpx2.post(
                 f"{self.url}/graphql",
                 json={"query": query, "variables": variables or {}},
                 timeout=timeout,
             )
             content = answer.json()
-        except (httpx.HTTPError, json.JSONDecodeError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, json.JSONDecodeError, httpx2.InvalidURL) as error:
             raise WebserverError(
                 f"No Dagster webserver answers at {self.url} ({type(error).__name__}). Start one "
                 f"with 'make ui', or leave --webserver out."

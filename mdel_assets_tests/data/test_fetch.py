@@ -13,6 +13,8 @@ import pytest
 from mdel_assets.data import fetch
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.errors import FetchError
+from mdel_assets.hub.retries import RetryPolicy
+from mdel_assets.machine import progress
 
 CONTENT = bytes(range(256)) * 4000
 COMMIT = "c" * 40
@@ -74,7 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(fetch, "_FIRST_WAIT_SECONDS", 0.001)
+    at_once = RetryPolicy(num_attempts=6, first_wait_seconds=0.001)
+    monkeypatch.setattr(fetch, "_RETRIES", at_once)
     with Server() as found:
         thread = threading.Thread(target=found.serve_forever)
         thread.start()
@@ -120,7 +123,7 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, fetching
     assert fetch_shard(server.url, **fetching).size_bytes == len(CONTENT)
     server.refusals = [404]
     asked = len(server.ranges)
-    with pytest.raises(FetchError, match="answered 404"):
+    with pytest.raises(FetchError, match=r"refused \(404\)"):
         fetch_shard(server.url, **fetching)
     assert len(server.ranges) == asked + 1
 
@@ -151,7 +154,7 @@ def test_missing_and_empty_files_and_odd_addresses_are_refused(tmp_path, fetchin
 
 
 def test_a_download_tells_its_rate_and_the_time_left(server, fetching, monkeypatch, caplog):
-    monkeypatch.setattr(fetch, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0.0)
     with caplog.at_level("INFO", logger="mdel_assets"):
         fetch_shard(server.url, **fetching)
     lines = [record.getMessage() for record in caplog.records]

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from mdel_assets.data.dataset_counts import SplitCount
 from mdel_assets.data.held_out import held_out_advice
 from mdel_assets.experiment.fields import MIN_DOCUMENTS, Source
 from mdel_assets.home import MdelHome
@@ -19,7 +20,7 @@ SPLITS = ("validation_domain", "validation_pile")
 
 def counts(train, validation, test=100):
     numbers = {"train": train, "validation_domain": validation, "test_domain": test}
-    return {split: {"num_domain_documents": number} for split, number in numbers.items()}
+    return {split: SplitCount(number, number, 0, 0, 1, 1) for split, number in numbers.items()}
 
 
 def source(**settings):

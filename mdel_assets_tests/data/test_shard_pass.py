@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from mdel_assets.data import shard_pass
 from mdel_assets.data.shard_pass import route_documents
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment.fields import Domain, Source
+from mdel_assets.machine import progress
 from mdel_assets_tests.conftest import compress, make_documents, write_shard
 
 DOMAINS = [
@@ -193,7 +193,7 @@ def test_a_byte_order_mark_is_left_out(tmp_path):
 
 
 def test_a_pass_tells_how_far_it_is_and_what_came_of_it(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(shard_pass, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0.0)
     shard = write_shard(tmp_path / "s.jsonl.zst", [line("a"), b"{", line("b")])
     with caplog.at_level("INFO", logger="mdel_assets"):
         run(shard, tmp_path / "out")

@@ -5,11 +5,11 @@ import httpx2
 import pytest
 
 from mdel_assets.data.fetch import fetch_shard
-from mdel_assets.defs.network import STEP_PATIENCE, repeated_where_the_network_failed
-from mdel_assets.errors import FetchError, HubError, that_may_pass
-from mdel_assets.hub.retries import Patience, with_patience
+from mdel_assets.defs.network import STEP_RETRIES, retrying_transient_errors
+from mdel_assets.errors import FetchError, HubError, transient
+from mdel_assets.hub.retries import RetryPolicy, with_retries
 
-AT_ONCE = Patience(num_attempts=3, first_wait_seconds=0.0)
+AT_ONCE = RetryPolicy(num_attempts=3, first_wait_seconds=0.0)
 
 
 def run_step(errors):
@@ -20,7 +20,7 @@ def run_step(errors):
     @dg.asset
     def fetched(context: dg.AssetExecutionContext) -> None:
         attempts.append(context.retry_number)
-        with repeated_where_the_network_failed(context, AT_ONCE):
+        with retrying_transient_errors(context, AT_ONCE):
             if left:
                 raise left.pop(0)
 
@@ -29,14 +29,14 @@ def run_step(errors):
 
 
 def test_a_step_whose_server_recovers_is_repeated_until_it_succeeds():
-    busy = [that_may_pass(FetchError("busy")) for _ in range(2)]
+    busy = [transient(FetchError("busy")) for _ in range(2)]
     result, attempts = run_step(busy)
     assert result.success
     assert attempts == [0, 1, 2]
 
 
 def test_a_step_whose_server_stays_away_fails_with_its_own_message():
-    busy = [that_may_pass(FetchError(f"busy {number}")) for number in range(5)]
+    busy = [transient(FetchError(f"busy {number}")) for number in range(5)]
     result, attempts = run_step(busy)
     assert not result.success
     assert attempts == [0, 1, 2]
@@ -55,20 +55,18 @@ def test_what_asking_again_cannot_mend_is_not_marked_and_what_it_can_is(tmp_path
         raise httpx2.ConnectError("no route")
 
     with pytest.raises(HubError) as caught:
-        with_patience(
+        with_retries(
             broken_line,
             what="asking",
-            patience=Patience(num_attempts=2, first_wait_seconds=0.0),
+            retries=RetryPolicy(num_attempts=2, first_wait_seconds=0.0),
         )
-    assert caught.value.may_pass
+    assert caught.value.is_transient
     with pytest.raises(FetchError) as caught:
         fetch_shard(str(tmp_path / "none"), folder=tmp_path, partial_folder=tmp_path / "partial")
-    assert not caught.value.may_pass
+    assert not caught.value.is_transient
 
 
 def test_waits_double_and_vary():
-    waits = [
-        [STEP_PATIENCE.wait_seconds(attempt, None) for _ in range(50)] for attempt in (1, 2, 3)
-    ]
+    waits = [[STEP_RETRIES.wait_seconds(attempt, None) for _ in range(50)] for attempt in (1, 2, 3)]
     for drawn, longest in zip(waits, (20.0, 40.0, 80.0), strict=True):
         assert longest / 2 <= min(drawn) < max(drawn) <= longest

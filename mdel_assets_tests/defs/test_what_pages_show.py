@@ -19,6 +19,7 @@ from mdel_assets.evaluation.sweep import SweepEntry, write_sweep
 from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.trials import Trial
+from mdel_assets.scoring.estimates import Estimate
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.defs.finished_line import materialize
 from mdel_assets_tests.defs.test_line_search import MERGES
@@ -127,7 +128,7 @@ def test_the_columns_of_reports_sweeps_and_trials_are_those_of_their_rows(finish
     kinds = {str: "string", int: "int", float: "float"}
     report = shown_columns(columns.PERPLEXITY_REPORT)
     assert report == {name: kinds[type(value)] for name, value in row.items()}
-    change = dataclasses.make_dataclass("Change", ["value", "low", "high"])(-0.1, -0.2, 0.0)
+    change = Estimate(-0.1, -0.2, 0.0, 16)
     write_sweep([SweepEntry("expert-arxiv", "arxiv", 10, 20, {"test": change})], tmp_path)
     stored = pq.read_schema(tmp_path / "sweep.parquet")
     swept = {field.name: shown_type(field.type) for field in stored}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
+import httpx2
 
 _BACKFILL = """
 mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
@@ -45,7 +45,7 @@ class Webserver:
     def ask(self, query: str, **variables: Any) -> Any:
         """Return the data of a query's answer, which must hold no error."""
         content = {"query": query, "variables": variables}
-        reply = httpx.post(f"{self.address}/graphql", json=content, timeout=60)
+        reply = httpx2.post(f"{self.address}/graphql", json=content, timeout=60)
         self.said.append(reply.text)
         answer = reply.json()
         assert "errors" not in answer, answer["errors"]
@@ -92,5 +92,5 @@ class Webserver:
 
     def read_pages(self) -> Any:
         """Ask for what the pages on the deployment and the runs show, and fetch the page itself."""
-        self.said.append(httpx.get(self.address, timeout=60).text)
+        self.said.append(httpx2.get(self.address, timeout=60).text)
         return self.ask(_PAGES)

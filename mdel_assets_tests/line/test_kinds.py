@@ -20,7 +20,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.line.recorded_artifacts import record_paths, recorded_at
 from mdel_assets.line.what_is_stale import what_is_stale
-from mdel_assets.maintenance.forgetting import find_traces
+from mdel_assets.maintenance.forgetting import plan_forgetting
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.line.test_golden_fingerprints import EXPERIMENTS, make_experiment
 
@@ -136,7 +136,9 @@ def test_a_kind_of_ones_own_is_made_made_anew_and_forgotten(with_letters, home):
     # The doctor and forgetting find it by its record.
     recorded = {recorded_at(path).artifact.label for path in record_paths(lineage.root)}
     assert "letter_counts 'github'" in recorded
-    derived = {entry.found.artifact.label for entry in find_traces(home, lineage, "github").derived}
+    derived = {
+        entry.found.artifact.label for entry in plan_forgetting(home, lineage, "github").derived
+    }
     assert "letter_counts 'github'" in derived
 
 

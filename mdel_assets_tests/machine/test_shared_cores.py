@@ -197,12 +197,12 @@ def callers(*names):
 
 def test_every_way_to_train_or_score_goes_through_those_two():
     """So `mdel run`, the daemon, workers, SLURM and Ray need no setting of their own."""
-    assert callers("sharing_cores") == {"training/optimize.py", "evaluation/log_probabilities.py"}
+    assert callers("sharing_cores") == {"training/optimize.py", "scoring/log_probabilities.py"}
     assert callers("train_from", "LayerTrainer") == {"training/optimize.py"}
     assert callers("backward") <= {"training/fused_loss.py", "training/trainer.py"}
     assert callers("SharedTrunk", "make_trunk", "_score") <= {
-        "evaluation/log_probabilities.py",
-        "evaluation/shared_trunk.py",
+        "scoring/log_probabilities.py",
+        "scoring/shared_trunk.py",
         "merging/candidates.py",
     }
 

@@ -15,7 +15,7 @@ from mdel_assets.cli.main import main
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.errors import PublishingError
 from mdel_assets.line.locks import making
-from mdel_assets.maintenance.forgetting import find_traces, mark_forgotten
+from mdel_assets.maintenance.forgetting import mark_forgotten, plan_forgetting
 from mdel_assets.merging.one_off import one_off_artifact
 from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.store.durable_files import exclusively
@@ -302,7 +302,7 @@ def test_a_mark_holds_at_once_and_waits_for_what_is_being_published(
 @pytest.mark.in_use
 def test_of_two_marks_at_once_both_are_kept(finished, own_home):
     lineage = own_home.lineage(finished[0])
-    traces = find_traces(own_home, lineage, "arxiv")
+    traces = plan_forgetting(own_home, lineage, "arxiv")
     path = lineage.forgotten
     with ThreadPoolExecutor(1) as threads:
         with exclusively(lineage.root / "work" / "locks" / "forgotten"):

@@ -6,14 +6,14 @@ import shutil
 import pytest
 
 from mdel_assets.home import MdelHome
-from mdel_assets.hub.retries import Patience
+from mdel_assets.hub.retries import RetryPolicy
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets_tests.publishing.hub_server import HubServer
 
 TOKEN = "hf_planted0secret0token0value"
 READER = "hf_a0token0that0may0only0read"
 OWNER = "mdel-lab"
-QUICK = Patience(first_wait_seconds=0.001, longest_wait_seconds=0.01)
+QUICK = RetryPolicy(first_wait_seconds=0.001, longest_wait_seconds=0.01)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def publisher_to(server, experiment, *, token=TOKEN, namespace=OWNER, **changes)
         experiment,
         endpoint=server.endpoint,
         environment={"HF_TOKEN": token} if token else {},
-        patience=QUICK,
+        retries=QUICK,
     )
     return dataclasses.replace(publisher, namespace=namespace, **changes)
 

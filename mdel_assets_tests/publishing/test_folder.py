@@ -23,7 +23,7 @@ def put(backend, files):
     """Publish files with a record of them, as every publication has one."""
     record = {"kind": "expert_model", "key": "arxiv", "experiment": "pico"}
     files = files | {"record.json": json.dumps(record | {"files": dict.fromkeys(files)}).encode()}
-    return publish(backend, REPO, files, message="x", private=True, patience=QUICK)
+    return publish(backend, REPO, files, message="x", private=True, retries=QUICK)
 
 
 def test_a_revision_is_named_by_what_it_holds(tmp_path):

@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -102,15 +102,15 @@ def test_a_content_that_is_not_its_sha256_is_refused(api, hub):
     }
     address = f"{hub.endpoint}/{REPO}.git/info/lfs/objects"
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    answer = httpx.post(f"{address}/batch", json=batch, headers=headers).json()
+    answer = httpx2.post(f"{address}/batch", json=batch, headers=headers).json()
     upload = answer["objects"][0]["actions"]["upload"]["href"]
-    assert httpx.put(upload, content=CONTENT[:-1]).status_code == 400
-    assert httpx.put(upload.split("?")[0], content=CONTENT).status_code == 403
-    verify = httpx.post(f"{address}/verify", json=batch["objects"][0], headers=headers)
+    assert httpx2.put(upload, content=CONTENT[:-1]).status_code == 400
+    assert httpx2.put(upload.split("?")[0], content=CONTENT).status_code == 403
+    verify = httpx2.post(f"{address}/verify", json=batch["objects"][0], headers=headers)
     assert verify.status_code == 404
     line = f'{{"key": "lfsFile", "value": {{"path": "a", "oid": "{promised}", "size": 1}}}}'
     header = '{"key": "header", "value": {"summary": "x"}}'
-    sent = httpx.post(
+    sent = httpx2.post(
         f"{hub.endpoint}/api/models/{REPO}/commit/main",
         content=f"{header}\n{line}\n",
         headers=headers,
@@ -123,7 +123,7 @@ def test_a_part_of_a_file_can_be_asked_for(api, hub):
     for name, content in (("config.json", b"0123456789"), ("model.safetensors", CONTENT)):
         url, headers = f"{hub.endpoint}/{REPO}/resolve/main/{name}", {"Range": "bytes=3-6"}
         headers["Authorization"] = f"Bearer {TOKEN}"
-        answer = httpx.get(url, headers=headers, follow_redirects=True)
+        answer = httpx2.get(url, headers=headers, follow_redirects=True)
         assert (answer.status_code, answer.content) == (206, content[3:7])
         assert answer.headers["Content-Range"] == f"bytes 3-6/{len(content)}"
 

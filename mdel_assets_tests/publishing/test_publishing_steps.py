@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_dataset, publish_expert, publish_merged
-from mdel_assets.store.durable_files import file_digest
+from mdel_assets.store.digests import file_digest
 from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.publishing.conftest import (
     OWNER,
@@ -180,7 +180,7 @@ def test_without_a_token_it_fails_at_once_with_the_remedy(finished, hub, monkeyp
 @pytest.mark.parametrize("variable", ["HUGGING_FACE_HUB_TOKEN", "HF_ACCESS_TOKEN"])
 def test_older_names_of_the_token_work_with_a_note(finished, hub, variable, caplog):
     publisher = make_publisher(
-        finished[0], endpoint=hub.endpoint, environment={variable: TOKEN}, patience=QUICK
+        finished[0], endpoint=hub.endpoint, environment={variable: TOKEN}, retries=QUICK
     )
     assert publisher.namespace == "alice"  # whom the token belongs to
     assert f"{variable} is deprecated: use HF_TOKEN for the token" in caplog.text

@@ -15,7 +15,7 @@ from mdel_assets.errors import (
     MissingArtifactError,
 )
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
-from mdel_assets.store.durable_files import file_digest
+from mdel_assets.store.digests import file_digest
 from mdel_assets.store.records import Identity
 
 

@@ -11,7 +11,7 @@ from mdel_assets.errors import DamagedArtifactError
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import current_record, make_one
 from mdel_assets.merging.members import folder_digest
-from mdel_assets.store.durable_files import file_digest
+from mdel_assets.store.digests import file_digest
 from mdel_assets_tests.conftest import flip_bit
 from mdel_assets_tests.store.test_artifacts import dataset_of, identity
 

@@ -158,7 +158,7 @@ def test_a_merge_of_deltas_has_the_bytes_of_a_merge_of_whole_models(make_model, 
 
 
 def test_a_published_delta_loads_from_where_it_was_published(make_model, dataset, tmp_path):
-    from mdel_assets.hub.retries import Patience
+    from mdel_assets.hub.retries import RetryPolicy
     from mdel_assets.publishing.backend import Repository
     from mdel_assets.publishing.folder_backend import FolderBackend
     from mdel_assets.publishing.publication import publish
@@ -171,7 +171,7 @@ def test_a_published_delta_loads_from_where_it_was_published(make_model, dataset
         files,
         message="an expert",
         private=True,
-        patience=Patience(),
+        retries=RetryPolicy(),
     )
     there = tmp_path / "hub" / "models" / "owner" / "expert-arxiv" / "main"
     ours, theirs = (

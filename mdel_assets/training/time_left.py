@@ -8,10 +8,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.fields import Optimization
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.store.artifacts import looking_once
+from mdel_assets.training.results import SeedResult
 
 # For each parameter and token: a product forward, two backward, of a multiplication and a sum each.
 TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
@@ -76,7 +78,7 @@ def operations_of(lineage: Lineage, kind: str) -> float:
         return lengths[kind] * _training(lineage, experiment.training)
     if kind == "token_scores":
         num_tokens = evaluation_bytes(lineage) / _BYTES_PER_TOKEN
-        return SCORING_OPERATIONS * _num_parameters(lineage) * num_tokens
+        return SCORING_OPERATIONS * num_parameters(lineage) * num_tokens
     return 0.0
 
 
@@ -85,10 +87,12 @@ def evaluation_bytes(lineage: Lineage) -> float:
     evaluation = lineage.experiment.evaluation
     total = 0.0
     for domain in lineage.present_domains():
-        counts = lineage.artifact("domain_dataset", domain).require().counts
+        counts = DatasetCounts.of(lineage.artifact("domain_dataset", domain).require().counts)
         for split in evaluation.splits:
-            size, documents = counts[split]["num_bytes"], counts[split]["num_documents"]
-            size *= min(1.0, evaluation.max_documents / max(documents, 1))
+            count = counts.splits[split]
+            size = count.num_bytes * min(
+                1.0, evaluation.max_documents / max(count.num_documents, 1)
+            )
             total += size if evaluation.max_bytes is None else min(size, evaluation.max_bytes)
     return total
 
@@ -96,9 +100,9 @@ def evaluation_bytes(lineage: Lineage) -> float:
 def _training(lineage: Lineage, settings: Optimization) -> float:
     if settings.num_epochs is not None:
         return math.inf
-    return TRAINING_OPERATIONS * _num_parameters(lineage) * settings.num_tokens_read
+    return TRAINING_OPERATIONS * num_parameters(lineage) * settings.num_tokens_read
 
 
-def _num_parameters(lineage: Lineage) -> int:
-    number: int = lineage.artifact("seed_model").require().details["num_parameters"]
-    return number
+def num_parameters(lineage: Lineage) -> int:
+    """Return how many parameters the seed model, and so every expert, has."""
+    return SeedResult.of(lineage.artifact("seed_model").require().details).num_parameters

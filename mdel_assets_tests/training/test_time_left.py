@@ -3,7 +3,7 @@
 import pytest
 
 from mdel_assets.errors import MissingArtifactError
-from mdel_assets.line.time_left import TimeLeft, operations_of
+from mdel_assets.training.time_left import TimeLeft, operations_of
 from mdel_assets_tests.conftest import pico_experiment
 
 
