@@ -18,7 +18,8 @@ MAX_FUNCTION_LINES = 60
 HEAVY = ("torch", "transformers", "datasets", "matplotlib")
 # What lies at the package's top, from the bottom up: later entries import earlier ones.
 ORDER = (
-    *("errors", "machine", "store", "hub", "charts", "merge_methods", "experiment", "tracking"),
+    *("errors", "machine", "store", "hub", "charts", "merge_methods", "model_families"),
+    *("experiment", "tracking"),
     *("line", "data", "training", "scoring", "merging", "evaluation", "publishing", "engines"),
     *("generation", "kinds", "home", "maintenance", "worker", "defs", "web", "serving", "cli"),
     "definitions",

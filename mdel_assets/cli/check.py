@@ -36,6 +36,7 @@ def _in_words(experiment: Experiment) -> str:
         "domain": len(experiment.domain_keys),
         "variant": len(experiment.variants),
         "recipe": len(experiment.merges),
+        "mixture": len(experiment.mixtures),
         "model": len(experiment.model_keys),
     }
     told = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count]

@@ -13,7 +13,12 @@ from mdel_assets.home import MdelHome, experiment_name
 if TYPE_CHECKING:
     from mdel_assets.publishing.publication import Published
 
-PUBLISHED = {"dataset": "hub_dataset", "expert": "hub_expert", "merged": "hub_merged_model"}
+PUBLISHED = {
+    "dataset": "hub_dataset",
+    "expert": "hub_expert",
+    "merged": "hub_merged_model",
+    "mixture": "hub_mixture",
+}
 
 
 @click.command()
@@ -101,14 +106,14 @@ def _show_published(done: "Published | list[str]") -> None:
 @click.argument("keys", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def publish(
-    kind: Literal["dataset", "expert", "merged"],
+    kind: Literal["dataset", "expert", "merged", "mixture"],
     keys: tuple[str, ...],
     dry_run: bool,  # noqa: FBT001
 ) -> None:
-    """Publish datasets, experts or merged models: those named by KEYS, or all that exist.
+    """Publish datasets, experts, merged models or mixtures: those named by KEYS, or all that exist.
 
-    This does the same as the assets hub_dataset, hub_expert and hub_merged_model, without a
-    Dagster run.
+    This does the same as the assets hub_dataset, hub_expert, hub_merged_model and hub_mixture,
+    without a Dagster run.
     """
     from mdel_assets.publishing import steps as steps_publishing
     from mdel_assets.publishing.publication import Publication
@@ -123,9 +128,9 @@ def publish(
     publisher = make_publisher(experiment, dry_run=dry_run)
     lineage = home.lineage(experiment)
     step = steps_publishing.PUBLISH[PUBLISHED[kind]]
-    known = list(experiment.merges) if kind == "merged" else lineage.present_domains()
-    for key in keys or known:
-        if kind != "merged":
+    named = {"merged": list(experiment.merges), "mixture": list(experiment.mixtures)}.get(kind)
+    for key in keys or (lineage.present_domains() if named is None else named):
+        if named is None:
             experiment.require_domain(key)
         done = step(lineage, key, publisher=publisher)
         if done.record is None:

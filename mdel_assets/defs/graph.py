@@ -15,6 +15,7 @@ from mdel_assets.defs.executor import in_process_executor
 from mdel_assets.defs.failures import failing_in_words
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.merging import merging_assets
+from mdel_assets.defs.mixtures import mixture_assets
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import resources_of
@@ -45,6 +46,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *baseline_assets(line, compute),
             *search_assets(line),
             *merging_assets(line),
+            *mixture_assets(line),
             *variant_assets(line, compute),
             *reference_assets(line),
             *evaluation_assets(line),

@@ -29,6 +29,11 @@ _DESCRIPTIONS = {
 
         As `hub_dataset`. Publish the experts first, and the card links to them.
         """,
+    "hub_mixture": """
+    The mixture of experts on the Hub, with tokenizer, perplexities and active weights.
+
+    As `hub_dataset`. Publish the experts first, and the card links to them.
+    """,
 }
 
 

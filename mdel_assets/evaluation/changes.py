@@ -32,6 +32,7 @@ _FAMILIES: dict[Family | None, tuple[str, str]] = {
     Family.VARIANT: ("tab:cyan", "variant of an expert"),
     Family.RANDOM: ("0.65", "expert of a random split"),
     Family.MERGED: ("tab:green", "merged model"),
+    Family.MIXTURE: ("tab:olive", "mixture of experts"),
 }
 _OTHER = ("tab:purple", "other model")
 

@@ -41,7 +41,7 @@ def findings(matrix: "Matrix") -> list[str]:
         lines.append(_experts_against(rival, changes, split))
     averages = {a.model: a for a in matrix.averages if a.split == split}
     for model, average in averages.items():
-        if Family.MERGED.has(model) or Family.DENSE.has(model):
+        if any(f.has(model) for f in (Family.MERGED, Family.MIXTURE, Family.DENSE)):
             lines.append(
                 f"`{model}` on average over domains: {verdict(average.change, than='the seed')}."
             )
@@ -79,14 +79,14 @@ def rivals(matrix: "Matrix") -> list[str]:
 def comparisons(matrix: "Matrix", split: str) -> dict[str, dict[str, "Estimate"]]:
     """Return differences in bits per byte by compared model or group, then by rival.
 
-    Experts count each on its own domain, merged models on the average over domains.
+    Experts count each on its own domain, merged models and mixtures on the average over domains.
     """
     own = own_domains(matrix, split)
     sides: dict[str, list[Place]] = {}
     if own:
         sides["experts, each on its own domain"] = own
     for model in matrix.models:
-        if Family.MERGED.has(model):
+        if Family.MERGED.has(model) or Family.MIXTURE.has(model):
             sides[f"{model}, all domains"] = matrix.places(model, split)
     return {
         name: {

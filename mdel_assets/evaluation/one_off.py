@@ -17,8 +17,8 @@ import xxhash
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
 from mdel_assets.experiment.fields import Evaluation
-from mdel_assets.experiment.model_families import shape_of
 from mdel_assets.hub.sources import fetch_model, hub_reference, resolve_commit
+from mdel_assets.model_families.settings import shape_of
 from mdel_assets.scoring.perplexity import Cell, perplexity_row
 from mdel_assets.scoring.report_rows import ReportRow
 from mdel_assets.scoring.score_together import score_documents

@@ -227,7 +227,11 @@ def read_matrix(lineage: Lineage) -> Any:
         stale=set(stale_cells(lineage)),
         unreported=[key for key in lineage.present_models() if key not in models],
         legend=_legend(lineage),
-        notes=[*_notes_on_searches(lineage, models), *_notes_on_text(lineage)],
+        notes=[
+            *_notes_on_mixtures(lineage, models),
+            *_notes_on_searches(lineage, models),
+            *_notes_on_text(lineage),
+        ],
     )
 
 
@@ -240,6 +244,21 @@ def _legend(lineage: Lineage) -> dict[str, str]:
         return {}
     words = zip(lineage.experiment.domain_keys, record.details["terms"], strict=True)
     return {key: ", ".join(terms) for key, terms in words}
+
+
+def _notes_on_mixtures(lineage: Lineage, models: Sequence[str]) -> list[str]:
+    """Say of mixtures how many of their weights a token goes through."""
+    from mdel_assets.merging.mixtures.cards import active_sentence
+
+    found = []
+    for name in lineage.experiment.mixtures:
+        record = lineage.artifact("moe_model", name).read_record()
+        if Family.MIXTURE.key(name) in models and record:
+            told = active_sentence(
+                record.details, experts_per_token=record.config["experts_per_token"]
+            )
+            found.append(f"`mixture-{name}`: {told}")
+    return found
 
 
 def _notes_on_searches(lineage: Lineage, models: Sequence[str]) -> list[str]:

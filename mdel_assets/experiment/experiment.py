@@ -22,6 +22,7 @@ from mdel_assets.experiment.fields import (
 )
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.experiment.mistakes import all_mistakes
+from mdel_assets.experiment.mixtures import MixtureRecipe
 from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family
 from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.experiment.publishing import Hub, Tracking
@@ -40,7 +41,7 @@ _STAND_INS: dict[str, Any] = {
     "training.trained_layers": "all",
 }
 # Sections of named entries; a mistake invalidates a whole entry.
-_ENTRIES = ("merges", "variants")
+_ENTRIES = ("merges", "mixtures", "variants")
 _LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
 VALIDATION_SHARD = "val"
 TEST_SHARD = "test"
@@ -67,6 +68,7 @@ class Experiment(Section):
     variants: dict[str, Variant] = {}
     baselines: Baselines = Baselines()
     merges: dict[str, MergeRecipe] = {}
+    mixtures: dict[str, MixtureRecipe] = {}
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     tracking: Tracking = Tracking()
@@ -95,14 +97,15 @@ class Experiment(Section):
         """Every model that can be scored.
 
         ``seed``, ``dense-one``, ``dense``, ``expert-<domain>``, ``random-<number>``,
-        ``variant-<name>``, ``merged-<recipe>``, ``reference-<name>``, as far as the experiment has
-        them.
+        ``variant-<name>``, ``merged-<recipe>``, ``mixture-<name>``, ``reference-<name>``, as far as
+        the experiment has them.
         """
         named = {
             Family.EXPERT: self.domain_keys,
             Family.RANDOM: self.random_split_keys,
             Family.VARIANT: self.variants,
             Family.MERGED: self.merges,
+            Family.MIXTURE: self.mixtures,
             Family.REFERENCE: self.evaluation.references,
         }
         keys = [key for family, names in named.items() for key in family.keys(names)]

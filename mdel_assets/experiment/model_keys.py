@@ -20,6 +20,8 @@ class Family(enum.StrEnum):
     RANDOM = "random"
     VARIANT = "variant"
     MERGED = "merged"
+    # A mixture of experts.
+    MIXTURE = "mixture"
     # A model from elsewhere.
     REFERENCE = "reference"
     # Experts that are run together; no partition has one.

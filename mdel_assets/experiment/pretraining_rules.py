@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mdel_assets.errors import unknown_name_message
-from mdel_assets.experiment.model_families import (
+from mdel_assets.model_families.settings import (
     activation_names,
     causal_model_types,
     family_of,

@@ -22,12 +22,14 @@ class Hub(Section):
     dataset_name: str = "{domain}"
     expert_name: str = "expert-{domain}"
     merged_name: str = "{recipe}"
+    mixture_name: str = "mixture-{mixture}"
     allow_restricted: bool = False
 
-    @field_validator("dataset_name", "expert_name", "merged_name")
+    @field_validator("dataset_name", "expert_name", "merged_name", "mixture_name")
     @classmethod
     def _is_a_template(cls, template: str, info: ValidationInfo) -> str:
-        field = "recipe" if info.field_name == "merged_name" else "domain"
+        fields = {"merged_name": "recipe", "mixture_name": "mixture"}
+        field = fields.get(info.field_name or "", "domain")
         if not re.fullmatch(rf"[\w.-]*\{{{field}\}}[\w.-]*", template):
             raise ValueError(
                 f"a repository's name is made of letters, digits, . _ - and {{{field}}}, as in "

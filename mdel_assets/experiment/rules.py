@@ -15,11 +15,13 @@ from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
 from mdel_assets.experiment.mistakes import sentences
-from mdel_assets.experiment.model_families import ModelShape, shape_of
+from mdel_assets.experiment.mixtures import mistakes_in_mixtures
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.experiment.pretraining_rules import mistakes_in_model
 from mdel_assets.experiment.section import name_mistake
 from mdel_assets.experiment.trained_layers import layers_mistake
+from mdel_assets.model_families.mixture_families import misfit
+from mdel_assets.model_families.settings import ModelShape, shape_of
 
 if TYPE_CHECKING:
     from mdel_assets.experiment.experiment import Experiment
@@ -62,6 +64,12 @@ def mistakes_of_scoring(experiment: "Experiment", seed: ModelShape) -> Iterator[
         )
 
 
+def mistakes_of_mixing(experiment: "Experiment", seed: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why experts of a seed of this configuration cannot be mixed, where they are to be."""
+    if experiment.mixtures and (mistake := misfit(seed)):
+        yield f"mixtures: {mistake}"
+
+
 def _trainings(experiment: "Experiment") -> Iterator[tuple[str, Optimization]]:
     if experiment.seed_model.pretrain:
         yield "seed_model.pretrain", experiment.seed_model.pretrain
@@ -88,6 +96,7 @@ def _name(experiment: "Experiment") -> Iterator[str]:
 def _names(experiment: "Experiment") -> Iterator[str]:
     named: dict[str, Mapping[str, Any]] = {
         "merges": experiment.merges,
+        "mixtures": experiment.mixtures,
         "variants": experiment.variants,
         "evaluation.references": experiment.evaluation.references,
     }
@@ -177,7 +186,8 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
 def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     """Return why a recipe cannot use a model of this name; None if it can."""
     family, _, key = model.partition(":")
-    own = set(experiment.model_keys) - set(Family.MERGED.keys(experiment.merges))
+    made = [*Family.MERGED.keys(experiment.merges), *Family.MIXTURE.keys(experiment.mixtures)]
+    own = set(experiment.model_keys) - set(made)
     is_outside = "/" in model or model.startswith((".", "~"))
     if is_outside or model in ("expert:*", *own):
         return None
@@ -187,6 +197,8 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     if family == "expert" and key:
         known = key in experiment.domain_keys
         return None if known else unknown_name_message("domain", key, experiment.domain_keys)
+    if Family.MIXTURE.has(model) and model in experiment.model_keys:
+        return f"'{model}' is a mixture, which has other tensors. List its experts instead"
     if model.removeprefix("merged:") in {*experiment.merges, *experiment.model_keys}:
         return f"'{model}' is made by another recipe. List the models of that recipe instead"
     if experiment.folder and experiment.place_of_model(model) != model:
@@ -197,6 +209,20 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
 def _number_mistake(recipe: MergeRecipe) -> str | None:
     names = [entry.model for entry in recipe.models if entry.model != recipe.base]
     return None if any(name.endswith(":*") for name in names) else wrong_number(recipe, names)
+
+
+def _mixtures(experiment: "Experiment") -> Iterator[str]:
+    yield from mistakes_in_mixtures(
+        experiment.mixtures,
+        domains=experiment.domain_keys,
+        trained_layers=experiment.training.trained_layers,
+    )
+
+
+def _mixed_family(experiment: "Experiment") -> Iterator[str]:
+    pretrain = experiment.seed_model.pretrain
+    if pretrain and not any(mistakes_in_model(pretrain.model)):
+        yield from mistakes_of_mixing(experiment, pretrain.model)
 
 
 def _pretraining(experiment: "Experiment") -> Iterator[str]:
@@ -230,6 +256,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[["Experiment"], Iterator[str]]], .
     (("domains",), _variants),
     (("training.trained_layers",), _variant_trainings),
     (("domains", "baselines"), _recipes),
+    (("domains", "training.trained_layers"), _mixtures),
+    (("seed_model",), _mixed_family),
     (("seed_model",), _pretraining),
     (("seed_model", "training.trained_layers", "training.block_size"), _trained_sizes),
     (("seed_model", "evaluation.max_length"), _scored_sizes),

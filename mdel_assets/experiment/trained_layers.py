@@ -7,6 +7,12 @@ from typing import Any
 ENTRY = re.compile(r"(-?\d+)(?:-(\d+))?(?:\.(\w+))?")
 # What lies outside of a model's layers.
 OUTSIDE = ("embeddings", "final_norm", "head")
+# What parts of a layer are called in the families of transformers.
+PARTS = {
+    "attention": ("attention", "self_attn", "attn", "self_attention"),
+    "mlp": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
+    "norms": ("norm", "ln_"),
+}
 
 
 def layers_mistake(trained_layers: Sequence[Any], *, num_layers: int | None = None) -> str | None:
@@ -41,3 +47,11 @@ def _beyond(match: re.Match[str], num_layers: int) -> int | None:
     """Return an end of an entry's range that a model of ``num_layers`` does not have."""
     ends = (int(match[1]), int(match[2] or match[1]))
     return next((end for end in ends if not -num_layers <= end < num_layers), None)
+
+
+def trains_part(trained_layers: str | Sequence[int | str], part: str) -> bool:
+    """Whether the list, or the word ``all``, has a layer whole or names ``part`` of one."""
+    if trained_layers == "all":
+        return True
+    matches = [ENTRY.fullmatch(str(entry)) for entry in trained_layers]
+    return any(match and match[3] in (None, *PARTS[part]) for match in matches)

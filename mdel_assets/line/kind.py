@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Identity, Record
@@ -86,7 +87,7 @@ WriteTogether = Callable[[Mapping[str, Task]], Iterator[tuple[str, Written | Mde
 
 def model_key(family: str, key: str) -> str:
     """Return how a model is called among all models: by its family, and its key there."""
-    return f"{family}-{key}" if key else family
+    return Family(family).key(key) if key else family
 
 
 def model_input(kinds: Iterable["Kind"], model: str) -> Input:
@@ -96,13 +97,14 @@ def model_input(kinds: Iterable["Kind"], model: str) -> Input:
         KeyError: no kind of model has such a key.
 
     """
-    family, _, key = model.partition("-")
     families = {kind.family: kind for kind in kinds if kind.family}
     if model in families:
         return Input(families[model].name)
-    if not key or families[family].keys is only_one:
+    key = ModelKey.parse(model)
+    kind = families.get(key.family or "")
+    if kind is None or kind.keys is only_one or not key.name:
         raise KeyError(model)
-    return Input(families[family].name, key)
+    return Input(kind.name, key.name)
 
 
 def only_one(experiment: Experiment) -> Sequence[str]:

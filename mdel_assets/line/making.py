@@ -162,7 +162,8 @@ def _make_together(
             if isinstance(outcome, MdelError):
                 made.failures[key] = outcome
             elif is_first_process():
-                made.records[key] = _publish(kind, tasks[key], outcome)
+                _publish(kind, tasks[key], outcome)
+                made.records[key] = tasks[key].artifact.require()
                 made.shown[key] = outcome.shown
     for key in tasks.keys() - made.failures.keys() - made.records.keys():
         made.records[key] = lineage.artifact(kind.name, key).require()
@@ -185,7 +186,7 @@ def _identity(lineage: Lineage, kind: Kind, key: str) -> Identity:
     return lineage.identity(kind.name, key)
 
 
-def _publish(kind: Kind, task: Task, written: Written) -> Record:
+def _publish(kind: Kind, task: Task, written: Written) -> None:
     identity = task.identity
     if written.config is not None:
         identity = dataclasses.replace(identity, config=written.config)
@@ -205,7 +206,6 @@ def _publish(kind: Kind, task: Task, written: Written) -> Record:
     shutil.rmtree(
         task.lineage.root / "work" / task.artifact.work_name(task.identity), ignore_errors=True
     )
-    return record
 
 
 def _linked_anew(

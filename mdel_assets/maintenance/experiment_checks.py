@@ -19,8 +19,11 @@ from mdel_assets.errors import (
     unknown_name_message,
 )
 from mdel_assets.experiment.experiment import TEST_SHARD, VALIDATION_SHARD, Experiment, Shard
-from mdel_assets.experiment.model_families import shape_of
-from mdel_assets.experiment.rules import mistakes_of_scoring, mistakes_of_training
+from mdel_assets.experiment.rules import (
+    mistakes_of_mixing,
+    mistakes_of_scoring,
+    mistakes_of_training,
+)
 from mdel_assets.experiment.shard_locations import (
     repeated_locations,
     require_web_address,
@@ -28,6 +31,7 @@ from mdel_assets.experiment.shard_locations import (
     write_out,
 )
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.model_families.settings import shape_of
 
 if TYPE_CHECKING:
     from mdel_assets.data.shard_counts import ShardCounts
@@ -237,6 +241,7 @@ def _look_at_seed(lineage: Lineage, findings: Findings) -> None:
     )
     findings.mistakes += mistakes_of_training(experiment, shape)
     findings.mistakes += mistakes_of_scoring(experiment, shape)
+    findings.mistakes += mistakes_of_mixing(experiment, config)
 
 
 def _look_at_other_models(experiment: Experiment, findings: Findings) -> None:

@@ -10,6 +10,7 @@ from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present
 from mdel_assets.merging import search_step, steps
 from mdel_assets.merging.members import members_of, recipe_config
+from mdel_assets.merging.mixtures import step as mixing
 from mdel_assets.merging.outside_models import outside_digest
 from mdel_assets.merging.recipe_members import recipe_members
 from mdel_assets.store.artifacts import Artifact
@@ -25,6 +26,19 @@ def recipe_names(experiment: Experiment) -> Sequence[str]:
 def searched_recipes(experiment: Experiment) -> Sequence[str]:
     """The names of the recipes whose weights are searched."""
     return experiment.searched_recipes
+
+
+def mixture_names(experiment: Experiment) -> Sequence[str]:
+    """The names of the experiment's mixtures."""
+    return list(experiment.mixtures)
+
+
+def _experts_and_text(experiment: Experiment, key: str) -> list[Input]:
+    """Return the seed, the experts of a mixture, and the datasets that its gates are made of."""
+    recipe = experiment.mixtures[key]
+    mixed = recipe.named_domains(experiment.domain_keys)
+    read = [entry for entry in datasets(experiment) if recipe.reads_all or entry.key in mixed]
+    return [SEED, *(Input("expert_model", domain) for domain in mixed), *read]
 
 
 def _models(experiment: Experiment, key: str) -> list[Input]:
@@ -79,6 +93,13 @@ def _searching(lineage: Lineage, key: str) -> dict[str, Any]:
     return config | {"evaluation": lineage.experiment.evaluation.scoring(fields)}
 
 
+def _mixing(lineage: Lineage, key: str) -> dict[str, Any]:
+    recipe = lineage.experiment.mixtures[key]
+    unseen = {"experts"} if recipe.router == "trained" else {"experts", "training"}
+    content = recipe.model_dump(mode="json", exclude=unseen)
+    return content | {"experts": recipe.domains(lineage.present_domains())}
+
+
 def _has_searches(experiment: Experiment) -> bool:
     return bool(experiment.searched_recipes)
 
@@ -86,6 +107,11 @@ def _has_searches(experiment: Experiment) -> bool:
 def has_recipes(experiment: Experiment) -> bool:
     """Whether models are merged."""
     return bool(experiment.merges)
+
+
+def has_mixtures(experiment: Experiment) -> bool:
+    """Whether experts become mixtures."""
+    return bool(experiment.mixtures)
 
 
 KINDS = (
@@ -121,6 +147,19 @@ KINDS = (
         takes=present,
         config=_merging,
         write=steps.merge_recipe,
+        follows_inputs=True,
+    ),
+    Kind(
+        "moe_model",
+        place="models/mixtures/{key}",
+        code_version="1",
+        family="mixture",
+        is_in=has_mixtures,
+        keys=mixture_names,
+        inputs=_experts_and_text,
+        takes=present,
+        config=_mixing,
+        write=mixing.mix_experts,
         follows_inputs=True,
     ),
 )

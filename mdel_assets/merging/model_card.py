@@ -29,9 +29,7 @@ def model_card(
     how the weights were found, and ``perplexity`` the rows of the model's report. The card says
     nothing about the machine.
     """
-    known = {licence for licence in (licences or {}).values() if licence}
-    is_known = bool(known) and None not in (licences or {}).values()
-    front = f"license: {known.pop().lower()}\n" if is_known and len(known) == 1 else ""
+    front = licence_line(licences or {})
     parts = [
         f"""---
 library_name: transformers
@@ -57,7 +55,7 @@ In mergekit's schema. `mergekit_config.yml`, in the model's folder, has the same
 ```
 """,
         _search_section(search),
-        _inputs_section(inputs, links or {}, licences, corpus_licences),
+        inputs_section(inputs, links or {}, licences, corpus_licences),
         _perplexity_section(perplexity),
     ]
     return "\n".join(part for part in parts if part)
@@ -70,12 +68,20 @@ def _search_section(sentences: Sequence[str]) -> str:
     return f"A search on validation text found the weights; test text judged them:\n\n{lines}\n"
 
 
-def _inputs_section(
+def licence_line(licences: Mapping[str, str | None]) -> str:
+    """Return the front matter's line on the one licence that all models have; else nothing."""
+    known = {licence for licence in licences.values() if licence}
+    is_one = len(known) == 1 and None not in licences.values()
+    return f"license: {known.pop().lower()}\n" if is_one else ""
+
+
+def inputs_section(
     inputs: Mapping[str, str],
     links: Mapping[str, str],
     licences: Mapping[str, str | None] | None,
     corpus_licences: Sequence[str] | None,
 ) -> str:
+    """Return the section of a card on what the model is made of; arguments as `model_card` has."""
     columns = ["model", "fingerprint"]
     columns += ["where"] if links else []
     columns += ["licence"] if licences is not None else []

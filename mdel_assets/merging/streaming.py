@@ -7,11 +7,12 @@ shards.
 """
 
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdel_assets.experiment.merge_recipe import MergeRecipe, refuse_wrong_number, settings_for
 from mdel_assets.machine.progress import Progress
@@ -20,9 +21,12 @@ from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.store.carry_over import carry_over
-from mdel_assets.store.tensor_files import is_float, stored_dtype
+from mdel_assets.store.tensor_files import bytes_of, is_float, stored_dtype, torch_dtype
 from mdel_assets.store.tensor_names import Layers
 from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
+
+if TYPE_CHECKING:
+    import torch
 
 # The memory of all threads' pieces together, and a piece's largest size in elements. Importing
 # torch alone takes 220 MiB of the 300 that a merge may take.
@@ -68,7 +72,7 @@ def merge_models(
 
     """
     refuse_wrong_number(recipe, [entry.name for entry in inputs])
-    num_threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+    num_threads = num_threads or default_threads()
     dtype = recipe.dtype_of_output
     with (
         set_up_for_streaming(),
@@ -77,38 +81,70 @@ def merge_models(
         refuse_differences(
             sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
         )
-        held = 5 if recipe.method.reads_one_by_one else 3 * len(sources) + 4
-        piece = _piece_size(held, num_threads, largest_piece)
+        piece = piece_size(
+            recipe, num_models=len(sources), num_threads=num_threads, largest=largest_piece
+        )
         jobs = list(merge_jobs(recipe, sources, has_base=base is not None, piece=piece))
         limit = recipe.mdel.max_shard_mib
-        with (
-            TensorWriter(
-                folder,
-                [job.layout for job in jobs],
-                max_shard_bytes=limit * 2**20 if limit else None,
-            ) as writer,
-            ThreadPoolExecutor(num_threads) as pool,
-        ):
-            num_copied, non_finite = _run(jobs, writer, pool)
+        result = run_jobs(
+            jobs,
+            folder,
+            num_threads=num_threads,
+            max_shard_bytes=limit * 2**20 if limit else None,
+        )
     carry_over(model_folder, folder, dtype=dtype)
+    return result
+
+
+def default_threads() -> int:
+    """Return how many threads a merge has where nobody says it."""
+    return min(_MAX_THREADS, os.cpu_count() or 1)
+
+
+def piece_size(
+    recipe: MergeRecipe, *, num_models: int, num_threads: int, largest: int = _LARGEST_PIECE
+) -> int:
+    """Return how many elements a piece has, so that all threads' pieces fit their memory.
+
+    For an element, a method that reads models one by one holds five numbers (a model's as stored
+    and in fp32, the sum, the result, and that as written); others, three of each model and some
+    sums.
+    """
+    num_held = 5 if recipe.method.reads_one_by_one else 3 * num_models + 4
+    fitting = _BUFFERS_BYTES // num_threads // (4 * num_held)
+    return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
+
+
+def run_jobs(
+    jobs: Sequence[TensorJob],
+    folder: Path,
+    *,
+    num_threads: int,
+    max_shard_bytes: int | None = None,
+    given: "Mapping[TensorLayout, torch.Tensor] | None" = None,
+) -> MergeResult:
+    """Write what ``jobs`` make, and the tensors that are ``given`` whole, as weights in ``folder``.
+
+    Raises:
+        MergeError: as `TensorJob` does.
+
+    """
+    given = given or {}
+    layouts = [*(job.layout for job in jobs), *given]
+    with (
+        TensorWriter(folder, layouts, max_shard_bytes=max_shard_bytes) as writer,
+        ThreadPoolExecutor(num_threads) as pool,
+    ):
+        for layout, tensor in given.items():
+            writer.write(layout.name, bytes_of(tensor.to(torch_dtype(layout.dtype))), offset=0)
+        num_copied, non_finite = _run(jobs, writer, pool)
     return MergeResult(
-        num_tensors=len(jobs),
+        num_tensors=len(layouts),
         num_copied_tensors=num_copied,
-        num_parameters=sum(job.num_elements for job in jobs),
+        num_parameters=sum(math.prod(layout.shape) for layout in layouts),
         size_bytes=writer.size_bytes,
         non_finite=non_finite,
     )
-
-
-def _piece_size(num_held: int, num_threads: int, largest: int) -> int:
-    """Return the number of elements of a piece with which all threads' pieces fit into memory.
-
-    A method holds ``num_held`` numbers per element. A method that reads models one by one holds
-    five (a model's as stored and in fp32, the sum, the result, the result as written); other
-    methods hold three for each model and some sums.
-    """
-    fitting = _BUFFERS_BYTES // num_threads // (4 * num_held)
-    return max(1, min(largest, max(1024, fitting // 1024 * 1024)))
 
 
 def merge_jobs(
@@ -180,7 +216,7 @@ def _run(
     ordered = sorted(jobs, key=lambda job: -job.num_elements)
     is_copied = dict(
         zip(
-            [job.name for job in ordered],
+            [job.layout.name for job in ordered],
             _collect([pool.submit(job.is_copied) for job in ordered]),
             strict=True,
         )
@@ -188,7 +224,7 @@ def _run(
     tasks: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
     names: list[str] = []
     for job in ordered:
-        if is_copied[job.name]:
+        if is_copied[job.layout.name]:
             spans: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [(job.copy, (writer,))]
         else:
             spans = [(job.merge, (writer, *span)) for span in _spans(job)]

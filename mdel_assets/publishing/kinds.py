@@ -3,7 +3,12 @@
 from mdel_assets.data.kinds import absent_domains, domain_keys
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind
-from mdel_assets.merging.kinds import has_recipes, recipe_names
+from mdel_assets.merging.kinds import (
+    has_mixtures,
+    has_recipes,
+    mixture_names,
+    recipe_names,
+)
 
 
 def _dataset(experiment: Experiment, key: str) -> list[Input]:
@@ -16,6 +21,10 @@ def _expert(experiment: Experiment, key: str) -> list[Input]:
 
 def _merged(experiment: Experiment, key: str) -> list[Input]:
     return [Input("merged_model", key)]
+
+
+def _mixture(experiment: Experiment, key: str) -> list[Input]:
+    return [Input("moe_model", key)]
 
 
 KINDS = (
@@ -44,6 +53,15 @@ KINDS = (
         keys=recipe_names,
         is_in=has_recipes,
         inputs=_merged,
+        is_in_line=False,
+    ),
+    Kind(
+        "hub_mixture",
+        place="publications/mixture/{key}",
+        code_version="1",
+        keys=mixture_names,
+        is_in=has_mixtures,
+        inputs=_mixture,
         is_in_line=False,
     ),
 )

@@ -1,4 +1,4 @@
-"""The cards of experts and of merged models."""
+"""The cards of experts, of merged models and of mixtures."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,6 +6,7 @@ from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.merged_cards import merged_model_card
+from mdel_assets.merging.mixtures.cards import card_of_mixture
 from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
 from mdel_assets.publishing.cards import (
     base_model,
@@ -119,11 +120,78 @@ def merged_card(
         "tags": ["mdel", "merge", record.config["merge_method"]],
         "model-index": model_index(title, figures, datasets=repositories),
     }
-    told = without_front_matter(merged_model_card(lineage, recipe, is_published=True))
-    return f"""{front_matter(metadata)}
+    told = merged_model_card(lineage, recipe, is_published=True)
+    rows = _text_rows(lineage, datasets, members)
+    provenance = provenance_section(record, artifact, also=rows)
+    return front_matter(metadata) + _made_of_models(
+        lineage, told, title=title, name=name, figures=figures, domains=domains, last=provenance
+    )
+
+
+def mixture_card(
+    lineage: Lineage,
+    mixture: str,
+    *,
+    title: str,
+    name_to_load: str,
+    figures: Figures,
+    domains: Sequence[str],
+    datasets: Mapping[str, str],
+    members: Sequence[str],
+    experts: Sequence[str],
+) -> str:
+    """Return the card of a mixture of experts; as `merged_card`."""
+    experiment = lineage.experiment
+    artifact = lineage.artifact("moe_model", mixture)
+    record = artifact.require()
+    seed = base_model(experiment)
+    repositories = _repositories(datasets)
+    metadata = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": languages_of(experiment, domains),
+        **_LICENCE,
+        "base_model": list(experts) or seed,
+        "base_model_relation": "merge" if experts or seed else None,
+        "datasets": sorted(set(repositories.values())),
+        "tags": ["mdel", "moe"],
+        "model-index": model_index(title, figures, datasets=repositories),
+    }
+    told = card_of_mixture(
+        lineage,
+        mixture,
+        inputs=record.inputs,
+        folder=artifact.folder,
+        details=record.details,
+        is_published=True,
+    )
+    rows = _text_rows(lineage, datasets, members)
+    return front_matter(metadata) + _made_of_models(
+        lineage,
+        told,
+        title=title,
+        name=name_to_load,
+        figures=figures,
+        domains=domains,
+        last=provenance_section(record, artifact, also=rows),
+    )
+
+
+def _made_of_models(
+    lineage: Lineage,
+    told: str,
+    *,
+    title: str,
+    name: str,
+    figures: Figures,
+    domains: Sequence[str],
+    last: str,
+) -> str:
+    """Return what the card of a model that is made of others says; ``told`` by its own card."""
+    return f"""
 # {title}
 
-{told}
+{without_front_matter(told)}
 
 ## How to load it
 
@@ -136,10 +204,10 @@ def merged_card(
 Its inputs were trained on text from these sources. The seed model's licence applies, too: the seed
 is {seed_in_words(lineage)}.
 
-{licence_section(experiment, domains)}
+{licence_section(lineage.experiment, domains)}
 ## Provenance
 
-{provenance_section(record, artifact, also=_text_rows(lineage, datasets, members))}"""
+{last}"""
 
 
 def one_off_card(

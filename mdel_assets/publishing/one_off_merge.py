@@ -186,7 +186,7 @@ def _domains_behind(lineage: Lineage, plan: OneOff) -> Sequence[str]:
     if not names:
         return []
     keys = [ModelKey.parse(name) for name in names]
-    mixed = {Family.DENSE, Family.MERGED, Family.RANDOM, Family.VARIANT}
+    mixed = {Family.DENSE, Family.MERGED, Family.MIXTURE, Family.RANDOM, Family.VARIANT}
     if any(key.family in mixed for key in keys):
         return text_behind(lineage, lineage.present_domains())
     return text_behind(lineage, [key.name for key in keys if key.family is Family.EXPERT])

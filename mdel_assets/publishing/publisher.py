@@ -66,7 +66,7 @@ def make_publisher(
 
 
 def repository_of(experiment: Experiment, kind: str, key: str, *, namespace: str) -> Repository:
-    """Return the repository of a ``hub_dataset``, ``hub_expert`` or ``hub_merged_model``.
+    """Return the repository of a publication: a ``hub_dataset``, a ``hub_expert`` and so on.
 
     Its name comes from the template in the experiment's ``hub`` section.
     """
@@ -75,4 +75,6 @@ def repository_of(experiment: Experiment, kind: str, key: str, *, namespace: str
         return Repository("dataset", f"{namespace}/{hub.dataset_name.format(domain=key)}")
     if kind == "hub_expert":
         return Repository("model", f"{namespace}/{hub.expert_name.format(domain=key)}")
+    if kind == "hub_mixture":
+        return Repository("model", f"{namespace}/{hub.mixture_name.format(mixture=key)}")
     return Repository("model", f"{namespace}/{hub.merged_name.format(recipe=key)}")

@@ -20,7 +20,7 @@ from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart,
 from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
-from mdel_assets.publishing.model_cards import expert_card, merged_card
+from mdel_assets.publishing.model_cards import expert_card, merged_card, mixture_card
 from mdel_assets.publishing.publication import (
     Publication,
     describe,
@@ -111,9 +111,7 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     _refuse(lineage, domains, repository)
     figures = read_figures(lineage, Family.MERGED.key(recipe))
     datasets = _published_datasets(lineage, publisher)
-    experts = {
-        key: place for key in inside if (place := _place(lineage, "hub_expert", key, publisher))
-    }
+    experts = _published_experts(lineage, inside, publisher)
     card = merged_card(
         lineage,
         recipe,
@@ -130,10 +128,47 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     return _publish(lineage, content, repository, publisher)
 
 
+def publish_mixture(lineage: Lineage, name: str, *, publisher: Publisher) -> Outcome:
+    """Publish one mixture of experts; as `publish_dataset`."""
+    artifact = lineage.artifact("moe_model", name)
+    record = artifact.require()
+    repository = _repository(lineage, "hub_mixture", name, publisher)
+    inside = [key for key in lineage.present_domains() if key in record.config["experts"]]
+    reads_all = lineage.experiment.mixtures[name].reads_all
+    domains = text_behind(lineage, lineage.present_domains() if reads_all else inside)
+    _refuse(lineage, domains, repository)
+    figures = read_figures(lineage, Family.MIXTURE.key(name))
+    datasets = _published_datasets(lineage, publisher)
+    experts = _published_experts(lineage, inside, publisher)
+    card = mixture_card(
+        lineage,
+        name,
+        title=repository.name.split("/")[1],
+        name_to_load=publisher.backend.loading_name(repository),
+        figures=figures,
+        domains=domains,
+        datasets={key: datasets[key] for key in inside if key in datasets},
+        members=inside,
+        experts=[place.partition("@")[0] for place in experts.values()],
+    )
+    others = {**datasets, **{f"expert {key}": place for key, place in experts.items()}}
+    content = _Content("hub_mixture", name, artifact, figures, domains, card, others)
+    return _publish(lineage, content, repository, publisher)
+
+
+def _published_experts(
+    lineage: Lineage, domains: Sequence[str], publisher: Publisher
+) -> dict[str, str]:
+    """Return where the present expert of each domain was published."""
+    places = {key: _place(lineage, "hub_expert", key, publisher) for key in domains}
+    return {key: place for key, place in places.items() if place}
+
+
 PUBLISH = {
     "hub_dataset": publish_dataset,
     "hub_expert": publish_expert,
     "hub_merged_model": publish_merged,
+    "hub_mixture": publish_mixture,
 }
 
 

@@ -9,17 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment.trained_layers import ENTRY, OUTSIDE
+from mdel_assets.experiment.trained_layers import ENTRY, OUTSIDE, PARTS
 
 if TYPE_CHECKING:
     from torch import nn
 
-# What parts of a layer are called in the families of transformers.
-_PARTS = {
-    "attention": ("attention", "self_attn", "attn", "self_attention"),
-    "mlp": ("mlp", "feed_forward", "ffn", "block_sparse_moe"),
-    "norms": ("norm", "ln_"),
-}
 # GPT-NeoX's output layer is stored under another name than it has in memory.
 _STORED_NAMES = {"lm_head.": ("lm_head.", "embed_out.")}
 
@@ -120,7 +114,7 @@ def _inside(layer: "nn.Module", name: str, part: str | None) -> list[str]:
     if part is None:
         return [f"{name}."]
     own = [child for child, _ in layer.named_children()]
-    wanted = _PARTS.get(part, (part,))
+    wanted = PARTS.get(part, (part,))
     chosen = [
         child
         for child in own
@@ -129,7 +123,7 @@ def _inside(layer: "nn.Module", name: str, part: str | None) -> list[str]:
     if not chosen:
         raise TrainingError(
             f"training.trained_layers: layers of this model have no part '{part}'. They have: "
-            f"{', '.join(own)}; {', '.join(_PARTS)} name them in any model."
+            f"{', '.join(own)}; {', '.join(PARTS)} name them in any model."
         )
     return [f"{name}.{child}." for child in chosen]
 

@@ -143,7 +143,7 @@ def _train(task: Task, train: _Train) -> Written:
     )
     result = train(task.stage, task.work_folder, dataclasses.replace(task.conditions, run=run))
     details = dataclasses.asdict(result)
-    making = _taken_out(details)
+    making = taken_out(details)
     if run is None:
         return Written(details=details, making=making | {"tracked_at": None})
     with going_on_without("keep the outcome"):
@@ -161,7 +161,7 @@ def _train(task: Task, train: _Train) -> Written:
     )
 
 
-def _taken_out(details: dict[str, Any]) -> dict[str, Any]:
+def taken_out(details: dict[str, Any]) -> dict[str, Any]:
     """Take out of a training's outcome what another training of the same model would not have."""
     history = details["history"]
     curve = {_PACE: history["curves"].pop(_PACE, [])}

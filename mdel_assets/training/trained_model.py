@@ -57,18 +57,22 @@ def save_trained(
 
 def _save_copy(tensors: "Mapping[str, torch.Tensor]", folder: Path, seed_folder: Path) -> None:
     """Copy the seed's files, and write ``tensors``, by their names there, over its own."""
-    with TensorFolder(seed_folder) as seed:
-        stored, dtypes = dict(seed.stored), dict(seed.dtypes)
     for part in weight_files(seed_folder):
         shutil.copyfile(part, folder / part.name)
     if (seed_folder / INDEX_NAME).is_file():
         shutil.copyfile(seed_folder / INDEX_NAME, folder / INDEX_NAME)
+    write_over(folder, tensors)
+    carry_over(seed_folder, folder, dtype=None)
+
+
+def write_over(folder: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
+    """Write tensors, by their names in the files of ``folder``, over those that they hold."""
+    stored = TensorFolder(folder).stored
     for name, values in tensors.items():
         place = stored[name]
-        with (folder / place.path.name).open("r+b") as file:
+        with place.path.open("r+b") as file:
             file.seek(place.start)
-            file.write(bytes_of(values.to(torch_dtype(dtypes[name]))))
-    carry_over(seed_folder, folder, dtype=None)
+            file.write(bytes_of(values.to(torch_dtype(place.dtype))))
 
 
 def take_stored_values(model: Any, names: Collection[str], folder: Path) -> bool:

@@ -32,6 +32,7 @@ def test_every_bundled_experiment_is_valid():
         "pile-uncopyrighted-pythia-1b",
         "sample",
         "sample-clusters",
+        "sample-mixture",
     ]
     for name in bundled_experiments():
         assert load_experiment(name).name == name

@@ -21,11 +21,11 @@ from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.store.durable_files import exclusively
 from mdel_assets.store.records import Identity
 from mdel_assets_tests.conftest import forge
-from mdel_assets_tests.publishing.conftest import OWNER
+from mdel_assets_tests.publishing.conftest import OWNER, hub, own_home
 from mdel_assets_tests.publishing.test_merge_command import mdel
 from mdel_assets_tests.waiting import wait_until
 
-__all__ = ["mdel"]
+__all__ = ["hub", "mdel", "own_home"]
 
 
 class Terminal(io.BytesIO):

@@ -1,0 +1,1 @@
+"""Mixtures of experts: one model whose feed-forward blocks are those of several experts."""

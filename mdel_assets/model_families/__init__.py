@@ -1,0 +1,1 @@
+"""Families of models: their settings by one name, and the mixtures that their experts become."""
