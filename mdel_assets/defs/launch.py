@@ -19,6 +19,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.events import RunFailureReason
 
+from mdel_assets.data.kinds import shard_keys
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.interrupts import answer_interrupts, noting_signals
 from mdel_assets.defs.partitions import range_tags
@@ -40,9 +41,6 @@ from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, req
 from mdel_assets.training.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-_PARALLEL = {"raw_pile_shard", "shard_documents"}
-# One run makes all of these, so that it can train as many at a time as the machine allows.
-_SIDE_BY_SIDE = {"expert_model", "random_split_expert", "variant_expert"}
 # Tokens of an expert from which on the libraries are loaded while the corpus is read.
 _LONG_TRAINING = 100_000
 
@@ -202,7 +200,8 @@ def _make(
             yield runner.run_range(kind, group)
         return
     stale = [key for key in keys if runner.lineage.stale(kind, key)]
-    if kind in _PARALLEL and min(len(stale), num_workers) > 1:
+    is_of_shards = runner.lineage.registry[kind].keys is shard_keys
+    if is_of_shards and min(len(stale), num_workers) > 1:
         yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
         return
     for key in stale:
@@ -277,7 +276,8 @@ class Runner:
 
     def makes_together(self, kind: str) -> bool:
         """Whether one run makes all partitions: they share work, or become cluster jobs."""
-        if kind in _SIDE_BY_SIDE:
+        if self.lineage.registry[kind].links_to:
+            # As many train at a time as the machine allows.
             return True
         policy = self.graph.get(dg.AssetKey(kind)).backfill_policy
         return policy is not None and policy.max_partitions_per_run is None

@@ -11,6 +11,7 @@ from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present, with_text
 from mdel_assets.merging.kinds import KINDS as MERGED
+from mdel_assets.training import time_left
 from mdel_assets.training.kinds import KINDS as TRAINED
 from mdel_assets.training.kinds import absent_numbers, absent_variants, has_variants
 
@@ -126,6 +127,7 @@ KINDS = (
         takes=with_text,
         config=_scoring,
         write_together=steps.score,
+        operations=time_left.of_scoring,
         is_report=True,
         follows_inputs=True,
     ),

@@ -22,7 +22,7 @@ def layers_mistake(trained_layers: Sequence[Any], *, num_layers: int | None = No
     parts a layer has.
     """
     if not trained_layers:
-        return "it is empty: nothing would be trained"
+        return "the list is empty: nothing would be trained"
     mistakes = []
     for entry in trained_layers:
         match = None if isinstance(entry, bool) else ENTRY.fullmatch(str(entry))
@@ -30,8 +30,8 @@ def layers_mistake(trained_layers: Sequence[Any], *, num_layers: int | None = No
             continue
         if match is None:
             mistakes.append(
-                f"{entry!r} is neither an index, nor a range such as 9-13, nor either with a part "
-                f"such as 9-13.mlp, nor one of {', '.join(OUTSIDE)}"
+                f"{entry!r} is not valid; expected an index, a range such as 9-13, either with a "
+                f"part such as 9-13.mlp, or one of {', '.join(OUTSIDE)}"
             )
         elif match[2] and int(match[2]) < int(match[1]):
             mistakes.append(f"'{entry}' runs backwards: write '{match[2]}-{match[1]}'")

@@ -14,6 +14,6 @@ def name_problem(name: str) -> str | None:
     if is_plain and "--" not in name and ".." not in name and not name.endswith(".git"):
         return None
     return (
-        f"'{name}' is no name on the Hub: expected up to {_LONGEST_NAME} letters, digits, . _ - "
-        f"that begin and end with none of . -, hold neither '--' nor '..', and do not end in '.git'"
+        f"'{name}' is not allowed as a name on the Hub: expected up to {_LONGEST_NAME} letters, "
+        f"digits, . _ - without . or - at either end, without '--' or '..', not ending in '.git'"
     )

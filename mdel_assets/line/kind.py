@@ -146,6 +146,7 @@ class Kind:
     - ``config``: the settings that it is made of.
     - ``write`` makes one, ``write_together`` several keys in one go.
     - ``links_to``: the kind whose files its folder may hold links to.
+    - ``operations``: for a training or a scoring, the floating-point operations of one artifact.
     - ``family``: for a model, what its key among the models begins with.
     - ``current``: for a source, which has no identity beforehand: its record if it is up to date.
     - ``is_in_line``: whether a run of the whole line makes it. Publications are made when asked.
@@ -169,6 +170,7 @@ class Kind:
     record: str = ""
     shares_folder: bool = False
     links_to: str = ""
+    operations: Callable[["Lineage"], float] | None = None
     family: str = ""
     current: Callable[["Lineage", str], Record | None] | None = None
     is_in_line: bool = True

@@ -96,7 +96,7 @@ def _searching(lineage: Lineage, key: str) -> dict[str, Any]:
 def _mixing(lineage: Lineage, key: str) -> dict[str, Any]:
     recipe = lineage.experiment.mixtures[key]
     unseen = {"experts"} if recipe.router == "trained" else {"experts", "training"}
-    content = recipe.model_dump(mode="json", exclude=unseen)
+    content = recipe.made_of(exclude=unseen)
     return content | {"experts": recipe.domains(lineage.present_domains())}
 
 

@@ -10,7 +10,7 @@ from mdel_assets.experiment.model_keys import DENSE_ONE, Family
 from mdel_assets.hub.sources import at_commit
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage, with_text
-from mdel_assets.training import steps
+from mdel_assets.training import steps, time_left
 
 SEED = Input("seed_model")
 
@@ -116,6 +116,7 @@ KINDS = (
         inputs=_datasets_of_seed,
         config=_seed,
         write=steps.make_seed,
+        operations=time_left.of_pretraining,
     ),
     Kind(
         "expert_model",
@@ -127,6 +128,7 @@ KINDS = (
         inputs=_own_dataset,
         config=_training,
         write=steps.train_expert,
+        operations=time_left.of_one_expert,
         links_to="seed_model",
     ),
     Kind(
@@ -139,6 +141,7 @@ KINDS = (
         takes=with_text,
         config=_training,
         write=steps.train_dense_one,
+        operations=time_left.of_one_expert,
         links_to="seed_model",
     ),
     Kind(
@@ -151,6 +154,7 @@ KINDS = (
         takes=with_text,
         config=_training,
         write=steps.train_dense,
+        operations=time_left.of_all_experts,
         links_to="seed_model",
     ),
     Kind(
@@ -165,6 +169,7 @@ KINDS = (
         takes=with_text,
         config=_training,
         write=steps.train_random_split,
+        operations=time_left.of_one_expert,
         links_to="seed_model",
     ),
     Kind(
@@ -178,6 +183,7 @@ KINDS = (
         inputs=_dataset_of_variant,
         config=_variant_training,
         write=steps.train_variant,
+        operations=time_left.of_one_expert,
         links_to="seed_model",
     ),
     Kind(

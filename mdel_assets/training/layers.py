@@ -87,8 +87,8 @@ def _layer_parts(
         match = ENTRY.fullmatch(str(entry))
         if match is None:
             raise TrainingError(
-                f"training.trained_layers: '{entry}' is neither an index, nor a range such as "
-                f"9-13, nor either with a part such as 9-13.mlp, nor one of {', '.join(OUTSIDE)}."
+                f"training.trained_layers: '{entry}' is not valid. Expected an index, a range such "
+                f"as 9-13, either with a part such as 9-13.mlp, or one of {', '.join(OUTSIDE)}."
             )
         first, last = int(match[1]), int(match[2] or match[1])
         for index in range(first, last + 1):

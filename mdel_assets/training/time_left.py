@@ -55,7 +55,7 @@ class TimeLeft:
 
 
 def _operations_of_training(lineage: Lineage, kind: str) -> float:
-    return 0.0 if kind == "token_scores" else operations_of(lineage, kind)
+    return 0.0 if lineage.registry[kind].is_report else operations_of(lineage, kind)
 
 
 def operations_of(lineage: Lineage, kind: str) -> float:
@@ -67,19 +67,30 @@ def operations_of(lineage: Lineage, kind: str) -> float:
         MissingArtifactError: the seed model or a dataset was never made.
 
     """
-    experiment = lineage.experiment
-    lengths = dict.fromkeys(("expert_model", "random_split_expert", "variant_expert"), 1.0)
-    lengths |= {"dense_one_baseline": 1.0}
-    if kind == "dense_baseline":
-        lengths[kind] = len(lineage.present_domains())
-    if kind == "seed_model" and experiment.seed_model.pretrain:
-        return _training(lineage, experiment.seed_model.pretrain)
-    if kind in lengths:
-        return lengths[kind] * _training(lineage, experiment.training)
-    if kind == "token_scores":
-        num_tokens = evaluation_bytes(lineage) / _BYTES_PER_TOKEN
-        return SCORING_OPERATIONS * num_parameters(lineage) * num_tokens
-    return 0.0
+    operations = lineage.registry[kind].operations
+    return operations(lineage) if operations else 0.0
+
+
+def of_pretraining(lineage: Lineage) -> float:
+    """Return the operations of pretraining the seed; 0 if it is adopted."""
+    pretrain = lineage.experiment.seed_model.pretrain
+    return _training(lineage, pretrain) if pretrain else 0.0
+
+
+def of_one_expert(lineage: Lineage) -> float:
+    """Return the operations of training one expert, or what has as many tokens."""
+    return _training(lineage, lineage.experiment.training)
+
+
+def of_all_experts(lineage: Lineage) -> float:
+    """Return the operations of training as long as all experts together."""
+    return len(lineage.present_domains()) * of_one_expert(lineage)
+
+
+def of_scoring(lineage: Lineage) -> float:
+    """Return the operations of scoring one model."""
+    num_tokens = evaluation_bytes(lineage) / _BYTES_PER_TOKEN
+    return SCORING_OPERATIONS * num_parameters(lineage) * num_tokens
 
 
 def evaluation_bytes(lineage: Lineage) -> float:

@@ -17,7 +17,7 @@ from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.defs.running_dagster import command
 
 pytestmark = pytest.mark.in_use
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -277,7 +277,7 @@ def through_the_data_stage(home, folder, documents, **source):
 def test_a_corpus_without_a_document_to_evaluate_on_is_refused_before_anything_is_trained(
     tmp_path, home
 ):
-    told = r"None of the corpus's 3 documents, .* is for validation, .*holdout_fraction of 0\.01"
+    told = r"None of the corpus's 3 documents .* is held out .*, .*holdout_fraction of 0\.01"
     with pytest.raises(ShardError, match=told):
         through_the_data_stage(home, tmp_path, make_documents({"Github": 2, "ArXiv": 1}))
 
@@ -293,7 +293,7 @@ def test_a_domain_of_held_out_documents_only_is_named_and_one_of_blanks_is_absen
     assert lineage.present_domains() == ["github"]
     told = [r.getMessage() for r in caplog.records if "no expert" in r.getMessage()]
     assert len(told) == 1
-    assert told[0].startswith("arxiv: no document is for training, and 3 for validation and test")
+    assert told[0].startswith("arxiv: no document is for training and 3 are for validation")
 
 
 def with_shards(home, folder, shards, **mixture):

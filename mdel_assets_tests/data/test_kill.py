@@ -25,8 +25,8 @@ make_one(lineage, "shard_documents", "00")
 def num_bytes_in(folder):
     """Return the bytes of all files below ``folder``, which come and go."""
     found = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.rglob("*"):
             found += path.stat().st_size if path.is_file() else 0
     return found
 

@@ -106,5 +106,5 @@ def test_a_webserver_that_breaks_off_is_asked_again(webserver, capsys):
 def test_one_that_stays_away_is_given_up_and_the_backfill_is_named(webserver, monkeypatch):
     monkeypatch.setattr(cli_backfill, "_GRACE_SECONDS", 0.2)
     webserver.is_down = True
-    with pytest.raises(WebserverError, match="The backfill abcdefgh goes on"):
+    with pytest.raises(WebserverError, match="The backfill abcdefgh continues"):
         cli_backfill._backfill_there(address_of(webserver), "expert_model", ["github"])

@@ -1,10 +1,15 @@
 """The graph in Dagster says what lineage says: every dependency, partition by partition."""
 
+import json
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets_tests.line.test_golden_fingerprints import EXPERIMENTS, make_experiment
+
+RECORDED = Path(__file__).parent / "golden_graph.json"
 
 
 def upstream_of(graph, kind, input_kind, key):
@@ -36,3 +41,24 @@ def test_dependencies_in_dagster_are_the_inputs_that_kinds_declare(name, home):
             for dep in deps & partitioned:
                 wanted = {entry.key for entry in entries if entry.kind == dep}
                 assert upstream_of(graph, declared.name, dep, key) == wanted, (kind, dep)
+
+
+def graph_of(experiment, home):
+    """Return each asset's group, dependencies, checks and number of partitions."""
+    graph = build_definitions(experiment, home).resolve_asset_graph()
+    found = {}
+    for key in sorted(graph.get_all_asset_keys(), key=lambda key: key.path):
+        asset = graph.get(key)
+        found[key.path[-1]] = {
+            "group": asset.group_name,
+            "made_from": sorted(parent.path[-1] for parent in asset.parent_keys),
+            "checks": sorted(check.name for check in asset.check_keys),
+            "partitions": len(asset.partitions_def.get_partition_keys())
+            if asset.partitions_def
+            else None,
+        }
+    return found
+
+
+def test_the_graph_is_the_one_that_was_recorded(home):
+    assert graph_of(make_experiment("everything"), home) == json.loads(RECORDED.read_text("utf-8"))

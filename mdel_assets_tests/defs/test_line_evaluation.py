@@ -138,7 +138,7 @@ def test_a_report_warns_of_a_model_that_became_worse(finished, tmp_path):
     checks = {c.check_name: c for c in result.get_asset_check_evaluations()}
     # Six documents of each domain, and what there is of all others.
     shown = checks["no_worse_than_before"]
-    assert "too few documents to tell" in shown.description
+    assert "too few documents to judge" in shown.description
     rows = shown.metadata["changes_since_the_last_report"].records
     assert all(row.data["change"] > 0.1 for row in rows)
     again = materialize(experiment, copy, "perplexity_report", "expert-arxiv")

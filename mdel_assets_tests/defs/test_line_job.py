@@ -5,7 +5,7 @@ import shutil
 import dagster as dg
 import pytest
 
-from mdel_assets.defs.graph import build_definitions
+from mdel_assets.definitions import with_line_job
 from mdel_assets.defs.line_job import LINE_JOB
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import pico_experiment
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.in_use
 
 
 def run_job(experiment, home, instance):
-    job = build_definitions(experiment, home).resolve_job_def(LINE_JOB)
+    job = with_line_job(experiment, home).resolve_job_def(LINE_JOB)
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 

@@ -196,9 +196,9 @@ def test_a_search_that_is_killed_goes_on_and_comes_to_the_same_bits(searched, tm
     for wanted in (2, 8):
         with warm_python.start(words) as process:
             deadline = time.monotonic() + 120
-            while sum(len(p.read_bytes().splitlines()) for p in log.glob("search-*/*.jsonl")) < (
-                wanted
-            ):
+            while sum(
+                len(p.read_bytes().splitlines()) for p in log.glob("searched_merge-*/*.jsonl")
+            ) < (wanted):
                 assert process.poll() is None, process.stdout.read()
                 assert time.monotonic() < deadline
             process.kill()
@@ -206,4 +206,4 @@ def test_a_search_that_is_killed_goes_on_and_comes_to_the_same_bits(searched, tm
         assert not artifact.folder.exists()
     warm_python.run(words, check=True)
     assert {path.name: path.read_bytes() for path in artifact.folder.iterdir()} == whole
-    assert not list(log.glob("search-*"))
+    assert not list(log.glob("searched_merge-*"))

@@ -99,7 +99,7 @@ def test_a_backfill_in_this_process_goes_on_past_a_failed_domain(place, tmp_path
     break_dataset(lineage, "beta")
     mdel = [*warm_python.MDEL, "backfill", "--asset", "expert_model", "--domains", "stale"]
     plan = warm_python.run([*mdel, "--dry-run"], env=surroundings, cwd=tmp_path)
-    assert "4 of 4 would be made anew" in plan.stdout
+    assert "4 of 4 would be remade" in plan.stdout
     assert not lineage.artifact("expert_model", "alpha").record_path.exists()
     done = warm_python.run([*mdel, "--here"], env=surroundings, cwd=tmp_path)
     assert done.returncode == 1

@@ -181,7 +181,7 @@ def test_a_check_that_warns_says_what_was_found_and_what_to_do(finished):
     worse = [Change(0.123456, 0.1, 0.15, number, "github", "test") for number in (6, 16)]
     few, enough = (no_worse_than_before({"seed": [change]}) for change in worse)
     assert few.passed
-    assert "In 1 of 1 cells there are too few documents to tell." in few.description
+    assert "In 1 of 1 cells there are too few documents to judge." in few.description
     assert not enough.passed
     assert "seed on github/test (+0.1235)" in enough.description
 

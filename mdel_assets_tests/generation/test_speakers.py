@@ -41,7 +41,7 @@ def scored(finished, tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(scored):
     """By ensemble: the report's log-probabilities of the tokens of texts, by (id, domain told)."""
-    store, evaluation = scored.store, scored.experiment.evaluation
+    store, evaluation = scored, scored.experiment.evaluation
     domains, numbers = scored.present_domains(), scored.random_split_numbers()
     scores = {domain: store.folder("token_scores", f"expert-{domain}") for domain in domains}
     dealt = {number: store.folder("token_scores", f"random-{number}") for number in numbers}

@@ -106,7 +106,7 @@ def test_everything_derived_is_listed_and_nothing_is_touched(mdel, own_home, hub
     for label in ("seed_model", "expert_model 'arxiv'", "dense_baseline", "perplexity_matrix"):
         assert label in lines
     assert f"published  model {OWNER}/expert-arxiv on {hub.endpoint}" in said
-    assert f"elsewhere  {root}/shards/00: a raw shard (other text too, so it stays" in said
+    assert f"elsewhere  {root}/shards/00: a raw shard (has other text, too, so it stays" in said
     assert "Nothing was changed" in said
     assert files_under(own_home.root) == before
 

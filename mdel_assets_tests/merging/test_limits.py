@@ -78,6 +78,7 @@ import sys
 from pathlib import Path
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
 import torch
 print("ready", flush=True)

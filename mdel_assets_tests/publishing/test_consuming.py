@@ -137,7 +137,7 @@ def test_what_is_not_there_or_no_safetensors_is_refused_and_code_is_never_fetche
 
 
 SHARD = """
-record = steps.fetch_raw_shard(lineage, "00", cache=home.cache)
+record = make_one(lineage, "raw_pile_shard", "00")
 stale = lineage.stale("raw_pile_shard", "00")
 print(json.dumps([record.details["source_signature"], stale and stale.reason]))
 """

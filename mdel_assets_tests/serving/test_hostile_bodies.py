@@ -186,6 +186,9 @@ def test_more_than_the_queue_holds_is_told_to_come_again(lineage):
             address = f"{server.url}/v1/completions"
             async with client.stream("POST", address, json=endless) as first:
                 await anext(first.aiter_lines())
+                # Its own sequences waited, too, for a moment.
+                while server.meter("mdel_sequences_waiting"):
+                    await asyncio.sleep(0.01)
                 waiting = asyncio.create_task(client.post(address, json=GOOD | {"n": 2}))
                 while server.meter("mdel_sequences_waiting") < 2:
                     await asyncio.sleep(0.01)

@@ -137,7 +137,7 @@ def test_a_dataset_without_a_document_for_a_part_is_left_out_of_it(
         # The tiny dataset gives a third of the tokens, its one document over and over.
         text = tokenizer.decode(blocks.ravel())
         assert (text.count("plaintiff") > 20) == bool(count)
-        assert ("no document of ['tiny']" in caplog.text) != bool(count)
+        assert ("['tiny']: no document for" in caplog.text) != bool(count)
 
 
 def test_a_part_without_documents_is_refused(make_model, tmp_path):

@@ -65,8 +65,8 @@ def test_only_another_reading_changes_what_a_thing_is(corpus, home):
         evaluation = PICO["evaluation"] | changes
         experiment = pico_experiment(corpus, training=training, evaluation=evaluation)
         lineage = home.lineage(experiment)
-        made_of = [lineage._made_of(*place)[0] for place in (("expert_model", "github"),)]
-        return [*made_of, lineage._evaluation({"dtype"})]
+        kinds = [lineage.registry[name] for name in ("expert_model", "token_scores")]
+        return [kind.config(lineage, "expert-github") for kind in kinds]
 
     assert settings() == settings(special_tokens="tokens")
     assert not any("special_tokens" in config for config in settings())
