@@ -238,7 +238,7 @@ def test_an_asset_page_tells_what_it_is_and_what_it_holds(ui, line):
         assert description in ui.entry(column)
     assert str(home.root / "pico" / "datasets" / "arxiv") in ui.entry("path")
     for neighbour in ("shard_documents", "expert_model"):
-        assert page.locator(f'a[href="/assets/{neighbour}"]').count() > 0
+        page.locator(f'a[href="/assets/{neighbour}"]').first.wait_for(state="attached")
 
 
 def row_count(home):

@@ -42,7 +42,7 @@ def scored(finished, tmp_path_factory):
 def expected(scored):
     """By ensemble: the report's log-probabilities of the tokens of texts, by (id, domain told)."""
     store, evaluation = scored, scored.experiment.evaluation
-    domains, numbers = scored.present_domains(), scored.random_split_numbers()
+    domains, numbers = scored.present_domains(), scored.keys("random_split_expert")
     scores = {domain: store.folder("token_scores", f"expert-{domain}") for domain in domains}
     dealt = {number: store.folder("token_scores", f"random-{number}") for number in numbers}
     cells = read_cells(next(iter(scores.values())))
