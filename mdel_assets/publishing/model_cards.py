@@ -1,6 +1,7 @@
 """The cards of experts, of merged models and of mixtures."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.experiment.experiment import Experiment
@@ -107,16 +108,9 @@ def merged_card(
     experiment = lineage.experiment
     artifact = lineage.artifact("merged_model", recipe)
     record = artifact.require()
-    seed = base_model(experiment)
     repositories = _repositories(datasets)
     metadata = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "language": languages_of(experiment, domains),
-        **_LICENCE,
-        "base_model": list(experts) or seed,
-        "base_model_relation": "merge" if experts or seed else None,
-        "datasets": sorted(set(repositories.values())),
+        **_made_of_experts(experiment, domains, experts, repositories),
         "tags": ["mdel", "merge", record.config["merge_method"]],
         "model-index": model_index(title, figures, datasets=repositories),
     }
@@ -133,7 +127,7 @@ def mixture_card(
     mixture: str,
     *,
     title: str,
-    name_to_load: str,
+    name: str,
     figures: Figures,
     domains: Sequence[str],
     datasets: Mapping[str, str],
@@ -144,16 +138,9 @@ def mixture_card(
     experiment = lineage.experiment
     artifact = lineage.artifact("moe_model", mixture)
     record = artifact.require()
-    seed = base_model(experiment)
     repositories = _repositories(datasets)
     metadata = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "language": languages_of(experiment, domains),
-        **_LICENCE,
-        "base_model": list(experts) or seed,
-        "base_model_relation": "merge" if experts or seed else None,
-        "datasets": sorted(set(repositories.values())),
+        **_made_of_experts(experiment, domains, experts, repositories),
         "tags": ["mdel", "moe"],
         "model-index": model_index(title, figures, datasets=repositories),
     }
@@ -170,11 +157,30 @@ def mixture_card(
         lineage,
         told,
         title=title,
-        name=name_to_load,
+        name=name,
         figures=figures,
         domains=domains,
         last=provenance_section(record, artifact, also=rows),
     )
+
+
+def _made_of_experts(
+    experiment: Experiment,
+    domains: Sequence[str],
+    experts: Sequence[str],
+    repositories: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what the front matter of a model made of published ``experts`` begins with."""
+    seed = base_model(experiment)
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": languages_of(experiment, domains),
+        **_LICENCE,
+        "base_model": list(experts) or seed,
+        "base_model_relation": "merge" if experts or seed else None,
+        "datasets": sorted(set(repositories.values())),
+    }
 
 
 def _made_of_models(

@@ -7,7 +7,7 @@ revision; else the repository's files are compared, and what differs is sent in 
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.experiment.model_keys import Family
@@ -102,57 +102,59 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     """Publish the merged model of one recipe; as `publish_dataset`."""
     artifact = lineage.artifact("merged_model", recipe)
     artifact.require()
-    repository = _repository(lineage, "hub_merged_model", recipe, publisher)
     members = {member.name for member in recipe_members(lineage, recipe)}
     inside = [key for key in lineage.present_domains() if Family.EXPERT.key(key) in members]
     if any(Family.RANDOM.has(name) or Family.VARIANT.has(name) for name in members):
         inside = lineage.present_domains()
-    domains = text_behind(lineage, inside)
-    _refuse(lineage, domains, repository)
-    figures = read_figures(lineage, Family.MERGED.key(recipe))
-    datasets = _published_datasets(lineage, publisher)
-    experts = _published_experts(lineage, inside, publisher)
-    card = merged_card(
-        lineage,
-        recipe,
-        title=repository.name.split("/")[1],
-        name=publisher.backend.loading_name(repository),
-        figures=figures,
-        domains=domains,
-        datasets={key: datasets[key] for key in inside if key in datasets},
-        members=inside,
-        experts=[place.partition("@")[0] for place in experts.values()],
-    )
-    others = {**datasets, **{f"expert {key}": place for key, place in experts.items()}}
-    content = _Content("hub_merged_model", recipe, artifact, figures, domains, card, others)
-    return _publish(lineage, content, repository, publisher)
+    made = _MadeOfExperts("hub_merged_model", Family.MERGED, artifact, inside, inside, merged_card)
+    return _publish_made_of_experts(lineage, recipe, made, publisher)
 
 
 def publish_mixture(lineage: Lineage, name: str, *, publisher: Publisher) -> Outcome:
     """Publish one mixture of experts; as `publish_dataset`."""
     artifact = lineage.artifact("moe_model", name)
     record = artifact.require()
-    repository = _repository(lineage, "hub_mixture", name, publisher)
     inside = [key for key in lineage.present_domains() if key in record.config["experts"]]
     reads_all = lineage.experiment.mixtures[name].reads_all
-    domains = text_behind(lineage, lineage.present_domains() if reads_all else inside)
+    read = lineage.present_domains() if reads_all else inside
+    made = _MadeOfExperts("hub_mixture", Family.MIXTURE, artifact, inside, read, mixture_card)
+    return _publish_made_of_experts(lineage, name, made, publisher)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MadeOfExperts:
+    """A model made of the experts of ``inside``; text of the domains ``read`` went into it."""
+
+    kind: str
+    family: Family
+    artifact: Artifact
+    inside: Sequence[str]
+    read: Sequence[str]
+    make_card: Callable[..., str]
+
+
+def _publish_made_of_experts(
+    lineage: Lineage, key: str, made: _MadeOfExperts, publisher: Publisher
+) -> Outcome:
+    repository = _repository(lineage, made.kind, key, publisher)
+    domains = text_behind(lineage, made.read)
     _refuse(lineage, domains, repository)
-    figures = read_figures(lineage, Family.MIXTURE.key(name))
+    figures = read_figures(lineage, made.family.key(key))
     datasets = _published_datasets(lineage, publisher)
-    experts = _published_experts(lineage, inside, publisher)
-    card = mixture_card(
+    experts = _published_experts(lineage, made.inside, publisher)
+    card = made.make_card(
         lineage,
-        name,
+        key,
         title=repository.name.split("/")[1],
-        name_to_load=publisher.backend.loading_name(repository),
+        name=publisher.backend.loading_name(repository),
         figures=figures,
         domains=domains,
-        datasets={key: datasets[key] for key in inside if key in datasets},
-        members=inside,
+        datasets={domain: datasets[domain] for domain in made.inside if domain in datasets},
+        members=made.inside,
         experts=[place.partition("@")[0] for place in experts.values()],
     )
-    others = {**datasets, **{f"expert {key}": place for key, place in experts.items()}}
-    content = _Content("hub_mixture", name, artifact, figures, domains, card, others)
+    others = {**datasets, **{f"expert {domain}": place for domain, place in experts.items()}}
+    content = _Content(made.kind, key, made.artifact, figures, domains, card, others)
     return _publish(lineage, content, repository, publisher)
 
 
