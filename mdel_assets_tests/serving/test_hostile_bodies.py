@@ -185,7 +185,9 @@ def test_more_than_the_queue_holds_is_told_to_come_again(lineage):
             endless = GOOD | LOOPING | {"stream": True, "n": 2}
             address = f"{server.url}/v1/completions"
             async with client.stream("POST", address, json=endless) as first:
-                await anext(first.aiter_lines())
+                # Kept until the end: an iterator that nobody holds closes the connection.
+                lines = first.aiter_lines()
+                await anext(lines)
                 # Its own sequences waited, too, for a moment.
                 while server.meter("mdel_sequences_waiting"):
                     await asyncio.sleep(0.01)
@@ -193,6 +195,7 @@ def test_more_than_the_queue_holds_is_told_to_come_again(lineage):
                 while server.meter("mdel_sequences_waiting") < 2:
                     await asyncio.sleep(0.01)
                 refused = await client.post(address, json=GOOD | {"n": 2})
+                await lines.aclose()
             return refused, await waiting
 
     with running(lineage, max_new_tokens=ENDLESS, max_running=2, max_waiting=3) as server:
