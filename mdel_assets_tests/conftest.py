@@ -179,7 +179,11 @@ PICO: dict[str, Any] = {
         },
         "random": {"merge_method": "linear", "models": [{"model": "random:*"}]},
     },
-    "evaluation": {"max_length": 32, "num_bootstrap_samples": 100},
+    "evaluation": {
+        "max_length": 32,
+        "num_bootstrap_samples": 100,
+        "sample_texts": {"prompt_characters": 60, "max_new_tokens": 8},
+    },
 }
 
 

@@ -20,8 +20,9 @@ HEAVY = ("torch", "transformers", "datasets", "matplotlib")
 ORDER = (
     *("errors", "machine", "store", "hub", "charts", "merge_methods", "model_families"),
     *("experiment", "tracking"),
-    *("line", "data", "training", "scoring", "merging", "evaluation", "publishing", "engines"),
-    *("generation", "kinds", "home", "maintenance", "worker", "defs", "web", "serving", "cli"),
+    *("line", "data", "training", "scoring", "merging", "evaluation", "generation"),
+    *("publishing", "engines", "kinds", "home", "maintenance", "worker"),
+    *("defs", "web", "serving", "cli"),
     "definitions",
 )
 

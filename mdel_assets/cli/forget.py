@@ -70,7 +70,7 @@ def _show(plan: "ForgettingPlan", runs: list[str]) -> None:
     for text in plan.removable:
         click.echo(f"text       {text.path}: {text.holds}, {_size(text.size_bytes)}")
     for run in runs:
-        click.echo(f"text       Dagster's run {run}: sample rows of domain_dataset")
+        click.echo(f"text       Dagster's run {run}: sample rows and texts")
     for entry in plan.derived:
         label, size = entry.found.artifact.label, _size(entry.found.size_bytes)
         click.echo(f"derived    {label:34} {size:>10}  {entry.reason}")

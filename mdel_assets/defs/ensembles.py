@@ -9,7 +9,7 @@ from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import change_entries, chart, result_of, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.ensemble_steps import read_ensembles, shown_merges
-from mdel_assets.experiment.model_keys import Family
+from mdel_assets.experiment.model_keys import POSTERIOR, Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
 from mdel_assets.store.records import Record
@@ -88,7 +88,7 @@ def _report_metadata(
         ensemble_markdown,
         standings,
     )
-    from mdel_assets.evaluation.glance import POSTERIOR, glance, glance_figure
+    from mdel_assets.evaluation.glance import glance, glance_figure
     from mdel_assets.evaluation.sample_sizes import total_label
 
     num_experts = record.counts["num_experts"]
@@ -119,7 +119,6 @@ def _report_metadata(
 def _what_the_posterior_is_worth(ranked: Any) -> str:
     """Compare the ensemble of all experts with the best single model, and give advice."""
     from mdel_assets.evaluation.findings import verdict
-    from mdel_assets.evaluation.glance import POSTERIOR
 
     posterior = next(s for s in ranked if s.name == POSTERIOR)
     single = next(s.name for s in ranked if not Family.ENSEMBLE.has(s.name))

@@ -18,6 +18,7 @@ from mdel_assets.defs.metadata import chart, link, note_partitions, page, result
 from mdel_assets.defs.resources import Tracking, Workspace
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.evaluation import steps
+from mdel_assets.experiment.model_keys import POSTERIOR, Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one, make_shown
 from mdel_assets.line.what_is_stale import what_is_stale
@@ -55,7 +56,7 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         """
         lineage = workspace.lineage(experiment)
         keys = context.partition_keys
-        states = _states(lineage, keys)
+        states = states_of_unmade(lineage, keys)
         try:
             scored = steps.score_side_by_side(lineage, [key for key in keys if key not in states])
         except TrainingInterruptedError as error:
@@ -97,7 +98,7 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         """
         lineage = workspace.lineage(experiment)
         keys = context.partition_keys
-        states = _states(lineage, keys)
+        states = states_of_unmade(lineage, keys)
         records, changes = {}, {}
         for key in keys:
             if key in states:
@@ -159,17 +160,18 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     return [token_scores, perplexity_report, perplexity_matrix]
 
 
-def _states(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
+def states_of_unmade(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the metadata of models that have no figures because they were never made.
 
     A model that is requested alone is expected to exist.
     """
     states: dict[str, dict[str, str]] = {}
     for key in keys if len(keys) > 1 else []:
-        model = lineage.model(key)
-        if not model.record_path.exists():
-            states[key] = {"state": f"{model.label} was never made: nothing to score"}
-            _log.warning("%s was never made: left out", model.label)
+        names = Family.EXPERT.keys(lineage.present_domains()) if key == POSTERIOR else [key]
+        for model in map(lineage.model, names):
+            if not model.record_path.exists():
+                states[key] = {"state": f"{model.label} was never made: nothing to score"}
+                _log.warning("%s was never made: %s is left out", model.label, key)
     return states
 
 

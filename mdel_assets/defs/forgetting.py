@@ -1,4 +1,4 @@
-"""A domain's text in Dagster's history: the sample rows that dataset pages show."""
+"""A domain's text in Dagster's history: rows on pages of datasets, texts on pages of models."""
 
 import contextlib
 import logging
@@ -12,7 +12,8 @@ import dagster as dg
 from mdel_assets.home import MdelHome
 
 _log = logging.getLogger(__name__)
-_DATASETS = dg.AssetKey("domain_dataset")
+# Assets whose pages show text, and the table there that names the domains it is from.
+_SHOWING = {dg.AssetKey("domain_dataset"): "sample", dg.AssetKey("sample_texts"): "bits_per_byte"}
 _PAGE = 500
 
 
@@ -27,7 +28,7 @@ def runs_with_samples(home: MdelHome, domain: str, *, experiment: str) -> list[s
 
 
 def delete_samples(home: MdelHome, domain: str, *, experiment: str) -> None:
-    """Delete those runs from the history, and the cached metadata of the newest datasets."""
+    """Delete those runs from the history, and the cached metadata of the newest pages."""
     for folder in _instances(home):
         with dg.DagsterInstance.from_config(str(folder)) as instance:
             samples = _samples(instance, domain, home.root / experiment)
@@ -35,7 +36,7 @@ def delete_samples(home: MdelHome, domain: str, *, experiment: str) -> None:
             for run_id in runs:
                 instance.delete_run(run_id)
             if runs:
-                instance.wipe_assets([_DATASETS])
+                instance.wipe_assets(list(_SHOWING))
         for database in sorted(folder.rglob("*.db")) if runs else []:
             _overwrite_deleted(database)
 
@@ -49,21 +50,20 @@ def _instances(home: MdelHome, environment: Mapping[str, str] = os.environ) -> l
 
 
 def _samples(instance: dg.DagsterInstance, domain: str, root: Path) -> Iterator[dg.EventLogRecord]:
-    cursor = None
-    while True:
-        page = instance.fetch_materializations(_DATASETS, limit=_PAGE, cursor=cursor)
-        yield from (event for event in page.records if _shows(event, domain, root))
-        if not page.has_more:
-            return
-        cursor = page.cursor
+    for asset, table in _SHOWING.items():
+        cursor, has_more = None, True
+        while has_more:
+            page = instance.fetch_materializations(asset, limit=_PAGE, cursor=cursor)
+            yield from (event for event in page.records if _shows(event, table, domain, root))
+            cursor, has_more = page.cursor, page.has_more
 
 
-def _shows(event: dg.EventLogRecord, domain: str, root: Path) -> bool:
-    """Whether an event shows rows of ``domain`` of the experiment whose folder is ``root``."""
+def _shows(event: dg.EventLogRecord, table: str, domain: str, root: Path) -> bool:
+    """Whether an event shows text of ``domain`` of the experiment whose folder is ``root``."""
     made = event.asset_materialization
     if made is None:
         return False
-    sample, place = made.metadata.get("sample"), made.metadata.get("path")
+    sample, place = made.metadata.get(table), made.metadata.get("path")
     if isinstance(place, dg.PathMetadataValue) and root not in Path(place.path or "").parents:
         return False
     if not isinstance(sample, dg.TableMetadataValue):

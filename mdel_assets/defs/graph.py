@@ -19,6 +19,7 @@ from mdel_assets.defs.mixtures import mixture_assets
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.resources import resources_of
+from mdel_assets.defs.sample_texts import sample_text_assets
 from mdel_assets.defs.searches import search_assets
 from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
@@ -51,6 +52,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *reference_assets(line),
             *evaluation_assets(line),
             *ensemble_assets(line),
+            *sample_text_assets(line),
             *publishing_assets(line),
         ]
         assets = [

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.findings import verdict
-from mdel_assets.evaluation.glance import POSTERIOR, RANDOM_SPLIT, ROUTED, glance, glance_figure
+from mdel_assets.evaluation.glance import RANDOM_SPLIT, ROUTED, glance, glance_figure
 from mdel_assets.evaluation.matrix import AverageRow, Matrix
 from mdel_assets.evaluation.matrix_files import averages_table
 from mdel_assets.evaluation.sample_sizes import too_few, total_label
-from mdel_assets.experiment.model_keys import DENSE, Family
+from mdel_assets.experiment.model_keys import DENSE, POSTERIOR, Family
 from mdel_assets.scoring.estimates import TOO_FEW, Estimate
 from mdel_assets.scoring.markdown_table import as_markdown
 from mdel_assets.scoring.perplexity import rows_to_table

@@ -12,12 +12,11 @@ import numpy as np
 
 from mdel_assets.charts import figure
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
-from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, Family, ModelKey
+from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, POSTERIOR, Family, ModelKey
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix
 
-POSTERIOR = "ensemble-posterior-all"
 ROUTED = "ensemble-linear-top1"
 RANDOM_SPLIT = "ensemble-random-split-posterior-all"
 _COLOURS: dict[Family | None, str] = {

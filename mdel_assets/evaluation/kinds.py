@@ -53,7 +53,8 @@ def _without_variants(experiment: Experiment, domains: Collection[str]) -> dict[
     return {"": "absent: the corpus has no domain of a variant"} if is_empty else {}
 
 
-def _model_and_datasets(experiment: Experiment, key: str) -> list[Input]:
+def model_and_datasets(experiment: Experiment, key: str) -> list[Input]:
+    """Return a model and all datasets, as inputs of what it is measured by."""
     return [model_input(_MODELS, key), *datasets(experiment)]
 
 
@@ -123,7 +124,7 @@ KINDS = (
         code_version="2",
         keys=models,
         absent=absent_models,
-        inputs=_model_and_datasets,
+        inputs=model_and_datasets,
         takes=with_text,
         config=_scoring,
         write_together=steps.score,

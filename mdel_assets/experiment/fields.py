@@ -319,6 +319,23 @@ class Ensemble(Section):
         return min(self.router_documents, max(100, _ROUTER_DOCUMENTS // max(1, num_domains)))
 
 
+class SampleTexts(Section):
+    """What models write after the beginnings of held-out documents.
+
+    Of each domain's held-out documents ``num_documents`` are drawn (0: no texts are written), and
+    each model continues about the first ``prompt_characters`` of them by up to ``max_new_tokens``.
+    ``temperature`` and ``top_p`` are as in ``mdel generate``. With ``ensemble``, all experts
+    together continue them, too, which takes the memory of all of them.
+    """
+
+    num_documents: Annotated[int, Field(ge=0, le=100)] = 1
+    prompt_characters: Annotated[int, Field(ge=1, le=10_000)] = 200
+    max_new_tokens: Annotated[int, Field(ge=1, le=10_000)] = 64
+    temperature: Annotated[float, Field(ge=0.0, le=100.0)] = 0.8
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    ensemble: bool = True
+
+
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
 
@@ -336,7 +353,9 @@ class Evaluation(Section):
     a longer one only the beginning is scored.
     """
 
-    added_later: ClassVar[frozenset[str]] = frozenset({"max_tokens", "special_tokens"})
+    added_later: ClassVar[frozenset[str]] = frozenset(
+        {"max_tokens", "special_tokens", "sample_texts"}
+    )
 
     max_length: Annotated[int, Field(ge=2, le=10**7)] = 1024
     stride: PositiveInt | None = None
@@ -351,6 +370,7 @@ class Evaluation(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     num_bootstrap_samples: Annotated[int, Field(ge=1, le=10**6)] = 1000
     ensemble: Ensemble = Ensemble()
+    sample_texts: SampleTexts = SampleTexts()
     references: dict[str, ModelSource] = {}
     seed: Seed = 0
 

@@ -24,7 +24,7 @@ class Family(enum.StrEnum):
     MIXTURE = "mixture"
     # A model from elsewhere.
     REFERENCE = "reference"
-    # Experts that are run together; no partition has one.
+    # Experts that are run together.
     ENSEMBLE = "ensemble"
 
     def key(self, name: str) -> str:
@@ -43,6 +43,8 @@ class Family(enum.StrEnum):
 SEED = Family.SEED.value
 DENSE = Family.DENSE.value
 DENSE_ONE = Family.DENSE.key("one")
+# All experts, weighed by how well they predict the text so far.
+POSTERIOR = Family.ENSEMBLE.key("posterior-all")
 _FAMILIES = {family.value: family for family in Family}
 
 

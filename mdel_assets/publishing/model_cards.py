@@ -9,6 +9,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.merged_cards import merged_model_card
 from mdel_assets.merging.mixtures.cards import card_of_mixture
 from mdel_assets.publishing.card_figures import Figures, figures_markdown, model_index
+from mdel_assets.publishing.card_texts import texts_section
 from mdel_assets.publishing.cards import (
     base_model,
     front_matter,
@@ -74,7 +75,7 @@ the same seed can be merged, or combined token by token.
 ## How good it is
 
 {figures_markdown(figures)}
-## Training
+{texts_section(lineage, figures.model, domains)}## Training
 
 {_training_section(record)}
 
@@ -205,7 +206,7 @@ def _made_of_models(
 ## How good it is
 
 {figures_markdown(figures)}
-## Licence and sources
+{texts_section(lineage, figures.model, domains)}## Licence and sources
 
 Its inputs were trained on text from these sources. The seed model's licence applies, too: the seed
 is {seed_in_words(lineage)}.

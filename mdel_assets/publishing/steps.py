@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.experiment.model_keys import Family
+from mdel_assets.generation.steps import current_samples
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.merging.members import without_folders
@@ -242,6 +243,8 @@ def _identity(
         for key in content.figures.rows
         if (record := lineage.artifact("perplexity_report", key).read_record())
     }
+    if written := current_samples(lineage, content.figures.model):
+        reports[lineage.artifact("sample_texts", written.key).label] = written.fingerprint
     return Identity(
         kind=content.kind,
         key=content.key,

@@ -18,7 +18,6 @@ from mdel_assets.evaluation.ensemble import (
     spread_readings,
 )
 from mdel_assets.evaluation.ensemble_report import (
-    POSTERIOR,
     best_single,
     ensemble_findings,
     ensemble_markdown,
@@ -28,6 +27,7 @@ from mdel_assets.evaluation.ensemble_scores import ensemble_cells, num_experts_r
 from mdel_assets.evaluation.matrix import build_matrix
 from mdel_assets.evaluation.router import ROUTERS, Router, train_router
 from mdel_assets.experiment.fields import Ensemble
+from mdel_assets.experiment.model_keys import POSTERIOR
 from mdel_assets.scoring.perplexity import perplexity_row, read_cells
 from mdel_assets.scoring.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
 from mdel_assets.training.model_files import load_tokenizer

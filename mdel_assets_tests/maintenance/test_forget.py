@@ -183,19 +183,25 @@ def test_text_outside_of_artifacts_is_named_and_removed(mdel, finished, own_home
         keys["dagster/asset_partition_range_end"] = "enron"
         datasets = [dg.AssetKey("domain_dataset")]
         result = job.execute_in_process(instance=instance, asset_selection=datasets, tags=keys)
+        texts = [dg.AssetKey("sample_texts")]
+        written = job.execute_in_process(
+            instance=instance, asset_selection=texts, partition_key="seed"
+        )
     fragment = next(iter(pq.read_table(root / "documents" / "00" / "github.parquet")["text"]))
     fragment = str(fragment)[:80].encode()
     assert [path for path in history.rglob("*.db") if fragment in path.read_bytes()]
     said = mdel("forget", "--domain", "github")
     assert f"text       {root / 'work' / 'rejects-00'}: work in progress, or damaged" in said
     assert f"text       {planted[1]}: a partly fetched shard" in said
-    assert f"text       Dagster's run {result.run_id}: sample rows of domain_dataset" in said
+    assert f"text       Dagster's run {result.run_id}: sample rows and texts" in said
+    assert f"text       Dagster's run {written.run_id}: sample rows and texts" in said
     assert f"elsewhere  {own_home.root / 'wandb'}: losses and figures of models" in said
     mdel("forget", "--domain", "github", "--delete", "--yes")
     assert not any(path.exists() for path in planted)
     with dg.DagsterInstance.from_config(str(history)) as instance:
         assert instance.get_run_by_id(result.run_id) is None
         assert instance.fetch_materializations(datasets[0], limit=1).records == []
+        assert instance.fetch_materializations(texts[0], limit=1).records == []
     files = [path for path in own_home.root.rglob("*") if path.is_file()]
     assert [path for path in files if fragment in path.read_bytes()] == []
     again = mdel("forget", "--domain", "github").splitlines()

@@ -8,10 +8,13 @@ import pytest
 from huggingface_hub import HfApi
 
 from mdel_assets.errors import MissingTokenError, PublishingError, RestrictedDataError
+from mdel_assets.generation.samples_markdown import escaped
+from mdel_assets.generation.steps import read_samples
+from mdel_assets.publishing.card_texts import texts_section
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_dataset, publish_expert, publish_merged
 from mdel_assets.store.digests import file_digest
-from mdel_assets_tests.conftest import forge, pico_experiment
+from mdel_assets_tests.conftest import PICO, forge, pico_experiment
 from mdel_assets_tests.publishing.conftest import (
     OWNER,
     QUICK,
@@ -297,3 +300,31 @@ def test_text_under_copyright_is_refused_in_datasets_and_in_what_learned_from_th
     assert "is made of text under copyright (github)" in caplog.text
     card = hub.state.read("datasets", f"{OWNER}/arxiv")["README.md"].decode()
     assert "books under copyright. **Under copyright.**" in card
+
+
+def test_a_card_shows_what_the_model_writes_and_no_text_under_copyright(line, hub):
+    experiment, lineage = line
+    publisher = publisher_to(hub, experiment)
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    card = hub.state.read("models", f"{OWNER}/expert-arxiv")["README.md"].decode()
+    section = card.partition("## What it writes\n")[2].partition("\n## ")[0]
+    assert section.index("| `expert-arxiv` |") < section.index("| `seed` |")
+    written = {sample.domain: sample for sample in read_samples(lineage, "expert-arxiv")}
+    assert escaped(written["github"].continuation) in section
+    assert publish_expert(lineage, "arxiv", publisher=publisher).record.details["made_commit"]
+    # What was written anew is published anew.
+    artifact = lineage.artifact("sample_texts", "expert-arxiv")
+    artifact.record_path.unlink()
+    publish_expert(lineage, "arxiv", publisher=publisher)
+    card = hub.state.read("models", f"{OWNER}/expert-arxiv")["README.md"].decode()
+    assert "## What it writes" not in card
+
+
+def test_texts_of_domains_under_copyright_are_on_no_card(line):
+    _, lineage = line
+    domains = [{"key": "github", "name": "Books3"}, *PICO["domains"][1:]]
+    restricted = pico_experiment(lineage.root.parent, domains=domains)
+    both = texts_section(lineage, "expert-arxiv", ["github", "arxiv"])
+    lineage.experiment = restricted
+    assert "#### github" in both
+    assert texts_section(lineage, "expert-arxiv", ["github"]) == ""

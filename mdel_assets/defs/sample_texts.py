@@ -1,0 +1,61 @@
+"""The asset that shows what models write."""
+
+from typing import Any
+
+import dagster as dg
+
+from mdel_assets.defs.evaluation import states_of_unmade
+from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
+from mdel_assets.defs.metadata import note_partitions, page, rounded, table
+from mdel_assets.defs.resources import Workspace
+from mdel_assets.generation.steps import side_by_side
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import make
+from mdel_assets.store.records import Record
+
+
+def sample_text_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
+    """Return the asset `sample_texts`; none where the experiment wants no texts."""
+    if not line.has("sample_texts"):
+        return []
+    experiment = line.experiment
+
+    @line.asset(
+        "sample_texts",
+        group="evaluation",
+        icons={"pytorch", "markdown"},
+        backfill_policy=AllInOneRun(),
+        pool="gpu",
+    )
+    def sample_texts(
+        context: dg.AssetExecutionContext, workspace: Workspace
+    ) -> dg.MaterializeResult:
+        """What a model writes after the beginnings of held-out documents of each domain.
+
+        Seeded samples, beside those of the seed and of all experts together; and how well it
+        predicts how each document really goes on, in bits per byte.
+        """
+        lineage = workspace.lineage(experiment)
+        states = states_of_unmade(lineage, context.partition_keys)
+        keys = [key for key in context.partition_keys if key not in states]
+        written = make(lineage, "sample_texts", keys)
+        pages = {key: _page(lineage, record) for key, record in written.records.items()}
+        metadata = states | pages
+        note_partitions(context, metadata, fails=bool(written.failures))
+        written.raise_failures()
+        return dg.MaterializeResult()
+
+    return [sample_texts]
+
+
+def _page(lineage: Lineage, record: Record) -> dict[str, Any]:
+    from mdel_assets.generation.samples_markdown import samples_markdown
+
+    shown = side_by_side(lineage, record.key)
+    rows = [
+        {"domain": each.domain, "bits_per_byte": rounded(each.bits_per_byte), "model": model}
+        for model, samples in shown.items()
+        for each in samples
+    ]
+    entries = {"texts": dg.MetadataValue.md(samples_markdown(shown)), "bits_per_byte": table(rows)}
+    return page(entries, record, lineage.artifact("sample_texts", record.key))
