@@ -1,4 +1,4 @@
-"""The worker: makes one artifact in processes of its own: ``python -m mdel_assets.worker SPEC``.
+"""The worker: makes artifacts in processes of its own: ``python -m mdel_assets.worker SPEC``.
 
 Whatever starts it (torchrun, accelerate, a queue), it reads the same specification, takes the same
 step and leaves the same artifact as the step's own process would. Its log goes to Dagster through
@@ -23,7 +23,8 @@ from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
-from mdel_assets.line.making import make
+from mdel_assets.line.kind import Part
+from mdel_assets.line.making import make, make_part
 from mdel_assets.machine.child_processes import end_with_starter
 from mdel_assets.machine.console import show_log_lines
 from mdel_assets.machine.processes import is_first_process, require_processes
@@ -49,12 +50,16 @@ def run_worker(path: Path) -> None:
         folder=Path(spec.tracking_folder),
         mode=spec.tracking_mode,
     )
+    lineage = home.lineage(experiment)
+    if spec.part:
+        make_part(lineage, spec.kind, spec.keys, Part(*spec.part))
+        return
     seconds = _seconds_to_train(spec.max_seconds)
     conditions = Conditions(max_seconds=seconds, tracker=tracker, is_sharded=spec.is_sharded)
     made = make(
-        home.lineage(experiment),
+        lineage,
         spec.kind,
-        [spec.key],
+        spec.keys,
         conditions=conditions,
         takes_locks=False,
     )

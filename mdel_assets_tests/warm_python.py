@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -150,6 +151,16 @@ def run(
     done = subprocess.CompletedProcess(list(words), process.wait(), printed)
     assert not check or done.returncode == 0, printed[-5000:]
     return done
+
+
+def executable(folder: Path) -> Path:
+    """Return a command in ``folder`` that stands in for this Python wherever a test names one."""
+    client = Path(__file__).with_name("warm_client.py")
+    words = [sys.executable, "-I", "-S", str(client), _interpreter(with_hub=True)]
+    path = folder / "python"
+    path.write_text(f'#!/bin/bash\nexec {shlex.join(words)} "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -93,6 +93,7 @@ KINDS = (
         inputs=_first_shard,
         config=_clustering,
         write=steps.find_clusters,
+        is_heavy=True,
     ),
     Kind(
         "shard_documents",
@@ -102,6 +103,7 @@ KINDS = (
         inputs=_shard_and_clusters,
         config=_reading,
         write=steps.route_shard,
+        is_heavy=True,
     ),
     Kind(
         "domain_dataset",
@@ -113,5 +115,6 @@ KINDS = (
         config=_assembling,
         write_together=steps.assemble_datasets,
         follows_inputs=True,
+        is_heavy=True,
     ),
 )

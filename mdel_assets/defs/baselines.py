@@ -37,7 +37,7 @@ def baseline_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinit
         random_split = trained_asset(
             line,
             "random_split_expert",
-            backfill_policy=compute.backfill_policy,
+            backfill_policy=compute.backfill_policy("random_split_expert"),
             description="""
             An expert of no domain: one expert's tokens, from documents dealt at random.
 

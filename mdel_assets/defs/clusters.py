@@ -4,11 +4,11 @@ from typing import Any
 
 import dagster as dg
 
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import chart, result_of, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.experiment.experiment import Experiment
-from mdel_assets.line.making import make_one
 from mdel_assets.store.records import Record
 
 _CHECK = "clusters_are_balanced"
@@ -30,14 +30,18 @@ def cluster_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             "even share of the documents."
         },
     )
-    def corpus_clusters(workspace: Workspace) -> dg.MaterializeResult:
+    def corpus_clusters(
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
+    ) -> dg.MaterializeResult:
         """The domains of a corpus without labels: clusters of documents on similar topics.
 
         Balanced k-means on TF-IDF features of the first train shard (c-BTM). The page shows each
         cluster with its most characteristic words.
         """
         lineage = workspace.lineage(experiment)
-        record = make_one(lineage, "corpus_clusters")
+        made = compute.made(context, lineage, [""])
+        made.raise_failures()
+        record = made.records[""]
         return result_of(
             record,
             lineage.artifact("corpus_clusters"),

@@ -1,27 +1,23 @@
-"""Where models are trained: in the step's process, in local workers, or in cluster jobs.
+"""Where artifacts are made: in the step's process, in local workers, or in cluster jobs.
 
 Settings come from run configuration, else from the YAML file that ``MDEL_COMPUTE`` names, else from
 ``compute.yaml`` in ``MDEL_HOME``. Settings that become a command come only from the file; otherwise
 anyone who can start a run could run any command. None of the settings enters a fingerprint.
 """
 
-import dataclasses
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
 import yaml
-from dagster._core.errors import DagsterPipesExecutionError
 from pydantic import TypeAdapter, create_model
 
-from mdel_assets.defs.job_messages import JobMessages
+from mdel_assets.defs.compute_plan import Place, Plan, untracked
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.engines.job_folder import JobFolder, look_again
+from mdel_assets.engines.division import Division
 from mdel_assets.engines.jobs import Engine
-from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
 from mdel_assets.engines.ray_jobs import RayJobs
 from mdel_assets.engines.settings import (
     QueueSettings,
@@ -31,36 +27,38 @@ from mdel_assets.engines.settings import (
     refuse_unknown_keys,
 )
 from mdel_assets.engines.slurm import Slurm
-from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import (
     ExperimentError,
     MdelError,
     TrainingInterruptedError,
-    WorkerError,
+    UnknownKeyError,
     unknown_name_message,
 )
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.line.conditions import Conditions
+from mdel_assets.kinds import KINDS
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.line.locks import making
-from mdel_assets.line.making import Made, current_record, make_one
-from mdel_assets.machine.child_processes import naming_this_process
+from mdel_assets.line.making import Made, make
 from mdel_assets.store.records import Record
-from mdel_assets.tracking import Tracker
-from mdel_assets.training.time_left import num_parameters, operations_of
 
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
-# Per trained parameter: weights, gradients and two moments in fp32, and some activations.
-_TRAINING_BYTES = 20
+_SHARES = tuple(Division.model_fields)
+_TRAININGS = [kind.name for kind in KINDS if kind.is_training]
+_MOVABLE = [kind.name for kind in KINDS if kind.is_heavy]
+_DIVISIBLE = [kind.name for kind in KINDS if kind.parts]
 # Settings that become a command, or that choose the machines that run it.
 _LAUNCHER = "launcher"
 _COMMANDS = ("python", "environment", "modules", "options", "address")
 
 
 class Compute(dg.ConfigurableResource):
-    """Where models are trained: in the step's process, in local workers, or in cluster jobs.
+    """Where artifacts are made: in the step's process, in local workers, or in cluster jobs.
+
+    ``engine`` is that of trainings. ``kinds`` maps other kinds of artifact, or trainings that need
+    something else, to settings of their own: an ``engine`` (by default the one above), settings of
+    that engine's, and for `token_scores` the number of ``parts`` that documents are dealt to and of
+    ``models_per_job``.
 
     Without a GPU, the models of one run train side by side, each with a share of the threads: as
     many at a time as cores and memory allow, or ``models_at_once``. After ``max_seconds`` a
@@ -82,16 +80,31 @@ class Compute(dg.ConfigurableResource):
     sharded: bool = False
     slurm: dict[str, Any] = {}
     ray: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
 
-    @property
-    def is_queue(self) -> bool:
-        """Whether each model is a cluster job, with many at the same time."""
-        return self.engine in _QUEUES
+    def backfill_policy(self, kind: str) -> dg.BackfillPolicy | None:
+        """Return one run for all partitions if they become jobs, else Dagster's default."""
+        return dg.BackfillPolicy.single_run() if self.place_of(kind).queue else None
 
-    @property
-    def backfill_policy(self) -> dg.BackfillPolicy | None:
-        """One run for all partitions if they become jobs, else Dagster's default: one run each."""
-        return dg.BackfillPolicy.single_run() if self.is_queue else None
+    def made(
+        self,
+        context: dg.AssetExecutionContext,
+        lineage: Lineage,
+        keys: Sequence[str],
+        *,
+        here: Callable[[Lineage, Sequence[str]], Made] | None = None,
+    ) -> Made:
+        """Make artifacts ``keys`` of the context's asset, which is no training.
+
+        ``here`` makes them where they are no jobs. One that fails does not stop the others.
+        """
+        kind = context.asset_key.path[-1]
+        self.checked()
+        place = self.place_of(kind)
+        if place.queue is None:
+            return here(lineage, keys) if here else make(lineage, kind, keys)
+        plan = Plan(self, context, lineage, untracked(lineage), kind, str(lineage.root.parent))
+        return plan.by_jobs(keys, place)
 
     def make(
         self,
@@ -120,41 +133,38 @@ class Compute(dg.ConfigurableResource):
 
         A model that fails does not stop the others.
         """
-        settings = self.checked()
+        self.checked()
         lineage, tracker = workspace.lineage(experiment), tracking.tracker(experiment)
         kind = context.asset_key.path[-1]
-        made = Made()
-        missing = []
-        for key in keys:
-            try:
-                if current := current_record(lineage, kind, key):
-                    made.records[key] = current
-                else:
-                    missing.append(key)
-            except MdelError as error:
-                made.failures[key] = error
-        plan = _Plan(self, context, lineage, tracker, kind, workspace)
-        if settings is not None and missing:
-            plan.train_by_jobs(missing, settings, made)
-        elif (num_processes := plan.num_at_once(len(missing))) > 1:
-            plan.train_side_by_side(missing, num_processes, made)
+        place = self.place_of(kind)
+        plan = Plan(self, context, lineage, tracker, kind, workspace.root)
+        if place.queue:
+            made = plan.by_jobs(keys, place)
         else:
-            plan.train_in_turn(missing, made)
+            made, missing = plan.looked_up(keys)
+            if (num_processes := plan.num_at_once(len(missing))) > 1:
+                plan.train_side_by_side(missing, num_processes, made)
+            else:
+                plan.train_in_turn(missing, made)
         for failure in made.failures.values():
             raise_where_cancelled(failure)
         return made
 
-    def checked(self) -> QueueSettings | None:
-        """Return the settings of a cluster engine; None for the other engines.
+    def checked(self) -> None:
+        """Refuse settings that are unknown, contradict each other, or cannot be set here.
 
         Raises:
-            ExperimentError: a setting is unknown, or contradicts the others.
+            ExperimentError: what is wrong, and where it can be set.
 
         """
         if self.engine not in _ENGINES:
             raise ExperimentError(unknown_name_message("compute.engine", self.engine, _ENGINES))
-        for name in _QUEUES:
-            if found := sorted(set(getattr(self, name)) & set(_COMMANDS)):
+        given = {name: getattr(self, name) for name in _QUEUES}
+        given |= {f"kinds.{kind}": entry for kind, entry in self.kinds.items()}
+        for name, settings in given.items():
+            if not isinstance(settings, dict):
+                raise ExperimentError(f"compute.{name} must be a mapping of settings.")
+            if found := sorted(set(settings) & set(_COMMANDS)):
                 raise ExperimentError(
                     f"compute.{name}.{found[0]} cannot be set in run configuration: it becomes a "
                     f"command, and anyone who can start a run could run any command. Set it in "
@@ -166,157 +176,67 @@ class Compute(dg.ConfigurableResource):
                 "compute.num_processes, sharded and launcher are for workers: set compute.engine "
                 "to accelerate."
             )
-        if self.engine == "slurm":
-            given = {**self.of_file.get("slurm", {}), **self.slurm}
-            return read_settings(SlurmSettings, given, origin="compute.slurm")
-        if self.engine == "ray":
-            given = {**self.of_file.get("ray", {}), **self.ray}
-            return read_settings(RaySettings, given, origin="compute.ray")
-        return None
+        for kind in ("expert_model", *self.kinds):
+            self.place_of(kind)
 
-    def command(self, python: str) -> list[str]:
+    def place_of(self, kind: str) -> "Place":
+        """Return where artifacts of a kind are made.
+
+        Raises:
+            ExperimentError: a setting of the kind is unknown or invalid.
+
+        """
+        entry = {**self.of_file.get("kinds", {}).get(kind, {}), **self.kinds.get(kind, {})}
+        if kind in self.kinds and kind not in _MOVABLE:
+            raise UnknownKeyError(unknown_name_message("compute.kinds: kind", kind, _MOVABLE))
+        engine = entry.pop("engine", self.engine if kind in (*self.kinds, *_TRAININGS) else "local")
+        known = _ENGINES if kind in _TRAININGS else ["local", *_QUEUES]
+        if engine not in known:
+            raise ExperimentError(
+                f"{unknown_name_message(f'compute.kinds.{kind}.engine', engine, known)} Only "
+                f"trainings run in workers of accelerate."
+            )
+        shares = {name: entry.pop(name) for name in _SHARES if name in entry}
+        if shares and kind not in _DIVISIBLE:
+            raise ExperimentError(
+                f"compute.kinds.{kind}.{next(iter(shares))} is for {', '.join(_DIVISIBLE)} alone."
+            )
+        division = read_settings(Division, shares, origin=f"compute.kinds.{kind}")
+        if engine not in _QUEUES:
+            if entry:
+                raise ExperimentError(
+                    f"compute.kinds.{kind}.{next(iter(entry))} is for jobs of a cluster: set "
+                    f"compute.engine, or compute.kinds.{kind}.engine, to slurm or ray."
+                )
+            return Place(engine, None, division)
+        content = {**self.of_file.get(engine, {}), **getattr(self, engine), **entry}
+        origin = f"compute.kinds.{kind}" if entry else f"compute.{engine}"
+        model = SlurmSettings if engine == "slurm" else RaySettings
+        return Place(engine, read_settings(model, content, origin=origin), division)
+
+    def command(self, python: str, *, is_training: bool = True) -> list[str]:
         """Return the command that starts a worker, without its last argument, the spec's path."""
-        launcher: Sequence[str] = self.of_file.get(_LAUNCHER, [])
-        if not launcher and self.num_processes == 1:
+        launcher: Sequence[str] = self.of_file.get(_LAUNCHER, []) if is_training else []
+        if not launcher and (self.num_processes == 1 or not is_training):
             launcher = [python]
         elif not launcher:
             number = f"--nproc-per-node={self.num_processes}"
             launcher = [python, "-m", "torch.distributed.run", "--standalone", number]
         return [*launcher, "-m", "mdel_assets.worker"]
 
-    def make_engine(self, settings: QueueSettings) -> Engine:
-        """Return the engine for ``settings``."""
-        command = self.command(settings.python)
+    def make_engine(self, settings: QueueSettings, *, is_training: bool) -> Engine:
+        """Return the engine for ``settings``; only trainings have several processes for a job."""
+        command = self.command(settings.python, is_training=is_training)
         if isinstance(settings, RaySettings):
             return RayJobs(settings, command=command)
         assert isinstance(settings, SlurmSettings)
         return Slurm(settings, command=command)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """The models of one run, and everything needed to make them."""
-
-    compute: Compute
-    context: dg.AssetExecutionContext
-    lineage: Lineage
-    tracker: Tracker
-    kind: str
-    workspace: Workspace
-
-    def num_at_once(self, num_models: int) -> int:
-        """Return how many models train at a time, each in its own process."""
-        from mdel_assets.machine.side_by_side import num_at_once
-
-        if self.compute.engine != "local" or num_models < 2:
-            return 1
-        if self.compute.models_at_once:
-            return min(num_models, self.compute.models_at_once)
-        return num_at_once(
-            num_models,
-            model_bytes=_TRAINING_BYTES * num_parameters(self.lineage),
-            num_operations=operations_of(self.lineage, self.kind),
-        )
-
-    def train_side_by_side(self, keys: Sequence[str], num_processes: int, made: Made) -> None:
-        """Train ``num_processes`` models at a time, each in its own process."""
-        from mdel_assets.machine.side_by_side import Work, run_side_by_side
-
-        names = {f"{self.kind} '{key}'": key for key in keys}
-        work = [Work(name, _make, self._arguments(key)) for name, key in names.items()]
-        for key in keys:
-            refuse_foreign_note(self._folder(key), engine=self.compute.engine)
-        for done, outcome in run_side_by_side(work, num_processes=num_processes):
-            key = names[done.name]
-            if outcome.error:
-                made.failures[key] = outcome.error
-            else:
-                made.records[key] = self.lineage.artifact(self.kind, key).require()
-
-    def train_in_turn(self, keys: Sequence[str], made: Made) -> None:
-        """Train one model after another; stop after one that was told to end."""
-        for key in keys:
-            try:
-                made.records[key] = self._train_here(key)
-            except MdelError as error:
-                made.failures[key] = error
-                if isinstance(error, TrainingInterruptedError):
-                    return
-
-    def _arguments(self, key: str) -> tuple[Any, ...]:
-        conditions = Conditions(max_seconds=self.compute.max_seconds, tracker=self.tracker)
-        return self.lineage, self.kind, key, conditions
-
-    def _train_here(self, key: str) -> Record:
-        """Train one model in this process, or in workers on this machine."""
-        refuse_foreign_note(self._folder(key), engine=self.compute.engine)
-        if self.compute.engine == "local":
-            return _make(*self._arguments(key))
-        folder = self._folder(key)
-        command = [*self.compute.command(sys.executable), str(folder.spec)]
-        context = self.context.op_execution_context
-        try:
-            with making(self.lineage.artifact(self.kind, key)):
-                self._spec(key).write(folder.spec)
-                client = dg.PipesSubprocessClient(env=naming_this_process())
-                client.run(context=context, command=command)
-        except DagsterPipesExecutionError as error:
-            raise_outcome(folder.spec)
-            raise WorkerError(f"The launcher failed: {error}") from error
-        return self.lineage.artifact(self.kind, key).require()
-
-    def train_by_jobs(self, keys: Sequence[str], settings: QueueSettings, made: Made) -> None:
-        """Train each model as a cluster job, all at the same time."""
-        experiment = self.lineage.experiment.name
-        jobs = [
-            QueuedJob(
-                key,
-                "/".join(part for part in (experiment, self.kind, key) if part),
-                self._spec(key),
-                self._folder(key),
-            )
-            for key in keys
-        ]
-        listener = JobMessages(self.context, are_named=len(jobs) > 1)
-        with making(*(self.lineage.artifact(self.kind, key) for key in keys)):
-            Queue(self.compute.make_engine(settings), settings, listener=listener).run(jobs)
-        for job in jobs:
-            artifact = self.lineage.artifact(self.kind, job.key)
-            look_again(artifact.folder, within=self.lineage.root)
-            try:
-                if job.error:
-                    raise job.error
-                made.records[job.key] = artifact.require()
-            except MdelError as error:
-                made.failures[job.key] = error
-
-    def _folder(self, key: str) -> JobFolder:
-        name = f"{self.kind}-{key}".removesuffix("-")
-        return JobFolder(self.lineage.root / "work" / "workers" / name)
-
-    def _spec(self, key: str) -> WorkerSpec:
-        experiment = self.lineage.experiment
-        return WorkerSpec(
-            experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
-            home=self.workspace.root,
-            kind=self.kind,
-            key=key,
-            num_processes=self.compute.num_processes,
-            max_seconds=self.compute.max_seconds,
-            is_sharded=self.compute.sharded,
-            tracking_folder=str(self.tracker.folder),
-            tracking_mode=self.tracker.mode,
-        )
-
-
 def raise_where_cancelled(error: MdelError) -> None:
     """Raise Dagster's interruption error if ``error`` says that a person asked to stop."""
     if isinstance(error, TrainingInterruptedError) and error.is_cancelled:
         raise dg.DagsterExecutionInterruptedError(str(error)) from error
-
-
-def _make(lineage: Lineage, kind: str, key: str, conditions: Conditions) -> Record:
-    return make_one(lineage, kind, key, conditions=conditions)
 
 
 def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) -> Compute:
@@ -360,10 +280,19 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
 
 def _apart(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that run configuration cannot change, and those that it can."""
-    of_file = {name: value for name, value in content.items() if name == _LAUNCHER}
+    of_file: dict[str, Any] = {name: value for name, value in content.items() if name == _LAUNCHER}
     fields = {name: value for name, value in content.items() if name != _LAUNCHER}
     for name in _QUEUES:
         if isinstance(settings := fields.get(name), dict):
-            of_file[name] = {key: settings[key] for key in settings if key in _COMMANDS}
-            fields[name] = {key: settings[key] for key in settings if key not in _COMMANDS}
+            of_file[name], fields[name] = _commands_apart(settings)
+    kinds = fields.get("kinds")
+    if isinstance(kinds, dict) and all(isinstance(entry, dict) for entry in kinds.values()):
+        parted = {kind: _commands_apart(entry) for kind, entry in kinds.items()}
+        of_file["kinds"] = {kind: commands for kind, (commands, _) in parted.items()}
+        fields["kinds"] = {kind: others for kind, (_, others) in parted.items()}
     return of_file, fields
+
+
+def _commands_apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    commands = {key: settings[key] for key in settings if key in _COMMANDS}
+    return commands, {key: settings[key] for key in settings if key not in _COMMANDS}

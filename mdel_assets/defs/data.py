@@ -9,15 +9,26 @@ from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.defs import columns
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.data_metadata import dataset_metadata, shard_metadata
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
-from mdel_assets.defs.metadata import barring, link, page, result_of, shard_address, table
+from mdel_assets.defs.metadata import (
+    Described,
+    barring,
+    link,
+    note_partitions,
+    page,
+    result_of,
+    results_of,
+    shard_address,
+    table,
+)
 from mdel_assets.defs.network import retrying_transient_errors
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.line.making import make_all, make_one
+from mdel_assets.line.making import make_one
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.digests import sha256_of
 from mdel_assets.store.records import Record
@@ -26,8 +37,8 @@ _MAX_CONTAMINATED_SHARE = 1e-3
 _NUM_NAMED = 3
 
 
-def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
-    """Return the assets of the group ``data`` that a labelled corpus has."""
+def data_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
+    """Return the assets of the group ``data``; ``compute`` says how to backfill them."""
     experiment = line.experiment
 
     @line.asset(
@@ -81,9 +92,10 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             "counted as blank, as without text, as of a licence that is not allowed, or as of a "
             "label that is left out."
         },
+        backfill_policy=compute.backfill_policy("shard_documents"),
     )
     def shard_documents(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """All documents of one shard, routed to one Parquet file per domain in a single pass.
 
@@ -93,11 +105,12 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         `source.max_reject_rate`.
         """
         lineage = workspace.lineage(experiment)
-        record = make_one(lineage, "shard_documents", context.partition_key)
-        artifact = lineage.artifact("shard_documents", context.partition_key)
-        return result_of(
-            record, artifact, shard_metadata(record), _every_line_is_counted(record, artifact)
-        )
+
+        def describe(record: Record, artifact: Artifact) -> Described:
+            return shard_metadata(record), [_every_line_is_counted(record, artifact)]
+
+        made = compute.made(context, lineage, context.partition_keys)
+        return results_of(context, made, describe, lineage=lineage)
 
     @line.asset(
         "domain_dataset",
@@ -113,7 +126,7 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         pool="cpu",
     )
     def domain_dataset(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """One domain's dataset: all its documents, an equal general half, five splits.
 
@@ -122,15 +135,17 @@ def data_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         `datasets.load_dataset(folder)`. A domain that the corpus lacks has no dataset.
         """
         lineage = workspace.lineage(experiment)
-        records = make_all(lineage, "domain_dataset", context.partition_keys)
+        made = compute.made(context, lineage, context.partition_keys)
+        records, pages = made.records, {}
         tokenizer = _tokenizer(experiment, lineage)
         for key, record in records.items():
             artifact = lineage.artifact("domain_dataset", key)
             shown = dataset_metadata(record, artifact, tokenizer=tokenizer)
             advice = held_out_words(lineage, {key: record.counts})
             warning = {"too_few_held_out": advice} if advice else {}
-            metadata = page({**warning, **shown}, record, artifact)
-            context.add_asset_metadata(metadata, partition_key=key)
+            pages[key] = page({**warning, **shown}, record, artifact)
+        note_partitions(context, pages, fails=bool(made.failures))
+        made.raise_failures()
         return dg.MaterializeResult(
             check_results=[
                 _splits_are_disjoint(

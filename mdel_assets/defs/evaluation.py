@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.defs import columns
-from mdel_assets.defs.compute import raise_where_cancelled
+from mdel_assets.defs.compute import Compute, raise_where_cancelled
 from mdel_assets.defs.evaluation_checks import (
     every_token_scored,
     figures_are_consistent,
@@ -46,7 +46,7 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         pool="gpu",
     )
     def token_scores(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """Log-probability of every token of every evaluation document under one model.
 
@@ -57,8 +57,9 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         lineage = workspace.lineage(experiment)
         keys = context.partition_keys
         states = states_of_unmade(lineage, keys)
+        unscored = [key for key in keys if key not in states]
         try:
-            scored = steps.score_side_by_side(lineage, [key for key in keys if key not in states])
+            scored = compute.made(context, lineage, unscored, here=steps.score_side_by_side)
         except TrainingInterruptedError as error:
             raise_where_cancelled(error)
             raise

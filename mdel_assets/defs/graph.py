@@ -41,15 +41,15 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
         warnings.simplefilter("ignore", category=dg.BetaWarning)
         line = LineAssets(lineage)
         assets = [
-            *data_assets(line),
+            *data_assets(line, compute),
             *cluster_assets(line),
             *training_assets(line, compute),
             *baseline_assets(line, compute),
-            *search_assets(line),
-            *merging_assets(line),
-            *mixture_assets(line),
+            *search_assets(line, compute),
+            *merging_assets(line, compute),
+            *mixture_assets(line, compute),
             *variant_assets(line, compute),
-            *reference_assets(line),
+            *reference_assets(line, compute),
             *evaluation_assets(line),
             *ensemble_assets(line),
             *sample_text_assets(line),

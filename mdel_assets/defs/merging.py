@@ -7,18 +7,21 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.defs import columns
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import (
+    Described,
     barring,
     chart,
     frozen_check,
+    note_partitions,
     page,
-    result_of,
+    results_of,
     rounded,
     table,
 )
 from mdel_assets.defs.resources import Workspace
-from mdel_assets.line.making import make_all, make_one
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.merging.recipe_members import weighted_recipe
 from mdel_assets.store.artifacts import Artifact
@@ -26,7 +29,7 @@ from mdel_assets.store.records import Record
 from mdel_assets.store.tensor_files import TensorFolder
 
 
-def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
+def merging_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
     """Return the assets of the group ``merging``; a merge only if there is a recipe."""
     experiment = line.experiment
 
@@ -43,7 +46,7 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         pool="io",
     )
     def layer_differences(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """How far each expert moved from the seed, by layer, and which experts moved alike.
 
@@ -52,11 +55,14 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         every other expert's change.
         """
         lineage = workspace.lineage(experiment)
-        records = make_all(lineage, "layer_differences", context.partition_keys)
-        for key, record in records.items():
-            metadata = _differences_metadata(record, lineage.artifact("layer_differences", key))
-            context.add_asset_metadata(metadata, partition_key=key)
-        return dg.MaterializeResult(check_results=[_frozen_tensors_equal(records)])
+        made = compute.made(context, lineage, context.partition_keys)
+        pages = {
+            key: _differences_metadata(record, lineage.artifact("layer_differences", key))
+            for key, record in made.records.items()
+        }
+        note_partitions(context, pages, fails=bool(made.failures))
+        made.raise_failures()
+        return dg.MaterializeResult(check_results=[_frozen_tensors_equal(made.records)])
 
     if not line.has("merged_model"):
         return [layer_differences]
@@ -70,9 +76,10 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             "shape."
         },
         pool="io",
+        backfill_policy=compute.backfill_policy("merged_model"),
     )
     def merged_model(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """One model merged from several, by one recipe of the experiment.
 
@@ -80,34 +87,42 @@ def merging_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         the inputs' files to the output's.
         """
         lineage = workspace.lineage(experiment)
-        recipe = context.partition_key
-        record = make_one(lineage, "merged_model", recipe)
-        artifact = lineage.artifact("merged_model", recipe)
-        seed_folder = lineage.folder("seed_model")
-        with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
-            same_shapes = ours.shapes == seeds.shapes
-        non_finite = record.details["non_finite"]
-        sound = dg.AssetCheckResult(
-            passed=same_shapes and not non_finite,
-            check_name="tensors_finite_and_shaped",
-            metadata={"non_finite": dg.MetadataValue.json(non_finite), "same_shapes": same_shapes},
-        )
-        members = [
-            {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
-            for member in weighted_recipe(lineage, recipe)[1].models
-        ]
-        metadata = {
-            "merge_method": record.config["merge_method"],
-            "models": table(members),
-            "num_tensors": record.details["num_tensors"],
-            "num_copied_tensors": record.details["num_copied_tensors"],
-            "num_parameters": record.details["num_parameters"],
-        }
-        return result_of(
-            record, artifact, metadata, barring(sound, [] if sound.passed else [artifact])
-        )
+
+        def describe(record: Record, artifact: Artifact) -> Described:
+            return _merge_metadata(lineage, record), [_is_sound(lineage, record, artifact)]
+
+        made = compute.made(context, lineage, context.partition_keys)
+        return results_of(context, made, describe, lineage=lineage)
 
     return [layer_differences, merged_model]
+
+
+def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetCheckResult:
+    """Check that a merged model's numbers are finite, and that its shapes are the seed's."""
+    seed_folder = lineage.folder("seed_model")
+    with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
+        same_shapes = ours.shapes == seeds.shapes
+    non_finite = record.details["non_finite"]
+    sound = dg.AssetCheckResult(
+        passed=same_shapes and not non_finite,
+        check_name="tensors_finite_and_shaped",
+        metadata={"non_finite": dg.MetadataValue.json(non_finite), "same_shapes": same_shapes},
+    )
+    return barring(sound, [] if sound.passed else [artifact])
+
+
+def _merge_metadata(lineage: Lineage, record: Record) -> dict[str, Any]:
+    members = [
+        {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
+        for member in weighted_recipe(lineage, record.key)[1].models
+    ]
+    return {
+        "merge_method": record.config["merge_method"],
+        "models": table(members),
+        "num_tensors": record.details["num_tensors"],
+        "num_copied_tensors": record.details["num_copied_tensors"],
+        "num_parameters": record.details["num_parameters"],
+    }
 
 
 def _differences_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:

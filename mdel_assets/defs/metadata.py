@@ -3,12 +3,14 @@
 import datetime as dt
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from dagster._core.errors import DagsterInvariantViolationError
 
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.making import Made
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from mdel_assets.scoring.estimates import Estimate
 
 OWNERS = ["team:mdel"]
+# What an artifact's page shows, and its checks.
+Described = tuple[Mapping[str, Any], Sequence[dg.AssetCheckResult]]
 
 
 def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict[str, Any]:
@@ -49,16 +53,66 @@ def result_of(
     return dg.MaterializeResult(metadata=page(shown, record, artifact), check_results=checks)
 
 
+def results_of(
+    context: dg.AssetExecutionContext,
+    made: Made,
+    describe: Callable[[Record, Artifact], Described],
+    *,
+    lineage: Lineage,
+) -> dg.MaterializeResult:
+    """Return what a step of several artifacts gives: a page each, and each check once for all.
+
+    ``describe`` returns what a page shows, and the artifact's checks.
+
+    Raises:
+        MdelError: some artifacts could not be made; the others have their pages all the same.
+
+    """
+    kind, pages = context.asset_key.path[-1], {}
+    checks: dict[str, dict[str, dg.AssetCheckResult]] = {}
+    for key, record in made.records.items():
+        artifact = lineage.artifact(kind, key)
+        shown, found = describe(record, artifact)
+        pages[key] = page(shown, record, artifact)
+        for check in found:
+            checks.setdefault(check.check_name or "", {})[key] = check
+    note_partitions(context, pages, fails=bool(made.failures))
+    made.raise_failures()
+    return dg.MaterializeResult(check_results=[_as_one(by_key) for by_key in checks.values()])
+
+
+def _as_one(checks: Mapping[str, dg.AssetCheckResult]) -> dg.AssetCheckResult:
+    """Return the results of one check of several partitions as one."""
+    first = next(iter(checks.values()))
+    if len(checks) == 1:
+        return first
+    failed = {key: check for key, check in checks.items() if not check.passed}
+    return dg.AssetCheckResult(
+        passed=not failed,
+        check_name=first.check_name,
+        severity=first.severity,
+        description="; ".join(f"{key}: {check.description}" for key, check in failed.items())
+        or f"All {len(checks)} passed.",
+        metadata={key: dg.MetadataValue.json(_plain(check)) for key, check in checks.items()},
+    )
+
+
+def _plain(check: dg.AssetCheckResult) -> dict[str, Any]:
+    return {name: value.value for name, value in (check.metadata or {}).items()}
+
+
 def note_partitions(
     context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, Any]], *, fails: bool
 ) -> None:
     """Let every partition that was made show its metadata, also where the step ``fails`` next."""
     for key, entries in metadata.items():
         if fails:
-            event = dg.AssetMaterialization(context.asset_key, partition=key, metadata=entries)
+            event = dg.AssetMaterialization(
+                context.asset_key, partition=key or None, metadata=entries
+            )
             context.log_event(event)
         else:
-            context.add_asset_metadata(entries, partition_key=key)
+            context.add_asset_metadata(entries, partition_key=key or None)
 
 
 def _run_began_at() -> float:

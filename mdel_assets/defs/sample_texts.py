@@ -4,13 +4,13 @@ from typing import Any
 
 import dagster as dg
 
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.evaluation import states_of_unmade
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import note_partitions, page, rounded, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.generation.steps import side_by_side
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.line.making import make
 from mdel_assets.store.records import Record
 
 
@@ -28,7 +28,7 @@ def sample_text_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         pool="gpu",
     )
     def sample_texts(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """What a model writes after the beginnings of held-out documents of each domain.
 
@@ -38,7 +38,7 @@ def sample_text_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         lineage = workspace.lineage(experiment)
         states = states_of_unmade(lineage, context.partition_keys)
         keys = [key for key in context.partition_keys if key not in states]
-        written = make(lineage, "sample_texts", keys)
+        written = compute.made(context, lineage, keys)
         pages = {key: _page(lineage, record) for key, record in written.records.items()}
         metadata = states | pages
         note_partitions(context, metadata, fails=bool(written.failures))

@@ -5,11 +5,18 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.defs import columns
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.line_assets import LineAssets
-from mdel_assets.defs.metadata import barring, change_entries, chart, result_of, table
+from mdel_assets.defs.metadata import (
+    Described,
+    barring,
+    change_entries,
+    chart,
+    results_of,
+    table,
+)
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.evaluation.findings import verdict
-from mdel_assets.line.making import make_one
 from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.merging.recipe_members import weighted_recipe
 from mdel_assets.merging.search_step import REPORT_NAME
@@ -19,7 +26,7 @@ from mdel_assets.store.records import Record
 _BEST, _TEST = "best_of_all_trials", "not_worse_than_the_mean_on_test"
 
 
-def search_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
+def search_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
     """Return the asset of searched weights, where a recipe asks for a search."""
     experiment = line.experiment
     if not line.has("searched_merge"):
@@ -36,9 +43,10 @@ def search_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
             "like that of the search."
         },
         pool="gpu",
+        backfill_policy=compute.backfill_policy("searched_merge"),
     )
     def searched_merge(
-        context: dg.AssetExecutionContext, workspace: Workspace
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
     ) -> dg.MaterializeResult:
         """The weights with which a recipe's merge has the fewest bits per byte on validation text.
 
@@ -47,20 +55,17 @@ def search_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         the same key is the resulting model. A killed search resumes after its last trial.
         """
         lineage = workspace.lineage(experiment)
-        recipe = context.partition_key
-        record = make_one(lineage, "searched_merge", recipe)
-        artifact = lineage.artifact("searched_merge", recipe)
-        members = weighted_recipe(lineage, recipe)[1].models
-        weights = [
-            {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
-        ]
-        return result_of(
-            record,
-            artifact,
-            {**_search_metadata(record, artifact), "weights": table(weights)},
-            _best_of_all_trials(record, artifact),
-            _not_worse_on_test(record),
-        )
+
+        def describe(record: Record, artifact: Artifact) -> Described:
+            members = weighted_recipe(lineage, record.key)[1].models
+            weights = [
+                {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
+            ]
+            shown = {**_search_metadata(record, artifact), "weights": table(weights)}
+            return shown, [_best_of_all_trials(record, artifact), _not_worse_on_test(record)]
+
+        made = compute.made(context, lineage, context.partition_keys)
+        return results_of(context, made, describe, lineage=lineage)
 
     return [searched_merge]
 

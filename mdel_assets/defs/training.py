@@ -72,7 +72,7 @@ def training_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinit
     expert_model = trained_asset(
         line,
         "expert_model",
-        backfill_policy=compute.backfill_policy,
+        backfill_policy=compute.backfill_policy("expert_model"),
         also_of=_text_of_domain,
         description="""
         The seed model with its chosen layers trained on one domain's dataset.

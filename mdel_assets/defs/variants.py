@@ -20,7 +20,7 @@ def variant_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefiniti
     variant_expert = trained_asset(
         line,
         "variant_expert",
-        backfill_policy=compute.backfill_policy,
+        backfill_policy=compute.backfill_policy("variant_expert"),
         description="""
         An expert trained with other settings, as defined under `variants` in the experiment.
 

@@ -21,7 +21,7 @@ from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
 
 _log = logging.getLogger(__name__)
-_AGAIN = "Run the same command again: a training resumes from its last checkpoint."
+_AGAIN = "Run the same command again: trainings, scorings and searches resume."
 
 
 class Listener(Protocol):
@@ -39,12 +39,17 @@ class Listener(Protocol):
 
 @dataclasses.dataclass
 class QueuedJob:
-    """One artifact to make by a job, and its progress. ``name`` is its name in the queue."""
+    """What one job makes, and its progress; ``key`` names it in messages, ``name`` in the queue.
+
+    ``resumes``: a job that was stopped is gone on with by the next one, which may be as often as it
+    takes. Else the next one begins anew, which counts as a retry.
+    """
 
     key: str
     name: str
     spec: WorkerSpec
     folder: JobFolder
+    resumes: bool = True
     note: Note | None = None
     num_requeues: int = 0
     num_retries: int = 0
@@ -121,11 +126,11 @@ class Queue:
             return False
         note = dataclasses.replace(note, job=earlier)
         if job.folder.has_spec(job.spec) and not note.is_cancelled:
-            _log.info("job %s of an earlier run still trains %s: waiting for it", earlier, job.name)
+            _log.info("job %s of an earlier run still makes %s: waiting for it", earlier, job.name)
             job.note = note
             self.listener.open(job.key, job.folder)
             return True
-        _log.info("job %s of an earlier run is cancelled: %s trains again", earlier, job.name)
+        _log.info("job %s of an earlier run is cancelled: %s is made again", earlier, job.name)
         self.engine.cancel([earlier])
         self._wait_for_end([earlier], seconds=self.settings.cancel_seconds)
         return False
@@ -199,7 +204,7 @@ class Queue:
                     f"({state.words}). {_AGAIN}"
                 )
             )
-        elif error is not None or state.phase == "interrupted":
+        elif error is not None or (state.phase == "interrupted" and job.resumes):
             self._requeue(job, error, state)
         elif job.host is None and state.phase in ("done", "failed"):
             job.settle(self._unshared(job, state))
@@ -211,7 +216,7 @@ class Queue:
         if job.num_requeues >= self.settings.max_requeues:
             job.settle(
                 TrainingInterruptedError(
-                    f"Job {job.id} ({job.name}) ended before its training was finished, and was "
+                    f"Job {job.id} ({job.name}) ended before its work was finished, and was "
                     f"requeued {job.num_requeues} times ({self.engine.name}.max_requeues): {why}"
                 )
             )
@@ -287,7 +292,7 @@ class Queue:
 
 
 def refuse_foreign_note(folder: JobFolder, *, engine: str) -> None:
-    """Refuse to train where another engine's job may be training.
+    """Refuse to work where another engine's job may be working.
 
     Raises:
         WorkerError: a note of another engine's job is there.
@@ -296,7 +301,7 @@ def refuse_foreign_note(folder: JobFolder, *, engine: str) -> None:
     note = folder.note()
     if note is not None and note.engine != engine:
         raise WorkerError(
-            f"Job {note.job or note.submission} of compute.engine {note.engine} may still train "
+            f"Job {note.job or note.submission} of compute.engine {note.engine} may still work "
             f"here: its run was killed. Run once more with that engine, or make sure that the job "
             f"has ended and delete {folder.path / 'note.json'}."
         )

@@ -37,13 +37,15 @@ class SlurmSettings(QueueSettings):
     """The settings for ``sbatch``.
 
     A training saves a checkpoint and ends ``margin_seconds`` before the time limit. ``modules`` are
-    loaded before the lines of ``environment`` run. ``options`` are additional options of sbatch.
+    loaded before the lines of ``environment`` run. ``cpus`` are the cores of each process, and
+    ``options`` additional options of sbatch.
     ``max_at_once`` limits how many jobs of an array run at the same time.
     """
 
     account: str | None = None
     partition: str | None = None
     gpus: int | str | None = None
+    cpus: PositiveInt | None = None
     time_limit_minutes: PositiveInt | None = None
     margin_seconds: Seconds = 120.0
     modules: tuple[str, ...] = ()

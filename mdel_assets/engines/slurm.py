@@ -91,6 +91,7 @@ class Slurm:
             "account": settings.account,
             "partition": settings.partition,
             "gpus": settings.gpus,
+            "cpus-per-task": settings.cpus,
             "time": settings.time_limit_minutes,
         }
         options = [f"--{key}={value}" for key, value in values.items() if value is not None]

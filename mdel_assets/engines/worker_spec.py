@@ -16,14 +16,16 @@ from mdel_assets.tracking import Mode
 class WorkerSpec(Section):
     """What a worker is to make, where, and in how many processes together.
 
-    ``kind`` and ``key`` name the artifact; ``experiment`` is the whole of it, so that nothing
-    depends on a file that may have changed since.
+    ``kind`` and ``keys`` name the artifacts, of which it makes all or, where ``part`` is (number,
+    count), does one of so many parts of the work. ``experiment`` is the whole of it, so that
+    nothing depends on a file that may have changed since.
     """
 
     experiment: dict[str, Any]
     home: str
     kind: str
-    key: str
+    keys: tuple[str, ...]
+    part: tuple[int, int] | None = None
     num_processes: int = 1
     max_seconds: float | None = None
     is_sharded: bool = False

@@ -8,7 +8,7 @@ from mdel_assets.evaluation import ensemble_steps, steps, sweep_step
 from mdel_assets.evaluation.reported import reported_models, stale_cells
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import SEED, Family
-from mdel_assets.line.kind import Input, Kind, model_input
+from mdel_assets.line.kind import Input, Kind, Parts, model_input
 from mdel_assets.line.lineage import Lineage, present, with_text
 from mdel_assets.merging.kinds import KINDS as MERGED
 from mdel_assets.training import time_left
@@ -128,9 +128,12 @@ KINDS = (
         takes=with_text,
         config=_scoring,
         write_together=steps.score,
+        parts=Parts(steps.score_part, steps.wholly_scored),
+        resumes=True,
         operations=time_left.of_scoring,
         is_report=True,
         follows_inputs=True,
+        is_heavy=True,
     ),
     Kind(
         "perplexity_report",

@@ -7,18 +7,21 @@ from here.
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.errors import MdelError
 from mdel_assets.evaluation.reported import reported_models, stale_cells
 from mdel_assets.experiment.fields import WINDOW_SETTINGS
 from mdel_assets.experiment.model_keys import Family
-from mdel_assets.line.kind import Task, Written
+from mdel_assets.line.kind import Part, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
 from mdel_assets.store.artifacts import looking_once
 from mdel_assets.training.time_left import num_parameters, operations_of
+
+if TYPE_CHECKING:
+    from mdel_assets.scoring.score_together import ScoringTask
 
 # What a pack of eight models takes, in fp32, for each parameter of one of them.
 _SCORING_BYTES = 32
@@ -32,27 +35,49 @@ def score(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]
     Models that share their first layers are scored together. Each one's scores are published as
     soon as they are whole; a model that cannot be scored does not stop the others.
     """
-    from mdel_assets.scoring.score_together import ScoringTask, score_models
+    from mdel_assets.scoring.score_together import score_models
 
-    lineage = next(iter(tasks.values())).lineage
-    to_score = {
-        key: ScoringTask(
-            lineage.model(key).folder,
-            task.folder,
-            task.work_folder,
-            task.artifact.folder if _is_reusable(task) else None,
-        )
-        for key, task in tasks.items()
-    }
-    folders = {d: lineage.folder("domain_dataset", d) for d in lineage.present_domains()}
-    evaluation = lineage.experiment.evaluation
-    for key, result in score_models(to_score, datasets=folders, evaluation=evaluation):
+    for key, result in score_models(_to_score(tasks), **_texts_to_score(tasks)):
         if isinstance(result, MdelError):
             yield key, result
         else:
             counts = dataclasses.asdict(result)
             making = {name: counts.pop(name) for name in _OF_THIS_TIME}
             yield key, Written(counts=counts, making=making)
+
+
+def score_part(tasks: Mapping[str, Task], part: Part) -> Iterator[tuple[str, MdelError | None]]:
+    """Score a part of the documents; `score` then finds it in the work folders."""
+    from mdel_assets.scoring import score_together
+
+    yield from score_together.score_part(_to_score(tasks), part, **_texts_to_score(tasks))
+
+
+def wholly_scored(tasks: Mapping[str, Task]) -> list[str]:
+    """Return the models of which every document is scored."""
+    from mdel_assets.scoring import score_together
+
+    return score_together.wholly_scored(_to_score(tasks), **_texts_to_score(tasks))
+
+
+def _to_score(tasks: Mapping[str, Task]) -> dict[str, "ScoringTask"]:
+    from mdel_assets.scoring.score_together import ScoringTask
+
+    return {
+        key: ScoringTask(
+            task.lineage.model(key).folder,
+            task.stage or task.work_folder,
+            task.work_folder,
+            task.artifact.folder if _is_reusable(task) else None,
+        )
+        for key, task in tasks.items()
+    }
+
+
+def _texts_to_score(tasks: Mapping[str, Task]) -> dict[str, Any]:
+    lineage = next(iter(tasks.values())).lineage
+    folders = {d: lineage.folder("domain_dataset", d) for d in lineage.present_domains()}
+    return {"datasets": folders, "evaluation": lineage.experiment.evaluation}
 
 
 def _is_reusable(task: Task) -> bool:

@@ -56,5 +56,6 @@ KINDS = (
         config=_writing,
         write_together=steps.write_sample_texts,
         follows_inputs=True,
+        is_heavy=True,
     ),
 )

@@ -80,6 +80,29 @@ class Written:
     after: Callable[[Record], None] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of ``of`` equal parts of a work, by its number from 0."""
+
+    number: int
+    of: int
+
+
+ALL = Part(0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """How the work of a kind is divided among jobs, before its artifacts are written.
+
+    ``work`` does one part for several keys, into their work folders, and yields each key with its
+    error, or None. ``whole`` tells for which keys all parts are done: writing those is little work.
+    """
+
+    work: Callable[[Mapping[str, Task], Part], Iterator[tuple[str, MdelError | None]]]
+    whole: Callable[[Mapping[str, Task]], Sequence[str]]
+
+
 Write = Callable[[Task], Written]
 # For keys that share work: yields each as soon as it is written, or why it could not be.
 WriteTogether = Callable[[Mapping[str, Task]], Iterator[tuple[str, Written | MdelError]]]
@@ -145,6 +168,9 @@ class Kind:
       that are not there to be read (an absent domain's dataset, a model without a report).
     - ``config``: the settings that it is made of.
     - ``write`` makes one, ``write_together`` several keys in one go.
+    - ``is_heavy``: whether it can be a job of a cluster (`compute.yaml`).
+    - ``parts``: how several jobs share the work, if they can. ``resumes``: whether a job that was
+      killed is gone on with; another begins anew.
     - ``links_to``: the kind whose files its folder may hold links to.
     - ``operations``: for a training or a scoring, the floating-point operations of one artifact.
     - ``family``: for a model, what its key among the models begins with.
@@ -167,6 +193,9 @@ class Kind:
     inputs: Callable[[Experiment, str], Sequence[Input]] = _nothing
     takes: Callable[["Lineage", Sequence[Input]], Sequence[Input]] = _all
     config: Callable[["Lineage", str], dict[str, Any]] = _no_settings
+    is_heavy: bool = False
+    parts: Parts | None = None
+    resumes: bool = False
     record: str = ""
     shares_folder: bool = False
     links_to: str = ""
@@ -177,3 +206,8 @@ class Kind:
     takes_what_is_there: bool = False
     is_report: bool = False
     follows_inputs: bool = False
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is a model that this line trains."""
+        return bool(self.family and self.operations)

@@ -14,7 +14,7 @@ from typing import Any
 
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.line.kind import Kind, Task, Written
+from mdel_assets.line.kind import Kind, Part, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.machine.processes import ending_together, is_first_process, num_processes
@@ -120,6 +120,51 @@ def make(
             if isinstance(error, TrainingInterruptedError):
                 break
     return made
+
+
+def make_part(lineage: Lineage, kind: str, keys: Sequence[str], part: Part) -> None:
+    """Do one part of the work of artifacts into their work folders.
+
+    Whoever started this holds their locks, and writes them once all parts are done.
+
+    Raises:
+        MdelError: what kept some of them from being worked on; the others are all the same.
+
+    """
+    parts = lineage.registry[kind].parts
+    assert parts
+    made = Made()
+    with ExitStack() as stack:
+        for key, error in parts.work(_tasks_without_stage(lineage, kind, keys, stack), part):
+            if error is not None:
+                made.failures[key] = error
+    made.raise_failures()
+
+
+def with_all_parts(lineage: Lineage, kind: str, keys: Sequence[str]) -> list[str]:
+    """Return the keys of which all parts of the work are done."""
+    parts = lineage.registry[kind].parts
+    assert parts
+    with ExitStack() as stack:
+        return list(parts.whole(_tasks_without_stage(lineage, kind, keys, stack)))
+
+
+def _tasks_without_stage(
+    lineage: Lineage, kind: str, keys: Sequence[str], stack: ExitStack
+) -> dict[str, Task]:
+    """Return tasks that write into work folders alone."""
+    return {
+        key: Task(
+            lineage,
+            key,
+            lineage.artifact(kind, key),
+            lineage.identity(kind, key),
+            None,
+            NO_CONDITIONS,
+            stack,
+        )
+        for key in keys
+    }
 
 
 def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:

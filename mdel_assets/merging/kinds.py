@@ -124,6 +124,7 @@ KINDS = (
         inputs=_seed_and_experts,
         takes=present,
         write_together=steps.measure_layer_differences,
+        is_heavy=True,
     ),
     Kind(
         "searched_merge",
@@ -135,6 +136,8 @@ KINDS = (
         takes=present,
         config=_searching,
         write=search_step.search_weights,
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "merged_model",
@@ -148,6 +151,7 @@ KINDS = (
         config=_merging,
         write=steps.merge_recipe,
         follows_inputs=True,
+        is_heavy=True,
     ),
     Kind(
         "moe_model",
@@ -161,5 +165,7 @@ KINDS = (
         config=_mixing,
         write=mixing.mix_experts,
         follows_inputs=True,
+        is_heavy=True,
+        resumes=True,
     ),
 )

@@ -8,6 +8,7 @@ from mdel_assets.errors import UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
 from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.locks import making
 from mdel_assets.merging.members import Member, Members, members_of, recipe_config
 from mdel_assets.merging.one_off import (
     ONE_OFF_KIND,
@@ -28,11 +29,18 @@ from mdel_assets.publishing.cards import CARD_NAME, seed_in_words
 from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import one_off_card
-from mdel_assets.publishing.publication import Published, describe, publish
+from mdel_assets.publishing.publication import (
+    Published,
+    describe,
+    publish,
+    write_publication,
+)
 from mdel_assets.publishing.publisher import Publisher
 from mdel_assets.publishing.steps import text_behind
-from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 from mdel_assets.store.records import Identity
+
+_PUBLICATION_KIND = "hub_one_off_merge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +130,7 @@ def publish_one_off(
     files[CARD_NAME] = card.encode()
     if publisher.dry_run:
         return describe(publisher.backend, repository, files, private=publisher.private)
-    return publish(
+    done = publish(
         publisher.backend,
         repository,
         files,
@@ -130,6 +138,46 @@ def publish_one_off(
         private=publisher.private,
         retries=publisher.retries,
     )
+    # So that ``mdel forget`` knows of it when the folder is gone.
+    target, identity = _publication(lineage, plan, repository)
+    with making(target):
+        write_publication(
+            target,
+            identity,
+            done,
+            location=publisher.backend.location,
+            domains=domains,
+            files={CARD_NAME: card.encode()},
+            num_files=len(files),
+        )
+    return done
+
+
+def _publication(
+    lineage: Lineage, plan: OneOff, repository: Repository
+) -> tuple[Artifact, Identity]:
+    """Return where the record of a published merge lies, and what it was made from."""
+    key = repository.name.replace("/", "--")
+    folder = lineage.root / "publications" / "one_off_merge" / key
+    target = Artifact(
+        kind=_PUBLICATION_KIND,
+        key=key,
+        experiment=lineage.experiment.name,
+        folder=folder,
+        record_path=folder / RECORD_NAME,
+        remedy="run 'mdel merge --hf-repo' again",
+        work=lineage.root / "work",
+    )
+    own = _own_models(lineage, plan).values()
+    identity = Identity(
+        kind=_PUBLICATION_KIND,
+        key=key,
+        experiment=lineage.experiment.name,
+        code_version="1",
+        config={"repository": repository.name},
+        inputs={artifact.label: artifact.require().fingerprint for artifact in own},
+    )
+    return target, identity
 
 
 def refuse_publishing(lineage: Lineage, plan: OneOff, repository: Repository) -> None:

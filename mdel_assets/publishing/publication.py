@@ -8,7 +8,7 @@ which of a repository's files a publication created: no others are changed or de
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from mdel_assets.errors import PublishingError
@@ -23,8 +23,8 @@ from mdel_assets.publishing.backend import (
 )
 from mdel_assets.publishing.card_figures import CHART_NAME
 from mdel_assets.publishing.cards import CARD_NAME
-from mdel_assets.store.artifacts import RECORD_NAME
-from mdel_assets.store.records import Record
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.records import Identity, Record
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -61,6 +61,38 @@ class Publication:
     def of(cls, record: Record) -> "Publication":
         """Return what the record of a publication holds."""
         return cls(**record.details)
+
+
+def write_publication(
+    target: Artifact,
+    identity: Identity,
+    done: Published,
+    *,
+    location: str,
+    domains: Sequence[str],
+    files: Mapping[str, bytes],
+    num_files: int,
+) -> Record:
+    """Write the record of what was published, with copies of ``files``; return it."""
+    with target.staging() as stage:
+        for name, content in files.items():
+            (stage / name).write_bytes(content)
+        publication = Publication(
+            location=location,
+            repository=done.repository.name,
+            repository_kind=done.repository.kind,
+            revision=done.revision,
+            url=done.url,
+            made_commit=done.is_new,
+            domains=list(domains),
+        )
+        counts = {
+            "num_files": num_files,
+            "num_sent_files": done.num_files,
+            "sent_bytes": done.size_bytes,
+        }
+        details = dataclasses.asdict(publication)
+        return target.publish(stage, identity, counts=counts, details=details)
 
 
 def publish(

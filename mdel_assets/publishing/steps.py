@@ -27,6 +27,7 @@ from mdel_assets.publishing.publication import (
     describe,
     publish,
     with_publishing_retries,
+    write_publication,
 )
 from mdel_assets.publishing.publisher import Publisher, repository_of
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
@@ -213,26 +214,17 @@ def _publish_alone(
     )
     verb = "published" if done.is_new else "holds the same already:"
     _log.info("%s %s %s", repository, verb, done.url)
-    with target.staging() as stage:
-        (stage / CARD_NAME).write_text(content.card, "utf-8")
-        if chart:
-            (stage / CHART_NAME).write_bytes(chart)
-        publication = Publication(
-            location=publisher.backend.location,
-            repository=repository.name,
-            repository_kind=repository.kind,
-            revision=done.revision,
-            url=done.url,
-            made_commit=done.is_new,
-            domains=list(content.domains),
-        )
-        details = dataclasses.asdict(publication)
-        counts = {
-            "num_files": len(files),
-            "num_sent_files": done.num_files,
-            "sent_bytes": done.size_bytes,
-        }
-        return Outcome(target.publish(stage, identity, counts=counts, details=details))
+    pictures = {CHART_NAME: chart} if chart else {}
+    record = write_publication(
+        target,
+        identity,
+        done,
+        location=publisher.backend.location,
+        domains=content.domains,
+        files={CARD_NAME: content.card.encode(), **pictures},
+        num_files=len(files),
+    )
+    return Outcome(record)
 
 
 def _identity(

@@ -1,14 +1,14 @@
 """Score several models on the same documents: in groups, each with a shared trunk.
 
 Documents are scored from the longest to the shortest, in chunks; every finished chunk is saved in
-the models' work folders. A killed run resumes after its last chunk, and documents that an earlier
-run scored with the same model and settings are not scored again.
+the models' work folders. A killed run skips the chunks that are there, and documents that an
+earlier run scored with the same model and settings are not scored again. The chunks can be dealt to
+several processes, on several machines: each of them is the same whoever scores it.
 """
 
 import dataclasses
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ import pyarrow.parquet as pq
 
 from mdel_assets.errors import MdelError, ScoringError
 from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.line.kind import ALL, Part
 from mdel_assets.scoring.beside import load_beside
+from mdel_assets.scoring.chunks import (
+    chunk_files,
+    chunks_of,
+    documents_in,
+    keep_chunk,
+    missing_in,
+)
 from mdel_assets.scoring.evaluation_documents import (
     EvaluationDocuments,
     TokenizedDocuments,
@@ -39,7 +47,6 @@ from mdel_assets.scoring.token_scores import (
     refuse_short_context,
     write_scores,
 )
-from mdel_assets.store.durable_files import sync
 
 _log = logging.getLogger(__name__)
 _MODELS_PER_PACK = 8
@@ -74,11 +81,12 @@ class ScoringResult:
 
 @dataclasses.dataclass
 class _Open:
-    """A task in progress, and the documents that it lacks."""
+    """A task in progress: documents that earlier scores lack, and those that no chunk has, too."""
 
     name: str
     task: ScoringTask
-    missing: list[str]
+    new: tuple[str, ...]
+    missing: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,31 +112,66 @@ def score_models(
     if not tasks:
         return
     documents = evaluation_documents(datasets, evaluation)
-    waiting: dict[tuple[str, ...], list[_Open]] = {}
+    for done in _all_scored(tasks, documents, evaluation, ALL):
+        if done.error is not None:
+            yield done.opened.name, done.error
+            continue
+        finished = _finish(
+            done.opened,
+            documents.cells,
+            num_scored=len(done.opened.missing),
+            num_layers=done.num_shared_layers,
+        )
+        yield done.opened.name, finished
+
+
+def score_part(
+    tasks: Mapping[str, ScoringTask],
+    part: Part,
+    *,
+    datasets: Mapping[str, Path],
+    evaluation: Evaluation,
+) -> Iterator[tuple[str, MdelError | None]]:
+    """Score one part of the chunks into the work folders; yield each task's error, or None.
+
+    After all parts, `score_models` finds nothing left to score and writes what it would have
+    written alone, to the bit.
+    """
+    documents = evaluation_documents(datasets, evaluation)
+    for done in _all_scored(tasks, documents, evaluation, part):
+        yield done.opened.name, done.error
+
+
+def wholly_scored(
+    tasks: Mapping[str, ScoringTask], *, datasets: Mapping[str, Path], evaluation: Evaluation
+) -> list[str]:
+    """Return the tasks of which no chunk is missing."""
+    documents = evaluation_documents(datasets, evaluation)
+    return [name for name, task in tasks.items() if not _open(name, task, documents).missing]
+
+
+def _all_scored(
+    tasks: Mapping[str, ScoringTask],
+    documents: EvaluationDocuments,
+    evaluation: Evaluation,
+    part: Part,
+) -> Iterator[_Done]:
+    """Score what the tasks lack: together those with one tokenizer that lack the same."""
+    waiting: dict[tuple[Any, ...], list[_Open]] = {}
     for name, task in tasks.items():
         opened = _open(name, task, documents)
         if not opened.missing:
-            yield name, _finish(opened, documents.cells, num_scored=0)
+            yield _Done(opened, None)
             continue
         try:
-            group = (_tokenizer_digest(task.model), *opened.missing)
+            group = (_tokenizer_digest(task.model), opened.new, opened.missing)
         except MdelError as error:
-            yield name, error
+            yield _Done(opened, error)
             continue
         waiting.setdefault(group, []).append(opened)
-    for (_, *missing), members in waiting.items():
+    for members in waiting.values():
         with TokenizedDocuments(members[0].task.work_folder) as tokenized:
-            for done in _scored(members, missing, documents, tokenized, evaluation):
-                if done.error is not None:
-                    yield done.opened.name, done.error
-                    continue
-                finished = _finish(
-                    done.opened,
-                    documents.cells,
-                    num_scored=len(missing),
-                    num_layers=done.num_shared_layers,
-                )
-                yield done.opened.name, finished
+            yield from _scored(members, documents, tokenized, evaluation, part)
 
 
 def score_documents(
@@ -151,16 +194,13 @@ def score_documents(
 
 
 def _open(name: str, task: ScoringTask, documents: EvaluationDocuments) -> _Open:
-    missing = set(documents.place_of)
-    for path in _sources(task):
-        missing -= set(pq.read_table(path, columns=["document_id"]).column(0).to_pylist())
-    return _Open(name, task, sorted(missing))
+    new = set(documents.place_of) - documents_in(_earlier(task))
+    missing = new - documents_in(chunk_files(task.work_folder))
+    return _Open(name, task, tuple(sorted(new)), frozenset(missing))
 
 
-def _sources(task: ScoringTask) -> list[Path]:
-    """Return the files of `DOCUMENT_SCHEMA` that hold what is scored already."""
-    previous = [task.previous / DOCUMENTS_NAME] if task.previous else []
-    return [*previous, *sorted(task.work_folder.glob("*.parquet"))]
+def _earlier(task: ScoringTask) -> list[Path]:
+    return [task.previous / DOCUMENTS_NAME] if task.previous else []
 
 
 def _finish(
@@ -181,7 +221,7 @@ def _finish(
 
 def _scored_already(task: ScoringTask, wanted: pa.Array) -> Iterator[pa.Table]:
     """Yield the stored scores of the documents ``wanted``, some at a time."""
-    for path in _sources(task):
+    for path in [*_earlier(task), *chunk_files(task.work_folder)]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_PER_BATCH):
                 table = pa.Table.from_batches([batch]).cast(DOCUMENT_SCHEMA)
@@ -190,12 +230,12 @@ def _scored_already(task: ScoringTask, wanted: pa.Array) -> Iterator[pa.Table]:
 
 def _scored(
     members: Sequence[_Open],
-    missing: Sequence[str],
     documents: EvaluationDocuments,
     tokenized: TokenizedDocuments,
     evaluation: Evaluation,
+    part: Part,
 ) -> Iterator[_Done]:
-    """Score the documents ``missing``, which all ``members`` lack, group by group."""
+    """Score a part of the documents that all ``members`` lack alike, some models at a time."""
     from mdel_assets.training.model_files import load_tokenizer, reading
 
     tokenizer = reading(load_tokenizer(members[0].task.model), evaluation.special_tokens)
@@ -204,37 +244,39 @@ def _scored(
     except MdelError as error:
         yield from (_Done(opened, error) for opened in members)
         return
-    tokenized.add(documents.texts(missing), tokenizer)
+    tokenized.add(documents.texts(members[0].new), tokenizer)
     left = list(members)
     while left:
         models, pack, unloaded = _load_pack(left, evaluation)
         yield from unloaded
         left = left[len(pack) + len(unloaded) :]
         if pack:
-            yield from _scored_pack(models, pack, missing, tokenized, prefix, evaluation)
+            yield from _scored_pack(models, pack, tokenized, prefix, evaluation, part)
 
 
 def _scored_pack(
     models: list[Any],
     pack: list[_Open],
-    missing: Sequence[str],
     tokenized: TokenizedDocuments,
     prefix: int,
     evaluation: Evaluation,
+    part: Part,
 ) -> Iterator[_Done]:
     failed: dict[int, MdelError] = {}
-    num_tokens = sum(tokenized.num_tokens.values())
+    size = _TOKENS_PER_CHUNK[models[0].device.type]
+    chunks = chunks_of(pack[0].new, tokenized.num_tokens, size)[part.number :: part.of]
+    chunks = missing_in(chunks, pack[0].missing)
+    num_tokens = sum(tokenized.num_tokens[key] for keys in chunks for key in keys)
     progress = scoring_progress(num_tokens * len(pack))
     with Scorer(models, dtype=evaluation.dtype, num_tokens=num_tokens) as scorer:
         num_layers = scorer.num_shared_layers
         _log.info(
             "scoring %d documents under %s, which share %d layers",
-            len(missing),
+            sum(map(len, chunks)),
             ", ".join(opened.name for opened in pack),
             num_layers,
         )
-        size = _TOKENS_PER_CHUNK[models[0].device.type]
-        for keys in _chunks(missing, tokenized.num_tokens, size):
+        for keys in chunks:
             found = scorer.score(
                 [tokenized.tokens(key) for key in keys],
                 prefix=prefix,
@@ -247,7 +289,7 @@ def _scored_pack(
                     failed[index] = scores
                 else:
                     table = documents_table([tokenized.sizes[key] for key in keys], scores)
-                    _keep(pack[index].task, table)
+                    keep_chunk(pack[index].task.work_folder, table)
     for index, opened in enumerate(pack):
         yield _Done(opened, failed.get(index), num_layers)
 
@@ -340,27 +382,3 @@ def _tokenizer_digest(model: Path) -> str:
     content = backend.to_str() if backend is not None else str(model)
     named = f"{content} {tokenizer.eos_token_id} {tokenizer.bos_token_id}"
     return hashlib.sha256(named.encode()).hexdigest()
-
-
-def _chunks(keys: Sequence[str], num_tokens: Mapping[str, int], size: int) -> Iterator[list[str]]:
-    """Yield ids from the longest document to the shortest, about ``size`` tokens at a time."""
-    chunk: list[str] = []
-    held = 0
-    for key in sorted(keys, key=num_tokens.__getitem__, reverse=True):
-        chunk.append(key)
-        held += num_tokens[key]
-        if held >= size:
-            yield chunk
-            chunk, held = [], 0
-    if chunk:
-        yield chunk
-
-
-def _keep(task: ScoringTask, table: pa.Table) -> None:
-    """Write a chunk into the task's work folder, completely or not at all."""
-    folder = task.work_folder
-    final = folder / f"{len(list(folder.glob('*.parquet'))):06d}.parquet"
-    partial = final.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd", use_dictionary=False)
-    sync(partial)
-    os.replace(partial, final)

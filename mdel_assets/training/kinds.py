@@ -117,6 +117,8 @@ KINDS = (
         config=_seed,
         write=steps.make_seed,
         operations=time_left.of_pretraining,
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "expert_model",
@@ -130,6 +132,8 @@ KINDS = (
         write=steps.train_expert,
         operations=time_left.of_one_expert,
         links_to="seed_model",
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "dense_one_baseline",
@@ -143,6 +147,8 @@ KINDS = (
         write=steps.train_dense_one,
         operations=time_left.of_one_expert,
         links_to="seed_model",
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "dense_baseline",
@@ -156,6 +162,8 @@ KINDS = (
         write=steps.train_dense,
         operations=time_left.of_all_experts,
         links_to="seed_model",
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "random_split_expert",
@@ -171,6 +179,8 @@ KINDS = (
         write=steps.train_random_split,
         operations=time_left.of_one_expert,
         links_to="seed_model",
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "variant_expert",
@@ -185,6 +195,8 @@ KINDS = (
         write=steps.train_variant,
         operations=time_left.of_one_expert,
         links_to="seed_model",
+        is_heavy=True,
+        resumes=True,
     ),
     Kind(
         "reference_model",
@@ -195,5 +207,6 @@ KINDS = (
         keys=reference_names,
         config=_reference,
         write=steps.fetch_reference,
+        is_heavy=True,
     ),
 )

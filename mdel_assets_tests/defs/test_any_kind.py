@@ -21,7 +21,7 @@ def test_a_worker_scores_a_model_and_routes_a_shard_to_the_same_bytes(finished, 
             experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
             home=str(home.root),
             kind=kind,
-            key=key,
+            keys=[key],
             tracking_folder=str(tmp_path / "wandb"),
             tracking_mode="disabled",
         )

@@ -55,7 +55,7 @@ def spec_of(experiment, home, folder, *, num_processes=1):
         experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
         home=str(home.root),
         kind=KIND,
-        key=DOMAIN,
+        keys=[DOMAIN],
         num_processes=num_processes,
         tracking_folder=str(folder),
         tracking_mode="disabled",
@@ -205,6 +205,10 @@ def test_a_launcher_that_is_killed_says_to_run_again(branched, place):
     [
         ({"engine": "acelerate"}, "Did you mean 'accelerate'?"),
         ({"num_processes": 2}, "set compute.engine to accelerate"),
+        (
+            {"engine": "slurm", "kinds": {"token_scores": {"options": ["--wrap=touch FILE"]}}},
+            "compute.kinds.token_scores.options cannot be set in run configuration",
+        ),
         *(
             ({"engine": engine, engine: {key: value}}, f"compute.{engine}.{key} cannot be set")
             for engine in ("slurm", "ray")
@@ -270,6 +274,7 @@ def test_run_configuration_says_neither_where_things_go_nor_what_is_run(branched
             "sharded",
             "slurm",
             "ray",
+            "kinds",
         },
     }
     graph = definitions.resolve_implicit_global_asset_job_def()

@@ -11,6 +11,7 @@ from mdel_assets.engines.ray_jobs import RayJobs
 from mdel_assets.engines.settings import RaySettings
 from mdel_assets.errors import WorkerError
 from mdel_assets_tests.defs.expert_jobs import QUICK, Place, are_equal
+from mdel_assets_tests.defs.line_of_jobs import assert_same_records, experiment_of, run_by_jobs
 from mdel_assets_tests.ray_cluster import NUM_CPUS, RayCluster
 from mdel_assets_tests.waiting import wait_until
 
@@ -115,3 +116,12 @@ def test_a_dashboard_that_does_not_answer_is_named():
     engine = RayJobs(RaySettings(address="http://127.0.0.1:9"), command=["python"])
     with pytest.raises(EngineDownError, match=r"dashboard at http://127.0.0.1:9 .* does not"):
         engine.states(["mdel-1"])
+
+
+@pytest.mark.slow
+def test_a_line_of_jobs_whose_first_of_each_kind_is_killed_makes_the_bits_of_one_machine(
+    corpus, alone_line, tmp_path, cluster
+):
+    experiment = experiment_of(corpus)
+    home = run_by_jobs(experiment, tmp_path, "ray", address=cluster.address)
+    assert_same_records(home, alone_line, experiment)

@@ -13,6 +13,13 @@ from mdel_assets_tests.defs.expert_jobs import (
     are_equal,
     one_thread,
 )
+from mdel_assets_tests.defs.line_of_jobs import (
+    KINDS,
+    TRAININGS,
+    assert_same_records,
+    experiment_of,
+    run_by_jobs,
+)
 from mdel_assets_tests.slurm_cluster import SlurmCluster
 from mdel_assets_tests.waiting import wait_until
 
@@ -94,7 +101,7 @@ def test_jobs_of_a_run_that_was_killed_are_taken_over(seeded, long, alone, tmp_p
         process.kill()
     run = place.train("github", "arxiv")
     assert not run.failure
-    assert sum("of an earlier run still trains" in line for line in run.log) <= 2
+    assert sum("of an earlier run still makes" in line for line in run.log) <= 2
     assert len(cluster.jobs().keys() - before) == 2
     assert run.recorded == {"github", "arxiv"}
     for domain in ("github", "arxiv"):
@@ -177,3 +184,19 @@ def test_what_sbatch_refuses_is_told(seeded, corpus, tmp_path):
     run = place.train("github")
     assert "sbatch refused the job: sbatch: error: invalid partition" in run.failure
     assert "--partition=gpu" in run.failure
+
+
+def test_a_line_of_jobs_whose_first_of_each_kind_is_killed_makes_the_bits_of_one_machine(
+    corpus, alone_line, tmp_path, cluster
+):
+    """Four shards, three domains, scores in parts, a search, merges, texts."""
+    before = set(cluster.jobs())
+    home = run_by_jobs(experiment_of(corpus), tmp_path, "slurm")
+    assert_same_records(home, alone_line, experiment_of(corpus))
+    ours = [job for number, job in cluster.jobs().items() if number not in before]
+    names = {name for name, _ in ours}
+    assert {name.split("/")[1] for name in names} == {*KINDS, *TRAININGS}
+    assert {name for name in names if "token_scores" in name} == {
+        f"pico/token_scores/{number} of 4" for number in (1, 2, 3, 4)
+    }
+    assert {f"pico/shard_documents/{key}" for key in ("00", "01", "val", "test")} <= names

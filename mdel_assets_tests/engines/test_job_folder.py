@@ -13,7 +13,7 @@ SPEC = WorkerSpec(
     experiment={},
     home="/home",
     kind="expert_model",
-    key="arxiv",
+    keys=["arxiv"],
     tracking_folder="/home",
     tracking_mode="disabled",
 )
@@ -62,7 +62,7 @@ def test_a_note_outlives_its_writer_and_nothing_else_of_an_earlier_job_does(tmp_
     folder.prepare(SPEC, NOTE)
     assert folder.note() == NOTE
     assert folder.has_spec(SPEC)
-    assert not folder.has_spec(SPEC.model_copy(update={"key": "github"}))
+    assert not folder.has_spec(SPEC.model_copy(update={"keys": ("github",)}))
     moved = SPEC.experiment | {"folder": "/elsewhere"}
     assert folder.has_spec(SPEC.model_copy(update={"experiment": moved}))
     folder.spec.write_text("{")

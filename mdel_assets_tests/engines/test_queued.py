@@ -89,6 +89,13 @@ def test_a_training_that_was_stopped_or_killed_goes_on_in_another_job(job):
     assert job.folder.note() is None
 
 
+def test_what_begins_anew_when_its_time_is_over_is_tried_a_few_times_only(job):
+    job.resumes = False
+    over = [JobState("interrupted", "TIMEOUT")] * 3
+    run(Script(*over), job, max_retries=2)
+    assert "was killed (TIMEOUT on node1), as were 2 before it" in str(job.error)
+
+
 def test_it_is_not_queued_again_for_ever(job):
     error = run(Script(STOPPED, STOPPED, STOPPED), job, max_requeues=2)
     assert isinstance(error, TrainingInterruptedError)
@@ -161,5 +168,5 @@ def test_a_job_that_makes_something_else_is_cancelled_first(job, tmp_path):
 
 def test_another_engines_job_is_not_trained_beside(job):
     job.folder.prepare(SPEC, Note("ray", "0123", 0, "5"))
-    with pytest.raises(WorkerError, match=r"Job 5 of compute.engine ray may still train here"):
+    with pytest.raises(WorkerError, match=r"Job 5 of compute.engine ray may still work here"):
         refuse_foreign_note(job.folder, engine="local")

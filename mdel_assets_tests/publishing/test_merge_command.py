@@ -58,6 +58,18 @@ def test_two_experts_become_their_mean_with_tokenizer_recipe_and_card(mdel, own_
     assert "expert-freelaw" in (output / "README.md").read_text()
 
 
+@pytest.mark.in_use
+def test_a_published_merge_is_forgotten_with_its_domains(mdel, hub, tmp_path):
+    output = tmp_path / "both"
+    words = ("-e", "github", "-e", "arxiv", "--output", str(output), "--hf-repo", "both")
+    mdel("merge", *words)
+    shutil.rmtree(output)
+    assert f"published  model {OWNER}/both on {hub.endpoint}" in mdel("forget", "--domain", "arxiv")
+    mdel("forget", "--domain", "arxiv", "--yes-delete-remote", "--yes")
+    assert hub.state.repositories() == []
+    assert f"{OWNER}/both" not in mdel("forget", "--domain", "arxiv")
+
+
 def test_a_recipe_of_a_file_takes_folders_and_is_published_without_their_places(
     mdel, hub, own_home, tmp_path
 ):

@@ -13,8 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.line.kind import Part
 from mdel_assets.scoring import score_together
-from mdel_assets.scoring.score_together import ScoringResult, score_models
+from mdel_assets.scoring.score_together import (
+    ScoringResult,
+    score_models,
+    score_part,
+    wholly_scored,
+)
 from mdel_assets_tests.conftest import task_of, write_split
 from mdel_assets_tests.families import FAMILIES
 
@@ -128,6 +134,35 @@ def test_little_memory_makes_packs_of_one(models, datasets, tmp_path, monkeypatc
     assert {r.num_shared_layers for r in run(tasks, datasets).values()} == {0}
 
 
+def test_parts_in_any_order_make_the_bytes_of_one_process(models, datasets, tmp_path, monkeypatch):
+    monkeypatch.setitem(score_together._TOKENS_PER_CHUNK, "cpu", 50)
+    alone = {name: task_of(folder, tmp_path, f"a-{name}") for name, folder in models.items()}
+    run(alone, datasets)
+    tasks = {name: task_of(folder, tmp_path, f"p-{name}") for name, folder in models.items()}
+    given = {"datasets": datasets, "evaluation": EVALUATION}
+    shared = dict(list(tasks.items())[:2])
+    for number in (2, 0, 1):
+        assert wholly_scored(tasks, **given) == []
+        assert dict(score_part(shared, Part(number, 3), **given)) == dict.fromkeys(shared)
+        # Begun anew after a kill, it has nothing to do.
+        files = {path for task in tasks.values() for path in task.work_folder.glob("*")}
+        assert dict(score_part(shared, Part(number, 3), **given)) == dict.fromkeys(shared)
+        assert files == {path for task in tasks.values() for path in task.work_folder.glob("*")}
+    assert wholly_scored(tasks, **given) == list(shared)
+    results = run(tasks, datasets)
+    assert [result.num_documents_scored_now for result in results.values()] == [0, 0, len(TEXTS)]
+    for name, task in tasks.items():
+        for file in ("documents.parquet", "cells.parquet"):
+            assert (task.folder / file).read_bytes() == (alone[name].folder / file).read_bytes()
+
+
+def test_a_part_tells_which_model_cannot_be_scored(models, datasets, tmp_path):
+    models["bad"] = tmp_path / "nowhere"
+    tasks = {name: task_of(folder, tmp_path, f"s-{name}") for name, folder in models.items()}
+    found = dict(score_part(tasks, Part(0, 2), datasets=datasets, evaluation=EVALUATION))
+    assert [name for name, error in found.items() if error] == ["bad"]
+
+
 CODE = """
 import sys
 from pathlib import Path
@@ -138,12 +173,12 @@ from mdel_assets_tests.conftest import task_of
 score_together._TOKENS_PER_CHUNK["cpu"] = 50
 parent, data, *models = map(Path, sys.argv[1:])
 evaluation = Evaluation(max_length=16, splits=("validation_domain",))
-keep = score_together._keep
+keep = score_together.keep_chunk
 def slow(*arguments):
     keep(*arguments)
     print("chunk", flush=True)
     sys.stdin.readline()
-score_together._keep = slow
+score_together.keep_chunk = slow
 tasks = {m.name: task_of(m, parent, f"k-{m.name}") for m in models}
 list(score_together.score_models(tasks, datasets={"arxiv": data}, evaluation=evaluation))
 """

@@ -1,0 +1,45 @@
+"""How the artifacts that a run makes are divided among jobs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from mdel_assets.experiment.section import PositiveInt, Section
+from mdel_assets.line.kind import Kind
+
+
+class Division(Section):
+    """How a work that can be divided is: into packs of models, and each pack's documents in parts.
+
+    Models of a pack run the layers that they share once.
+    """
+
+    parts: PositiveInt = 1
+    models_per_job: PositiveInt = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one job makes: artifacts by their keys, or a part (number, count) of their work."""
+
+    name: str
+    keys: tuple[str, ...]
+    part: tuple[int, int] | None = None
+
+
+def shares_of(kind: Kind, keys: Sequence[str], division: Division) -> list[Share]:
+    """Return the jobs that make ``keys``.
+
+    Each key is a job, except where making several together saves work: then all are one, or, where
+    the work has parts, each part of a pack is one.
+    """
+    if kind.parts:
+        size = division.models_per_job
+        packs = [tuple(keys[first : first + size]) for first in range(0, len(keys), size)]
+        dealt = [(pack, number) for pack in packs for number in range(division.parts)]
+        return [
+            Share(f"{place + 1} of {len(dealt)}", pack, (number, division.parts))
+            for place, (pack, number) in enumerate(dealt)
+        ]
+    if kind.write_together and len(keys) > 1:
+        return [Share(f"all {len(keys)}", tuple(keys))]
+    return [Share(key, (key,)) for key in keys]

@@ -1,0 +1,67 @@
+"""A line of which all heavy steps are jobs of a cluster, each kind's first one killed."""
+
+import dagster as dg
+import yaml
+
+from mdel_assets.defs.launch import run_line
+from mdel_assets.home import MdelHome
+from mdel_assets_tests import warm_python
+from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.defs.expert_jobs import QUICK
+
+SEARCHED = {
+    "merge_method": "task_arithmetic",
+    "base_model": "seed",
+    "models": [{"model": "expert:github"}, {"model": "expert:arxiv"}],
+    "mdel": {"search": {"num_trials": 8, "num_documents": 2}},
+}
+KINDS = {
+    "shard_documents": {},
+    "domain_dataset": {},
+    "layer_differences": {},
+    "searched_merge": {},
+    "merged_model": {},
+    "token_scores": {"parts": 2, "models_per_job": 4},
+    "sample_texts": {},
+}
+TRAININGS = ("seed_model", "expert_model")
+
+
+def experiment_of(corpus):
+    """Return the pico experiment with a search, and without baselines."""
+    merges = {"mean-all": PICO["merges"]["mean-all"], "searched": SEARCHED}
+    return pico_experiment(corpus, merges=merges, baselines={"dense": False, "dense_one": False})
+
+
+def run_by_jobs(experiment, folder, engine, **settings):
+    """Run the line; the first job of each kind is killed before it begins."""
+    flag = f"{folder}/killed-$(basename $folder | cut -d- -f1)"
+    kill = f"[ -e {flag} ] || {{ touch {flag}; kill -9 $$; }}"
+    environment = [*QUICK["environment"], kill]
+    python = str(warm_python.executable(folder))
+    compute = {
+        "engine": engine,
+        engine: QUICK | settings | {"environment": environment, "python": python},
+        "kinds": KINDS,
+    }
+    home = MdelHome(folder / "home")
+    home.root.mkdir()
+    (home.root / "compute.yaml").write_text(yaml.safe_dump(compute))
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, home, instance=instance))
+    assert [(o.kind, o.message) for o in outcomes if o.state == "failed"] == []
+    killed = {path.name.removeprefix("killed-") for path in folder.glob("killed-*")}
+    assert killed == {*KINDS, *TRAININGS}
+    return home
+
+
+def assert_same_records(home, other, experiment):
+    """Compare what every artifact of the line is, with all digests of its files."""
+    lineage, rival = home.lineage(experiment), other.lineage(experiment)
+    compared = set()
+    for kind, keys in lineage.walk():
+        for key in keys:
+            ours, theirs = (each.artifact(kind, key).record_path for each in (lineage, rival))
+            assert ours.read_bytes() == theirs.read_bytes(), (kind, key)
+            compared.add(kind)
+    assert compared >= {*KINDS, *TRAININGS, "perplexity_matrix"}
