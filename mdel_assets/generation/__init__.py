@@ -4,6 +4,7 @@ What stands where, and how a text is made of it::
 
     speakers.py    Speakers(lineage): which there are, loading by name, memory
     speaker.py     Speaker: prefill, one decoding step for many sequences at once
+    prompt_reading.py  prompts in few passes; mixing.py: the mean of the experts' probabilities
     sequences.py   TokenSequence: one text under way, with its own keys and values
     weighing.py    how an ensemble weighs its experts, token by token
     networks.py    models with a common trunk, token by token; forward_passes.py: one model's
@@ -48,6 +49,8 @@ What stands where, and how a text is made of it::
     ``start(prompt, *, domain=None, num_top=None) -> TokenSequence``: `begin` and `prefill`.
     ``begin(...)``, likewise, reads nothing yet; ``prefill(sequence, num_tokens=None) -> bool``
     reads so many more tokens of the prompt, or all; True once the sequence is ready for a step.
+    ``prefill_together(sequences, num_tokens=None)`` does so for several, those of about the same
+    length in one pass.
     An empty prompt is fine. ``domain``: the posterior starts with the prior that the report has for
     that domain's texts, and ``ensemble-label`` takes its expert. ``num_top``: not None asks for the
     prompt's scores, with so many of the likeliest alternatives each (0: none).

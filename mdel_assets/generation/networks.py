@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mdel_assets.generation.cached_rows import Row
-from mdel_assets.generation.forward_passes import DecodingTrunk, ForwardPass, Manner
+from mdel_assets.generation.forward_passes import DecodingTrunk, ForwardPass, Manner, NewIds
 
 _log = logging.getLogger(__name__)
 _TOKENS_CAUGHT_UP = 512
@@ -113,48 +113,60 @@ class Networks:
     def run(
         self,
         sequences: Sequence[HeldSequence],
-        ids_BT: Sequence[Sequence[int]],
+        ids: Sequence[Sequence[int]],
         *,
         wanted_EB: NDArray[np.bool_],
         num_last: int = 1,
     ) -> torch.Tensor:
-        """Feed T more ids to each sequence; return (E, B, C, V) log-probabilities, fp32.
+        """Feed more ids to each sequence; return (E, B, C, V) log-probabilities, fp32.
 
         Those of the last ``num_last`` positions, in natural logarithms; zeros where a model is not
-        wanted.
+        wanted. Either all sequences get as many ids, or none has any yet: the shorter ones are then
+        padded before their first, and what is given for padding means nothing.
         """
         if self.manner is not Manner.TOGETHER and len(sequences) > 1:
-            parts = [
-                self.run([one], [ids], wanted_EB=wanted_EB[:, b : b + 1], num_last=num_last)
-                for b, (one, ids) in enumerate(zip(sequences, ids_BT, strict=True))
-            ]
-            return torch.cat(parts, dim=1)
-        for sequence, ids in zip(sequences, ids_BT, strict=True):
-            sequence.inputs += ids
-        new_BT = torch.tensor(ids_BT, dtype=torch.int64, device=self.device)
-        states_BTD = self._run_trunk(sequences, new_BT)
+            return self._run_one_by_one(sequences, ids, wanted_EB, num_last)
+        assert len(set(map(len, ids))) == 1 or not any(sequence.inputs for sequence in sequences)
+        for sequence, added in zip(sequences, ids, strict=True):
+            sequence.inputs += added
+        new = NewIds.padded(ids, device=self.device)
+        states_BTD = self._run_trunk(sequences, new)
         found = []
         for model, wanted_B in enumerate(wanted_EB):
             members = [b for b, is_wanted in enumerate(wanted_B) if is_wanted]
             for b in members:
-                self._catch_up(model, sequences[b], new_BT.shape[1])
+                self._catch_up(model, sequences[b], new.lengths_B[b])
             own = slice(None) if len(members) == len(sequences) else members
             states = None if states_BTD is None else states_BTD[own]
             chosen = [sequences[b] for b in members]
             found.append(
-                self._run_model(model, chosen, new_BT[own], states, num_last) if members else None
+                self._run_model(model, chosen, new.of(members), states, num_last)
+                if members
+                else None
             )
         return _filled(found, wanted_EB)
 
-    def _run_trunk(
-        self, sequences: Sequence[HeldSequence], ids_BT: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _run_one_by_one(
+        self,
+        sequences: Sequence[HeldSequence],
+        ids: Sequence[Sequence[int]],
+        wanted_EB: NDArray[np.bool_],
+        num_last: int,
+    ) -> torch.Tensor:
+        parts = []
+        for b, (one, added) in enumerate(zip(sequences, ids, strict=True)):
+            last = min(num_last, len(added))
+            part = self.run([one], [added], wanted_EB=wanted_EB[:, b : b + 1], num_last=last)
+            parts.append(torch.nn.functional.pad(part, (0, 0, num_last - last, 0)))
+        return torch.cat(parts, dim=1)
+
+    def _run_trunk(self, sequences: Sequence[HeldSequence], new: NewIds) -> torch.Tensor | None:
         if self._trunk is None:
             return None
         rows = [sequence.trunk for sequence in sequences]
-        states_BTD = self._trunk_pass.run(rows, ids_BT)
-        for sequence, states_TD in zip(sequences, states_BTD, strict=True):
-            sequence.add_states(states_TD)
+        states_BTD = self._trunk_pass.run(rows, new)
+        for sequence, states_TD, length in zip(sequences, states_BTD, new.lengths_B, strict=True):
+            sequence.add_states(states_TD[-length:])
         return states_BTD
 
     def _catch_up(self, model: int, sequence: HeldSequence, num_new: int) -> None:
@@ -162,7 +174,7 @@ class Networks:
         end = len(sequence.inputs) - num_new
         while (first := sequence.models[model].length) < end and self.manner is not Manner.ANEW:
             last = min(first + _TOKENS_CAUGHT_UP, end)
-            ids = torch.tensor([sequence.inputs[first:last]], device=self.device)
+            ids = NewIds.padded([sequence.inputs[first:last]], device=self.device)
             states = sequence.states(first, last)[None] if self._trunk else None
             self._run_model(model, [sequence], ids, states, 1)
 
@@ -170,7 +182,7 @@ class Networks:
         self,
         model: int,
         sequences: Sequence[HeldSequence],
-        ids_BT: torch.Tensor,
+        new: NewIds,
         states_BTD: torch.Tensor | None,
         num_last: int,
     ) -> torch.Tensor:
@@ -181,7 +193,7 @@ class Networks:
         if self._trunk is not None:
             self._trunk.recall(states_BTD)
         rows = [sequence.models[model] for sequence in sequences]
-        return _log_probabilities(self._passes[model].run(rows, ids_BT, num_last), num_last)
+        return _log_probabilities(self._passes[model].run(rows, new, num_last), num_last)
 
     def _agrees(
         self, expected: Sequence[torch.Tensor], *, tolerance: float, num_models: int
@@ -191,9 +203,9 @@ class Networks:
         wanted_EB[:num_models] = True
         sequences = [self.new_sequence() for _ in _PROBES]
         try:
+            self.run(sequences, [probe[:-5] for probe in _PROBES], wanted_EB=wanted_EB)
             for b, probe in enumerate(_PROBES):
-                for piece in (probe[:-5], probe[-5:-2]):
-                    self.run([sequences[b]], [piece], wanted_EB=wanted_EB[:, :1])
+                self.run([sequences[b]], [probe[-5:-2]], wanted_EB=wanted_EB[:, :1])
             for place in (-2, -1):
                 step = [[probe[place]] for probe in _PROBES]
                 found_EBV = self.run(sequences, step, wanted_EB=wanted_EB)[:, :, -1]

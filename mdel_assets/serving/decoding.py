@@ -1,8 +1,8 @@
 """The decoding thread: sequences of one model are decoded together, and join between its steps.
 
 One thread holds all models and sequences, so nothing of them is locked. In each turn it lets
-waiting sequences in, reads a part of new prompts, and takes one step with the sequences of each
-model.
+waiting sequences in, reads 512 tokens of new prompts at most, and takes one step with the sequences
+of each model.
 Sequences are let in in the order of their arrival: where the first does not fit into the memory
 that is left, those behind it wait, too, so that no model is kept waiting for ever.
 """
@@ -167,18 +167,12 @@ class Decoder:
     def _take_step(self, name: str) -> None:
         """Read more of new prompts, and write one token of each sequence that is ready."""
         try:
-            self._prefill(self._running[name])
+            group = self._running[name]
+            group[0].speaker.prefill_together([each.sequence for each in group], _PREFILL_TOKENS)
             self._write(name)
         except Exception:  # noqa: BLE001 - the other models go on
             _log.exception("%s could not decode", name)
             self._fail(name, _broken())
-
-    def _prefill(self, group: Sequence[RunningSequence]) -> None:
-        num_left = _PREFILL_TOKENS
-        for running in group:
-            if not running.is_ready and num_left > 0:
-                # A step for its own sake: an empty prompt, too, costs one.
-                num_left -= max(1, running.prefill(num_left))
 
     def _write(self, name: str) -> None:
         going = []

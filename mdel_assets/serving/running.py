@@ -38,22 +38,18 @@ class RunningSequence:
         self.num_written = 0
         self._max_new_tokens = max_new_tokens
         self.token = -1
-        self.is_ready = self.is_over = False
+        self.is_over = False
         prompt = list(order.prompt_ids)
         num_top = order.num_top if order.tells_prompt else None
         self.sequence = speaker.begin(prompt, domain=order.domain, num_top=num_top)
-        # The token that opens every text is read with the prompt.
-        self._num_unread = len(prompt) + 1
         self._sampler = Sampler(temperature=order.temperature, top_p=order.top_p, seed=order.seed)
         stream = TextStream(speaker.tokenizer, prompt=prompt)
         self._text = GrowingText(stream.add, stream.end, stops=order.stops)
 
-    def prefill(self, num_tokens: int) -> int:
-        """Read up to ``num_tokens`` more of the prompt; return how many were read."""
-        num_read = min(num_tokens, self._num_unread)
-        self.is_ready = self.speaker.prefill(self.sequence, num_tokens)
-        self._num_unread -= num_read
-        return num_read
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of the prompt is read."""
+        return self.sequence.is_ready
 
     def put_next(self) -> Piece:
         """Write one token, or end where there is none to write; return what is new."""

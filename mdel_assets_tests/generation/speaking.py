@@ -7,6 +7,15 @@ from mdel_assets.generation.speaker import Speaker
 from mdel_assets.generation.weighing import FixedWeights
 from mdel_assets.training.model_files import load_model, load_tokenizer, num_positions
 
+GPT2 = {"n_layer": 3, "n_head": 2, "n_embd": 32, "n_positions": 64}
+SHAPES = {
+    "gpt_neox": {},
+    "llama": {"num_key_value_heads": 1},
+    "gpt2": GPT2,
+    # A window that is shorter than the texts.
+    "mistral": {"num_key_value_heads": 1, "sliding_window": 7},
+}
+
 
 def speaker_of(*folders, weigh=None):
     """Return a speaker of one model, or of several, weighed alike where ``weigh`` says nothing."""

@@ -1,7 +1,5 @@
 """Decoding against transformers' own, and many sequences at once against each alone."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -15,16 +13,8 @@ from mdel_assets.generation.weighing import FixedWeights, PosteriorWeights, Rout
 from mdel_assets.scoring.score_together import load_for_scoring
 from mdel_assets.training.model_files import load_model
 from mdel_assets_tests.families import FAMILIES
-from mdel_assets_tests.generation.speaking import greedy, prompts_of, speaker_of
+from mdel_assets_tests.generation.speaking import GPT2, SHAPES, greedy, prompts_of, speaker_of
 
-GPT2 = {"n_layer": 3, "n_head": 2, "n_embd": 32, "n_positions": 64}
-SHAPES = {
-    "gpt_neox": {},
-    "llama": {"num_key_value_heads": 1},
-    "gpt2": GPT2,
-    # A window that is shorter than the texts.
-    "mistral": {"num_key_value_heads": 1, "sliding_window": 7},
-}
 ONE_BY_ONE = {"jamba": Manner.ALONE, "mamba": Manner.ALONE, "rwkv": Manner.ANEW}
 
 
@@ -120,31 +110,6 @@ def test_long_texts_outgrow_their_buffers_and_stay_right(make_model):
         torch.testing.assert_close(sequence.log_probabilities_V, expected_TV[-1], atol=5e-5, rtol=0)
 
 
-def with_changed_top(folder, *, first_layer, seed):
-    """Return a model whose layers from one on, and head, are others than the folder's."""
-    model = copy.deepcopy(load_model(folder, dtype="float32"))
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for layer in model.gpt_neox.layers[first_layer:]:
-            for tensor in layer.parameters():
-                tensor.add_(0.3 * torch.randn(tensor.shape))
-    return model
-
-
-@pytest.fixture(scope="module")
-def experts(make_model, tmp_path_factory):
-    """Folders of three experts that share one of three layers."""
-    seed = make_model("gpt_neox")
-    folders = []
-    for number in range(3):
-        folder = tmp_path_factory.mktemp("experts") / str(number)
-        with_changed_top(seed, first_layer=1, seed=number).save_pretrained(folder)
-        for path in seed.glob("tokenizer*"):
-            (folder / path.name).write_bytes(path.read_bytes())
-        folders.append(folder)
-    return folders
-
-
 def test_shared_layers_run_once_for_all_experts(experts):
     speaker = speaker_of(*experts)
     modules = {m for model in speaker.networks.models for m in model.modules()}
@@ -229,26 +194,6 @@ def test_the_posterior_goes_on_over_prompt_and_continuation(experts):
     expected = np.exp(joint - np.logaddexp.reduce(joint))
     np.testing.assert_allclose(sequence.weights_E, expected, atol=1e-4)
     assert 0.01 < expected.max() < 0.9999
-
-
-def test_a_prompt_in_pieces_is_the_prompt_in_one(experts):
-    speaker = speaker_of(*experts, weigh=lambda _: PosteriorWeights(np.zeros(3), num_kept=2))
-    (prompt,) = prompts_of(30)
-    whole = speaker.start(prompt, num_top=2)
-    pieces = speaker.begin(prompt, num_top=2)
-    answers = []
-    while not pieces.is_ready:
-        answers.append(speaker.prefill(pieces, 7))
-    # The prefix token and 30 more.
-    assert answers == [False] * 4 + [True]
-    torch.testing.assert_close(
-        pieces.log_probabilities_V, whole.log_probabilities_V, atol=1e-5, rtol=0
-    )
-    np.testing.assert_allclose(pieces.weights_E, whole.weights_E, atol=1e-4)
-    assert [score.token for score in pieces.prompt_scores] == prompt
-    for ours, theirs in zip(pieces.prompt_scores, whole.prompt_scores, strict=True):
-        assert abs(ours.log_probability - theirs.log_probability) < 1e-5
-        assert [token for token, _ in ours.top] == [token for token, _ in theirs.top]
 
 
 def test_a_seeded_sample_repeats_alone_and_in_a_batch(experts):
