@@ -39,8 +39,9 @@ What stands where, and how a text is made of it::
     ``bytes_at_most(name) -> int``: what loading would add at most, by the sizes of files alone.
 
 `Speaker`
-    ``name: str``, ``tokenizer`` (reads text as scoring does), ``experts: tuple[str, ...]`` (model
-    keys; one for a single model), ``end_ids: frozenset[int]``.
+    ``name: str``, ``fingerprint: str`` (of what was loaded), ``tokenizer`` (reads text as scoring
+    does), ``experts: tuple[str, ...]`` (model keys; one for a single model),
+    ``end_ids: frozenset[int]``.
     ``context_length: int | None``: tokens of prompt and continuation together.
     ``decodes_together: bool``: where False, the sequences of a step run one after the other, which
     is right but slow.

@@ -26,7 +26,8 @@ class Speaker:
     """One model, or an ensemble of experts, by its name.
 
     ``weigh`` gives the weights of a new text, told its domain or None; ``prefix`` is the token that
-    opens every text, as in scoring. Not safe to use from several threads at once.
+    opens every text, as in scoring. ``fingerprint`` changes with what the speaker was made of when
+    it was loaded. Not safe to use from several threads at once.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Speaker:
         end_ids: frozenset[int],
         context_length: int | None,
         weigh: Callable[[str | None], Weighing],
+        fingerprint: str = "",
     ) -> None:
         self.name = name
+        self.fingerprint = fingerprint
         self.experts = tuple(experts)
         self.tokenizer = tokenizer
         self.end_ids = end_ids

@@ -201,6 +201,7 @@ class Speakers:
         from mdel_assets.training.model_files import num_positions
 
         evaluation, keys = self._lineage.experiment.evaluation, self._keys(name)
+        fingerprint = self.fingerprint(name)
         models = [self._model(key) for key in keys]
         if ensemble:
             # An ensemble wires its models together, which others are not to notice.
@@ -216,6 +217,7 @@ class Speakers:
             end_ids=_end_ids(models[0], tokenizer),
             context_length=num_positions(models[0].config),
             weigh=weights.of_text,
+            fingerprint=fingerprint,
         )
 
     def _weights(self, ensemble: Ensemble | None, tokenizer: Any) -> Weights:

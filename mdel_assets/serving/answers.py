@@ -28,7 +28,8 @@ class Form:
     """What all objects of one answer have in common.
 
     ``token_text`` returns a token's text by its id. ``echoes`` are the prompts' texts where they
-    are repeated, one a choice. ``tells_log_p``: with log-probabilities.
+    are repeated, one a choice. ``tells_log_p``: with log-probabilities. ``fingerprint`` is known
+    once the model has written.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Form:
     token_text: Callable[[int], str]
     echoes: tuple[str, ...] = ()
     tells_log_p: bool = False
+    fingerprint: str | None = None
 
     def whole(self, choices: Sequence[Sequence[Piece]], usage: Usage) -> dict[str, Any]:
         """Return the answer to a request that does not stream: the pieces of each choice."""
@@ -78,6 +80,7 @@ class Form:
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.fingerprint,
         }
 
 

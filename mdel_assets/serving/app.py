@@ -91,6 +91,7 @@ async def _answer(
     try:
         # What fails before the first token is answered with its own status, streamed or not.
         first = await exchange.next()
+        asked = asked.written_by(first[0][1].fingerprint)
         if body.stream:
             return _Stream(exchange, first, asked, tells_usage=body.tells_usage)
         pieces: list[list[Piece]] = [[] for _ in asked.orders]

@@ -26,6 +26,12 @@ class Asked:
     form: Form
     num_prompt_tokens: int
 
+    def written_by(self, fingerprint: str) -> "Asked":
+        """Return the same, answered in the name of the model that writes."""
+        return dataclasses.replace(
+            self, form=dataclasses.replace(self.form, fingerprint=fingerprint)
+        )
+
 
 def completion_asked(body: CompletionBody, tokenizer: Any, *, limits: Limits) -> Asked:
     """Return what the body of ``/v1/completions`` asks for.

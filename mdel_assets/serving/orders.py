@@ -48,7 +48,8 @@ class Piece:
     """What was added to one sequence: text and its tokens, and at its end why it ended.
 
     ``num_tokens`` have been written of the sequence so far. ``prompt`` holds the prompt's tokens,
-    in the first piece, where the order asks for them.
+    in the first piece, where the order asks for them. ``fingerprint`` is that of the model as it
+    was loaded.
     """
 
     text: str
@@ -56,6 +57,7 @@ class Piece:
     num_tokens: int
     finish_reason: str | None = None
     prompt: tuple[ScoredToken, ...] = ()
+    fingerprint: str = ""
 
 
 News = Piece | RefusedRequestError

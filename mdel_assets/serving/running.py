@@ -80,7 +80,7 @@ class RunningSequence:
         prompt: tuple[ScoredToken, ...],
     ) -> Piece:
         self.is_over = reason is not None
-        return Piece(text, tokens, self.num_written, reason, prompt)
+        return Piece(text, tokens, self.num_written, reason, prompt, self.speaker.fingerprint)
 
     def _choose(self) -> ScoredToken:
         """Choose the next token, and tell its log-probability where that is asked for."""

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
+from mdel_assets.generation.speakers import Speakers
 from mdel_assets_tests.serving.conftest import LOOPING, running
 from mdel_assets_tests.serving.stored_scores import first_scored_document
 from mdel_assets_tests.waiting import wait_until
@@ -47,6 +48,23 @@ def test_a_stream_holds_the_text_of_the_whole_answer(client, model):
     assert len(texts) > 5
     assert "".join(texts) == whole.choices[0].text
     assert pieces[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("model", ["expert-github", "ensemble-posterior-top2"])
+def test_answers_tell_the_fingerprint_of_what_wrote_them(client, lineage, model):
+    asked = {"model": model, "prompt": PROMPT, "max_tokens": 3}
+    told = client.completions.create(**asked).system_fingerprint
+    assert told == Speakers(lineage).fingerprint(model)
+    stream = client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    assert {piece.system_fingerprint for piece in stream} == {told}
+
+
+def test_a_chat_tells_the_fingerprint_too(client, lineage):
+    asked = {"model": "dense", "messages": [{"role": "user", "content": "def"}], "max_tokens": 3}
+    expected = lineage.model("dense").require().fingerprint
+    assert client.chat.completions.create(**asked).system_fingerprint == expected
+    stream = client.chat.completions.create(**asked, stream=True)
+    assert {piece.system_fingerprint for piece in stream} == {expected}
 
 
 @pytest.mark.parametrize("model", ["expert-github", "merged-mean-all", "ensemble-linear-top1"])
