@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import GenerationError, unknown_name_message
 from mdel_assets.evaluation.ensemble import Array
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.generation.ensembles import (
     Ensemble,
     TextRouter,
@@ -138,8 +139,8 @@ class Speakers:
         from mdel_assets.store.tensor_files import TensorFolder
 
         total = 0
-        # Models from elsewhere have nothing in common with the experts.
-        is_first = all(key.startswith("reference-") for key in self._models)
+        # Models from elsewhere and mixtures hold no tensor of the experts as these hold it.
+        is_first = all(Family.REFERENCE.has(key) or Family.MIXTURE.has(key) for key in self._models)
         for key in self._keys(name):
             if key in self._models:
                 continue

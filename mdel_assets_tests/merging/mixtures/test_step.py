@@ -11,15 +11,13 @@ import yaml
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
-from mdel_assets.line.making import make_all, make_one
+from mdel_assets.line.making import make_one
 from mdel_assets.maintenance.forgetting import plan_forgetting
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_mixture
 from mdel_assets_tests import warm_python
-from mdel_assets_tests.conftest import branch
-from mdel_assets_tests.made_once import made_once
 from mdel_assets_tests.merging.mixtures.folders import load
-from mdel_assets_tests.merging.mixtures.mixable import experiment_of
+from mdel_assets_tests.merging.mixtures.mixable import experiment_of, home_with_experts
 from mdel_assets_tests.publishing.conftest import with_hub
 
 TWO = ["expert:github", "expert:freelaw"]
@@ -31,14 +29,7 @@ LARGE_ROUTER = {"router_tokens": 10**6}
 @pytest.fixture(scope="module")
 def trained(corpus, tmp_path_factory):
     """A home with the experts of a seed that can be mixed."""
-
-    def make(folder):
-        experiment = experiment_of(corpus)
-        branch(experiment, MdelHome(folder))
-        lineage = MdelHome(folder).lineage(experiment)
-        make_all(lineage, "expert_model", lineage.present_domains())
-
-    return made_once(tmp_path_factory, "mixable", make)[0]
+    return home_with_experts(corpus, tmp_path_factory)
 
 
 @pytest.fixture
