@@ -58,7 +58,7 @@ def prepare(experiment, home):
 def environment(experiment, home, folder):
     """Return what the commands need to work on ``experiment`` in ``home``."""
     path = Path(folder) / "experiment.yaml"
-    content = json.loads(experiment.model_dump_json(exclude_none=True, by_alias=True))
+    content = json.loads(experiment.model_dump_json(exclude_unset=True, by_alias=True))
     path.write_text(yaml.safe_dump(content))
     return {
         **os.environ,

@@ -1,12 +1,8 @@
 """Mixtures as artifacts of an experiment: made, left, killed, forgotten."""
 
-import json
 import shutil
-import signal
-import time
 
 import pytest
-import yaml
 
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.home import MdelHome
@@ -15,15 +11,12 @@ from mdel_assets.line.making import make_one
 from mdel_assets.maintenance.forgetting import plan_forgetting
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_mixture
-from mdel_assets_tests import warm_python
 from mdel_assets_tests.merging.mixtures.folders import load
 from mdel_assets_tests.merging.mixtures.mixable import experiment_of, home_with_experts
 from mdel_assets_tests.publishing.conftest import with_hub
 
 TWO = ["expert:github", "expert:freelaw"]
 TRAINED = {"router": "trained", "training": {"num_steps": 2}}
-# Enough text for a kill to come while the gates are made of it.
-LARGE_ROUTER = {"router_tokens": 10**6}
 
 
 @pytest.fixture(scope="module")
@@ -125,38 +118,6 @@ def test_trained_gates_go_on_where_they_were_stopped(lineage_of):
         make_one(cut, "moe_model", "small", conditions=Conditions(max_seconds=0.0))
     assert not cut.folder("moe_model", "small").exists()
     assert make_one(cut, "moe_model", "small") == record
-
-
-@pytest.mark.slow
-def test_a_killed_mixture_leaves_nothing_under_its_name(lineage_of, tmp_path):
-    lineage = lineage_of(small=LARGE_ROUTER)
-    path = tmp_path / "experiment.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            json.loads(lineage.experiment.model_dump_json(exclude_unset=True, exclude={"folder"}))
-        )
-    )
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from mdel_assets.experiment.experiment import load_experiment\n"
-        "from mdel_assets.home import MdelHome\n"
-        "from mdel_assets.line.making import make_one\n"
-        "lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))\n"
-        "make_one(lineage, 'moe_model', 'small')\n"
-    )
-    words = ["-c", code, lineage.root.parent, path]
-    final = lineage.folder("moe_model", "small")
-    with warm_python.start(words) as process:
-        while not (final.parent.is_dir() and list(final.parent.iterdir())):
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    assert not final.exists()
-    assert list(final.parent.iterdir())
-    warm_python.run(words, check=True)
-    assert [path.name for path in final.parent.iterdir()] == ["small"]
-    load(final)
 
 
 def test_a_mixture_of_a_forgotten_domains_expert_is_found(lineage_of):
