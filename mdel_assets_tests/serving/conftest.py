@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import socket
 import threading
 
 import httpx
@@ -54,6 +55,18 @@ class Running:
             content = json.dumps(content).encode()
         return httpx.post(f"{self.url}{path}", content=content, timeout=60, **options)
 
+    def get(self, path, **options):
+        """Return the answer to a GET."""
+        return httpx.get(f"{self.url}{path}", timeout=60, **options)
+
+    def connect(self, *headers):
+        """Return a connection on which the head of a POST to completions was sent."""
+        host, port = self.url.removeprefix("http://").split(":")
+        connection = socket.create_connection((host, int(port)), timeout=60)
+        lines = ["POST /v1/completions HTTP/1.1", "host: localhost", "connection: close", *headers]
+        connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        return connection
+
 
 @contextlib.contextmanager
 def running(lineage, *, keys=(), names=(), **limits):
@@ -61,6 +74,8 @@ def running(lineage, *, keys=(), names=(), **limits):
     service = Service(lineage, limits=Limits(**limits), meters=Meters())
     server = ModelServer(service, make_app(service, keys=ApiKeys(keys), names=list(names)))
     with listen("127.0.0.1", 0) as place:
+        # So little fits between server and client that an answer that is not read is not over.
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
         port = place.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()

@@ -22,7 +22,7 @@ def test_what_runs_finishes_and_what_comes_is_told_to_come_again(lineage):
         with httpx.stream("POST", address, content=body, timeout=60) as stream:
             server.close_door()
             refused = server.post(LOOPING | {"max_tokens": 1})
-            health = httpx.get(f"{server.url}/health")
+            health = server.get("/health")
             lines = [line for line in stream.iter_lines() if line]
     assert refused.status_code == health.status_code == 503
     assert refused.json()["error"]["code"] == "shutting_down"
