@@ -1,12 +1,16 @@
 """``mdel serve`` under eight clients against one, and against ``transformers serve``.
 
 The model has the shape of Pythia-160m with a smaller vocabulary and random weights. Each client
-asks for completions one after the other, greedily; requests are the same for all servers, and
-tokens are counted as each server counts them. Servers run one after the other, in turns.
-`transformers serve` is tried as it is and with its continuous batching.
+asks for completions one after the other, greedily, with short prompts and with longer ones;
+requests are the same for all servers, and tokens are counted as each server counts them. Servers
+run one after the other, in turns. `transformers serve` is tried as it is and with its continuous
+batching. Ratios are told by the clock and by the servers' processor time, which other work on the
+machine disturbs less.
 """
 
+import collections
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -26,12 +30,29 @@ import yaml
 from benchmarks.figures import show
 from benchmarks.models import gpt_neox
 
-_NUM_CLIENTS, _REQUESTS_EACH, _NUM_TOKENS = 8, 1, 64
-# Some 20 tokens.
-_NUM_PROMPT_WORDS = 8
+_NUM_CLIENTS, _REQUESTS_EACH = 8, 2
 _ROUNDS = 2
 _SECONDS_TO_START = 300
 _PEERS = {"transformers": [], "transformers_batching": ["--continuous-batching"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Load:
+    """What each client asks for; a word is some 2.5 tokens."""
+
+    num_prompt_words: int
+    num_tokens: int
+
+
+_LOADS = {"20_read_64_written": _Load(8, 64), "50_read_32_written": _Load(20, 32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pace:
+    """Tokens written in a second, by the clock and of the server's processor time."""
+
+    on_the_clock: float
+    of_processor: float
 
 
 def main() -> None:
@@ -42,29 +63,46 @@ def main() -> None:
         commands = {"ours": (_mdel("serve", "--port"), [], "seed")}
         for peer, options in _PEERS.items():
             commands[peer] = ([program, "serve", seed, "--port"], options, seed)
-        paces: dict[str, list[tuple[float, float]]] = {server: [] for server in commands}
+        # By load and server, one client and eight in each round.
+        paces: dict[tuple[str, str], list[tuple[_Pace, _Pace]]] = collections.defaultdict(list)
         for _ in range(_ROUNDS):
             for server, (command, options, model) in commands.items():
-                with contextlib.suppress(_NoAnswerError):
-                    with _serving(command, environment, options) as address:
-                        _tokens_per_second(address, model, num_clients=1)
-                        alone = _tokens_per_second(address, model, num_clients=1)
-                        together = _tokens_per_second(address, model, num_clients=_NUM_CLIENTS)
-                    paces[server].append((alone, together))
-    _show(paces)
+                with (
+                    contextlib.suppress(_NoAnswerError),
+                    _serving(command, environment, options) as running,
+                ):
+                    for name, load in _LOADS.items():
+                        running.pace(model, load, num_clients=1)
+                        alone = running.pace(model, load, num_clients=1)
+                        together = running.pace(model, load, num_clients=_NUM_CLIENTS)
+                        paces[name, server].append((alone, together))
+    for name in _LOADS:
+        _show(f"serving/{name}", {server: paces[name, server] for server in commands})
 
 
-def _show(paces: dict[str, list[tuple[float, float]]]) -> None:
-    alone, together = np.median(paces["ours"], axis=0)
-    show("serving/one_client", alone, "tokens/s")
-    show("serving/eight_clients", together / alone, "ratio", peer="one client")
-    for peer, options in _PEERS.items():
-        words = " ".join(["transformers serve", *options])
-        show(f"serving/{peer}/runs", len(paces[peer]), "runs that were answered", peer=words)
-        if paces[peer]:
-            theirs = np.median(paces[peer], axis=0)
-            show(f"serving/{peer}/one_client", alone / theirs[0], "ratio", peer=words)
-            show(f"serving/{peer}/eight_clients", together / theirs[1], "ratio", peer=words)
+def _show(name: str, paces: dict[str, list[tuple[_Pace, _Pace]]]) -> None:
+    for kind in ("on_the_clock", "of_processor"):
+        found = {
+            server: np.median([[getattr(pace, kind) for pace in both] for both in rounds], axis=0)
+            for server, rounds in paces.items()
+            if rounds
+        }
+        alone, together = found.pop("ours")
+        show(f"{name}/{kind}/one_client", alone, "tokens/s")
+        show(f"{name}/{kind}/eight_clients", together / alone, "ratio", peer="one client")
+        for server, theirs in found.items():
+            peer = _peer(server)
+            show(f"{name}/{kind}/{server}/one_client", alone / theirs[0], "ratio", peer=peer)
+            show(f"{name}/{kind}/{server}/eight_clients", together / theirs[1], "ratio", peer=peer)
+            ratio = theirs[1] / theirs[0]
+            show(f"{name}/{kind}/{server}/own_eight", ratio, "ratio", peer=f"{peer}, one client")
+    for server in _PEERS:
+        peer = _peer(server)
+        show(f"{name}/{server}/runs", len(paces[server]), "runs that were answered", peer=peer)
+
+
+def _peer(server: str) -> str:
+    return " ".join(["transformers serve", *_PEERS[server]])
 
 
 class _NoAnswerError(Exception):
@@ -108,9 +146,32 @@ def _mdel(*words: str) -> list[Any]:
     return [sys.executable, "-W", "ignore", "-c", code, *words]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """A server that answers at ``address``."""
+
+    address: str
+    process: psutil.Process
+
+    def pace(self, model: str, load: _Load, *, num_clients: int) -> _Pace:
+        """Return what all clients together were written."""
+        with ThreadPoolExecutor(num_clients) as pool:
+            before, started = self._processor_seconds(), time.monotonic()
+            asked = [(self.address, model, load, number) for number in range(num_clients)]
+            count = sum(pool.map(lambda each: _ask(*each), asked))
+            seconds = time.monotonic() - started
+            return _Pace(count / seconds, count / (self._processor_seconds() - before))
+
+    def _processor_seconds(self) -> float:
+        times = [p.cpu_times() for p in (self.process, *self.process.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
+
+
 @contextlib.contextmanager
-def _serving(command: list[Any], environment: dict[str, str], options: list[str]) -> Iterator[str]:
-    """Run a server; its address."""
+def _serving(
+    command: list[Any], environment: dict[str, str], options: list[str]
+) -> Iterator[_Running]:
+    """Run a server."""
     port = _free_port()
     process = subprocess.Popen(
         [*map(str, command), str(port), *options],
@@ -121,7 +182,7 @@ def _serving(command: list[Any], environment: dict[str, str], options: list[str]
     address = f"http://127.0.0.1:{port}"
     try:
         _wait(process, address)
-        yield address
+        yield _Running(address, psutil.Process(process.pid))
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
@@ -151,24 +212,17 @@ def _wait(process: subprocess.Popen[bytes], address: str) -> None:
     raise _NoAnswerError
 
 
-def _tokens_per_second(address: str, model: str, *, num_clients: int) -> float:
-    """Return what all clients together were written in a second."""
-    with ThreadPoolExecutor(num_clients) as pool:
-        started = time.monotonic()
-        counts = list(pool.map(lambda number: _ask(address, model, number), range(num_clients)))
-        return sum(counts) / (time.monotonic() - started)
-
-
-def _ask(address: str, model: str, number: int) -> int:
+def _ask(address: str, model: str, load: _Load, number: int) -> int:
     """Ask as one client; return how many tokens were written."""
     draw = np.random.default_rng(number)
     count = 0
     with httpx.Client(base_url=address, timeout=300) as client:
         for _ in range(_REQUESTS_EACH):
             prompt = " ".join(
-                "".join(draw.choice(list("abcdefghijklmnop"), 6)) for _ in range(_NUM_PROMPT_WORDS)
+                "".join(draw.choice(list("abcdefghijklmnop"), 6))
+                for _ in range(load.num_prompt_words)
             )
-            asked = {"prompt": prompt, "max_tokens": _NUM_TOKENS, "temperature": 0}
+            asked = {"prompt": prompt, "max_tokens": load.num_tokens, "temperature": 0}
             try:
                 answer = client.post("/v1/completions", json={"model": model} | asked)
                 answer.raise_for_status()
