@@ -78,7 +78,8 @@ def _continue_together(
     max_new_tokens: int,
 ) -> list[tuple[list[int], str]]:
     """Return the tokens that continue each prompt, and what ended them."""
-    sequences = [speaker.start(ids) for ids in prompts]
+    sequences = [speaker.begin(ids) for ids in prompts]
+    speaker.prefill_together(sequences)
     tokens: list[list[int]] = [[] for _ in prompts]
     ended_by = [""] * len(prompts)
     while going := [number for number, reason in enumerate(ended_by) if not reason]:
