@@ -19,7 +19,7 @@ def with_line_job(experiment: Experiment, home: MdelHome) -> dg.Definitions:
     The job builds the graph anew while it runs, so the graph itself is without it.
     """
     graph = build_definitions(experiment, home)
-    return dg.Definitions.merge(graph, dg.Definitions(jobs=[line_job(experiment)]))
+    return dg.Definitions.merge(graph, dg.Definitions(jobs=[line_job(experiment, home)]))
 
 
 @dg.definitions

@@ -17,6 +17,7 @@
     ├── WorkerError                a worker that was started for a step failed
     │   └── StorageError           its machine does not share the folder it works in
     ├── LineError                  something of the line was not made
+    ├── LimitError                 a run would take more than it may
     ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
@@ -129,6 +130,10 @@ class StorageError(WorkerError):
 
 class LineError(MdelError):
     """Something of the line was not made."""
+
+
+class LimitError(MdelError):
+    """A run would take more time or disk than it may."""
 
 
 class WebserverError(MdelError):

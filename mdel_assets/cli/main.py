@@ -1,6 +1,7 @@
 """``mdel``: the commands that Dagster's own command line lacks.
 
-``mdel check`` checks an experiment before it runs. ``mdel run`` makes whatever is missing or stale.
+``mdel check`` checks an experiment before it runs, and ``mdel plan`` says what a run would take.
+``mdel run`` makes whatever is missing or stale.
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
 makes several partitions of one asset, ``mdel doctor`` finds and repairs what crashes leave behind.
 ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.
@@ -29,6 +30,7 @@ from mdel_assets.cli.dagster_commands import dagster, dg
 from mdel_assets.cli.doctor import doctor
 from mdel_assets.cli.forget import forget
 from mdel_assets.cli.generate import generate
+from mdel_assets.cli.plan import plan, refuse_what_exceeds
 from mdel_assets.cli.publishing import merge, publish
 from mdel_assets.cli.serve import serve
 from mdel_assets.cli.ui import ui
@@ -88,7 +90,13 @@ def init() -> None:
     help="Processes that fetch shards and route their documents at the same time.",
 )
 @click.option("--until", metavar="ASSET", help="Stop after this asset, such as domain_dataset.")
-def run(workers: int, until: str | None) -> None:
+@click.option(
+    "--max-hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Refuse to begin what takes longer, by its plan.",
+)
+@click.option("--max-disk", metavar="SIZE", help="Refuse to begin what needs more, such as 20GB.")
+def run(workers: int, until: str | None, max_hours: float | None, max_disk: str | None) -> None:
     """Make everything that is missing or stale, from the shards to the perplexity matrix."""
     started = time.monotonic()
     experiment = load_experiment(experiment_name())
@@ -98,6 +106,7 @@ def run(workers: int, until: str | None) -> None:
     if until is not None and until not in kinds:
         raise click.UsageError(unknown_name_message("asset", until, kinds))
     refuse_mistakes(lineage)
+    refuse_what_exceeds(lineage, until=until, max_hours=max_hours, max_disk=max_disk)
     click.echo(f"Experiment '{experiment.name}' in {home.root}")
     warnings.simplefilter("ignore")
     from mdel_assets.defs.instance import open_instance
@@ -241,7 +250,9 @@ def perplexity(
     click.echo(f"appended to {lines}")
 
 
-for _command in (backfill, check, dagster, dg, doctor, generate, merge, publish, forget, serve, ui):
+for _command in (
+    *(backfill, check, dagster, dg, doctor, generate, merge, plan, publish, forget, serve, ui),
+):
     main.add_command(_command)
 
 

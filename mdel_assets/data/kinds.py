@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from mdel_assets.data import steps
+from mdel_assets.data import prices, steps
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage
@@ -84,6 +84,7 @@ KINDS = (
         keys=shard_keys,
         current=steps.current_shard,
         write=steps.fetch_raw_shard,
+        price=prices.of_shard,
     ),
     Kind(
         "corpus_clusters",
@@ -103,6 +104,7 @@ KINDS = (
         inputs=_shard_and_clusters,
         config=_reading,
         write=steps.route_shard,
+        price=prices.of_documents,
         is_heavy=True,
     ),
     Kind(
@@ -114,6 +116,7 @@ KINDS = (
         inputs=_all_documents,
         config=_assembling,
         write_together=steps.assemble_datasets,
+        price=prices.of_dataset,
         follows_inputs=True,
         is_heavy=True,
     ),

@@ -25,6 +25,9 @@ from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.planning.kept import kept_plan
+from mdel_assets.planning.table import stage_in_words
 
 
 def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
@@ -55,9 +58,12 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *sample_text_assets(line),
             *publishing_assets(line),
         ]
+        shown = _shown_of_plan(lineage)
         assets = [
             asset.map_asset_specs(
-                lambda spec: spec.merge_attributes(metadata={"experiment": experiment.name})
+                lambda spec: spec.merge_attributes(
+                    metadata={"experiment": experiment.name, **shown.get(spec.key.path[-1], {})}
+                )
             )
             for asset in assets
         ]
@@ -72,3 +78,14 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
         executor=in_process_executor,
         metadata={"experiment": experiment.name},
     )
+
+
+def _shown_of_plan(lineage: Lineage) -> dict[str, dict[str, str]]:
+    """Return what the last plan says of each asset, for its page; nothing without a plan."""
+    kept = kept_plan(lineage)
+    stages = kept.plan.stages if kept else ()
+    return {
+        stage.kind: {"plan": f"{stage_in_words(stage)} (planned {kept.made_at})"}
+        for stage in stages
+        if kept
+    }

@@ -14,13 +14,21 @@ from mdel_assets.defs.launch import run_line
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.errors import LineError
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.home import MdelHome
+from mdel_assets.line.lineage import Lineage
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes
+from mdel_assets.planning.kept import kept_plan
+from mdel_assets.planning.table import plan_markdown
 
 LINE_JOB = "bring_line_up_to_date"
 
 
-def line_job(experiment: Experiment) -> dg.JobDefinition:
-    """Return the job that makes everything of ``experiment`` that is missing or stale."""
+def line_job(experiment: Experiment, home: MdelHome) -> dg.JobDefinition:
+    """Return the job that makes everything of ``experiment`` that is missing or stale.
+
+    Its page shows the last plan, which says what a run takes.
+    """
+    lineage = home.lineage(experiment)
 
     @dg.op
     @in_words
@@ -34,11 +42,24 @@ def line_job(experiment: Experiment) -> dg.JobDefinition:
         name=LINE_JOB,
         description="Makes everything that is missing or stale, from the shards to the perplexity "
         "matrix, as `mdel run` does. It publishes nothing.",
+        metadata=_plan_metadata(lineage),
     )
     def job() -> None:
         make_what_is_stale()
 
     return job
+
+
+def _plan_metadata(lineage: Lineage) -> dict[str, dg.MetadataValue]:
+    """Return the kept plan as the job's page shows it, or how to make one."""
+    kept = kept_plan(lineage)
+    if kept is None:
+        told = "None yet for this experiment: `mdel plan` says what a run takes."
+        return {"plan": dg.MetadataValue.md(told)}
+    return {
+        "plan": dg.MetadataValue.md(plan_markdown(kept.plan)),
+        "planned_at": dg.MetadataValue.text(kept.made_at),
+    }
 
 
 def _run_line(

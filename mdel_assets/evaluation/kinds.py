@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets
-from mdel_assets.evaluation import ensemble_steps, steps, sweep_step
+from mdel_assets.evaluation import ensemble_steps, prices, steps, sweep_step
 from mdel_assets.evaluation.reported import reported_models, stale_cells
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import SEED, Family
@@ -128,6 +128,7 @@ KINDS = (
         takes=with_text,
         config=_scoring,
         write_together=steps.score,
+        price=prices.of_scores,
         parts=Parts(steps.score_part, steps.wholly_scored),
         resumes=True,
         operations=time_left.of_scoring,
@@ -145,6 +146,7 @@ KINDS = (
         inputs=_own_scores,
         config=_sampling,
         write=steps.report,
+        price=prices.of_report,
         is_report=True,
         follows_inputs=True,
     ),
@@ -158,6 +160,7 @@ KINDS = (
         takes_what_is_there=True,
         config=_matrix,
         write=steps.make_matrix,
+        price=prices.of_matrix,
         is_report=True,
         follows_inputs=True,
     ),
@@ -171,6 +174,7 @@ KINDS = (
         takes=with_text,
         config=_routing,
         write=ensemble_steps.make_router,
+        price=prices.of_router,
         is_report=True,
         follows_inputs=True,
     ),
@@ -185,6 +189,7 @@ KINDS = (
         takes=present,
         config=_weighing,
         write=ensemble_steps.make_ensemble_report,
+        price=prices.of_ensembles,
         is_report=True,
         follows_inputs=True,
     ),
@@ -199,6 +204,7 @@ KINDS = (
         takes=present,
         config=_sampling,
         write=sweep_step.make_sweep_report,
+        price=prices.of_sweep,
         is_report=True,
         follows_inputs=True,
     ),

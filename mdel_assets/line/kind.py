@@ -16,11 +16,13 @@ from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.conditions import Conditions
+from mdel_assets.line.price import Price
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Identity, Record
 
 if TYPE_CHECKING:
     from mdel_assets.line.lineage import Lineage
+    from mdel_assets.training.sizes import Sizes
 
 ONLY_ONE = ("",)
 
@@ -173,6 +175,7 @@ class Kind:
       killed is gone on with; another begins anew.
     - ``links_to``: the kind whose files its folder may hold links to.
     - ``operations``: for a training or a scoring, the floating-point operations of one artifact.
+    - ``price``: what making one artifact takes, foretold; None where that is not known.
     - ``family``: for a model, what its key among the models begins with.
     - ``current``: for a source, which has no identity beforehand: its record if it is up to date.
     - ``is_in_line``: whether a run of the whole line makes it. Publications are made when asked.
@@ -200,6 +203,7 @@ class Kind:
     shares_folder: bool = False
     links_to: str = ""
     operations: Callable[["Lineage"], float] | None = None
+    price: Callable[["Sizes", str], Price | None] | None = None
     family: str = ""
     current: Callable[["Lineage", str], Record | None] | None = None
     is_in_line: bool = True

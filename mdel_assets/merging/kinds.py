@@ -8,7 +8,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Input, Kind, model_input
 from mdel_assets.line.lineage import Lineage, present
-from mdel_assets.merging import search_step, steps
+from mdel_assets.merging import prices, search_step, steps
 from mdel_assets.merging.members import members_of, recipe_config
 from mdel_assets.merging.mixtures import step as mixing
 from mdel_assets.merging.outside_models import outside_digest
@@ -124,6 +124,7 @@ KINDS = (
         inputs=_seed_and_experts,
         takes=present,
         write_together=steps.measure_layer_differences,
+        price=prices.of_differences,
         is_heavy=True,
     ),
     Kind(
@@ -136,6 +137,7 @@ KINDS = (
         takes=present,
         config=_searching,
         write=search_step.search_weights,
+        price=prices.of_search,
         is_heavy=True,
         resumes=True,
     ),
@@ -150,6 +152,7 @@ KINDS = (
         takes=present,
         config=_merging,
         write=steps.merge_recipe,
+        price=prices.of_merge,
         follows_inputs=True,
         is_heavy=True,
     ),
@@ -164,6 +167,7 @@ KINDS = (
         takes=present,
         config=_mixing,
         write=mixing.mix_experts,
+        price=prices.of_mixture,
         follows_inputs=True,
         is_heavy=True,
         resumes=True,

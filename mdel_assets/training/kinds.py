@@ -10,7 +10,7 @@ from mdel_assets.experiment.model_keys import DENSE_ONE, Family
 from mdel_assets.hub.sources import at_commit
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage, with_text
-from mdel_assets.training import steps, time_left
+from mdel_assets.training import prices, steps, time_left
 
 SEED = Input("seed_model")
 
@@ -116,6 +116,7 @@ KINDS = (
         inputs=_datasets_of_seed,
         config=_seed,
         write=steps.make_seed,
+        price=prices.of_seed,
         operations=time_left.of_pretraining,
         is_heavy=True,
         resumes=True,
@@ -130,6 +131,7 @@ KINDS = (
         inputs=_own_dataset,
         config=_training,
         write=steps.train_expert,
+        price=prices.of_expert,
         operations=time_left.of_one_expert,
         links_to="seed_model",
         is_heavy=True,
@@ -145,6 +147,7 @@ KINDS = (
         takes=with_text,
         config=_training,
         write=steps.train_dense_one,
+        price=prices.of_one_share,
         operations=time_left.of_one_expert,
         links_to="seed_model",
         is_heavy=True,
@@ -160,6 +163,7 @@ KINDS = (
         takes=with_text,
         config=_training,
         write=steps.train_dense,
+        price=prices.of_dense,
         operations=time_left.of_all_experts,
         links_to="seed_model",
         is_heavy=True,
@@ -177,6 +181,7 @@ KINDS = (
         takes=with_text,
         config=_training,
         write=steps.train_random_split,
+        price=prices.of_one_share,
         operations=time_left.of_one_expert,
         links_to="seed_model",
         is_heavy=True,
@@ -193,6 +198,7 @@ KINDS = (
         inputs=_dataset_of_variant,
         config=_variant_training,
         write=steps.train_variant,
+        price=prices.of_variant,
         operations=time_left.of_one_expert,
         links_to="seed_model",
         is_heavy=True,

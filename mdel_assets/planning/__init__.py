@@ -1,0 +1,1 @@
+"""The plan of a run: what it makes, and what that takes, before anything runs."""

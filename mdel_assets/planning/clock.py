@@ -1,0 +1,118 @@
+"""How long the artifacts of a stage take: on this machine, as measured, or on a named device."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mdel_assets.data.kinds import shard_keys
+from mdel_assets.line.kind import Kind
+from mdel_assets.line.price import Price
+from mdel_assets.planning.devices import Device
+from mdel_assets.planning.measure import device_name, measured_pace, num_cores
+from mdel_assets.training.sizes import Sizes
+
+# Dagster's part of a run; a process with its libraries; the libraries of the run itself.
+_SECONDS_PER_RUN, _SECONDS_PER_PROCESS, SECONDS_OF_LIBRARIES = 0.25, 1.2, 8.0
+# As `defs/compute.py` and `evaluation/steps.py` reckon the memory of models made side by side.
+_TRAINING_BYTES, _SCORING_BYTES = 20, 32
+# Python, torch, transformers and Dagster in a process that has no model yet.
+_LIBRARY_BYTES = 600e6
+
+
+class Clock(Protocol):
+    """Turns prices into seconds.
+
+    ``memory_bytes`` is the memory that there is, ``library_bytes`` what a process takes before it
+    loads a model.
+    """
+
+    name: str
+    memory_bytes: float
+    library_bytes: float
+
+    def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:
+        """Return how many artifacts are made at the same time in the same memory."""
+
+    def seconds(self, kind: Kind, prices: Sequence[Price], count: int, sizes: Sizes) -> float:
+        """Return how long artifacts take of which ``count`` are made at the same time."""
+
+
+class ThisMachine:
+    """The machine that this is, as it was measured: its cores are otherwise idle."""
+
+    def __init__(self, *, cache: Path) -> None:
+        import psutil
+
+        self._cache = cache
+        self.name = device_name()
+        self.memory_bytes = float(psutil.virtual_memory().available)
+        self.library_bytes = _LIBRARY_BYTES
+
+    def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:
+        """Return how many artifacts are made at the same time, decided as a run decides it."""
+        from mdel_assets.machine.side_by_side import num_at_once
+
+        is_scoring = bool(kind.write_together and kind.operations)
+        if kind.keys is shard_keys:
+            return max(1, min(len(prices), num_cores()))
+        if len(prices) < 2 or not (kind.links_to or is_scoring):
+            return 1
+        operations = max(price.operations for price in prices)
+        size = _SCORING_BYTES if is_scoring else _TRAINING_BYTES
+        return num_at_once(
+            len(prices),
+            model_bytes=size * sizes.model.num_parameters,
+            num_operations=operations * (len(prices) / 2 if is_scoring else 1.0),
+        )
+
+    def seconds(self, kind: Kind, prices: Sequence[Price], count: int, sizes: Sizes) -> float:
+        """Return how long artifacts take of which ``count`` are made at the same time."""
+        config = sizes.model.config if any(price.pace for price in prices) else None
+        each = []
+        for price in prices:
+            seconds = price.core_seconds
+            if price.pace:
+                found = measured_pace(config, price.pace, num_processes=count, cache=self._cache)
+                seconds += price.operations / found.operations_per_second
+            each.append(seconds)
+        # Scorings are dealt out beforehand; others begin as one before them ends.
+        rounds = len(each) / count if kind.write_together else math.ceil(len(each) / count)
+        begun = _SECONDS_PER_PROCESS * rounds if count > 1 else 0.0
+        return _mean(each) * rounds + begun + _SECONDS_PER_RUN * num_runs(kind, len(each))
+
+
+class OtherDevices:
+    """Devices of one kind: each makes an artifact, and all of them together a single one."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.name = f"{device.count} x {device.name}" if device.count > 1 else device.name
+        self.memory_bytes = device.memory_bytes or math.inf
+        self.library_bytes = _LIBRARY_BYTES
+
+    def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:
+        """Return 1: every device has a memory of its own."""
+        return 1
+
+    def seconds(self, kind: Kind, prices: Sequence[Price], count: int, sizes: Sizes) -> float:
+        """Return how long artifacts take on all devices."""
+        num_devices = self._device.count
+        is_single = len(prices) == 1
+        each = []
+        for price in prices:
+            operations = price.operations / (num_devices if is_single else 1)
+            rate = self._device.rate(price.pace) if price.pace else math.inf
+            each.append(price.core_seconds + operations / rate)
+        is_shared = not is_single and any(price.pace for price in prices)
+        rounds = math.ceil(len(each) / num_devices) if is_shared else len(each)
+        return _mean(each) * rounds + _SECONDS_PER_RUN * num_runs(kind, len(each))
+
+
+def num_runs(kind: Kind, num_to_make: int) -> int:
+    """Return how many of Dagster's runs make so many artifacts of a kind."""
+    return min(1, num_to_make) if kind.write_together or kind.links_to else num_to_make
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0

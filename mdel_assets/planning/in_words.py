@@ -1,0 +1,46 @@
+"""Figures as people read them, and sizes as they write them."""
+
+import re
+
+from mdel_assets.errors import ExperimentError
+
+_SIZES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return seconds as ``40 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def size_in_words(num_bytes: float) -> str:
+    """Return bytes as ``1.2 GB``, with powers of 1000."""
+    return f"{amount_in_words(num_bytes)}B" if num_bytes >= 1000 else f"{num_bytes:.0f} B"
+
+
+def amount_in_words(amount: float) -> str:
+    """Return a number as ``1.2 M``."""
+    for unit in _UNITS:
+        if abs(amount) < 999.5 or unit == _UNITS[-1]:
+            break
+        amount /= 1000.0
+    shown = f"{amount:.0f}" if abs(amount) >= 99.5 or amount == int(amount) else f"{amount:.1f}"
+    return f"{shown} {unit}".strip()
+
+
+def parsed_size(text: str) -> float:
+    """Return the bytes that ``text`` names, such as ``20GB``, ``500 MB`` or ``1.5T``.
+
+    Raises:
+        ExperimentError: it names none.
+
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ExperimentError(
+            f"'{text}' is no size. Give a number and a unit, such as 20GB, 500MB or 1.5TB."
+        )
+    unit = _SIZES[match[2].lower()]
+    return float(match[1]) * (1024.0 ** list(_SIZES).index(match[2].lower()) if match[3] else unit)

@@ -1,0 +1,223 @@
+"""The plan of a run: for each stage, and in sum, what would be made and what that takes.
+
+The prices come from the kinds' rows, for exactly the artifacts that a run would make. A `Clock`
+turns them into seconds: of this machine, or of a device that is named.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mdel_assets.errors import ArtifactError, MdelError
+from mdel_assets.line.kind import Kind
+from mdel_assets.line.price import Price
+from mdel_assets.planning.clock import SECONDS_OF_LIBRARIES, Clock, num_runs
+from mdel_assets.planning.in_words import size_in_words
+from mdel_assets.store.artifacts import looking_once
+from mdel_assets.training.sizes import Sizes
+
+# What Dagster keeps of a run.
+_HISTORY_BYTES = 390_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """A kind of artifact: how many are up to date, how many are to make, and what that takes.
+
+    ``not_priced`` are those of them without a price; the figures leave them out. ``seconds`` and
+    ``operations`` are of all together, ``memory_bytes`` is the peak while ``num_at_once`` are made
+    at the same time. ``why`` says why something has no price.
+    """
+
+    kind: str
+    num_to_make: int
+    num_up_to_date: int
+    not_priced: tuple[str, ...]
+    why: str
+    num_tokens: float
+    operations: float
+    seconds: float
+    disk_bytes: float
+    memory_bytes: float
+    num_at_once: int
+    fits: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole run, stage by stage. ``notes`` say what the figures rest on, and what they leave out.
+
+    ``remedies`` say what would change the bill, and by how much.
+    """
+
+    experiment: str
+    device: str
+    stages: tuple[StagePlan, ...]
+    disk_free_bytes: float
+    memory_free_bytes: float
+    notes: tuple[str, ...]
+    remedies: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all stages, which run one after the other, and of loading libraries."""
+        begun = SECONDS_OF_LIBRARIES if self.num_to_make else 0.0
+        return sum(stage.seconds for stage in self.stages) + begun
+
+    @property
+    def operations(self) -> float:
+        """The operations of all stages."""
+        return sum(stage.operations for stage in self.stages)
+
+    @property
+    def num_tokens(self) -> float:
+        """The tokens that models read in all stages."""
+        return sum(stage.num_tokens for stage in self.stages)
+
+    @property
+    def disk_bytes(self) -> float:
+        """The bytes that all stages leave on the disk."""
+        return sum(stage.disk_bytes for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> float:
+        """The largest peak of a stage."""
+        return max((stage.memory_bytes for stage in self.stages), default=0.0)
+
+    @property
+    def num_to_make(self) -> int:
+        """The artifacts to make."""
+        return sum(stage.num_to_make for stage in self.stages)
+
+    @property
+    def not_priced(self) -> list[str]:
+        """The kinds with something that has no price."""
+        return [stage.kind for stage in self.stages if stage.not_priced]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as JSON has it, with the sums."""
+        sums = ("num_to_make", "num_tokens", "operations", "seconds", "disk_bytes", "memory_bytes")
+        total = {name: getattr(self, name) for name in sums}
+        return dataclasses.asdict(self) | {"total": total | {"not_priced": self.not_priced}}
+
+
+def warnings_of(plan: Plan) -> list[str]:
+    """Return a sentence for every stage that does not fit into memory, and for the disk."""
+    found = [
+        f"{stage.kind} needs {size_in_words(stage.memory_bytes)} of memory"
+        f"{f' ({stage.num_at_once} at a time)' if stage.num_at_once > 1 else ''}, of which "
+        f"{size_in_words(plan.memory_free_bytes)} are free. Lower micro_batch_size, set "
+        f"gradient_checkpointing, or train fewer layers"
+        for stage in plan.stages
+        if not stage.fits
+    ]
+    if plan.disk_bytes > plan.disk_free_bytes:
+        found.append(
+            f"the disk needs {size_in_words(plan.disk_bytes)}, of which "
+            f"{size_in_words(plan.disk_free_bytes)} are free. Free some, or set MDEL_HOME to "
+            f"another disk"
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The artifacts of a kind that a run would make, and how many are up to date."""
+
+    kind: str
+    keys: tuple[str, ...]
+    num_up_to_date: int
+
+
+@looking_once()
+def wanted_artifacts(sizes: Sizes, *, until: str | None = None) -> list[Wanted]:
+    """Return what a run would make, kind by kind; ``until`` is the last kind of the run.
+
+    Before it is known which domains the corpus has, all are taken that the sources promise.
+    """
+    lineage = sizes.lineage
+    kinds = lineage.kinds()
+    if until is not None:
+        kinds = kinds[: kinds.index(until) + 1]
+    found = []
+    for kind in kinds:
+        try:
+            keys = lineage.keys(kind)
+        except ArtifactError:
+            keys = _promised(sizes, lineage.registry[kind])
+        stale = tuple(key for key in keys if lineage.stale(kind, key))
+        if keys:
+            found.append(Wanted(kind, stale, len(keys) - len(stale)))
+    return found
+
+
+def _promised(sizes: Sizes, kind: Kind) -> list[str]:
+    """Return a kind's keys where only the sizes tell which domains have text."""
+    experiment = sizes.experiment
+    keys = list(kind.keys(experiment))
+    if kind.absent is None or not sizes.domains:
+        return keys
+    missing = [domain for domain in experiment.domain_keys if domain not in sizes.domains]
+    absent = kind.absent(experiment, missing)
+    return [key for key in keys if key not in absent]
+
+
+def plan_stages(sizes: Sizes, wanted: Sequence[Wanted], clock: Clock) -> list[StagePlan]:
+    """Return what making the ``wanted`` artifacts takes, as ``clock`` measures time."""
+    stages = []
+    for entry in wanted:
+        kind = sizes.lineage.registry[entry.kind]
+        prices, why = prices_of(sizes, kind, entry.keys)
+        stages.append(_stage(entry, kind, prices, why, clock, sizes))
+    return stages
+
+
+def prices_of(sizes: Sizes, kind: Kind, keys: Sequence[str]) -> tuple[dict[str, Price], str]:
+    """Return the prices of those ``keys`` that have one, and why the others have none."""
+    if kind.price is None:
+        return {}, "this kind has no price"
+    found: dict[str, Price] = {}
+    why = ""
+    for key in keys:
+        try:
+            price = kind.price(sizes, key)
+        except MdelError as error:
+            price, why = None, str(error)
+        if price is not None:
+            found[key] = price
+        else:
+            why = why or "its size is not known beforehand"
+    return found, why
+
+
+def _stage(
+    entry: Wanted,
+    kind: Kind,
+    prices: Mapping[str, Price],
+    why: str,
+    clock: Clock,
+    sizes: Sizes,
+) -> StagePlan:
+    pieces = list(prices.values())
+    count = clock.num_at_once(kind, pieces, sizes)
+    memory = count * max((price.memory_bytes + clock.library_bytes for price in pieces), default=0)
+    disk = _sum(pieces, lambda price: price.disk_bytes)
+    return StagePlan(
+        kind=entry.kind,
+        num_to_make=len(entry.keys),
+        num_up_to_date=entry.num_up_to_date,
+        not_priced=tuple(key for key in entry.keys if key not in prices),
+        why=why if len(prices) < len(entry.keys) else "",
+        num_tokens=_sum(pieces, lambda price: price.num_tokens),
+        operations=_sum(pieces, lambda price: price.operations),
+        seconds=clock.seconds(kind, pieces, count, sizes),
+        disk_bytes=disk + _HISTORY_BYTES * num_runs(kind, len(pieces)),
+        memory_bytes=memory,
+        num_at_once=count,
+        fits=memory <= clock.memory_bytes,
+    )
+
+
+def _sum(prices: Sequence[Price], figure: Callable[[Price], float]) -> float:
+    return math.fsum(map(figure, prices))

@@ -1,0 +1,176 @@
+"""The prices of models: of the seed, of experts and of what is trained like them."""
+
+from mdel_assets.experiment.fields import Optimization
+from mdel_assets.line.price import Pace, Price
+from mdel_assets.training.model_sizes import ModelSizes, TrainedLayers, Training
+from mdel_assets.training.sizes import TRAINING_RECORD_BYTES, Sizes
+
+_VALIDATION_SPLITS = ("validation_domain", "validation_pile")
+# Bytes of text that a tokenizer takes in a second, when one core has it and a large vocabulary.
+_TOKENIZED_PER_SECOND = 2.5e6
+# Loading the model, the Trainer's beginning, checks and digests.
+_SECONDS_PER_TRAINING = 1.5
+# A digest and a copy of a stored byte.
+_SECONDS_PER_STORED_BYTE = 1 / 5e8
+# fp32: a weight, its gradient, and two moments.
+_WEIGHT, _GRADIENT, _MOMENTS = 4.0, 4.0, 8.0
+# The logits of a slice at most, as `fused_loss` has them on a processor, and what is rounded.
+_LOGITS, _ROUNDED = 48 << 20, 3 << 20
+
+
+def of_seed(sizes: Sizes, key: str) -> Price:
+    """Return the price of the seed: pretrained, or adopted as it is."""
+    pretrain = sizes.experiment.seed_model.pretrain
+    disk = stored_model(sizes)
+    if pretrain is None:
+        memory = _WEIGHT * sizes.model.num_parameters
+        return Price(
+            disk_bytes=disk, memory_bytes=memory, core_seconds=4 * _SECONDS_PER_STORED_BYTE * disk
+        )
+    return _trained(sizes, pretrain, None, disk_bytes=disk, num_tokens_there=_all_tokens(sizes))
+
+
+def of_expert(sizes: Sizes, key: str) -> Price:
+    """Return the price of a domain's expert."""
+    return _of_one(sizes, sizes.experiment.training, num_tokens_there=_tokens_of(sizes, key))
+
+
+def of_variant(sizes: Sizes, key: str) -> Price:
+    """Return the price of an expert of the sweep."""
+    variant = sizes.experiment.variants[key]
+    there = _tokens_of(sizes, variant.domain, own=variant.text == "domain")
+    return _of_one(sizes, sizes.experiment.variant_training(key), num_tokens_there=there)
+
+
+def of_one_share(sizes: Sizes, key: str) -> Price:
+    """Return the price of what reads as much as one expert, of all datasets."""
+    there = _all_tokens(sizes) / max(1, len(sizes.domains))
+    return _of_one(sizes, sizes.experiment.training, num_tokens_there=there)
+
+
+def of_dense(sizes: Sizes, key: str) -> Price:
+    """Return the price of the baseline that reads as much as all experts together."""
+    count = max(1, len(sizes.domains))
+    there = _all_tokens(sizes) / count
+    return _of_one(sizes, sizes.experiment.training, num_experts=count, num_tokens_there=there)
+
+
+def stored_model(sizes: Sizes, *, num_parameters: float | None = None) -> float:
+    """Return the bytes of a model's folder; of a whole one, if ``num_parameters`` is not given."""
+    stored = sizes.model.num_parameters if num_parameters is None else num_parameters
+    return sizes.bytes_per_parameter * stored + sizes.beside_weights + TRAINING_RECORD_BYTES
+
+
+def _tokens_of(sizes: Sizes, domain: str, *, own: bool = False) -> float:
+    """Return about how many tokens a domain's training text has; none of an absent domain."""
+    splits = (sizes.text.own if own else sizes.text.datasets).get(domain)
+    return splits["train"].num_bytes * sizes.tokens_per_byte if splits else 0.0
+
+
+def _all_tokens(sizes: Sizes) -> float:
+    return sum(_tokens_of(sizes, domain) for domain in sizes.domains)
+
+
+def _of_one(
+    sizes: Sizes, settings: Optimization, *, num_tokens_there: float, num_experts: int = 1
+) -> Price:
+    layers: TrainedLayers = getattr(settings, "trained_layers", "all")
+    is_delta = getattr(settings, "store", "full") == "delta"
+    trained = sizes.model.trained(layers)
+    disk = stored_model(sizes, num_parameters=trained.num_trained if is_delta else None)
+    return _trained(
+        sizes,
+        settings,
+        layers,
+        disk_bytes=disk,
+        num_tokens_there=num_tokens_there,
+        num_experts=num_experts,
+    )
+
+
+def _trained(
+    sizes: Sizes,
+    settings: Optimization,
+    layers: TrainedLayers,
+    *,
+    disk_bytes: float,
+    num_tokens_there: float,
+    num_experts: int = 1,
+) -> Price:
+    """Return a training's price; ``num_tokens_there`` is an expert's share of the text."""
+    model, length = sizes.model, settings.block_size
+    step_tokens = settings.batch_size * length
+    if settings.num_epochs is None:
+        num_steps = float(max(1, round(settings.num_tokens_read * num_experts / step_tokens)))
+    else:
+        read = settings.num_epochs * num_tokens_there * num_experts
+        num_steps = float(max(1, round(read / step_tokens)))
+    num_tokens = num_steps * step_tokens
+    trained = model.trained(layers)
+    operations = num_steps * model.step(settings.batch_size, length=length, trained_layers=layers)
+    there = num_experts * num_tokens_there
+    if trained.first and settings.cache_prefix and not sizes.is_on_gpu and num_tokens > there > 0:
+        # Later epochs read the states of the layers below from a file.
+        again = num_tokens - there
+        operations -= model.below(again, length=length, first=trained.first)
+    if settings.gradient_checkpointing:
+        operations += model.below(num_tokens, length=length, first=model.num_layers)
+    operations += _held_out(sizes, settings, trained, is_seed=layers is None)
+    rows = settings.micro_batch_size or settings.batch_size
+    text = min(num_tokens, there or num_tokens) / sizes.tokens_per_byte
+    if layers is None:
+        # A tokenizer is trained first.
+        text *= 2
+    return Price(
+        num_tokens=num_tokens,
+        operations=operations,
+        disk_bytes=disk_bytes,
+        memory_bytes=training_memory(model, settings, trained, num_rows=rows),
+        core_seconds=_SECONDS_PER_TRAINING
+        + text / _TOKENIZED_PER_SECOND
+        + 2 * _SECONDS_PER_STORED_BYTE * disk_bytes,
+        pace=Pace(
+            "training",
+            length,
+            settings.dtype,
+            num_rows=rows,
+            num_passes=settings.batch_size // rows,
+            trained_layers=layers,
+        ),
+    )
+
+
+def _held_out(sizes: Sizes, settings: Optimization, trained: Training, *, is_seed: bool) -> float:
+    """Return the operations of the losses of held-out blocks, before and after."""
+    splits = [sizes.text.datasets[domain] for domain in sizes.domains]
+    num_tokens = 0.0
+    for name in _VALIDATION_SPLITS:
+        sizes_of = [split[name].num_bytes * sizes.tokens_per_byte for split in splits]
+        mean = sum(sizes_of) / max(1, len(sizes_of))
+        blocks = min(float(settings.num_validation_blocks), mean // settings.block_size)
+        num_tokens += blocks * settings.block_size
+    if is_seed:
+        return sizes.model.forward(num_tokens / 2, length=settings.block_size)
+    whole = sizes.model.forward(num_tokens, length=settings.block_size)
+    again = sizes.model.forward(num_tokens, length=settings.block_size, first=trained.first)
+    return whole + again
+
+
+def training_memory(
+    model: ModelSizes, settings: Optimization, trained: Training, *, num_rows: int
+) -> float:
+    """Return the peak of a training's memory in bytes, besides libraries, on a processor."""
+    length, width = settings.block_size, model.hidden_size
+    count = num_rows * length
+    states = 4.0 * count * width
+    layers = model.num_layers - trained.first
+    saved = num_rows * model.saved_bytes_per_layer(length)
+    activations = layers * saved
+    if settings.gradient_checkpointing:
+        activations = (layers - 1) * states + saved
+    logits = 4.0 * (min(count * model.vocab_rows, _LOGITS) + 2 * _ROUNDED)
+    weights = _WEIGHT * model.num_parameters
+    moving: float = (_GRADIENT + _MOMENTS) * trained.num_trained
+    # The output layer's weights get their gradient a second time, while it is summed.
+    head = 4.0 * width * model.vocab_rows if model.trains_head(trained) else 0.0
+    return float(weights + moving + activations + logits + 3 * states + head)
