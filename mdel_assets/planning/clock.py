@@ -76,9 +76,11 @@ class ThisMachine:
                 found = measured_pace(config, price.pace, num_processes=count, cache=self._cache)
                 seconds += price.operations / found.operations_per_second
             each.append(seconds)
-        # Scorings are dealt out beforehand; others begin as one before them ends.
-        rounds = len(each) / count if kind.write_together else math.ceil(len(each) / count)
-        begun = _SECONDS_PER_PROCESS * rounds if count > 1 else 0.0
+        # Scorings are dealt out beforehand; of others, each has a process of its own.
+        is_dealt_out = bool(kind.write_together)
+        rounds = len(each) / count if is_dealt_out else math.ceil(len(each) / count)
+        num_begun = 1 if is_dealt_out else math.ceil(len(each) / count)
+        begun = _SECONDS_PER_PROCESS * num_begun if count > 1 else 0.0
         return _mean(each) * rounds + begun + _SECONDS_PER_RUN * num_runs(kind, len(each))
 
 

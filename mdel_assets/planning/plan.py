@@ -18,7 +18,7 @@ from mdel_assets.store.artifacts import looking_once
 from mdel_assets.training.sizes import Sizes
 
 # What Dagster keeps of a run.
-_HISTORY_BYTES = 390_000.0
+_HISTORY_BYTES = 230_000.0
 
 
 @dataclasses.dataclass(frozen=True)

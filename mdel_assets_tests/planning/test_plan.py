@@ -192,6 +192,24 @@ def test_a_kept_plan_counts_for_its_own_experiment_alone(branched, corpus):
     assert kept_plan(home.lineage(other)) is None
 
 
+def test_pages_of_the_job_and_of_assets_show_the_last_plan(branched):
+    from mdel_assets.definitions import with_line_job
+    from mdel_assets.defs.line_job import LINE_JOB
+
+    experiment, home = branched
+    lineage = home.lineage(experiment)
+    plan = plan_run(lineage, device=ONE_TERAFLOP)
+    keep_plan(lineage, plan)
+    definitions = with_line_job(experiment, home)
+    shown = definitions.resolve_job_def(LINE_JOB).metadata["plan"].value
+    assert shown == plan_markdown(plan)
+    assert "| expert_model | 3 | 0 |" in shown
+    specs = {spec.key.path[-1]: spec for spec in definitions.resolve_all_asset_specs()}
+    assert (
+        specs["expert_model"].metadata["plan"].startswith("3 to make, 0 up to date, 6.1 k tokens")
+    )
+
+
 def test_keys_of_a_kind_are_the_lineages(branched):
     experiment, home = branched
     sizes = Sizes(home.lineage(experiment))
