@@ -6,7 +6,6 @@ from mdel_assets.data.text_sizes import Amount
 from mdel_assets.experiment.fields import Evaluation
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.price import Pace, Price
-from mdel_assets.training.model_sizes import ModelSizes
 from mdel_assets.training.sizes import RECORD_BYTES, Sizes
 
 # As `score_together` packs them.
@@ -41,7 +40,7 @@ def of_scores(sizes: Sizes, key: str) -> Price | None:
     # With a stride, a later window reads what comes before its new tokens once more.
     read = tokens * (evaluation.max_length / (evaluation.stride or evaluation.max_length))
     shared = model.trained(experiment.training.trained_layers).first
-    pack = min(_MODELS_PER_PACK, max(1, len(experiment.model_keys)))
+    pack = min(_MODELS_PER_PACK, math.ceil(len(experiment.model_keys) / sizes.num_processes))
     operations = model.forward(read, length=window, first=shared)
     operations += model.below(read, length=window, first=shared) / (pack if shared else 1)
     cells = sum(len(splits) for splits in sizes.text.datasets.values())
@@ -50,7 +49,7 @@ def of_scores(sizes: Sizes, key: str) -> Price | None:
         num_tokens=tokens,
         operations=operations,
         disk_bytes=disk + _CELL_BYTES * _num_in_cells(sizes) + RECORD_BYTES / 2 + cells,
-        memory_bytes=_scoring_memory(model, pack, evaluation),
+        memory_bytes=_scoring_memory(sizes, pack),
         core_seconds=0.3 + amount.num_bytes / _TOKENIZED_PER_SECOND / pack,
         pace=Pace("scoring", evaluation.max_length, evaluation.dtype),
     )
@@ -189,9 +188,14 @@ def _num_in_cells(sizes: Sizes) -> float:
     )
 
 
-def _scoring_memory(model: ModelSizes, pack: int, evaluation: Evaluation) -> float:
-    """Return the peak of scoring a pack of models on a processor, besides libraries."""
+def _scoring_memory(sizes: Sizes, pack: int) -> float:
+    """Return the peak of scoring a pack of models on a processor, besides libraries.
+
+    Models use the same memory for tensors that are equal in their files.
+    """
+    model, evaluation = sizes.model, sizes.experiment.evaluation
+    trained = model.trained(sizes.experiment.training.trained_layers).num_trained
     rows = max(1, math.ceil(_TOKENS_PER_BATCH / evaluation.max_length))
     states: float = 4.0 * rows * evaluation.max_length * model.hidden_size
     logits = 4.0 * _TOKENS_PER_BATCH * _LOGITS_PER_TOKEN
-    return 4.0 * model.num_parameters * pack + 12 * states + 2 * logits
+    return 4.0 * (model.num_parameters + (pack - 1) * trained) + 12 * states + 2 * logits

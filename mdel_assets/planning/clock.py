@@ -43,10 +43,13 @@ class ThisMachine:
 
     def __init__(self, *, cache: Path) -> None:
         import psutil
+        import torch
 
         self._cache = cache
         self.name = device_name()
         self.memory_bytes = float(psutil.virtual_memory().available)
+        if torch.cuda.is_available():
+            self.memory_bytes = float(torch.cuda.mem_get_info()[0])
         self.library_bytes = _LIBRARY_BYTES
 
     def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:

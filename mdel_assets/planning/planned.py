@@ -24,7 +24,7 @@ def plan_run(lineage: Lineage, *, device: Device | None = None, until: str | Non
     import torch
 
     is_on_gpu = device is not None or torch.cuda.is_available()
-    sizes = Sizes(lineage, is_on_gpu=is_on_gpu)
+    sizes = Sizes(lineage, is_on_gpu=is_on_gpu, num_processes=1 if is_on_gpu else num_cores())
     clock: Clock = OtherDevices(device) if device else ThisMachine(cache=lineage.cache)
     wanted = wanted_artifacts(sizes, until=until)
     stages = plan_stages(sizes, wanted, clock)

@@ -30,16 +30,19 @@ _SAMPLED_DOCUMENTS, _SAMPLED_CHARACTERS = 60, 20_000
 class Sizes:
     """The sizes of an experiment, each found when it is first asked for.
 
-    ``is_on_gpu``: the trainings take place on a GPU.
+    ``is_on_gpu``: the trainings take place on a GPU. Scorings are dealt out to ``num_processes``.
     """
 
-    def __init__(self, lineage: Lineage, *, is_on_gpu: bool = False) -> None:
+    def __init__(
+        self, lineage: Lineage, *, is_on_gpu: bool = False, num_processes: int = 1
+    ) -> None:
         self.lineage = lineage
         self.is_on_gpu = is_on_gpu
+        self.num_processes = num_processes
 
     def of(self, lineage: Lineage) -> "Sizes":
         """Return the sizes of the same text and model for another experiment that reads them."""
-        other = Sizes(lineage, is_on_gpu=self.is_on_gpu)
+        other = Sizes(lineage, is_on_gpu=self.is_on_gpu, num_processes=self.num_processes)
         for name in ("text", "_model", "seed_folder"):
             other.__dict__[name] = getattr(self, name)
         known = ("beside_weights", "bytes_per_parameter", "tokens_per_byte")
