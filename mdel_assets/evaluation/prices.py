@@ -86,7 +86,7 @@ def of_router(sizes: Sizes, key: str) -> Price:
     stored = 4.0 * _FEATURES * (_DIRECTIONS + count + 1)
     return Price(
         disk_bytes=stored + RECORD_BYTES,
-        memory_bytes=6 * stored,
+        memory_bytes=16 * stored,
         core_seconds=2.5 + _SECONDS_PER_TEXT * texts,
     )
 
@@ -97,7 +97,7 @@ def of_ensembles(sizes: Sizes, key: str) -> Price:
     experts = len(sizes.domains)
     return Price(
         disk_bytes=_ENSEMBLE_BYTES,
-        memory_bytes=100e6 + 16.0 * tokens,
+        memory_bytes=250e6 + 16.0 * tokens,
         core_seconds=2.0 + 2e-7 * tokens * experts,
     )
 

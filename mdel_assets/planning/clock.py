@@ -16,20 +16,18 @@ from mdel_assets.training.sizes import Sizes
 _SECONDS_PER_RUN, _SECONDS_PER_PROCESS, SECONDS_OF_LIBRARIES = 0.25, 1.2, 8.0
 # As `defs/compute.py` and `evaluation/steps.py` reckon the memory of models made side by side.
 _TRAINING_BYTES, _SCORING_BYTES = 20, 32
-# Python, torch, transformers and Dagster in a process that has no model yet.
-_LIBRARY_BYTES = 600e6
+# What a process has before it loads a model: that of the run with Dagster, and one forked for work.
+_RUN_BYTES, _FORKED_BYTES = 700e6, 480e6
 
 
 class Clock(Protocol):
     """Turns prices into seconds.
 
-    ``memory_bytes`` is the memory that there is, ``library_bytes`` what a process takes before it
-    loads a model.
+    ``memory_bytes`` is the memory that there is.
     """
 
     name: str
     memory_bytes: float
-    library_bytes: float
 
     def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:
         """Return how many artifacts are made at the same time in the same memory."""
@@ -50,7 +48,6 @@ class ThisMachine:
         self.memory_bytes = float(psutil.virtual_memory().available)
         if torch.cuda.is_available():
             self.memory_bytes = float(torch.cuda.mem_get_info()[0])
-        self.library_bytes = _LIBRARY_BYTES
 
     def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:
         """Return how many artifacts are made at the same time, decided as a run decides it."""
@@ -94,7 +91,6 @@ class OtherDevices:
         self._device = device
         self.name = f"{device.count} x {device.name}" if device.count > 1 else device.name
         self.memory_bytes = device.memory_bytes or math.inf
-        self.library_bytes = _LIBRARY_BYTES
 
     def num_at_once(self, kind: Kind, prices: Sequence[Price], sizes: Sizes) -> int:
         """Return 1: every device has a memory of its own."""
@@ -112,6 +108,14 @@ class OtherDevices:
         is_shared = not is_single and any(price.pace for price in prices)
         rounds = math.ceil(len(each) / num_devices) if is_shared else len(each)
         return _mean(each) * rounds + _SECONDS_PER_RUN * num_runs(kind, len(each))
+
+
+def peak_memory(prices: Sequence[Price], count: int) -> float:
+    """Return the memory in bytes while ``count`` of the artifacts are made at the same time."""
+    if not prices:
+        return 0.0
+    libraries = _RUN_BYTES if count == 1 else _FORKED_BYTES
+    return count * (libraries + max(price.memory_bytes for price in prices))
 
 
 def num_runs(kind: Kind, num_to_make: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from mdel_assets.errors import ArtifactError, MdelError
 from mdel_assets.line.kind import Kind
 from mdel_assets.line.price import Price
-from mdel_assets.planning.clock import SECONDS_OF_LIBRARIES, Clock, num_runs
+from mdel_assets.planning.clock import SECONDS_OF_LIBRARIES, Clock, num_runs, peak_memory
 from mdel_assets.planning.in_words import size_in_words
 from mdel_assets.store.artifacts import looking_once
 from mdel_assets.training.sizes import Sizes
@@ -201,7 +201,7 @@ def _stage(
 ) -> StagePlan:
     pieces = list(prices.values())
     count = clock.num_at_once(kind, pieces, sizes)
-    memory = count * max((price.memory_bytes + clock.library_bytes for price in pieces), default=0)
+    memory = peak_memory(pieces, count)
     disk = _sum(pieces, lambda price: price.disk_bytes)
     return StagePlan(
         kind=entry.kind,
