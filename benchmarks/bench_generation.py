@@ -69,7 +69,7 @@ def _speaker(models: list[Any]) -> Speaker:
     count = len(models)
 
     def weigh(_: str | None) -> Weighing:
-        equal_E = FixedWeights.uniform(count).log_weights()  # noqa: N806
+        equal_E = FixedWeights.uniform(count).log_weights()
         return PosteriorWeights(equal_E, num_kept=2) if count > 1 else FixedWeights(equal_E)
 
     return Speaker(

@@ -16,7 +16,7 @@ Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -179,17 +179,28 @@ def bootstrap_bits_per_byte(
 
     The draws depend on ``seed``, ``name`` and D alone. A draw without any byte gives NaN.
     """
-    count = len(nll_nats_D)
-    draw = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(name.encode())])
     found = np.empty(num_samples, np.float64)
-    for first in range(0, num_samples, _DRAWS_PER_STEP):
-        steps = min(_DRAWS_PER_STEP, num_samples - first)
-        chosen = draw.integers(0, count, (steps, count))
+    first = 0
+    for chosen in document_draws(len(nll_nats_D), num_samples=num_samples, seed=seed, name=name):
         with np.errstate(invalid="ignore", divide="ignore"):
-            found[first : first + steps] = (
+            found[first : first + len(chosen)] = (
                 nll_nats_D[chosen].sum(axis=1) / num_bytes_D[chosen].sum(axis=1) / math.log(2)
             )
+        first += len(chosen)
     return found
+
+
+def document_draws(
+    num_documents: int, *, num_samples: int, seed: int, name: str
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the documents of ``num_samples`` draws with replacement, some draws at a time.
+
+    Each array is (draws, num_documents) numbers of documents.
+    """
+    draw = np.random.default_rng([seed, xxhash.xxh3_64_intdigest(name.encode())])
+    for first in range(0, num_samples, _DRAWS_PER_STEP):
+        steps = min(_DRAWS_PER_STEP, num_samples - first)
+        yield draw.integers(0, num_documents, (steps, num_documents))
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
