@@ -4,15 +4,11 @@ from mdel_assets.data.kinds import KINDS as DATA
 from mdel_assets.evaluation.kinds import KINDS as EVALUATION
 from mdel_assets.generation.kinds import KINDS as GENERATION
 from mdel_assets.line.kind import Kind
+from mdel_assets.line.replicates import with_replicates
 from mdel_assets.merging.kinds import KINDS as MERGING
 from mdel_assets.publishing.kinds import KINDS as PUBLISHING
 from mdel_assets.training.kinds import KINDS as TRAINING
 
-KINDS: tuple[Kind, ...] = (
-    *DATA,
-    *TRAINING,
-    *MERGING,
-    *EVALUATION,
-    *GENERATION,
-    *PUBLISHING,
+KINDS: tuple[Kind, ...] = with_replicates(
+    (*DATA, *TRAINING, *MERGING, *EVALUATION, *GENERATION, *PUBLISHING)
 )

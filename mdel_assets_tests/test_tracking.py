@@ -6,6 +6,7 @@ import time
 import pytest
 
 from mdel_assets.tracking import Tracker, log_model, tracking_mode
+from mdel_assets.training.steps import run_name
 from mdel_assets_tests.wandb_files import history, read_records
 
 
@@ -91,3 +92,22 @@ def test_a_server_that_cannot_be_reached_costs_seconds_and_a_warning(tmp_path, m
     assert time.monotonic() - started < 60
     assert "W&B could not track 'a'" in caplog.text
     assert "0" * 40 not in caplog.text
+
+
+@pytest.mark.in_use
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [
+        ("seed_model", "", "seed"),
+        ("expert_model", "pubmed_central", "expert-pubmed-central"),
+        ("dense_one_baseline", "", "dense-one-baseline"),
+        ("expert_model_replicate", "pubmed_central@2", "expert-replicate-pubmed-central-2"),
+        ("dense_baseline_replicate", "3", "dense-baseline-replicate-3"),
+    ],
+)
+def test_the_name_of_a_model_is_one_that_weights_and_biases_takes(lineage, kind, key, name):
+    import wandb
+
+    assert run_name(lineage.artifact(kind, key)) == name
+    assert wandb.Artifact(name, type="model").name == name

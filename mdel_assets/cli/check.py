@@ -40,4 +40,5 @@ def _in_words(experiment: Experiment) -> str:
         "model": len(experiment.model_keys),
     }
     told = [f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items() if count]
-    return f"{', '.join(told)} to score at most; {seed}"
+    replicates = f"; {experiment.replicates} replicates" if experiment.replicates > 1 else ""
+    return f"{', '.join(told)} to score at most; {seed}{replicates}"

@@ -27,6 +27,15 @@ def of(schema: dg.TableSchema) -> dict[str, Any]:
     return {COLUMN_SCHEMA: schema}
 
 
+def of_trainings(schema: dg.TableSchema, *, replicates: int) -> dg.TableSchema:
+    """Return the columns of a report whose figures are means over ``replicates`` trainings."""
+    if replicates == 1:
+        return schema
+    words = "Trainings that the figures are the mean of; intervals hold their variation."
+    added = dg.TableColumn("num_trainings", type="int", description=words)
+    return dg.TableSchema([*schema.columns, added])
+
+
 def below(schema: dg.TableSchema) -> dict[str, Any]:
     """Return definition metadata that shows ``schema`` below a report's figures and charts.
 

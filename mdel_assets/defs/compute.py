@@ -44,9 +44,12 @@ from mdel_assets.store.records import Record
 _ENGINES = ["local", "accelerate", "slurm", "ray"]
 _QUEUES = ["slurm", "ray"]
 _SHARES = tuple(Division.model_fields)
-_TRAININGS = [kind.name for kind in KINDS if kind.is_training]
-_MOVABLE = [kind.name for kind in KINDS if kind.is_heavy]
-_DIVISIBLE = [kind.name for kind in KINDS if kind.parts]
+# Settings of a kind hold for its further replicates, too.
+_SETTINGS_OF = {kind.name: kind.replicate_of or kind.name for kind in KINDS}
+_OWN = [kind for kind in KINDS if not kind.replicate_of]
+_TRAININGS = [kind.name for kind in _OWN if kind.is_training]
+_MOVABLE = [kind.name for kind in _OWN if kind.is_heavy]
+_DIVISIBLE = [kind.name for kind in _OWN if kind.parts]
 # Settings that become a command, or that choose the machines that run it.
 _LAUNCHER = "launcher"
 _COMMANDS = ("python", "environment", "modules", "options", "address")
@@ -186,6 +189,7 @@ class Compute(dg.ConfigurableResource):
             ExperimentError: a setting of the kind is unknown or invalid.
 
         """
+        kind = _SETTINGS_OF.get(kind, kind)
         entry = {**self.of_file.get("kinds", {}).get(kind, {}), **self.kinds.get(kind, {})}
         if kind in self.kinds and kind not in _MOVABLE:
             raise UnknownKeyError(unknown_name_message("compute.kinds: kind", kind, _MOVABLE))

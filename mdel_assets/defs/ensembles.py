@@ -39,7 +39,9 @@ def ensemble_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         "ensemble_report",
         group="evaluation",
         icons={"parquet", "markdown"},
-        metadata=columns.below(columns.ENSEMBLE_REPORT),
+        metadata=columns.below(
+            columns.of_trainings(columns.ENSEMBLE_REPORT, replicates=experiment.replicates)
+        ),
         checks={
             "posterior_beats_every_single_model": "Warns unless the posterior ensemble of all "
             "experts is better than the best single model, by its paired 95 % interval."
@@ -88,16 +90,13 @@ def _report_metadata(
         ensemble_markdown,
         standings,
     )
-    from mdel_assets.evaluation.glance import glance, glance_figure
-    from mdel_assets.evaluation.sample_sizes import total_label
+    from mdel_assets.evaluation.glance import glance_of
 
     num_experts = record.counts["num_experts"]
     ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
     change = next(s.change for s in ranked if s.name == POSTERIOR)
     drawn = ensemble_figure(matrix, num_experts=num_experts)
-    bars = glance(matrix, num_experts=num_experts, merged=shown_merges(lineage))
-    text = total_label(matrix, matrix.splits[0])
-    at_a_glance = glance_figure(bars, split=matrix.splits[0], text=text)
+    at_a_glance = glance_of(matrix, num_experts=num_experts, merged=shown_merges(lineage))
     metadata = {
         "findings": dg.MetadataValue.md("\n".join(f"- {f}" for f in ensemble_findings(ranked))),
         "at_a_glance": chart(at_a_glance, "gains at a glance"),

@@ -118,7 +118,9 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         "perplexity_matrix",
         group="evaluation",
         icons={"parquet", "markdown"},
-        metadata=columns.below(columns.PERPLEXITY_MATRIX),
+        metadata=columns.below(
+            columns.of_trainings(columns.PERPLEXITY_MATRIX, replicates=experiment.replicates)
+        ),
         checks={
             "matrix_is_complete": "There is a figure for every model on every dataset and split."
         },

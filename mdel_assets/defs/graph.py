@@ -18,6 +18,7 @@ from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.mixtures import mixture_assets
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
+from mdel_assets.defs.replicates import replicate_assets
 from mdel_assets.defs.resources import resources_of
 from mdel_assets.defs.sample_texts import sample_text_assets
 from mdel_assets.defs.searches import search_assets
@@ -53,6 +54,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *mixture_assets(line, compute),
             *variant_assets(line, compute),
             *reference_assets(line, compute),
+            *replicate_assets(line, compute),
             *evaluation_assets(line),
             *ensemble_assets(line),
             *sample_text_assets(line),

@@ -25,7 +25,7 @@ _PANEL, _BAR = 1.75, 0.17
 # From the middle of the outer bars to a panel's edge, in bars.
 _EDGE = 0.7
 _PANELS_PER_ROW, _INLINE_PANELS_PER_ROW = 5, 3
-_SCALE = "bits per byte, change from the seed (left of zero: better), with 95 % intervals"
+_SCALE = "bits per byte, change from the seed (left of zero: better), with 95 % intervals{over}"
 _FAMILIES: dict[Family | None, tuple[str, str]] = {
     Family.DENSE: ("tab:orange", "one model of all domains"),
     Family.EXPERT: ("tab:blue", "expert (strong: of that domain)"),
@@ -69,7 +69,7 @@ def changes_figure(matrix: "Matrix", split: str, *, panels_per_row: int = _PANEL
         axes.set_yticks(range(len(models)) if is_left else [], models if is_left else [])
     for axes in grid.flat[len(datasets) :]:
         axes.set_visible(False)
-    _explain(drawn, models, title=f"Change from the seed on {split}")
+    _explain(drawn, matrix, models, title=f"Change from the seed on {split}")
     return drawn
 
 
@@ -91,7 +91,8 @@ def averages_figure(matrix: "Matrix", split: str) -> Any:
     axes.set_yticks(range(len(rows)), models)
     axes.invert_yaxis()
     axes.set_title(total_label(matrix, split), fontsize=8)
-    _explain(drawn, models, title=f"Change from the seed on {split}, mean of all domains")
+    title = f"Change from the seed on {split}, mean of all domains"
+    _explain(drawn, matrix, models, title=title)
     return drawn
 
 
@@ -103,7 +104,7 @@ def inline_changes_figure(matrix: "Matrix") -> Any:
     return changes_figure(matrix, split, panels_per_row=_INLINE_PANELS_PER_ROW)
 
 
-def _explain(drawn: Any, models: Sequence[str], *, title: str) -> None:
+def _explain(drawn: Any, matrix: "Matrix", models: Sequence[str], *, title: str) -> None:
     """Add title, scale and a legend of the families of models that are shown."""
     from matplotlib.patches import Patch
 
@@ -114,7 +115,7 @@ def _explain(drawn: Any, models: Sequence[str], *, title: str) -> None:
     drawn.suptitle(title, fontsize=10)
     drawn.legend(
         handles=handles,
-        title=_SCALE,
+        title=_SCALE.format(over=matrix.over),
         loc="outside lower center",
         ncols=3,
         fontsize=7,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.findings import verdict
-from mdel_assets.evaluation.glance import RANDOM_SPLIT, ROUTED, glance, glance_figure
+from mdel_assets.evaluation.glance import RANDOM_SPLIT, ROUTED, glance_of
 from mdel_assets.evaluation.matrix import AverageRow, Matrix
 from mdel_assets.evaluation.matrix_files import averages_table
 from mdel_assets.evaluation.sample_sizes import too_few, total_label
@@ -25,7 +25,7 @@ _RIVALS = (DENSE, RANDOM_SPLIT)
 _HEADER = """# Ensembles of experts
 
 Bits per byte (lower is better), averaged over domains, each counting once, with the 95 % interval
-of a document bootstrap. *Change* is paired, against the best single model on that split; it is in
+{over}. *Change* is paired, against the best single model on that split; it is in
 **bold** if its interval excludes zero. *Runs* is the number of models that run for each token.
 
 An ensemble averages its experts' probabilities. `posterior` weights them by how well they predicted
@@ -90,15 +90,14 @@ def write_ensemble_report(
     (folder / "ensemble.md").write_text(text, "utf-8")
     chart = ensemble_figure(matrix, num_experts=num_experts)
     (folder / "ensemble.png").write_bytes(to_png(chart))
-    bars = glance(matrix, num_experts=num_experts, merged=merged)
-    split = matrix.splits[0]
-    drawn = glance_figure(bars, split=split, text=total_label(matrix, split))
+    drawn = glance_of(matrix, num_experts=num_experts, merged=merged)
     (folder / "glance.png").write_bytes(to_png(drawn))
 
 
 def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
     """Return the whole report."""
-    parts = [_HEADER]
+    header = _HEADER.format(over=matrix.over.strip() or "of a document bootstrap")
+    parts = [header, matrix.intervals_in_words, ""]
     for split in matrix.splits:
         ranked = standings(matrix, split, num_experts=num_experts)
         rows = [["", "bits per byte", "95 % interval", "change", "runs"]]
@@ -193,7 +192,7 @@ def ensemble_figure(matrix: Matrix, *, num_experts: int) -> Any:
     drawn.legend(
         handles=[Line2D([], [], marker="o", color=colour, label=label) for colour, label in kinds],
         title="bits per byte, change from the best single model of the split (left: better),\n"
-        "with 95 % intervals; in brackets: models that run per token",
+        f"with 95 % intervals{matrix.over}; in brackets: models that run per token",
         loc="outside lower center",
         ncols=len(kinds),
         fontsize=7,

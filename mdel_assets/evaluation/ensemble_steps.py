@@ -7,6 +7,7 @@ from mdel_assets.evaluation.steps import read_reported_cells, report_rows
 from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.replicates import replicates_of
 
 
 def make_router(task: Task) -> Written:
@@ -47,15 +48,43 @@ def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
 
     ``fingerprint`` is that of the report in which they stand, by default of the one that is there.
     """
-    from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.matrix import build_matrix
+
+    fingerprint = fingerprint or lineage.artifact("ensemble_report").require().fingerprint
+    evaluation = lineage.experiment.evaluation
+    own = [model for model in lineage.present_models() if not Family.REFERENCE.has(model)]
+    singles = {model: read_reported_cells(lineage, model) for model in own}
+    ensembles = _ensembles(lineage)
+    further = []
+    for replicate in replicates_of(lineage)[1:]:
+        models = [model for model in replicate.present_models() if model in singles]
+        cells = {model: read_reported_cells(replicate, model) for model in models}
+        further.append({**cells, **_ensembles(replicate)})
+    rows = {model: report_rows(lineage, model, cells) for model, cells in singles.items()}
+    # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
+    rows |= {
+        name: report_rows(lineage, SEED, cells, name=name, fingerprint=fingerprint)
+        for name, cells in ensembles.items()
+    }
+    return build_matrix(
+        rows,
+        {**singles, **ensembles},
+        datasets=lineage.present_domains(),
+        splits=evaluation.splits,
+        num_samples=evaluation.num_bootstrap_samples,
+        seed=evaluation.seed,
+        further=further,
+    )
+
+
+def _ensembles(lineage: Lineage) -> dict[str, list[Any]]:
+    """Return each ensemble's cells, with its bootstrap."""
+    from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.router import Router
     from mdel_assets.scoring.perplexity import with_samples
     from mdel_assets.training.model_files import load_tokenizer
 
-    fingerprint = fingerprint or lineage.artifact("ensemble_report").require().fingerprint
-    domains = lineage.present_domains()
-    evaluation = lineage.experiment.evaluation
+    domains, evaluation = lineage.present_domains(), lineage.experiment.evaluation
     seed = lineage.artifact("seed_model")
     seed.require()
     ensembles = ensemble_cells(
@@ -71,25 +100,9 @@ def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:
             {n: lineage.folder("token_scores", Family.RANDOM.key(n)) for n in numbers},
             prior_decay=evaluation.ensemble.prior_decay,
         )
-    own = [model for model in lineage.present_models() if not Family.REFERENCE.has(model)]
-    singles = {model: read_reported_cells(lineage, model) for model in own}
     # Drawn once, for the rows and for the differences.
     sampling = {"num_samples": evaluation.num_bootstrap_samples, "seed": evaluation.seed}
-    ensembles = {name: with_samples(cells, **sampling) for name, cells in ensembles.items()}
-    rows = {model: report_rows(lineage, model, cells) for model, cells in singles.items()}
-    # An ensemble's documents, and so its datasets' fingerprints, are those of any model.
-    rows |= {
-        name: report_rows(lineage, SEED, cells, name=name, fingerprint=fingerprint)
-        for name, cells in ensembles.items()
-    }
-    return build_matrix(
-        rows,
-        {**singles, **ensembles},
-        datasets=domains,
-        splits=evaluation.splits,
-        num_samples=evaluation.num_bootstrap_samples,
-        seed=evaluation.seed,
-    )
+    return {name: with_samples(cells, **sampling) for name, cells in ensembles.items()}
 
 
 def shown_merges(lineage: Lineage) -> dict[str, str]:

@@ -53,7 +53,7 @@ def findings(matrix: "Matrix") -> list[str]:
             f"Best single model on average: `{best.model}`, {best.macro.value:.4f} bits per byte"
             f"{doubt}."
         )
-    return lines
+    return [*lines, matrix.intervals_in_words]
 
 
 def _experts_against(rival: str, changes: "Mapping[str, Estimate]", split: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mdel_assets.charts import figure
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
+from mdel_assets.evaluation.sample_sizes import total_label
 from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, POSTERIOR, Family, ModelKey
 
 if TYPE_CHECKING:
@@ -56,16 +57,23 @@ def glance(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> 
     return sorted(bars, key=lambda bar: bar.gain, reverse=True)
 
 
+def glance_of(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> Any:
+    """Return the bars of `glance` as a matplotlib figure."""
+    bars, split = glance(matrix, num_experts=num_experts, merged=merged), matrix.splits[0]
+    return glance_figure(bars, split=split, text=total_label(matrix, split), over=matrix.over)
+
+
 def _bar(row: "AverageRow", label: str, num_experts: int) -> Bar:
     change = row.change
     runs = num_experts_run(row.model, num_experts)
     return Bar(label, row.model, -change.value, -change.high, -change.low, runs)
 
 
-def glance_figure(bars: Sequence[Bar], *, split: str, text: str) -> Any:
+def glance_figure(bars: Sequence[Bar], *, split: str, text: str, over: str = "") -> Any:
     """Return the bars as a matplotlib figure: to the right is better.
 
-    ``text`` says how much text of ``split`` the bars are measured on.
+    ``text`` says how much text of ``split`` the bars are measured on, ``over`` what intervals hold
+    (`Matrix.over`).
     """
     drawn = figure(width=8.6, height=1.2 + 0.5 * max(1, len(bars)))
     axes = drawn.add_subplot()
@@ -91,7 +99,9 @@ def glance_figure(bars: Sequence[Bar], *, split: str, text: str) -> Any:
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_title("Bits per byte better than the seed (longer is better)")
-    axes.set_xlabel(f"mean of domains on {split},\nof {text}, with 95 % intervals", fontsize=9)
+    axes.set_xlabel(
+        f"mean of domains on {split},\nof {text}, with 95 % intervals{over}", fontsize=9
+    )
     axes.grid(alpha=0.3, axis="x")
     return drawn
 

@@ -5,11 +5,17 @@ from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets
 from mdel_assets.evaluation import ensemble_steps, prices, steps, sweep_step
-from mdel_assets.evaluation.reported import reported_models, stale_cells
+from mdel_assets.evaluation.reported import reported_models, stale_cells, unreported_models
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import SEED, Family
-from mdel_assets.line.kind import Input, Kind, Parts, model_input
+from mdel_assets.line.kind import Input, Kind, Parts, by_inputs, model_input
 from mdel_assets.line.lineage import Lineage, present, with_text
+from mdel_assets.line.replicates import (
+    is_replicated,
+    replicate_key,
+    replicate_kind,
+    replicates_of,
+)
 from mdel_assets.merging.kinds import KINDS as MERGED
 from mdel_assets.training import time_left
 from mdel_assets.training.kinds import KINDS as TRAINED
@@ -63,8 +69,20 @@ def _own_scores(experiment: Experiment, key: str) -> list[Input]:
 
 
 def _all_reports(experiment: Experiment, key: str) -> list[Input]:
-    kinds = ("token_scores", "perplexity_report")
-    return [Input(kind, model) for kind in kinds for model in experiment.model_keys]
+    kinds, anew = ("token_scores", "perplexity_report"), _trained_anew(experiment)
+    own = [Input(kind, model) for kind in kinds for model in experiment.model_keys]
+    return own + [Input(replicate_kind(kind), model) for kind in kinds for model in anew]
+
+
+def _trained_anew(experiment: Experiment) -> list[str]:
+    """Return the keys of the models of further replicates."""
+    rows = {kind.name: kind for kind in _MODELS}
+    return [
+        replicate_key(model, number)
+        for number in range(2, experiment.replicates + 1)
+        for model in experiment.replicate(number).model_keys
+        if is_replicated(rows, experiment, model_input(_MODELS, model))
+    ]
 
 
 def _all_datasets(experiment: Experiment, key: str) -> list[Input]:
@@ -73,7 +91,8 @@ def _all_datasets(experiment: Experiment, key: str) -> list[Input]:
 
 def _router_and_scores(experiment: Experiment, key: str) -> list[Input]:
     own = [model for model in experiment.model_keys if not Family.REFERENCE.has(model)]
-    return [Input("domain_router"), *(Input("token_scores", model) for model in own)]
+    anew = [Input(replicate_kind("token_scores"), model) for model in _trained_anew(experiment)]
+    return [Input("domain_router"), *(Input("token_scores", model) for model in own), *anew]
 
 
 def _scores_of_variants(experiment: Experiment, key: str) -> list[Input]:
@@ -86,6 +105,8 @@ def _scores_of_variants(experiment: Experiment, key: str) -> list[Input]:
 def _reported(lineage: Lineage, inputs: Sequence[Input]) -> list[Input]:
     """Leave out what is of models without a report."""
     found = set(reported_models(lineage))
+    for number, replicate in enumerate(replicates_of(lineage)[1:], start=2):
+        found |= {replicate_key(model, number) for model in reported_models(replicate)}
     return [entry for entry in inputs if entry.key in found]
 
 
@@ -98,9 +119,8 @@ def _sampling(lineage: Lineage, key: str) -> dict[str, Any]:
 
 
 def _matrix(lineage: Lineage, key: str) -> dict[str, Any]:
-    found = reported_models(lineage)
     return _sampling(lineage, key) | {
-        "unreported": [model for model in lineage.present_models() if model not in found],
+        "unreported": unreported_models(lineage),
         "stale": ["/".join(place) for place in stale_cells(lineage)],
     }
 
@@ -135,6 +155,7 @@ KINDS = (
         is_report=True,
         follows_inputs=True,
         is_heavy=True,
+        is_trained=by_inputs,
     ),
     Kind(
         "perplexity_report",
@@ -149,6 +170,7 @@ KINDS = (
         price=prices.of_report,
         is_report=True,
         follows_inputs=True,
+        is_trained=by_inputs,
     ),
     Kind(
         "perplexity_matrix",

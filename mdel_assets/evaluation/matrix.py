@@ -1,20 +1,23 @@
 """The perplexity matrix: models by domains by splits, with averages and differences to the seed.
 
 Micro average: all domains' text as one. Macro average: the mean over domains, each counting once.
-Differences to the seed are paired: both models are resampled on the same documents.
+Differences to the seed are paired: both models are resampled on the same documents. With several
+trainings of the models, figures are means over trainings, and differences are also paired over
+these: a model's third training is compared with the third of the seed.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mdel_assets.experiment.model_keys import SEED
-from mdel_assets.scoring.estimates import Estimate, documents_behind
-from mdel_assets.scoring.perplexity import Cell, interval
+from mdel_assets.scoring.estimates import Estimate
+from mdel_assets.scoring.perplexity import Cell, measures
+from mdel_assets.scoring.trainings import Figure, mean_of
 
 Row = dict[str, str | int | float | None]
 # Model, dataset, split.
@@ -25,8 +28,8 @@ Place = tuple[str, str, str]
 class AverageRow:
     """A model's averages over the domains of one split, in bits per byte.
 
-    ``change`` is the macro average minus the seed's, paired; ``draws`` are the macro averages of
-    the bootstrap's draws, for other differences.
+    ``change`` is the macro average minus the seed's, paired; ``figure`` is the macro average with
+    its draws, for other differences.
     """
 
     model: str
@@ -34,25 +37,20 @@ class AverageRow:
     macro: Estimate
     micro: float
     change: Estimate
-    draws: NDArray[np.float64]
+    figure: Figure
 
     def against(self, other: "AverageRow") -> Estimate:
         """Return the macro average minus that of another model on the same documents, paired."""
-        return Estimate(
-            self.macro.value - other.macro.value,
-            *interval(self.draws - other.draws),
-            min(self.macro.num_documents, other.macro.num_documents),
-        )
+        return (self.figure - other.figure).estimate()
 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
     """All rows, with averages; ``missing`` names models and cells without figures.
 
-    ``bits``, ``draws`` and ``num_documents`` hold, per cell with text, bits per byte, its bootstrap
-    draws, and its number of documents. ``stale`` are the cells with a model or dataset that was
-    remade since scoring. ``legend`` describes datasets whose names do not; ``notes`` are further
-    remarks for the reader.
+    ``figures`` hold, per cell with text, bits per byte of each training and its bootstrap draws.
+    ``stale`` are the cells with a model or dataset that was remade since scoring. ``legend``
+    describes datasets whose names do not; ``notes`` are further remarks for the reader.
     """
 
     models: list[str]
@@ -61,9 +59,7 @@ class Matrix:
     rows: list[Row]
     averages: list[AverageRow]
     missing: list[str]
-    bits: Mapping[Place, float]
-    draws: Mapping[Place, NDArray[np.float64]]
-    num_documents: Mapping[Place, int]
+    figures: Mapping[Place, Figure]
     stale: Collection[Place] = ()
     legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -73,21 +69,49 @@ class Matrix:
         """Every row by its model, dataset and split."""
         return {_place(row): row for row in self.rows}
 
+    @functools.cached_property
+    def bits(self) -> Mapping[Place, float]:
+        """Bits per byte of every cell with text, the mean over trainings."""
+        return {place: figure.value for place, figure in self.figures.items()}
+
+    @functools.cached_property
+    def num_trainings(self) -> int:
+        """Of how many trainings the figures are, at most."""
+        return max((figure.num_trainings for figure in self.figures.values()), default=1)
+
+    @property
+    def over(self) -> str:
+        """What intervals are over, as words behind *interval*; none for documents alone."""
+        count = self.num_trainings
+        return "" if count == 1 else f" over documents and {count} trainings"
+
+    @property
+    def intervals_in_words(self) -> str:
+        """What intervals hold, and what they do not, as a sentence."""
+        if self.num_trainings == 1:
+            return (
+                "Intervals are over documents alone: they do not hold what another training of "
+                "the same models would change. `replicates: 3` in the experiment measures that."
+            )
+        most: dict[str, int] = {}
+        for (model, _, _), figure in self.figures.items():
+            most[model] = max(most.get(model, 1), figure.num_trainings)
+        fewer = [f"`{m}` {count}" for m, count in most.items() if count < self.num_trainings]
+        rest = f" Of fewer trainings: {', '.join(fewer)}." if fewer else ""
+        return f"Figures are means, and intervals are{self.over}.{rest}"
+
     def places(self, model: str, split: str) -> list[Place]:
         """Return a model's cells with text on one split, in the order of datasets."""
         return [
             (model, dataset, split)
             for dataset in self.datasets
-            if (model, dataset, split) in self.bits
+            if (model, dataset, split) in self.figures
         ]
 
     def difference(self, ours: Sequence[Place], theirs: Sequence[Place]) -> Estimate:
         """Return the mean of ``ours`` minus that of ``theirs``, paired cell by cell."""
-        pairs = list(zip(ours, theirs, strict=True))
-        value = float(np.mean([self.bits[one] - self.bits[other] for one, other in pairs]))
-        drawn = np.mean([self.draws[one] - self.draws[other] for one, other in pairs], axis=0)
-        counts = [self.num_documents[place] for place in ours]
-        return Estimate(value, *interval(drawn), documents_behind(counts))
+        pairs = zip(ours, theirs, strict=True)
+        return mean_of([self.figures[one] - self.figures[other] for one, other in pairs]).estimate()
 
     def change(self, place: Place) -> Estimate | None:
         """Return a cell's change from the seed; None if there is nothing to compare."""
@@ -113,6 +137,7 @@ def build_matrix(
     splits: Sequence[str],
     num_samples: int,
     seed: int,
+    further: Sequence[Mapping[str, Sequence[Cell]]] = (),
     stale: Collection[Place] = (),
     unreported: Collection[str] = (),
     legend: Mapping[str, str] | None = None,
@@ -120,19 +145,18 @@ def build_matrix(
 ) -> Matrix:
     """Return the matrix of ``reports`` (rows by model); ``cells_of`` models give differences.
 
-    ``unreported`` are models without a report; ``stale``, ``legend`` and ``notes`` are as in
-    `Matrix`.
+    ``further`` are the cells of further trainings, models by their names in each. ``unreported``
+    are models without a report; ``stale``, ``legend`` and ``notes`` are as in `Matrix`.
     """
-    samples: dict[Place, NDArray[np.float64]] = {}
-    cells: dict[Place, Cell] = {}
-    for model, own_cells in cells_of.items():
-        for cell in own_cells:
-            place = (model, cell.dataset, cell.split)
-            cells[place] = cell
-            if cell.num_bytes_D.sum():
-                samples[place] = cell.samples(num_samples=num_samples, seed=seed)
+    trained = _trainings(cells_of, further)
+    figures = {
+        place: _figure(found, num_samples=num_samples, seed=seed)
+        for place, found in trained.items()
+        if found[0].num_bytes_D.sum()
+    }
     rows = [
-        _with_change(row, cells, samples) | {"is_stale": _place(row) in stale}
+        _with_change(_with_trainings(row, trained, figures) if further else row, figures)
+        | {"is_stale": _place(row) in stale}
         for model in cells_of
         for row in reports[model]
     ]
@@ -149,7 +173,7 @@ def build_matrix(
         average
         for split in splits
         for model in cells_of
-        if (average := _average(model, split, cells, samples))
+        if (average := _average(model, split, trained, figures))
     ]
     return Matrix(
         models=list(cells_of),
@@ -158,25 +182,63 @@ def build_matrix(
         rows=rows,
         averages=averages,
         missing=missing,
-        bits={place: float(cells[place].bits_per_byte or 0) for place in samples},
-        draws=samples,
-        num_documents={place: len(cells[place].document_ids) for place in samples},
+        figures=figures,
         stale=stale,
         legend=legend or {},
         notes=notes,
     )
 
 
-def _with_change(
-    row: Row, cells: Mapping[Place, Cell], samples: Mapping[Place, NDArray[np.float64]]
+def _trainings(
+    cells_of: Mapping[str, Sequence[Cell]], further: Sequence[Mapping[str, Sequence[Cell]]]
+) -> dict[Place, list[Cell]]:
+    """Return the cells of all trainings that follow one another, by place, the line's own first."""
+    found = {
+        (model, cell.dataset, cell.split): [cell] for model, own in cells_of.items() for cell in own
+    }
+    for number, others in enumerate(further, start=1):
+        for model, own in others.items():
+            for cell in own:
+                known = found.get((model, cell.dataset, cell.split), [])
+                if len(known) == number and known[0].document_ids == cell.document_ids:
+                    known.append(cell)
+    return found
+
+
+def _figure(trainings: Sequence[Cell], *, num_samples: int, seed: int) -> Figure:
+    return Figure(
+        np.array([cell.bits_per_byte or 0.0 for cell in trainings]),
+        np.stack([cell.samples(num_samples=num_samples, seed=seed) for cell in trainings]),
+        len(trainings[0].document_ids),
+    )
+
+
+def _with_trainings(
+    row: Row, trained: Mapping[Place, Sequence[Cell]], figures: Mapping[Place, Figure]
 ) -> Row:
+    """Return the row of a first training as that of the mean over all of them."""
+    place = _place(row)
+    if place not in figures:
+        return row | {"num_trainings": 1}
+    low, high = figures[place].bounds()
+    own = trained[place]
+    mean = dataclasses.replace(own[0], nll_nats_D=np.mean([c.nll_nats_D for c in own], axis=0))
+    return row | {
+        **cast("Row", measures(mean)),
+        "bits_per_byte_low": low,
+        "bits_per_byte_high": high,
+        "num_trainings": figures[place].num_trainings,
+    }
+
+
+def _with_change(row: Row, figures: Mapping[Place, Figure]) -> Row:
     """Return the row with its bits per byte minus the seed's, and the paired interval."""
     own = _place(row)
     seed = (SEED, *own[1:])
     change: tuple[float | None, ...] = (None, None, None)
-    if own in samples and seed in samples:
-        value = float(cells[own].bits_per_byte or 0) - float(cells[seed].bits_per_byte or 0)
-        change = (value, *interval(samples[own] - samples[seed]))
+    if own in figures and seed in figures:
+        difference = figures[own] - figures[seed]
+        change = (difference.value, *difference.bounds())
     names = ("change_from_seed", "change_from_seed_low", "change_from_seed_high")
     return {**row, **dict(zip(names, change, strict=True))}
 
@@ -188,26 +250,30 @@ def _place(row: Row) -> Place:
 def _average(
     model: str,
     split: str,
-    cells: Mapping[Place, Cell],
-    samples: Mapping[Place, NDArray[np.float64]],
+    trained: Mapping[Place, Sequence[Cell]],
+    figures: Mapping[Place, Figure],
 ) -> AverageRow | None:
     """Return a model's averages over the datasets of ``split`` that hold text."""
-    own = [place for place in samples if place[0] == model and place[2] == split]
+    own = [place for place in figures if place[0] == model and place[2] == split]
     if not own:
         return None
-    seeds = [(SEED, *place[1:]) for place in own]
-    values = np.array([cells[place].bits_per_byte for place in own])
-    seed_values = np.array([cells[place].bits_per_byte for place in seeds])
-    drawn = np.mean([samples[place] for place in own], axis=0)
-    seed_drawn = np.mean([samples[place] for place in seeds], axis=0)
-    nll = sum(float(cells[place].nll_nats_D.sum()) for place in own)
-    size = sum(int(cells[place].num_bytes_D.sum()) for place in own)
-    count = documents_behind([len(cells[place].document_ids) for place in own])
+    seeds: list[Place] = [(SEED, *place[1:]) for place in own]
+    mean = mean_of([figures[place] for place in own])
+    change = mean - mean_of([figures[place] for place in seeds])
+    # The mean of the differences rounds as that of each cell does.
+    pairs = zip(own, seeds, strict=True)
+    differences = mean_of([figures[one] - figures[other] for one, other in pairs])
+    change = dataclasses.replace(change, values_R=differences.values_R)
+    size = sum(int(trained[place][0].num_bytes_D.sum()) for place in own)
+    micros = [
+        sum(float(trained[place][number].nll_nats_D.sum()) for place in own) / size / math.log(2)
+        for number in range(len(mean.values_R))
+    ]
     return AverageRow(
         model=model,
         split=split,
-        macro=Estimate(float(values.mean()), *interval(drawn), count),
-        micro=nll / size / math.log(2),
-        change=Estimate(float((values - seed_values).mean()), *interval(drawn - seed_drawn), count),
-        draws=drawn,
+        macro=mean.estimate(),
+        micro=float(np.mean(micros)),
+        change=change.estimate(),
+        figure=mean,
     )

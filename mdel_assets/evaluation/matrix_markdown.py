@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix, Row
 
 _LEGEND = (
-    "Bits per byte (lower is better) with half the width of the 95 % interval of a document "
-    "bootstrap. *Change* is from the seed, on the same resampled documents; it is in **bold** "
+    "Bits per byte (lower is better) with half the width of the 95 % interval{over}. "
+    "*Change* is from the seed, on the same resampled documents; it is in **bold** "
     "if its interval excludes zero and there are enough documents "
     f"(at least {MIN_DOCUMENTS}). *Macro*: every domain counts once. Perplexity is per "
     "token and compares only models with the same tokenizer."
@@ -46,7 +46,7 @@ def matrix_markdown(matrix: "Matrix") -> str:
     parts = [
         "# Perplexity matrix",
         "",
-        _LEGEND,
+        _LEGEND.format(over=matrix.over or " of a document bootstrap"),
         "",
         *([_STALE_LEGEND, ""] if matrix.stale else []),
         *(f"- `{dataset}`: {about}" for dataset, about in matrix.legend.items()),
@@ -59,7 +59,10 @@ def matrix_markdown(matrix: "Matrix") -> str:
         parts += [*_bits_table(matrix, split), "", *_change_table(matrix, split), ""]
         parts += [*_perplexity_table(matrix, split), ""]
     parts += ["## What it says", "", *(f"- {line}" for line in findings(matrix)), ""]
-    parts += ["Paired, with 95 % intervals; in **bold** if the interval excludes zero.", ""]
+    parts += [
+        f"Paired, with 95 % intervals{matrix.over}; in **bold** if the interval excludes zero.",
+        "",
+    ]
     for split in matrix.splits[:1]:
         parts += [*as_markdown(comparison_rows(matrix, split, mark=True)), ""]
         parts += [*as_markdown(best_rows(matrix, split)), ""]
@@ -72,9 +75,10 @@ def matrix_markdown(matrix: "Matrix") -> str:
 def matrix_text(matrix: "Matrix", *, width: int = 120) -> str:
     """Return the first split's table and the findings, for a terminal of ``width`` columns."""
     split = matrix.splits[0]
-    header = f"Bits per byte on {split}, lower is better (± half the 95 % interval)"
+    header = f"Bits per byte on {split}, lower is better (± half the 95 % interval{matrix.over})"
     table = _folded(_bits_rows(matrix, split, mark=False), width)
     change = _folded(_change_rows(matrix, split, mark=False), width)
+    intervals = f"intervals{matrix.over}"
     notes = [f"{dataset}: {about}" for dataset, about in matrix.legend.items()]
     notes += [*matrix.notes, *([_STALE_LEGEND] if matrix.stale else [])]
     return "\n".join(
@@ -88,7 +92,7 @@ def matrix_text(matrix: "Matrix", *, width: int = 120) -> str:
             "",
             change,
             "",
-            "Experts and merged models against seed and baselines, paired, with 95 % intervals",
+            f"Experts and merged models against seed and baselines, paired, with 95 % {intervals}",
             "",
             _folded(comparison_rows(matrix, split, mark=False), width),
             "",

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.errors import MdelError
-from mdel_assets.evaluation.reported import reported_models, stale_cells
+from mdel_assets.evaluation.reported import reported_models, stale_cells, unreported_models
 from mdel_assets.experiment.fields import WINDOW_SETTINGS
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Part, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
+from mdel_assets.line.replicates import replicates_of
 from mdel_assets.store.artifacts import looking_once
 from mdel_assets.training.time_left import num_parameters, operations_of
 
@@ -91,31 +92,36 @@ def _is_reusable(task: Task) -> bool:
     return same_settings and old.inputs.get(label) == identity.inputs[label]
 
 
-def score_side_by_side(lineage: Lineage, model_keys: Sequence[str]) -> Made:
-    """Score models, some at a time in processes of their own where that pays."""
+def score_side_by_side(
+    lineage: Lineage, model_keys: Sequence[str], *, kind: str = "token_scores"
+) -> Made:
+    """Score models, some at a time in processes of their own where that pays.
+
+    ``kind`` is that of the line or of its further replicates.
+    """
     from mdel_assets.machine.side_by_side import Work, run_side_by_side
 
-    missing = [key for key in model_keys if not _is_scored(lineage, key)]
+    missing = [key for key in model_keys if not _is_scored(lineage, kind, key)]
     count = _num_scored_at_once(lineage, len(missing))
     failures: dict[str, MdelError] = {}
     if count > 1:
         parts = [missing[first::count] for first in range(count)]
         work = [
-            Work(f"scores {number}/{count}", make, (lineage, "token_scores", part))
+            Work(f"scores {number}/{count}", make, (lineage, kind, part))
             for number, part in enumerate(parts, start=1)
         ]
         for _, outcome in run_side_by_side(work, num_processes=count):
             if outcome.error:
                 raise outcome.error
             failures |= outcome.value.failures
-    rest = make(lineage, "token_scores", [key for key in model_keys if key not in failures])
+    rest = make(lineage, kind, [key for key in model_keys if key not in failures])
     return Made(rest.records, failures | rest.failures)
 
 
-def _is_scored(lineage: Lineage, key: str) -> bool:
+def _is_scored(lineage: Lineage, kind: str, key: str) -> bool:
     """Whether a model's scores are there; not where it is damaged, which scoring it tells."""
     try:
-        return lineage.current("token_scores", key) is not None
+        return lineage.current(kind, key) is not None
     except MdelError:
         return False
 
@@ -250,7 +256,11 @@ def read_matrix(lineage: Lineage) -> Any:
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
         stale=set(stale_cells(lineage)),
-        unreported=[key for key in lineage.present_models() if key not in models],
+        further=[
+            {model: read_reported_cells(replicate, model) for model in reported_models(replicate)}
+            for replicate in replicates_of(lineage)[1:]
+        ],
+        unreported=unreported_models(lineage),
         legend=_legend(lineage),
         notes=[
             *_notes_on_mixtures(lineage, models),

@@ -6,7 +6,9 @@ hours are spent, with the key, the value and the nearest known name.
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
 
 from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
 from mdel_assets.experiment.domains import ClusteredDomains, Domains
@@ -16,6 +18,7 @@ from mdel_assets.experiment.fields import (
     Evaluation,
     ExpertTraining,
     Mixture,
+    Optimization,
     SeedModel,
     Source,
     Variant,
@@ -27,7 +30,7 @@ from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family
 from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.experiment.publishing import Hub, Tracking
 from mdel_assets.experiment.rules import mistakes_between
-from mdel_assets.experiment.section import Section
+from mdel_assets.experiment.section import NUM_SEEDS, Section
 from mdel_assets.experiment.shard_locations import MAX_SHARDS, shard_keys, write_out
 from mdel_assets.experiment.yaml_mapping import read_mapping
 
@@ -43,6 +46,7 @@ _STAND_INS: dict[str, Any] = {
 # Sections of named entries; a mistake invalidates a whole entry.
 _ENTRIES = ("merges", "mixtures", "variants")
 _LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
+_Settings = TypeVar("_Settings", bound=Optimization)
 VALIDATION_SHARD = "val"
 TEST_SHARD = "test"
 
@@ -72,6 +76,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     tracking: Tracking = Tracking()
+    replicates: Annotated[int, Field(ge=1, le=100)] = 1
     # The YAML's folder, where relative paths start. It is not part of the experiment's identity.
     folder: str | None = None
 
@@ -110,6 +115,22 @@ class Experiment(Section):
         }
         keys = [key for family, names in named.items() for key in family.keys(names)]
         return [SEED, *self.dense_keys, *keys]
+
+    def replicate(self, number: int) -> "Experiment":
+        """Return the experiment with the training seeds of replicate ``number``, from 1.
+
+        Each seed is that of the first replicate plus ``number - 1``: experts and baselines read
+        blocks and documents in another order, and a seed model that is pretrained here begins with
+        other weights. Only the first replicate has variants.
+        """
+        more = number - 1
+        seed_model, pretrain = self.seed_model, self.seed_model.pretrain
+        if pretrain:
+            anew = {"pretrain": _with_seed_moved(pretrain, more)}
+            seed_model = seed_model.model_copy(update=anew)
+        training = _with_seed_moved(self.training, more)
+        changes = {"seed_model": seed_model, "training": training, "replicates": 1}
+        return self.model_copy(update=changes | ({"variants": {}} if more else {}))
 
     def variant_training(self, name: str) -> ExpertTraining:
         """Return the settings that a variant is trained with."""
@@ -204,6 +225,11 @@ class Experiment(Section):
             shard.model_copy(update={"sha256": self.source.sha256.get(shard.key)})
             for shard in found
         ]
+
+
+def _with_seed_moved(training: _Settings, more: int) -> _Settings:
+    """Return the settings with ``more`` added to the seed, in the range of seeds."""
+    return training.model_copy(update={"seed": (training.seed + more) % NUM_SEEDS})
 
 
 def bundled_experiments() -> list[str]:

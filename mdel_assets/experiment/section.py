@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 # Bounds far above any real run, so that a typing mistake is not taken for a size.
 PositiveInt = Annotated[int, Field(ge=1, le=10**15)]
 BatchSize = Annotated[int, Field(ge=1, le=10**6)]
-# The range of seeds that NumPy's generators accept.
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# As many seeds as NumPy's generators accept.
+NUM_SEEDS = 2**32
+Seed = Annotated[int, Field(ge=0, le=NUM_SEEDS - 1)]
 Text = Annotated[str, Field(min_length=1)]
 # A longer name makes paths that file systems refuse.
 MAX_NAME_LENGTH = 100

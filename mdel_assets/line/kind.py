@@ -122,7 +122,7 @@ def model_input(kinds: Iterable["Kind"], model: str) -> Input:
         KeyError: no kind of model has such a key.
 
     """
-    families = {kind.family: kind for kind in kinds if kind.family}
+    families = {k.family: k for k in kinds if k.family and not k.replicate_of}
     if model in families:
         return Input(families[model].name)
     key = ModelKey.parse(model)
@@ -132,13 +132,19 @@ def model_input(kinds: Iterable["Kind"], model: str) -> Input:
     return Input(kind.name, key.name)
 
 
+def always(experiment: Experiment) -> bool:
+    """Whatever the experiment says."""
+    return True
+
+
+def by_inputs(experiment: Experiment) -> bool:
+    """For `Kind.is_trained`: what is made from trained things, and reads no seed itself."""
+    return False
+
+
 def only_one(experiment: Experiment) -> Sequence[str]:
     """The keys of a kind with one artifact."""
     return ONLY_ONE
-
-
-def _always(experiment: Experiment) -> bool:
-    return True
 
 
 def _nothing(experiment: Experiment, key: str) -> Sequence[Input]:
@@ -183,6 +189,10 @@ class Kind:
     - ``is_report``: whether it judges models, and so belongs to a scheduled report.
     - ``follows_inputs``: whether it can be made by itself whenever its inputs change: it is cheap,
       or the point of everything before it. Trainings are left to schedules and people.
+    - ``is_trained``: for a kind that exists once per training seed where the experiment asks for
+      replicates (`replicates.py`): whether it reads that seed itself; else it does so as far as
+      something that it is made from does. None for a kind without replicates.
+    - ``replicate_of``: for a kind of replicates, the kind that is made again.
     """
 
     name: str
@@ -191,7 +201,7 @@ class Kind:
     write: Write | None = None
     write_together: WriteTogether | None = None
     keys: Callable[[Experiment], Sequence[str]] = only_one
-    is_in: Callable[[Experiment], bool] = _always
+    is_in: Callable[[Experiment], bool] = always
     absent: Callable[[Experiment, Collection[str]], Mapping[str, str]] | None = None
     inputs: Callable[[Experiment, str], Sequence[Input]] = _nothing
     takes: Callable[["Lineage", Sequence[Input]], Sequence[Input]] = _all
@@ -210,6 +220,8 @@ class Kind:
     takes_what_is_there: bool = False
     is_report: bool = False
     follows_inputs: bool = False
+    is_trained: Callable[[Experiment], bool] | None = None
+    replicate_of: str = ""
 
     @property
     def is_training(self) -> bool:

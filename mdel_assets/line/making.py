@@ -17,6 +17,7 @@ from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.line.kind import Kind, Part, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
+from mdel_assets.line.replicates import Replicate, split_key
 from mdel_assets.machine.processes import ending_together, is_first_process, num_processes
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.digests import file_digest
@@ -107,6 +108,10 @@ def make(
 
     """
     declared, made = lineage.registry[kind], Made()
+    if declared.replicate_of:
+        return _make_replicates(
+            lineage, declared, keys, conditions=conditions, takes_locks=takes_locks
+        )
     groups = [list(keys)] if declared.write_together else [[key] for key in keys]
     for group in groups:
         artifacts = [lineage.artifact(kind, key) for key in group]
@@ -165,6 +170,34 @@ def _tasks_without_stage(
         )
         for key in keys
     }
+
+
+def _make_replicates(
+    lineage: Lineage,
+    kind: Kind,
+    keys: Sequence[str],
+    *,
+    conditions: Conditions,
+    takes_locks: bool,
+) -> Made:
+    """Make artifacts of further replicates, each replicate's as those of the line are made."""
+    made = Made()
+    numbers = dict.fromkeys(split_key(key)[1] for key in keys)
+    for number in numbers:
+        own = {split_key(key)[0]: key for key in keys if split_key(key)[1] == number}
+        inside = make(
+            Replicate(lineage, number),
+            kind.replicate_of,
+            list(own),
+            conditions=conditions,
+            takes_locks=takes_locks,
+        )
+        made.records.update({own[key]: record for key, record in inside.records.items()})
+        made.failures.update({own[key]: error for key, error in inside.failures.items()})
+        made.shown.update({own[key]: shown for key, shown in inside.shown.items()})
+        if any(isinstance(e, TrainingInterruptedError) for e in inside.failures.values()):
+            break
+    return made
 
 
 def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:

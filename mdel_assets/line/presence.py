@@ -147,6 +147,7 @@ class Presence:
         """Models that exist or could: experts of absent domains are left out."""
         found = []
         for kind in self.registry.values():
-            if kind.family and kind.is_in(self.experiment):
+            is_model = kind.family and not kind.replicate_of
+            if is_model and kind.is_in(self.experiment):
                 found += [model_key(kind.family, key) for key in self.keys(kind.name)]
         return [key for key in self.experiment.model_keys if key in found]

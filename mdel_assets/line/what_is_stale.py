@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mdel_assets.errors import ArtifactError, MdelError
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.replicates import replicates_of
 from mdel_assets.line.staleness import Stale
 from mdel_assets.store.artifacts import looking_once
 
@@ -90,7 +91,13 @@ def _could_report(lineage: Lineage, kind: str, made: Sequence[str]) -> bool:
     if declared.takes_what_is_there or _is_of_models(lineage, kind):
         return True
     own = [m for m in lineage.present_models() if not Family.REFERENCE.has(m)]
-    return set(made).issuperset(own)
+    return set(made).issuperset(own) and all(map(_is_scored, replicates_of(lineage)[1:]))
+
+
+def _is_scored(replicate: Lineage) -> bool:
+    """Whether all models of a further replicate have their scores."""
+    models = replicate.present_models()
+    return all(replicate.artifact("token_scores", m).record_path.exists() for m in models)
 
 
 @looking_once()

@@ -6,7 +6,7 @@ from typing import Any
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import Family
-from mdel_assets.line.kind import Input, Kind, model_input
+from mdel_assets.line.kind import Input, Kind, by_inputs, model_input
 from mdel_assets.line.lineage import Lineage, present
 from mdel_assets.merging import prices, search_step, steps
 from mdel_assets.merging.members import members_of, recipe_config
@@ -140,6 +140,7 @@ KINDS = (
         price=prices.of_search,
         is_heavy=True,
         resumes=True,
+        is_trained=by_inputs,
     ),
     Kind(
         "merged_model",
@@ -155,6 +156,7 @@ KINDS = (
         price=prices.of_merge,
         follows_inputs=True,
         is_heavy=True,
+        is_trained=by_inputs,
     ),
     Kind(
         "moe_model",
@@ -171,5 +173,6 @@ KINDS = (
         follows_inputs=True,
         is_heavy=True,
         resumes=True,
+        is_trained=by_inputs,
     ),
 )

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from mdel_assets.scoring.report_rows import ReportRow
+from mdel_assets.scoring.report_rows import Measures, ReportRow
 from mdel_assets.scoring.token_scores import CELLS_NAME, DOCUMENTS_NAME
 
 _DRAWS_PER_STEP = 50
@@ -138,10 +138,8 @@ def perplexity_row(
     seed: int,
 ) -> ReportRow:
     """Return one row of ``reports/perplexity/<model>.jsonl``; figures are None without text."""
-    nll = float(cell.nll_nats_D.sum())
-    tokens, size, words = (
-        int(counts.sum()) for counts in (cell.num_tokens_D, cell.num_bytes_D, cell.num_words_D)
-    )
+    tokens, size, words = _sizes(cell)
+    figures = measures(cell)
     low = high = None
     if size:
         samples = cell.samples(num_samples=num_samples, seed=seed)
@@ -154,17 +152,34 @@ def perplexity_row(
         "num_tokens": tokens,
         "num_bytes": size,
         "num_words": words,
-        "nll_nats": nll,
-        "perplexity": _exponential(nll, tokens),
-        "bits_per_byte": cell.bits_per_byte,
-        "byte_perplexity": _exponential(nll, size),
-        "word_perplexity": _exponential(nll, words),
+        **figures,
         "bits_per_byte_low": low,
         "bits_per_byte_high": high,
         "max_length": max_length,
         "model_fingerprint": model_fingerprint,
         "dataset_fingerprint": dataset_fingerprint,
     }
+
+
+def measures(cell: Cell) -> Measures:
+    """Return what this module defines, of one cell."""
+    nll = float(cell.nll_nats_D.sum())
+    tokens, size, words = _sizes(cell)
+    return {
+        "nll_nats": nll,
+        "perplexity": _exponential(nll, tokens),
+        "bits_per_byte": cell.bits_per_byte,
+        "byte_perplexity": _exponential(nll, size),
+        "word_perplexity": _exponential(nll, words),
+    }
+
+
+def _sizes(cell: Cell) -> tuple[int, int, int]:
+    """Return the numbers of tokens, bytes and words."""
+    tokens, size, words = (
+        int(counts.sum()) for counts in (cell.num_tokens_D, cell.num_bytes_D, cell.num_words_D)
+    )
+    return tokens, size, words
 
 
 def bootstrap_bits_per_byte(

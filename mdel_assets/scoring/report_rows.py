@@ -5,7 +5,17 @@ from typing import TypedDict, cast
 from mdel_assets.store.records import Record
 
 
-class ReportRow(TypedDict):
+class Measures(TypedDict):
+    """What a model's probabilities of a text say of it; None without text."""
+
+    nll_nats: float
+    perplexity: float | None
+    bits_per_byte: float | None
+    byte_perplexity: float | None
+    word_perplexity: float | None
+
+
+class ReportRow(Measures):
     """A model on one split of a dataset; figures are None without text."""
 
     model: str
@@ -15,11 +25,6 @@ class ReportRow(TypedDict):
     num_tokens: int
     num_bytes: int
     num_words: int
-    nll_nats: float
-    perplexity: float | None
-    bits_per_byte: float | None
-    byte_perplexity: float | None
-    word_perplexity: float | None
     bits_per_byte_low: float | None
     bits_per_byte_high: float | None
     max_length: int

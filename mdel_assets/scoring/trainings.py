@@ -71,7 +71,8 @@ class Figure:
     @property
     def num_trainings(self) -> int:
         """How many trainings differ: one for a model that is the same in all of them."""
-        is_same = bool((self.draws_RS == self.draws_RS[:1]).all())
+        first = self.draws_RS[0]
+        is_same = all(np.array_equal(first, own, equal_nan=True) for own in self.draws_RS[1:])
         return 1 if is_same else len(self.values_R)
 
     def bounds(self) -> tuple[float, float]:

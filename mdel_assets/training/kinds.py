@@ -8,7 +8,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.fields import WATCHING_FIELDS, ExpertTraining
 from mdel_assets.experiment.model_keys import DENSE_ONE, Family
 from mdel_assets.hub.sources import at_commit
-from mdel_assets.line.kind import Input, Kind
+from mdel_assets.line.kind import Input, Kind, always
 from mdel_assets.line.lineage import Lineage, with_text
 from mdel_assets.training import prices, steps, time_left
 
@@ -86,6 +86,10 @@ def _seed_and_datasets(experiment: Experiment, key: str) -> list[Input]:
     return [SEED, *datasets(experiment)]
 
 
+def _is_pretrained(experiment: Experiment) -> bool:
+    return experiment.seed_model.pretrain is not None
+
+
 def _has_dense_one(experiment: Experiment) -> bool:
     return experiment.baselines.dense_one
 
@@ -120,6 +124,7 @@ KINDS = (
         operations=time_left.of_pretraining,
         is_heavy=True,
         resumes=True,
+        is_trained=_is_pretrained,
     ),
     Kind(
         "expert_model",
@@ -136,6 +141,7 @@ KINDS = (
         links_to="seed_model",
         is_heavy=True,
         resumes=True,
+        is_trained=always,
     ),
     Kind(
         "dense_one_baseline",
@@ -152,6 +158,7 @@ KINDS = (
         links_to="seed_model",
         is_heavy=True,
         resumes=True,
+        is_trained=always,
     ),
     Kind(
         "dense_baseline",
@@ -168,6 +175,7 @@ KINDS = (
         links_to="seed_model",
         is_heavy=True,
         resumes=True,
+        is_trained=always,
     ),
     Kind(
         "random_split_expert",
@@ -186,6 +194,7 @@ KINDS = (
         links_to="seed_model",
         is_heavy=True,
         resumes=True,
+        is_trained=always,
     ),
     Kind(
         "variant_expert",

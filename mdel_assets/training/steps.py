@@ -14,6 +14,7 @@ from mdel_assets.hub.sources import local_model
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.store.artifacts import Artifact
 from mdel_assets.tracking import going_on_without, log_model
 
 # Trains into a folder (none where another process writes), with checkpoints in a work folder.
@@ -130,13 +131,12 @@ def _train(task: Task, train: _Train) -> Written:
     if task.stage is None:
         train(None, task.work_folder, task.conditions)
         return Written()
-    kind = task.artifact.kind
-    name = f"{kind.removesuffix('_model')}-{task.key}".strip("-").replace("_", "-")
+    name, artifact = run_name(task.artifact), task.artifact
     run = task.until_published.enter_context(
         tracked_run(
             task.conditions.tracker,
             name,
-            tags=[task.key or kind],
+            tags=[artifact.key or artifact.kind],
             config=task.identity.config,
             work_folder=task.work_folder,
         )
@@ -159,6 +159,12 @@ def _train(task: Task, train: _Train) -> Written:
             inputs=record.inputs,
         ),
     )
+
+
+def run_name(artifact: Artifact) -> str:
+    """Return how W&B calls a model's training, and the model: it takes no @ in the latter."""
+    name = f"{artifact.kind.replace('_model', '')}-{artifact.key}".strip("-")
+    return name.replace("_", "-").replace("@", "-")
 
 
 def taken_out(details: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class TimeLeft:
 
 
 def _operations_of_training(lineage: Lineage, kind: str) -> float:
-    return 0.0 if lineage.registry[kind].is_report else operations_of(lineage, kind)
+    made_as = lineage.registry[kind].replicate_of or kind
+    return 0.0 if lineage.registry[made_as].is_report else operations_of(lineage, kind)
 
 
 def operations_of(lineage: Lineage, kind: str) -> float:

@@ -166,6 +166,15 @@ CASES = [
         ["variants.deep.training: Unknown key 'batch'. Did you"],
     ),
     ("max_length: 32", "splits: [test_domain, test_domain]", ["'test_domain' occurs twice"]),
+    ("name: firm", "name: firm\nreplicates: 0", ["replicates: expected 1 or more, got 0"]),
+    ("name: firm", "name: firm\nreplicates: -3", ["replicates: expected 1 or more, got -3"]),
+    ("name: firm", "name: firm\nreplicates: 101", ["replicates: expected 100 or less, got 101"]),
+    ("name: firm", "name: firm\nreplicates: three", ["replicates: expected a whole number"]),
+    ("name: firm", "name: firm\nreplicates: true", ["replicates: expected a number, got true"]),
+    # An @ begins the number of a replicate.
+    ("key: mail", "key: mail@2", ["domains.1.key: a domain key is made of a-z, 0-9 and _"]),
+    ("deep: {domain", "deep@2: {domain", ["variants: 'deep@2' is not allowed as a name"]),
+    ("  pair: {", "  pair@2: {", ["merges: 'pair@2' is not allowed as a name"]),
     # What YAML itself lets pass.
     (LEARNING_RATE, f"{LEARNING_RATE}, learning_rate: 2.0e-3", ["'learning_rate' is repeated"]),
     ("evaluation:", "name: other\nevaluation:", ["the key 'name' is repeated in lines 2 and"]),
