@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets.defs import columns
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.launch import run_line
 from mdel_assets.evaluation.steps import read_matrix
@@ -128,6 +129,14 @@ def test_forgetting_a_domain_names_the_replicates_that_read_it(twice):
     labels = {entry.found.artifact.label for entry in plan.derived}
     assert {"expert_model_replicate 'arxiv@2'", "dense_baseline_replicate '2'"} <= labels
     assert "token_scores_replicate 'merged-mean-all@2'" in labels
+
+
+def test_replicates_are_made_where_the_line_is():
+    jobs = Compute(engine="slurm", slurm={"time_limit_minutes": 60}, kinds={"token_scores": {}})
+    for kind in ("seed_model", "expert_model", "dense_baseline", "token_scores"):
+        assert jobs.place_of(f"{kind}_replicate") == jobs.place_of(kind)
+        assert jobs.place_of(kind).engine == "slurm"
+    assert jobs.place_of("merged_model_replicate").engine == "local"
 
 
 def test_one_replicate_adds_nothing_to_the_graph(corpus, home):
