@@ -93,3 +93,11 @@ def test_a_training_of_other_documents_does_not_count(tmp_path):
     matrix = make_matrix(tmp_path / "line", MODELS, further=[{"dense": cells}])
     assert row(matrix, "dense", "a")["num_trainings"] == 1
     assert row(matrix, "dense", "a")["bits_per_byte"] == pytest.approx(2.0)
+
+
+def test_a_training_counts_only_after_those_before_it(tmp_path):
+    """Else the third training of a model would be compared with the second of the seed."""
+    third = {"dense": read_cells(write_scores(tmp_path / "third", TRAINED_AGAIN[1]["dense"]))}
+    matrix = make_matrix(tmp_path / "line", MODELS, further=[{}, third])
+    assert row(matrix, "dense", "a")["num_trainings"] == 1
+    assert row(matrix, "dense", "a")["bits_per_byte"] == pytest.approx(2.0)
