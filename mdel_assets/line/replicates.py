@@ -11,14 +11,18 @@ one replicate in their places. So no step knows of replicates.
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.price import Price
 from mdel_assets.line.staleness import Stale
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Identity, Record
+
+if TYPE_CHECKING:
+    from mdel_assets.training.sizes import Sizes
 
 _SIGN = "@"
 
@@ -134,6 +138,7 @@ class _Again:
             inputs=self.inputs,
             takes=self.takes,
             config=self.config,
+            price=self.price if kind.price else None,
             # A job scores one model of a replicate.
             parts=None,
             # Reports of the line are what schedules make.
@@ -177,6 +182,10 @@ class _Again:
     def config(self, lineage: Lineage, key: str) -> dict[str, Any]:
         own, number = split_key(key)
         return self.kind.config(Replicate(lineage, number), own)
+
+    def price(self, sizes: "Sizes", key: str) -> Price | None:
+        assert self.kind.price
+        return self.kind.price(sizes, split_key(key)[0])
 
     def _is_taken(self, lineage: Lineage, entry: Input) -> bool:
         again = lineage.registry[entry.kind].replicate_of
