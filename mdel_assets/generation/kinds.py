@@ -7,7 +7,7 @@ from mdel_assets.data.kinds import datasets
 from mdel_assets.evaluation.kinds import absent_models, model_and_datasets, models
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import POSTERIOR
-from mdel_assets.generation import steps
+from mdel_assets.generation import prices, steps
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.lineage import Lineage, present
 
@@ -55,6 +55,7 @@ KINDS = (
         takes=present,
         config=_writing,
         write_together=steps.write_sample_texts,
+        price=prices.of_samples,
         follows_inputs=True,
         is_heavy=True,
     ),
