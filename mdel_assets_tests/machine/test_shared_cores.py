@@ -197,7 +197,8 @@ def callers(*names):
 
 def test_every_way_to_train_or_score_goes_through_those_two():
     """So `mdel run`, the daemon, workers, SLURM and Ray need no setting of their own."""
-    other = {"merging/mixtures/domain_gates.py", "generation/continuation.py", "serving/server.py"}
+    written = {"generation/continuation.py", "generation/samples.py", "serving/server.py"}
+    other = {"merging/mixtures/domain_gates.py", *written}
     trained_or_scored = {"training/optimize.py", "scoring/log_probabilities.py"}
     assert callers("sharing_cores") == trained_or_scored | other
     assert callers("train_from", "LayerTrainer") == {"training/optimize.py"}
