@@ -18,6 +18,7 @@ from mdel_assets.defs.metadata import (
     page,
     results_of,
     rounded,
+    shortened,
     table,
 )
 from mdel_assets.defs.resources import Workspace
@@ -113,7 +114,7 @@ def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetC
 
 def _merge_metadata(lineage: Lineage, record: Record) -> dict[str, Any]:
     members = [
-        {"model": member.name, "parameters": json.dumps(recipe_parameters(member))}
+        {"model": member.name, "parameters": json.dumps(shortened(recipe_parameters(member)))}
         for member in weighted_recipe(lineage, record.key)[1].models
     ]
     return {

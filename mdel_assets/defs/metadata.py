@@ -193,6 +193,15 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
+def shortened(value: Any) -> Any:
+    """Return parameters of a merge with their numbers to four digits, as pages show them."""
+    if isinstance(value, Mapping):
+        return {name: shortened(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortened(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def change_entries(change: "Estimate") -> dict[str, float | None]:
     """Return a difference and its interval as tables show them."""
     return {

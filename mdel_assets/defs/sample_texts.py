@@ -53,9 +53,9 @@ def _page(lineage: Lineage, record: Record) -> dict[str, Any]:
 
     shown = side_by_side(lineage, record.key)
     rows = [
-        {"domain": each.domain, "bits_per_byte": rounded(each.bits_per_byte), "model": model}
-        for model, samples in shown.items()
-        for each in samples
+        {"domain": each.domain}
+        | {model: rounded(samples[number].bits_per_byte) for model, samples in shown.items()}
+        for number, each in enumerate(shown[record.key])
     ]
     entries = {"texts": dg.MetadataValue.md(samples_markdown(shown)), "bits_per_byte": table(rows)}
     return page(entries, record, lineage.artifact("sample_texts", record.key))

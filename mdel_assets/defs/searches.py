@@ -13,6 +13,7 @@ from mdel_assets.defs.metadata import (
     change_entries,
     chart,
     results_of,
+    shortened,
     table,
 )
 from mdel_assets.defs.resources import Workspace
@@ -59,7 +60,8 @@ def search_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinitio
         def describe(record: Record, artifact: Artifact) -> Described:
             members = weighted_recipe(lineage, record.key)[1].models
             weights = [
-                {"model": m.name, "weight": str(recipe_parameters(m)["weight"])} for m in members
+                {"model": m.name, "weight": str(shortened(recipe_parameters(m)["weight"]))}
+                for m in members
             ]
             shown = {**_search_metadata(record, artifact), "weights": table(weights)}
             return shown, [_best_of_all_trials(record, artifact), _not_worse_on_test(record)]
