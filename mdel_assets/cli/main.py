@@ -32,6 +32,7 @@ from mdel_assets.cli.forget import forget
 from mdel_assets.cli.generate import generate
 from mdel_assets.cli.plan import plan, refuse_what_exceeds
 from mdel_assets.cli.publishing import merge, publish
+from mdel_assets.cli.schema import schema
 from mdel_assets.cli.serve import serve
 from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError, unknown_name_message
@@ -251,7 +252,8 @@ def perplexity(
 
 
 for _command in (
-    *(backfill, check, dagster, dg, doctor, generate, merge, plan, publish, forget, serve, ui),
+    *(backfill, check, dagster, dg, doctor, generate, merge, plan, publish, forget, schema),
+    *(serve, ui),
 ):
     main.add_command(_command)
 

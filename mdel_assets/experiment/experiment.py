@@ -61,7 +61,12 @@ class Shard(Section):
 
 
 class Experiment(Section):
-    """What is studied. Read `experiments/sample.yaml` beside this class."""
+    """What is studied. Read `experiments/sample.yaml` beside this class.
+
+    ``name`` is that of its folder in ``MDEL_HOME``. ``domains`` lists the domains, or is ``pile``
+    for the Pile's, or ``{clusters: 8}`` to find them by clustering. ``replicates`` is how often
+    everything is trained, each time with other seeds.
+    """
 
     name: str
     source: Source

@@ -32,7 +32,7 @@ MAX_DOCUMENT_BYTES = 1 << 27
 
 
 class Domain(Section):
-    """One source of the corpus: partition key, label in the shard, other spellings of the label."""
+    """One source of the corpus: partition ``key``, label ``name`` in shards, its ``aliases``."""
 
     key: str
     name: str
@@ -57,12 +57,14 @@ class Source(Section):
 
     ``layout`` says where a record names its domain: ``pile`` and ``dolma`` in their known fields,
     ``columns`` in the ``domain_field`` that you name, ``folders`` in the name of the folder that
-    contains the file (``train`` then lists folders). Fields are dotted paths. If ``licenses``
-    (patterns, any case) is given, documents with any other licence are left out and counted.
-    ``other_labels`` says whether documents with a label of no domain are rejected, or left out and
-    counted. A record (a line, a row's text, a text file) of more than ``max_document_bytes`` is
-    rejected. In layout ``folders``, files with ``text_suffixes`` are read as text in addition to
-    the known suffixes; ``""`` stands for names without a suffix.
+    contains the file (``train`` then lists folders). ``text_field`` and other fields are dotted
+    paths. Without ``validation`` or ``test``, ``holdout_fraction`` of the documents of ``train`` is
+    held out in its place. If ``licenses`` (patterns, any case) is given, documents with any other
+    licence are left out and counted. ``other_labels`` says whether documents with a label of no
+    domain are rejected, or left out and counted. A record (a line, a row's text, a text file) of
+    more than ``max_document_bytes`` is rejected; more than ``max_reject_rate`` of rejected records
+    refuse a shard. In layout ``folders``, files with ``text_suffixes`` are read as text in addition
+    to the known suffixes; ``""`` stands for names without a suffix.
     """
 
     added_later: ClassVar[frozenset[str]] = frozenset({"other_labels", "max_document_bytes"})
