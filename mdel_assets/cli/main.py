@@ -1,5 +1,6 @@
 """``mdel``: the commands that Dagster's own command line lacks.
 
+``mdel new`` writes a first experiment for a corpus, ``mdel schema`` prints what editors read.
 ``mdel check`` checks an experiment before it runs, and ``mdel plan`` says what a run would take.
 ``mdel run`` makes whatever is missing or stale.
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
@@ -30,6 +31,7 @@ from mdel_assets.cli.dagster_commands import dagster, dg
 from mdel_assets.cli.doctor import doctor
 from mdel_assets.cli.forget import forget
 from mdel_assets.cli.generate import generate
+from mdel_assets.cli.new import new
 from mdel_assets.cli.plan import plan, refuse_what_exceeds
 from mdel_assets.cli.publishing import merge, publish
 from mdel_assets.cli.schema import schema
@@ -252,8 +254,8 @@ def perplexity(
 
 
 for _command in (
-    *(backfill, check, dagster, dg, doctor, generate, merge, plan, publish, forget, schema),
-    *(serve, ui),
+    *(backfill, check, dagster, dg, doctor, generate, merge, new, plan, publish),
+    *(forget, schema, serve, ui),
 ):
     main.add_command(_command)
 

@@ -13,6 +13,21 @@ _EXPECTED = 27
 _MOST = 0.2
 
 
+def fraction_for(num_documents: float, *, least: float) -> float:
+    """Return the fraction to hold out so that a domain of this size allows a verdict.
+
+    At least ``least``, and at most a fifth, which is too little for domains of few documents.
+    """
+    share = _EXPECTED / max(1.0, num_documents)
+    scale = 100 if share >= 0.01 else 10_000
+    return max(least, min(_MOST, math.ceil(scale * share) / scale))
+
+
+def allows_a_verdict(num_documents: float) -> bool:
+    """Whether a domain of this size can be trained on and judged."""
+    return _MOST * num_documents >= _EXPECTED
+
+
 def held_out_advice(
     counts: Mapping[str, Mapping[str, SplitCount]], *, source: Source, splits: Sequence[str]
 ) -> str | None:
@@ -45,7 +60,7 @@ def held_out_advice(
 
 def _fraction(sizes: Mapping[str, int], source: Source) -> str:
     """Return advice on the fraction to hold out of domains with these numbers of documents."""
-    enough = [number for number in sizes.values() if _MOST * number >= _EXPECTED]
+    enough = [number for number in sizes.values() if allows_a_verdict(number)]
     said = [
         f"'{domain}' has {number} documents, too few for both training and evaluation: add text, "
         f"or leave the domain out."
@@ -53,10 +68,8 @@ def _fraction(sizes: Mapping[str, int], source: Source) -> str:
         if number not in enough
     ]
     if enough:
-        share = _EXPECTED / min(enough)
-        scale = 100 if share >= 0.01 else 10_000
         said.append(
-            f"Set source.holdout_fraction to {math.ceil(scale * share) / scale:g} (it is "
+            f"Set source.holdout_fraction to {fraction_for(min(enough), least=0.0):g} (it is "
             f"{source.holdout_fraction:g}). This remakes datasets and what depends on them."
         )
     return " ".join(said)

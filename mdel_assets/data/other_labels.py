@@ -25,13 +25,13 @@ class OtherLabels:
     """Counts labels that are not in ``known``; remembers at most ten thousand of them."""
 
     def __init__(self, known: Iterable[str]) -> None:
-        self._known = {_simplified(name): name for name in known}
+        self._known = {simplified(name): name for name in known}
         self._counts: Counter[str] = Counter()
         self._similar: dict[str, str] = {}
 
     def is_another_spelling(self, label: str) -> bool:
         """Whether ``label`` is a known one in another spelling."""
-        return _simplified(label) in self._known
+        return simplified(label) in self._known
 
     def count(self, label: str) -> None:
         """Count a document with this label."""
@@ -53,8 +53,8 @@ class OtherLabels:
         return {label: self._similar[label] for label in frequent[:_NUM_SHOWN]}
 
     def _compare(self, label: str) -> None:
-        simplified = _simplified(label)
-        nearest = difflib.get_close_matches(simplified, self._known, n=1, cutoff=_SIMILARITY)
+        spelt = simplified(label)
+        nearest = difflib.get_close_matches(spelt, self._known, n=1, cutoff=_SIMILARITY)
         if nearest:
             self._similar[label] = self._known[nearest[0]]
 
@@ -73,5 +73,6 @@ def _hint(nearest: str | None) -> str:
     return f", like '{nearest}'" if nearest else ""
 
 
-def _simplified(label: str) -> str:
+def simplified(label: str) -> str:
+    """Return what all spellings of a label have in common."""
     return _UNTOLD.sub("", unicodedata.normalize("NFKC", label).casefold())
