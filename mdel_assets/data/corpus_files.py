@@ -91,13 +91,15 @@ def _under(path: Path, unread: Counter[str]) -> Iterator[CorpusFile]:
             unread[plain_suffix(file) or "no suffix"] += 1
             continue
         top, inside = root, file.relative_to(root).parts if root else (file.name,)
-        named = [*([path.name] if root else []), *(inside[:-1] if kind == "text" else inside)]
+        # A folder that is named itself may be called test-data, and hold all there is.
+        own = [path.name] if root and _words(path.name) <= _ROLE_WORDS else []
+        named = [*own, *(inside[:-1] if kind == "text" else inside)]
         # A folder named so may hold folders of domains, or be a domain whose texts lie in it.
         is_role = len(inside) > (2 if kind == "text" else 1) and _words(inside[0]) & _ROLE_WORDS
         if root and is_role:
             top, inside = root / inside[0], inside[1:]
         elif kind == "text":
-            named = named[:1]
+            named = own
         role = _role(named)
         folder = inside[0] if len(inside) > 1 else ""
         yield CorpusFile(file, kind, file.stat().st_size, role, top, folder)
