@@ -48,12 +48,12 @@ def new(
     if not file.absolute().parent.is_dir():
         raise ExperimentError(f"There is no folder '{file.parent}'. Make it first.")
     look = look_at([*paths, *more])
-    text = first_experiment(name, look, folder=file.absolute().parent, machine=this_machine())
+    first = first_experiment(name, look, folder=file.absolute().parent, machine=this_machine())
     with file.open("w" if force else "x", encoding="utf-8") as opened:
-        opened.write(text)
+        opened.write(first.yaml)
     experiment = load_experiment(str(file))
     findings = look_around(MdelHome.from_environment().lineage(experiment))
-    for told in (*look.doubts, *findings.doubts, *findings.mistakes):
+    for told in (*first.doubts, *findings.doubts, *findings.mistakes):
         click.echo(f"  {told}")
     domains = (
         f"{experiment.clusters.clusters} clusters"

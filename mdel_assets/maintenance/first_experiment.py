@@ -6,7 +6,7 @@ import math
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -58,8 +58,18 @@ evaluation:
   max_tokens: 100000  # of each domain; more make the intervals narrower"""
 
 
-def first_experiment(name: str, look: CorpusLook, *, folder: Path, machine: Machine) -> str:
-    """Return the YAML of an experiment ``name`` that will be a file in ``folder``.
+@dataclasses.dataclass(frozen=True)
+class FirstExperiment:
+    """An experiment's YAML, and the sentences in it about what its user should decide."""
+
+    yaml: str
+    doubts: tuple[str, ...]
+
+
+def first_experiment(
+    name: str, look: CorpusLook, *, folder: Path, machine: Machine
+) -> FirstExperiment:
+    """Return the experiment ``name`` that will be a file in ``folder``.
 
     Raises:
         ExperimentError: the name is not allowed, or the name of a file cannot be written.
@@ -72,16 +82,17 @@ def first_experiment(name: str, look: CorpusLook, *, folder: Path, machine: Mach
         raise ExperimentError(f"'{name}' is the name of a bundled experiment. Choose another.")
     choice = chosen_domains(look)
     sizes = sizes_for(choice.domain_bytes, machine)
+    doubts = (*look.doubts, *_doubts_about(look, choice))
     parts = [
         f"# yaml-language-server: $schema={SCHEMA_PATH.as_uri()}",
-        *_what_was_seen(look, choice),
+        *_what_was_seen(look, doubts),
         f"name: {_quoted(name)}",
         *_source(look, choice, folder),
         *_domains(look, choice),
         *_trainings(sizes, machine),
         _EVALUATION.format(block_size=sizes.block_size),
     ]
-    return "\n".join(parts) + "\n"
+    return FirstExperiment("\n".join(parts) + "\n", doubts)
 
 
 def _comment(text: str, *, indent: str = "") -> list[str]:
@@ -91,18 +102,23 @@ def _comment(text: str, *, indent: str = "") -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=further)
 
 
-def _what_was_seen(look: CorpusLook, choice: Choice) -> list[str]:
-    counts = look.counts
-    whole = "that is all of them" if counts.is_whole else "a part of them"
-    doubts = list(look.doubts)
-    if not choice.domains and counts.labels:
-        told = _shown(counts.labels)
-        doubts.append(f"Fewer than two labels have enough text, so clusters are used: {told}.")
+def _doubts_about(look: CorpusLook, choice: Choice) -> Iterator[str]:
+    """Yield what speaks against the chosen domains."""
+    if choice.clusters and look.counts.labels:
+        told = _shown(look.counts.labels)
+        yield f"Fewer than two labels have enough text, so clusters take their place: {told}."
+    elif choice.clusters:
+        yield "No field or folder names a domain, so domains are found by clustering."
     if not allows_a_verdict(choice.num_documents):
-        doubts.append(
+        yield (
             f"The smallest domain has about {choice.num_documents} documents. A verdict needs 16 "
             f"held-out ones of each domain, and training needs the others: add text."
         )
+
+
+def _what_was_seen(look: CorpusLook, doubts: Sequence[str]) -> list[str]:
+    counts = look.counts
+    whole = "that is all of them" if counts.is_whole else "a part of them"
     return [
         *_comment(
             f"Written by mdel new, which read {counts.num_seen:,} records ({whole}). The corpus "
@@ -216,8 +232,10 @@ def _quoted(text: str) -> str:
 
 def _domains(look: CorpusLook, choice: Choice) -> list[str]:
     if choice.clusters:
-        told = "No label names a domain, so domains are found by clustering the text."
-        return [*_comment(told), f"domains: {{clusters: {choice.clusters}}}"]
+        return [
+            "# Domains are found by clustering the text.",
+            f"domains: {{clusters: {choice.clusters}}}",
+        ]
     lines = _comment(
         "One expert is trained for each domain. A key names its folder; a name is its label in "
         "the corpus. Behind each: about how many documents and how much text it has."

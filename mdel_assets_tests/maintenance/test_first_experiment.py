@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import re
 
 import dagster as dg
 import jsonschema
@@ -48,9 +49,13 @@ def begin(tmp_path, monkeypatch):
     def run(*paths, name="mine"):
         done = CliRunner().invoke(main, ["new", name, "--from", *paths])
         assert done.exit_code == 0, done.output
+        told = [line.strip() for line in done.output.splitlines() if line.startswith("  ")]
         checked = CliRunner().invoke(main, ["check", f"{name}.yaml"])
         assert checked.exit_code == 0, checked.output
         written = (tmp_path / f"{name}.yaml").read_text("utf-8")
+        # What is in doubt is said at once, and in the file.
+        comments = re.sub(r"\n#   ", " ", written)
+        assert re.findall(r"(?m)^# - (.*)$", comments) == told
         schema = json.loads(SCHEMA_PATH.read_text("utf-8"))
         jsonschema.validate(yaml.safe_load(written), schema)
         return load_experiment(f"{name}.yaml"), written
@@ -122,7 +127,8 @@ def test_a_csv_whose_columns_tie(begin, tmp_path):
 
 def test_text_without_labels_is_clustered_and_runs_to_datasets(begin, tmp_path):
     write_lines(tmp_path / "plain.jsonl", [{"text": t} for _, t in records(a=300)], opened=open)
-    experiment, _ = begin("plain.jsonl")
+    experiment, written = begin("plain.jsonl")
+    assert "# - No field or folder names a domain, so domains are found by clustering." in written
     assert experiment.clusters is not None
     assert experiment.clusters.clusters == 2
     with dg.DagsterInstance.ephemeral() as instance:

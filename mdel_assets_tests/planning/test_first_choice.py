@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from mdel_assets.data.look import CorpusLook, Counts, LabelCount, Places
-from mdel_assets.errors import ShardError
+from mdel_assets.errors import ExperimentError, ShardError
+from mdel_assets.experiment.experiment import parse_experiment
+from mdel_assets.maintenance.first_experiment import first_experiment
 from mdel_assets.planning.first_choice import Machine, chosen_domains, sizes_for
 
 LAPTOP = Machine(num_cores=2, memory_bytes=8 << 30, gpu_bytes=None)
@@ -66,6 +68,26 @@ def test_a_model_is_as_large_as_text_and_machine_allow(megabytes, machine, hidde
     sizes = sizes_for([megabytes * 500_000] * 2, machine)
     assert sizes.hidden_size == hidden_size
     assert sizes.dtype == ("bfloat16" if hidden_size == 512 else "float32")
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, WORKSTATION, WITH_GPU])
+@pytest.mark.parametrize("num_documents", [500, 100_000, 1_000_000])
+def test_whatever_the_size_the_experiment_is_one(machine, num_documents, tmp_path):
+    found = look(**{"Case: 1": num_documents, "case-1!": num_documents, "法": num_documents})
+    first = first_experiment("first", found, folder=tmp_path, machine=machine)
+    experiment = parse_experiment(first.yaml, origin="first", folder=tmp_path)
+    assert [(domain.key, domain.name) for domain in experiment.domain_table] == [
+        *(("case_1", "Case: 1"), ("case_1_2", "case-1!"), ("domain", "法")),
+    ]
+    assert experiment.training.learning_rate < experiment.seed_model.pretrain.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("sample", "a bundled experiment"), ("a b", "is not allowed as a name")]
+)
+def test_a_name_that_cannot_be_is_refused(name, told, tmp_path):
+    with pytest.raises(ExperimentError, match=told):
+        first_experiment(name, look(a=200, b=200), folder=tmp_path, machine=LAPTOP)
 
 
 def test_no_text_is_read_more_than_four_times():
