@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdel_assets.data.dataset_counts import DatasetCounts
-from mdel_assets.data.first_records import count_first_records
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.source_sizes import source_bytes
 from mdel_assets.errors import MdelError
@@ -146,6 +145,8 @@ def _equal_shares(lineage: Lineage) -> dict[str, Amount]:
 
 def _first_records(lineage: Lineage) -> dict[str, Amount]:
     """Return the documents by domain for each byte of text, of the first source that is here."""
+    from mdel_assets.data.first_records import count_first_records
+
     experiment = lineage.experiment
     for shard in experiment.shards():
         path = Path(shard.location).expanduser()

@@ -3,7 +3,6 @@
 import math
 
 from mdel_assets.experiment.model_keys import POSTERIOR, Family
-from mdel_assets.generation.beginnings import CHARACTERS_PER_TOKEN
 from mdel_assets.line.price import Price
 from mdel_assets.training.sizes import RECORD_BYTES, Sizes
 
@@ -19,6 +18,8 @@ def of_samples(sizes: Sizes, key: str) -> Price | None:
 
     A step reads every weight for a few tokens, so that its time is that of the memory.
     """
+    from mdel_assets.generation.beginnings import CHARACTERS_PER_TOKEN
+
     if Family.REFERENCE.has(key) or Family.MIXTURE.has(key):
         return None
     settings, model = sizes.experiment.evaluation.sample_texts, sizes.model
