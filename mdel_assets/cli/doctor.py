@@ -1,5 +1,7 @@
 """``mdel doctor``: find, explain and repair what crashes, copied homes and full disks leave."""
 
+import dataclasses
+import json
 import warnings
 from collections.abc import Iterator
 
@@ -15,7 +17,8 @@ from mdel_assets.maintenance.examination import Finding
 @click.option("--repair", is_flag=True, help="Repair what can be repaired.")
 @click.option("--digests", is_flag=True, help="Verify the digest of every file.")
 @click.option("--offline", is_flag=True, help="Do not contact the Hub or Weights & Biases.")
-def doctor(*, repair: bool, digests: bool, offline: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def doctor(*, repair: bool, digests: bool, offline: bool, as_json: bool) -> None:
     """Find what crashes leave behind: dead runs, held slots, half-written or damaged artifacts.
 
     Exits non-zero if something is left to repair.
@@ -23,22 +26,45 @@ def doctor(*, repair: bool, digests: bool, offline: bool) -> None:
     experiment = load_experiment(experiment_name())
     home = MdelHome.from_environment()
     warnings.simplefilter("ignore")
-    num_found = num_left = 0
+    examined: list[_Examined] = []
     for finding in _examine(home, experiment, read_files=digests, offline=offline):
-        num_found += 1
-        click.echo(f"- {finding.sentence}")
-        if repair and finding.repair:
-            click.echo(f"  -> {finding.repair()}")
-        else:
-            num_left += 1
-            if finding.repair:
-                click.echo("  -> 'mdel doctor --repair' repairs this")
-    if not num_found:
+        if not as_json:
+            click.echo(f"- {finding.sentence}")
+        told = finding.repair() if repair and finding.repair else None
+        examined.append(_Examined(finding.sentence, finding.repair is not None, told))
+        if not as_json:
+            _show_repair(examined[-1])
+    num_found, num_left = len(examined), sum(found.repair is None for found in examined)
+    if as_json:
+        content = {
+            "experiment": experiment.name,
+            "home": str(home.root),
+            "findings": [dataclasses.asdict(found) for found in examined],
+            "num_left": num_left,
+        }
+        click.echo(json.dumps(content, indent=2))
+    elif not num_found:
         click.echo(f"{home.root} is well.")
-    elif num_left:
-        raise click.ClickException(f"{num_left} of {num_found} findings are not repaired.")
-    else:
+    elif not num_left:
         click.echo(f"All {num_found} findings are repaired.")
+    if num_left:
+        raise click.ClickException(f"{num_left} of {num_found} findings are not repaired.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examined:
+    """A finding; ``repair`` says how it was repaired, and is None where it was not."""
+
+    sentence: str
+    is_repairable: bool
+    repair: str | None
+
+
+def _show_repair(found: _Examined) -> None:
+    if found.repair is not None:
+        click.echo(f"  -> {found.repair}")
+    elif found.is_repairable:
+        click.echo("  -> 'mdel doctor --repair' repairs this")
 
 
 def _examine(

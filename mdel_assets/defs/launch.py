@@ -52,8 +52,9 @@ class RunOutcome:
     ``absent`` are datasets of domains that the corpus lacks.
 
     ``key`` is the partition, or the number of partitions that the outcome covers. ``keys`` are the
-    run's partitions; ``not_made`` are those of them that it did not make. ``ends_line`` is true if
-    the run was told to end (SIGTERM, SIGINT), so no further run should follow.
+    run's partitions, or those that are up to date; ``not_made`` are those of them that the run did
+    not make. ``ends_line`` is true if the run was told to end (SIGTERM, SIGINT), so no further run
+    should follow.
     """
 
     kind: str
@@ -118,8 +119,9 @@ def run_line(
         with looking_once():
             stale = [key for key in keys if lineage.stale(kind, key)]
             awaited = {key: found for key in stale if (found := not_made.awaited_by(kind, key))}
-        if len(stale) < len(keys):
-            yield RunOutcome(kind, f"{len(keys) - len(stale)} of {len(keys)}", "up to date")
+        if current := tuple(key for key in keys if key not in stale):
+            counted = f"{len(current)} of {len(keys)}"
+            yield RunOutcome(kind, counted, "up to date", keys=current)
         yield from _skipped(kind, awaited)
         not_made.add(kind, awaited)
         wanted = [key for key in stale if key not in awaited]
@@ -235,7 +237,8 @@ def _run_in_workers(
                         "a worker process was killed, perhaps because memory ran out: run the same "
                         "command again with fewer --workers"
                     )
-                    yield RunOutcome(kind, key, "failed", message=message, not_made=(key,))
+                    lost = (key,)
+                    yield RunOutcome(kind, key, "failed", message=message, keys=lost, not_made=lost)
 
 
 def _start_worker(experiment: Experiment, home: MdelHome) -> None:

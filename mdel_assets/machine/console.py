@@ -1,9 +1,12 @@
-"""Terminal output of the package's log: one indented line per message."""
+"""Terminal output: the package's log as indented lines, and what goes to which stream."""
 
 import contextlib
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 # What they say of each artifact, that it is made or needs no making, commands say themselves.
 _SAID_ELSEWHERE = ("mdel_assets.store.artifacts", "mdel_assets.line.making")
@@ -42,3 +45,20 @@ def showing_progress() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def alone_on_standard_output() -> Iterator[TextIO]:
+    """Yield standard output as a file; what else is written there goes to standard error.
+
+    This holds for libraries, steps and child processes, too: they write to the descriptor.
+    """
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as ours:
+        os.dup2(2, 1)
+        try:
+            yield ours
+        finally:
+            sys.stdout.flush()
+            ours.flush()
+            os.dup2(ours.fileno(), 1)

@@ -1,0 +1,113 @@
+"""``mdel run``: make everything that is missing or stale, and show it as it is made."""
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from mdel_assets.cli.matrix import print_matrix
+from mdel_assets.cli.plan import refuse_what_exceeds
+from mdel_assets.cli.run_views import view_of_run
+from mdel_assets.errors import unknown_name_message
+from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.maintenance.experiment_checks import refuse_mistakes
+
+if TYPE_CHECKING:
+    from mdel_assets.defs.launch import RunOutcome
+
+
+@click.command()
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count(),
+    show_default="the number of cores",
+    help="Processes that fetch shards and route their documents at the same time.",
+)
+@click.option(
+    "--until",
+    metavar="ASSET",
+    help="Stop after this asset, such as domain_dataset.",
+)
+@click.option(
+    "--max-hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Refuse to begin what takes longer, by its plan.",
+)
+@click.option("--max-disk", metavar="SIZE", help="Refuse to begin what needs more, such as 20GB.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
+def run(
+    *,
+    workers: int,
+    until: str | None,
+    max_hours: float | None,
+    max_disk: str | None,
+    as_json: bool,
+) -> None:
+    """Make everything that is missing or stale, from the shards to the perplexity matrix."""
+    started = time.monotonic()
+    experiment = load_experiment(experiment_name())
+    home = MdelHome.from_environment()
+    lineage = home.lineage(experiment)
+    kinds = lineage.kinds()
+    if until is not None and until not in kinds:
+        raise click.UsageError(unknown_name_message("asset", until, kinds))
+    refuse_mistakes(lineage)
+    refuse_what_exceeds(lineage, until=until, max_hours=max_hours, max_disk=max_disk)
+    view = view_of_run(as_json=as_json)
+    view.begin(experiment.name, home.root)
+    warnings.simplefilter("ignore")
+    from mdel_assets.defs.instance import open_instance
+    from mdel_assets.defs.launch import run_line
+
+    failed: list[RunOutcome] = []
+    num_made = num_waiting = 0
+    with open_instance(home, experiment.name) as instance, _saying_how_to_go_on(), view:
+        for outcome in run_line(
+            experiment,
+            home,
+            instance=instance,
+            on_start=view.show_start,
+            on_stage=view.show_stage,
+            num_workers=workers,
+            until=until,
+        ):
+            view.show(outcome)
+            num_made += outcome.state == "made"
+            failed += [outcome] * (outcome.state == "failed")
+            num_waiting += len(outcome.not_made) if outcome.state == "skipped" else 0
+    elapsed = time.monotonic() - started
+    if failed:
+        raise click.ClickException(_first_cause(failed, num_waiting))
+    if as_json:
+        return
+    done = f"{num_made} runs in {elapsed:.0f} s" if num_made else "Nothing to do: all is up to date"
+    click.echo(f"{done}.\n")
+    if until is None:
+        print_matrix(lineage)
+
+
+def _first_cause(failed: "Sequence[RunOutcome]", num_waiting: int) -> str:
+    """Return what failed and how much waits for it; the last line explains the first failure."""
+    names = [f"{outcome.kind} {outcome.key}".strip() for outcome in failed]
+    waiting = f"; {num_waiting} more wait for these" if num_waiting else ""
+    return (
+        f"{len(failed)} failed: {', '.join(names)}{waiting}.\n"
+        f"The first to fail was {names[0]}: {failed[0].message}"
+    )
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """Answer Ctrl-C with one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            "Stopped. Finished work is kept: run the same command again to continue."
+        ) from None
