@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ import click
 
 from mdel_assets.cli.matrix import print_matrix
 from mdel_assets.cli.plan import refuse_what_exceeds
-from mdel_assets.cli.run_views import view_of_run
+from mdel_assets.cli.run_views import JsonLines, PlainLines, RunView
 from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -59,7 +60,8 @@ def run(
         raise click.UsageError(unknown_name_message("asset", until, kinds))
     refuse_mistakes(lineage)
     refuse_what_exceeds(lineage, until=until, max_hours=max_hours, max_disk=max_disk)
-    view = view_of_run(as_json=as_json)
+    shown = kinds if until is None else kinds[: kinds.index(until) + 1]
+    view = _view(shown, as_json=as_json)
     view.begin(experiment.name, home.root)
     warnings.simplefilter("ignore")
     from mdel_assets.defs.instance import open_instance
@@ -90,6 +92,17 @@ def run(
     click.echo(f"{done}.\n")
     if until is None:
         print_matrix(lineage)
+
+
+def _view(kinds: Sequence[str], *, as_json: bool) -> RunView:
+    """Return the view of a run over ``kinds`` that suits standard output."""
+    if as_json:
+        return JsonLines()
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return PlainLines()
+    from mdel_assets.cli.live_table import LiveTable
+
+    return LiveTable(kinds)
 
 
 def _first_cause(failed: "Sequence[RunOutcome]", num_waiting: int) -> str:

@@ -1,4 +1,4 @@
-"""How a run shows itself: plain lines for people, JSON for machines."""
+"""How a run shows itself: plain lines, or JSON for programs; `live_table.py` has a third view."""
 
 import dataclasses
 import json
@@ -37,13 +37,6 @@ class RunView(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None: ...
-
-
-def view_of_run(*, as_json: bool) -> RunView:
-    """Return the view that was asked for."""
-    if as_json:
-        return JsonLines()
-    return PlainLines()
 
 
 class PlainLines:

@@ -120,8 +120,7 @@ def run_line(
             stale = [key for key in keys if lineage.stale(kind, key)]
             awaited = {key: found for key in stale if (found := not_made.awaited_by(kind, key))}
         if current := tuple(key for key in keys if key not in stale):
-            counted = f"{len(current)} of {len(keys)}"
-            yield RunOutcome(kind, counted, "up to date", keys=current)
+            yield RunOutcome(kind, f"{len(current)} of {len(keys)}", "up to date", keys=current)
         yield from _skipped(kind, awaited)
         not_made.add(kind, awaited)
         wanted = [key for key in stale if key not in awaited]

@@ -25,3 +25,53 @@ print("after")
     out, err = run(code)
     assert out == "before\nours\nafter\n"
     assert sorted(err.splitlines()) == ["a child", "a library", "theirs"]
+
+
+DIVERTING = """
+import os, subprocess, sys
+from mdel_assets.machine.console import diverting_lines
+lines = []
+with diverting_lines([1, 2], lines.append):
+    print("printed")
+    print("an error", file=sys.stderr)
+    os.system("echo a child; echo its error >&2")
+    os.write(2, b"half a line")
+    CHILD
+print(lines)
+"""
+
+
+def test_lines_of_all_streams_and_children_are_diverted():
+    out, err = run(DIVERTING.replace("CHILD", ""))
+    assert sorted(eval(out)) == [
+        *("a child", "an error", "half a line", "its error", "printed"),
+    ]
+    assert err == ""
+
+
+def test_a_child_that_stays_does_not_hold_up_the_end_and_is_still_heard():
+    child = "child = subprocess.Popen(['bash', '-c', 'read; echo late'], stdin=subprocess.PIPE)"
+    code = DIVERTING.replace("CHILD", child) + "child.communicate(b'\\n')\nsys.stdin.read()"
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as ran:
+        assert ran.stdout.readline().startswith("['")
+        assert ran.stdout.readline() == "late\n"
+        ran.communicate("")
+    assert ran.returncode == 0
+
+
+def test_who_shows_lines_and_fails_does_not_let_writers_wait():
+    code = """
+import os, sys, threading
+from mdel_assets.machine.console import diverting_lines
+threading.excepthook = lambda _: None
+def fail(line):
+    raise OSError("the terminal is gone")
+try:
+    with diverting_lines([1], fail):
+        for _ in range(100):
+            os.write(1, b"x" * 4096 + b"\\n")
+except BrokenPipeError:
+    sys.stderr.write("told")
+"""
+    assert run(code)[1] == "told"
