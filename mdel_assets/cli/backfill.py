@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mdel_assets.cli.completion import complete_partitioned_asset, complete_partitions
 from mdel_assets.errors import WebserverError
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -24,12 +25,18 @@ _GRACE_SECONDS = 20.0
 
 
 @click.command()
-@click.option("--asset", required=True, help="A partitioned asset, such as expert_model.")
+@click.option(
+    "--asset",
+    required=True,
+    shell_complete=complete_partitioned_asset,
+    help="A partitioned asset, such as expert_model.",
+)
 @click.option(
     "--domains",
     "--partitions",
     "selection",
     required=True,
+    shell_complete=complete_partitions,
     help="Comma-separated keys, or all, or stale (those that a run would remake).",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would run, and run nothing.")

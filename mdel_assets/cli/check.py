@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mdel_assets.cli.completion import complete_experiment
 from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=complete_experiment)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def check(file: str | None, *, as_json: bool) -> None:
     """Check an experiment before it runs: every mistake, and what its sources hold.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mdel_assets.cli.completion import complete_domain
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--domain", required=True, help="The domain's key.")
+@click.option("--domain", required=True, shell_complete=complete_domain, help="The domain's key.")
 @click.option(
     "--mark", is_flag=True, help="Record what is derived, so that it cannot be published."
 )

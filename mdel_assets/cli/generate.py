@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mdel_assets.cli.completion import complete_domain, complete_speaker
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_speaker)
 @click.option("--prompt", help="The text to continue.  [default: standard input]")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option(
@@ -38,7 +39,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Another, another text.",
 )
-@click.option("--domain", help="Where the prompt is from, for ensembles that weigh by it.")
+@click.option(
+    "--domain",
+    shell_complete=complete_domain,
+    help="Where the prompt is from, for ensembles that weigh by it.",
+)
 @click.option("--show-weights", is_flag=True, help="Say which experts spoke, on standard error.")
 def generate(
     model: str,

@@ -9,7 +9,7 @@ makes several partitions of one asset, ``mdel doctor`` finds and repairs what cr
 ``mdel generate`` continues a text with a model or an ensemble.
 ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
 domain back. ``mdel serve`` lets OpenAI's clients ask models and ensembles. ``mdel dg launch`` makes
-single assets and partitions, as Dagster does it.
+single assets and partitions, as Dagster does it. ``mdel completion`` lets shells complete all this.
 """
 
 import json
@@ -21,6 +21,7 @@ import click
 from mdel_assets import __version__
 from mdel_assets.cli.backfill import backfill
 from mdel_assets.cli.check import check
+from mdel_assets.cli.completion import completion
 from mdel_assets.cli.dagster_commands import dagster, dg
 from mdel_assets.cli.doctor import doctor
 from mdel_assets.cli.forget import forget
@@ -146,7 +147,7 @@ def perplexity(
 
 
 for _command in (
-    *(backfill, check, dagster, dg, doctor, forget, generate, matrix, merge, new, plan),
-    *(publish, run, schema, serve, status, ui),
+    *(backfill, check, completion, dagster, dg, doctor, forget, generate, matrix, merge, new),
+    *(plan, publish, run, schema, serve, status, ui),
 ):
     main.add_command(_command)

@@ -5,6 +5,7 @@ import warnings
 
 import click
 
+from mdel_assets.cli.completion import complete_asset, complete_experiment
 from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -19,6 +20,7 @@ from mdel_assets.planning.in_words import parsed_size
     "--experiment",
     "name",
     metavar="EXPERIMENT",
+    shell_complete=complete_experiment,
     help="A bundled experiment or a YAML file.  [default: that of MDEL_EXPERIMENT]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -35,7 +37,12 @@ from mdel_assets.planning.in_words import parsed_size
     type=click.FloatRange(min=0, min_open=True),
     help="Plan for a device that reaches so many TFLOP/s.",
 )
-@click.option("--until", metavar="ASSET", help="The last asset of the run.")
+@click.option(
+    "--until",
+    metavar="ASSET",
+    shell_complete=complete_asset,
+    help="The last asset of the run.",
+)
 def plan(
     name: str | None,
     *,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from mdel_assets.cli.completion import complete_domain, completing_keys_of
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -27,6 +28,7 @@ PUBLISHED = {
     "--expert",
     "experts",
     multiple=True,
+    shell_complete=complete_domain,
     help="A domain, a model folder, or a Hub id (owner/name@revision). Repeatable.",
 )
 @click.option(
@@ -103,7 +105,7 @@ def _show_published(done: "Published | list[str]") -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice(list(PUBLISHED)))
-@click.argument("keys", nargs=-1)
+@click.argument("keys", nargs=-1, shell_complete=completing_keys_of(PUBLISHED, parameter="kind"))
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def publish(
     kind: Literal["dataset", "expert", "merged", "mixture"],

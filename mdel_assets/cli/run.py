@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mdel_assets.cli.completion import complete_asset
 from mdel_assets.cli.matrix import print_matrix
 from mdel_assets.cli.plan import refuse_what_exceeds
 from mdel_assets.cli.run_views import JsonLines, PlainLines, RunView
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--until",
     metavar="ASSET",
+    shell_complete=complete_asset,
     help="Stop after this asset, such as domain_dataset.",
 )
 @click.option(
