@@ -55,7 +55,8 @@ def _page(lineage: Lineage, record: Record) -> dict[str, Any]:
     rows = [
         {"domain": each.domain}
         | {model: rounded(samples[number].bits_per_byte) for model, samples in shown.items()}
-        for number, each in enumerate(shown[record.key])
+        # A corpus without held-out text has no samples.
+        for number, each in enumerate(shown.get(record.key, ()))
     ]
     entries = {"texts": dg.MetadataValue.md(samples_markdown(shown)), "bits_per_byte": table(rows)}
     return page(entries, record, lineage.artifact("sample_texts", record.key))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 
+from mdel_assets.defs.sample_texts import _page
 from mdel_assets.experiment.fields import SampleTexts
 from mdel_assets.experiment.model_keys import POSTERIOR
 from mdel_assets.generation.beginnings import Beginning, draw_beginnings
@@ -18,7 +19,7 @@ from mdel_assets.generation.steps import read_samples, side_by_side
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make
 from mdel_assets.training.model_files import load_model, load_tokenizer
-from mdel_assets_tests.conftest import flip_bit, write_split
+from mdel_assets_tests.conftest import flip_bit, forge, write_split
 from mdel_assets_tests.generation.speaking import speaker_of
 from mdel_assets_tests.generation.test_decoding import by_transformers
 
@@ -203,3 +204,11 @@ def test_files_hold_one_sample_a_line(finished):
     assert [row["domain"] for row in rows] == ["github", "arxiv", "freelaw"]
     assert all(row["num_tokens"] <= 8 and row["bits_per_byte"] > 0 for row in rows)
     assert "| `seed` |" in (folder / "samples.md").read_text()
+
+
+def test_a_page_of_no_samples_says_so(own_line):
+    artifact = own_line.artifact("sample_texts", "expert-github")
+    (artifact.folder / "samples.jsonl").write_text("")
+    forge(artifact)
+    shown = _page(own_line, artifact.require())
+    assert shown["bits_per_byte"].records == []
