@@ -28,6 +28,7 @@ from mdel_assets.merging.recipe_members import weighted_recipe
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 from mdel_assets.store.tensor_files import TensorFolder
+from mdel_assets.store.tensor_names import Layers
 
 
 def merging_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
@@ -99,10 +100,14 @@ def merging_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefiniti
 
 
 def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetCheckResult:
-    """Check that a merged model's numbers are finite, and that its shapes are the seed's."""
+    """Check that a merged model's numbers are finite, and that its shapes are the seed's.
+
+    With slices, which may give it another number of layers, only the kinds of layers are compared.
+    """
     seed_folder = lineage.folder("seed_model")
+    is_sliced = bool(lineage.experiment.merges[record.key].slices)
     with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
-        same_shapes = ours.shapes == seeds.shapes
+        same_shapes = _shapes(ours, is_sliced=is_sliced) == _shapes(seeds, is_sliced=is_sliced)
     non_finite = record.details["non_finite"]
     sound = dg.AssetCheckResult(
         passed=same_shapes and not non_finite,
@@ -112,14 +117,30 @@ def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetC
     return barring(sound, [] if sound.passed else [artifact])
 
 
+def _shapes(folder: TensorFolder, *, is_sliced: bool) -> dict[str, set[tuple[int, ...]]]:
+    """Return each tensor's shape; those of all layers together if the model has slices."""
+    layers = Layers.of(folder.shapes)
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for name, shape in folder.shapes.items():
+        found.setdefault(layers.part_of(name) if is_sliced else name, set()).add(tuple(shape))
+    return found
+
+
 def _merge_metadata(lineage: Lineage, record: Record) -> dict[str, Any]:
-    members = [
-        {"model": member.name, "parameters": json.dumps(shortened(recipe_parameters(member)))}
-        for member in weighted_recipe(lineage, record.key)[1].models
-    ]
+    members = weighted_recipe(lineage, record.key)[1]
+    rows = [(one.name, recipe_parameters(one)) for one in members.models]
+    if members.slices:
+        rows = [
+            (one.name, {"layer_range": [one.first, one.last], **recipe_parameters(one)})
+            for part in members.slices
+            for one in (*part.models, part.base)
+            if one
+        ]
     return {
         "merge_method": record.config["merge_method"],
-        "models": table(members),
+        "models": table(
+            [{"model": n, "parameters": json.dumps(shortened(given))} for n, given in rows]
+        ),
         "num_tensors": record.details["num_tensors"],
         "num_copied_tensors": record.details["num_copied_tensors"],
         "num_parameters": record.details["num_parameters"],

@@ -3,18 +3,20 @@
 Additional settings are under ``mdel``. `docs/merging.md` lists the differences from mergekit.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mdel_assets.errors import MergeError, unknown_name_message
+from mdel_assets.experiment.merged_models import MergeModel, MergeParameters, MergeSlice
 from mdel_assets.experiment.model_keys import SEED
-from mdel_assets.experiment.section import PositiveInt, Section, Seed, Text
+from mdel_assets.experiment.section import PositiveInt, Section, Seed
 from mdel_assets.merge_methods import METHODS
 from mdel_assets.merge_methods.method import MergeMethod, Parameter, TensorSettings
-from mdel_assets.merge_methods.settings import Flag, Number, numbers_in, value_for
+from mdel_assets.merge_methods.settings import numbers_in, value_for
 
 # The resolved recipe, beside what it made.
 RECIPE_NAME = "mergekit_config.yml"
@@ -22,51 +24,6 @@ DtypeName = Literal["float32", "float16", "bfloat16"]
 # Known from mergekit, where it saves memory; it changes nothing here.
 _WITHOUT_EFFECT = {"int8_mask"}
 _SEARCHED_METHOD = "task_arithmetic"
-
-
-class ModelParameters(Section):
-    """Parameters of one model in a recipe; the others have the method's default."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    weight: Number = None
-    density: Number = None
-    gamma: Number = None
-    epsilon: Number = None
-    scale: Number = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the parameters that were set, by their names in recipes."""
-        fields = type(self).model_fields.items()
-        values = {field.alias or name: getattr(self, name) for name, field in fields}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-class MergeModel(Section):
-    """One model of a recipe.
-
-    ``expert:<domain>``, ``expert:*``, ``random:*`` (the random split's experts), ``seed``, or a
-    folder.
-    """
-
-    model: Text
-    parameters: ModelParameters = ModelParameters()
-
-
-class MergeParameters(ModelParameters):
-    """Parameters of the whole recipe, and defaults for models that do not set them."""
-
-    normalize: Flag = None
-    rescale: Flag = None
-    lambda_: Number = Field(default=None, alias="lambda")
-    t: Number = None
-    nuslerp_flatten: Flag = None
-    normalize_weights: Flag = None
-    max_iter: Number = None
-    tol: Number = None
-    filter_wise: Flag = None
-    select_topk: Number = None
-    int8_mask: Flag = None
 
 
 class Search(Section):
@@ -102,8 +59,32 @@ class MdelSettings(Section):
     max_shard_mib: PositiveInt | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Models that are merged with each other: those of a recipe, or of one of its slices."""
+
+    models: Sequence[MergeModel]
+    base: str | None
+    parameters: Sequence[MergeParameters]
+
+    @property
+    def names(self) -> list[str]:
+        """The models besides the base."""
+        return [entry.model for entry in self.models if entry.model != self.base]
+
+    def given(self) -> list[tuple[str, Any]]:
+        """Return every parameter that is set, with its value."""
+        sections = [*self.parameters, *(entry.parameters for entry in self.models)]
+        return [pair for section in sections for pair in section.given().items()]
+
+    def first_given(self, name: str, default: Any) -> Any:
+        """Return a parameter as it is set for all models."""
+        values = (getattr(section, name) for section in self.parameters)
+        return next((value for value in values if value is not None), default)
+
+
 class MergeRecipe(Section):
-    """One recipe, in mergekit's schema.
+    """One recipe, in mergekit's schema: of whole ``models``, or of ``slices`` of their layers.
 
     ``base_model`` defaults to the seed if the method needs a base. ``out_dtype``, or else
     ``dtype``, is the output's; merging always computes in fp32.
@@ -111,7 +92,8 @@ class MergeRecipe(Section):
 
     merge_method: str
     base_model: str | None = None
-    models: Annotated[tuple[MergeModel, ...], Field(min_length=1)]
+    models: tuple[MergeModel, ...] = ()
+    slices: tuple[MergeSlice, ...] = ()
     parameters: MergeParameters = MergeParameters()
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
@@ -130,7 +112,18 @@ class MergeRecipe(Section):
     @property
     def model_names(self) -> list[str]:
         """Every model that the recipe names, as it names them."""
-        return [*(entry.model for entry in self.models), *([self.base] if self.base else [])]
+        named = [entry.model for group in self.groups for entry in group.models]
+        return [*named, *(group.base for group in self.groups if group.base)]
+
+    @property
+    def groups(self) -> list[Together]:
+        """The models that are merged with each other: one group, or one for each slice."""
+        if not self.slices:
+            return [Together(self.models, self.base, [self.parameters])]
+        return [
+            Together(part.sources, part.base_model or self.base, [part.parameters, self.parameters])
+            for part in self.slices
+        ]
 
     @property
     def dtype_of_output(self) -> DtypeName | None:
@@ -147,17 +140,37 @@ class MergeRecipe(Section):
             raise ValueError(
                 unknown_name_message("merge_method", self.merge_method, sorted(METHODS))
             )
-        if mistakes := [*self._mistakes_of_search(), *self._mistakes_of_parameters()]:
-            raise ValueError("; ".join(mistakes))
+        if mistakes := [
+            *self._mistakes_of_models(),
+            *self._mistakes_of_search(),
+            *self._mistakes_of_parameters(),
+        ]:
+            raise ValueError("; ".join(dict.fromkeys(mistakes)))
         return self
 
     def _given(self) -> list[tuple[str, Any]]:
-        sections = [self.parameters, *(entry.parameters for entry in self.models)]
-        return [pair for section in sections for pair in section.given().items()]
+        return [pair for group in self.groups for pair in group.given()]
+
+    def _mistakes_of_models(self) -> Iterator[str]:
+        if bool(self.models) == bool(self.slices):
+            have = "has both" if self.models else "has neither"
+            yield f"a recipe names its models under either 'models' or 'slices': this one {have}"
+        for number, part in enumerate(self.slices):
+            ranges = [list(source.layer_range) for source in part.sources]
+            for (first, last), source in zip(ranges, part.sources, strict=True):
+                if first >= last:
+                    yield (
+                        f"slices[{number}]: layer_range {[first, last]} of '{source.model}' holds "
+                        f"no layer: its second number is the first layer that is left out"
+                    )
+            if len({last - first for first, last in ranges}) > 1:
+                yield f"slices[{number}]: its sources differ in their number of layers: {ranges}"
 
     def _mistakes_of_search(self) -> Iterator[str]:
         if self.mdel.search is None:
             return
+        if self.slices:
+            yield "mdel.search supports whole models only: list them under 'models'"
         if self.merge_method != _SEARCHED_METHOD or self.base != SEED:
             yield (
                 f"mdel.search supports only merge_method '{_SEARCHED_METHOD}' with the base "
@@ -170,10 +183,11 @@ class MergeRecipe(Section):
 
     def _mistakes_of_parameters(self) -> Iterator[str]:
         method, given = self.method, self._given()
-        if self.base_model and method.base == "refused":
+        bases = [self.base_model, *(part.base_model for part in self.slices)]
+        if method.base == "refused" and (named := [base for base in bases if base]):
             yield (
                 f"merge_method '{self.merge_method}' takes no base_model; remove it, or list "
-                f"'{self.base_model}' among the models"
+                f"'{named[0]}' among the models"
             )
         names = {name for name, _ in given}
         for name in sorted(names - _WITHOUT_EFFECT - method.parameters.keys()):
@@ -188,49 +202,57 @@ class MergeRecipe(Section):
             known = method.parameters.get(name)
             beyond = [n for n in numbers_in(setting) if known and not known.allows(n)]
             yield from (out_of_bounds(f"'{name}'", known, n) for n in beyond if known)
-        weights = self._weights()
+        for group in self.groups:
+            yield from self._mistakes_of_weights(group)
+
+    def _mistakes_of_weights(self, group: Together) -> Iterator[str]:
+        parameter = self.method.parameters.get("weight")
+        if parameter is None:
+            return
+        whole = group.first_given("weight", parameter.default)
+        weights = [
+            whole if entry.parameters.weight is None else entry.parameters.weight
+            for entry in group.models
+            if entry.model != group.base
+        ]
         if weights and not any(number for weight in weights for number in numbers_in(weight)):
             yield "all weights are 0: nothing would be merged. Give a model a weight above 0"
-        elif self._is_mean() and weights and all(isinstance(w, float) for w in weights):
+        elif self._is_mean(group) and weights and all(isinstance(w, float) for w in weights):
             is_zero = math.isclose(sum(weights), 0.0, abs_tol=1e-12)
             yield from ["the weights sum to 0: change them, or set normalize: false"] * is_zero
 
-    def _weights(self) -> list[Any]:
-        """Return each model's weight; an empty list if the method has no weights."""
-        if "weight" not in self.method.parameters:
-            return []
-        whole = self.parameters.weight
-        whole = self.method.parameters["weight"].default if whole is None else whole
-        return [
-            whole if entry.parameters.weight is None else entry.parameters.weight
-            for entry in self.models
-            if entry.model != self.base
-        ]
-
-    def _is_mean(self) -> bool:
+    def _is_mean(self, group: Together) -> bool:
         """Whether weights are divided by their sum and no model is a wildcard."""
-        given, known = self.parameters.normalize, self.method.parameters.get("normalize")
+        known = self.method.parameters.get("normalize")
         by_default = known is not None and bool(known.default)
-        is_listed = not any(entry.model.endswith(":*") for entry in self.models)
-        return is_listed and (by_default if given is None else given is True)
+        is_listed = not any(entry.model.endswith(":*") for entry in group.models)
+        return is_listed and group.first_given("normalize", by_default) is True
 
 
-def wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> str | None:
-    """Return a message if the number of models is wrong for the method, else None."""
+def wrong_number(
+    recipe: MergeRecipe, names: Sequence[str], *, base: str | None = None
+) -> str | None:
+    """Return a message if the number of models is wrong for the method, else None.
+
+    ``base`` is a slice's, where it has one of its own.
+    """
     low, high = recipe.method.min_models, recipe.method.max_models
     if low <= len(names) <= (high or len(names)):
         return None
     expected = f"{low}" if low == high else f"at least {low}" if high is None else f"{high}"
-    besides = f" besides the base '{recipe.base}'" if recipe.base else ""
+    base = base or recipe.base
+    besides = f" besides the base '{base}'" if base else ""
     return (
         f"merge_method '{recipe.merge_method}' takes {expected} models{besides}, the recipe has "
         f"{len(names)}: {', '.join(names)}. Correct its models or its base_model."
     )
 
 
-def refuse_wrong_number(recipe: MergeRecipe, names: Sequence[str]) -> None:
+def refuse_wrong_number(
+    recipe: MergeRecipe, names: Sequence[str], *, base: str | None = None
+) -> None:
     """Raise `MergeError` if the number of models is wrong for the method."""
-    if mistake := wrong_number(recipe, names):
+    if mistake := wrong_number(recipe, names, base=base):
         raise MergeError(mistake)
 
 
@@ -241,25 +263,28 @@ def settings_for(
     name: str,
     shape: tuple[int, ...],
     depth: float,
+    of_slice: Mapping[str, Any] | None = None,
 ) -> TensorSettings:
     """Return the settings of ``recipe`` for tensor ``name``; ``models`` exclude the base.
+
+    The parameters ``of_slice`` go before the recipe's.
 
     Raises:
         MergeError: no filter of a parameter matches, or a value is out of its bounds.
 
     """
     entries = list(models.items() if isinstance(models, Mapping) else models)
-    whole = recipe.parameters.given()
+    shared_by_all = [of_slice or {}, recipe.parameters.given()]
     of_models: dict[str, tuple[float, ...]] = {}
     shared: dict[str, Any] = {}
     for key, parameter in recipe.method.parameters.items():
         if parameter.per_model:
             of_models[key] = tuple(
-                _value(key, parameter, [own, whole], name=name, depth=depth, model=model)
+                _value(key, parameter, [own, *shared_by_all], name=name, depth=depth, model=model)
                 for model, own in entries
             )
         else:
-            shared[key] = _value(key, parameter, [whole], name=name, depth=depth, model=None)
+            shared[key] = _value(key, parameter, shared_by_all, name=name, depth=depth, model=None)
     return TensorSettings(
         name=name,
         shape=shape,

@@ -179,7 +179,7 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
         for model in dict.fromkeys(recipe.model_names):
             if mistake := _model_mistake(experiment, model):
                 yield f"merges.{name}: {mistake}"
-        if mistake := _number_mistake(recipe):
+        for mistake in _number_mistakes(recipe):
             yield f"merges.{name}: {mistake}"
 
 
@@ -206,9 +206,12 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     return f"'{model}' does not name a model. Expected {_MODELS}"
 
 
-def _number_mistake(recipe: MergeRecipe) -> str | None:
-    names = [entry.model for entry in recipe.models if entry.model != recipe.base]
-    return None if any(name.endswith(":*") for name in names) else wrong_number(recipe, names)
+def _number_mistakes(recipe: MergeRecipe) -> Iterator[str]:
+    for group in recipe.groups:
+        if any(name.endswith(":*") for name in group.names):
+            continue
+        if mistake := wrong_number(recipe, group.names, base=group.base):
+            yield mistake
 
 
 def _mixtures(experiment: "Experiment") -> Iterator[str]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mdel_assets.errors import MdelError, MergeError
 from mdel_assets.experiment.fields import Evaluation
 from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.merging.slices import Part
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.streaming import merge_jobs
 from mdel_assets.merging.tensor_job import TensorJob
@@ -155,7 +156,8 @@ class Candidates:
     def _jobs(self, weights: Mapping[str, Any]) -> list[TensorJob]:
         *models, base = self._sources
         weighted = [_with_weight(source, weights[source.entry.name]) for source in models]
-        return list(merge_jobs(self._recipe, [*weighted, base], has_base=True, piece=_PIECE))
+        whole = Part.whole([*weighted, base], has_base=True)
+        return list(merge_jobs(self._recipe, whole, piece=_PIECE))
 
     def _parameter(self, name: str) -> Any:
         try:

@@ -1,7 +1,7 @@
 """The models of a merge: a recipe's models with ``*`` written out, and digests of folders."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.experiment.merged_models import MergeSlice
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.merge_methods.settings import number_setting
 from mdel_assets.store.digests import text_digest
@@ -26,16 +27,57 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
+class SlicedMember:
+    """A model of a slice: its layers ``first`` to ``last`` (exclusive), and its parameters."""
+
+    name: str
+    first: int
+    last: int
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceMembers:
+    """A slice of a merged model: its models besides the base, and parameters of all of them."""
+
+    models: tuple[SlicedMember, ...]
+    base: SlicedMember | None
+    parameters: Mapping[str, Any]
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers of the merged model it makes."""
+        return self.models[0].last - self.models[0].first
+
+
+@dataclasses.dataclass(frozen=True)
 class Members:
-    """The models of a merge in the recipe's order, besides the base."""
+    """The models of a merge in the recipe's order, besides the base.
+
+    If the recipe has ``slices``, ``models`` are those that they read, each once.
+    """
 
     models: tuple[Member, ...]
     base: Member | None
+    slices: tuple[SliceMembers, ...] = ()
 
     def __iter__(self) -> Iterator[Member]:
         yield from self.models
         if self.base:
             yield self.base
+
+    def renamed(self, names: Sequence[str]) -> "Members":
+        """Return them by other names, given in the order of iteration."""
+        new = {member.name: name for member, name in zip(self, names, strict=True)}
+
+        def named(member: Any) -> Any:
+            return member and dataclasses.replace(member, name=new[member.name])
+
+        slices = [
+            dataclasses.replace(part, models=tuple(map(named, part.models)), base=named(part.base))
+            for part in self.slices
+        ]
+        return Members(tuple(map(named, self.models)), named(self.base), tuple(slices))
 
 
 def members_of(
@@ -50,18 +92,49 @@ def members_of(
 
     """
     base = _one(recipe.base, name, domains) if recipe.base else None
-    models: list[Member] = []
-    for entry in recipe.models:
-        parameters = entry.parameters.given()
-        if entry.model == "expert:*":
-            models += [Member(key, parameters) for key in Family.EXPERT.keys(domains)]
-        elif entry.model == "random:*":
-            models += [Member(key, parameters) for key in Family.RANDOM.keys(random_numbers)]
-        else:
-            models.append(Member(_one(entry.model, name, domains), parameters))
+
+    def keys_of(model: str) -> Sequence[str]:
+        if model == "expert:*":
+            return Family.EXPERT.keys(domains)
+        if model == "random:*":
+            return Family.RANDOM.keys(random_numbers)
+        return [_one(model, name, domains)]
+
+    slices = tuple(_members_of_slice(part, base=base, keys_of=keys_of) for part in recipe.slices)
+    if slices:
+        cut = [one for part in slices for one in (*part.models, part.base) if one]
+        models = [Member(key) for key in dict.fromkeys(one.name for one in cut)]
+    else:
+        models = [
+            Member(key, entry.parameters.given())
+            for entry in recipe.models
+            for key in keys_of(entry.model)
+        ]
     return Members(
         models=tuple(member for member in models if member.name != base),
         base=Member(base) if base else None,
+        slices=slices,
+    )
+
+
+def _members_of_slice(
+    part: MergeSlice, *, base: str | None, keys_of: Callable[[str], Sequence[str]]
+) -> SliceMembers:
+    """Return a slice's models; a base that is not among them has the first one's layers."""
+    if part.base_model:
+        (base,) = keys_of(part.base_model)
+    found = [
+        SlicedMember(key, *source.layer_range, source.parameters.given())
+        for source in part.sources
+        for key in keys_of(source.model)
+    ]
+    of_base = next((one for one in found if one.name == base), None)
+    if base and of_base is None:
+        of_base = SlicedMember(base, *part.sources[0].layer_range)
+    return SliceMembers(
+        models=tuple(one for one in found if one.name != base),
+        base=of_base,
+        parameters=part.parameters.given(),
     )
 
 
@@ -92,17 +165,31 @@ def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
 def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
     """Return the recipe in mergekit's schema, with all models and values written out."""
     content = recipe.model_dump(
-        mode="json", exclude={"models", "base_model"}, exclude_defaults=True
+        mode="json", exclude={"models", "slices", "base_model"}, exclude_defaults=True
     )
     if members.base:
         content["base_model"] = members.base.name
-    models = []
-    for member in members.models:
-        entry: dict[str, Any] = {"model": member.name}
-        if parameters := recipe_parameters(member):
-            entry["parameters"] = parameters
-        models.append(entry)
-    return content | {"models": models}
+    if not members.slices:
+        return content | {"models": [_entry(member) for member in members.models]}
+    slices = []
+    for part in members.slices:
+        read = [*part.models, *([part.base] if part.base else [])]
+        resolved: dict[str, Any] = {
+            "sources": [_entry(one, layer_range=[one.first, one.last]) for one in read]
+        }
+        if part.base and (members.base is None or part.base.name != members.base.name):
+            resolved["base_model"] = part.base.name
+        if part.parameters:
+            resolved["parameters"] = _plain(part.parameters)
+        slices.append(resolved)
+    return content | {"slices": slices}
+
+
+def _entry(member: Member | SlicedMember, **more: Any) -> dict[str, Any]:
+    entry: dict[str, Any] = {"model": member.name, **more}
+    if parameters := recipe_parameters(member):
+        entry["parameters"] = parameters
+    return entry
 
 
 def recipe_config(
@@ -113,24 +200,32 @@ def recipe_config(
     A model from elsewhere is identified by its digest, if ``digests`` has one, because its name
     does not determine its content.
     """
-    config = recipe.model_dump(mode="json", exclude={"models", "base_model"}, exclude_defaults=True)
+    config = recipe.model_dump(
+        mode="json", exclude={"models", "slices", "base_model"}, exclude_defaults=True
+    )
     named = [
         [digests.get(member.name, member.name), recipe_parameters(member)] for member in members
     ]
-    return config | {"members": named, "has_base": members.base is not None}
+    config |= {"members": named, "has_base": members.base is not None}
+    if members.slices:
+        identified = members.renamed([digests.get(one.name, one.name) for one in members])
+        config["slices"] = resolved_recipe(recipe, identified)["slices"]
+    return config
 
 
 def without_folders(written: str) -> str:
     """Return a written recipe in which folder paths are reduced to the folder's name."""
     content = yaml.safe_load(written)
-    for entry in [content, *content["models"]]:
+    slices = content.get("slices", [])
+    sources = [source for part in slices for source in part["sources"]]
+    for entry in [content, *content.get("models", []), *slices, *sources]:
         for field in ("model", "base_model"):
             if Path(str(entry.get(field, ""))).is_absolute():
                 entry[field] = Path(entry[field]).name
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def recipe_parameters(member: Member) -> dict[str, Any]:
+def recipe_parameters(member: Member | SlicedMember) -> dict[str, Any]:
     """Return a member's own parameters as YAML and JSON know them: lists, not tuples."""
     return {name: _plain(value) for name, value in member.parameters.items()}
 

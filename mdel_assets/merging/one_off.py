@@ -52,10 +52,10 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
         if not isinstance(content, dict):
             raise MergeError(f"The recipe {recipe_file} must be a mapping. See docs/merging.md.")
         content = _beside(recipe_file.absolute().parent, content)
-    if experts and content.get("models"):
+    if experts and (named := [key for key in ("models", "slices") if content.get(key)]):
         raise MergeError(
-            f"The recipe {recipe_file} names its models itself: leave out -e, or remove 'models' "
-            f"from it."
+            f"The recipe {recipe_file} names its models itself: leave out -e, or remove "
+            f"'{named[0]}' from it."
         )
     if experts:
         content = content | {"models": [{"model": name} for name in experts]}
@@ -107,7 +107,7 @@ def merge_once(
     from mdel_assets.merging.streaming import merge_models
 
     refuse_foreign_folder(folder)
-    if len(inputs) < 2:
+    if len(inputs) < 2 and not members.slices:
         raise MergeError("A merge takes at least two models: give -e at least twice.")
     artifact = one_off_artifact(folder, experiment=identity.experiment)
     with artifact.staging() as stage:
@@ -116,6 +116,7 @@ def merge_once(
             inputs[: len(members.models)],
             stage,
             base=inputs[-1] if members.base else None,
+            members=members,
             model_folder=inputs[-1 if members.base else 0].folder,
         )
         places = [_place(entry) for entry in inputs]
@@ -162,13 +163,7 @@ def shown_names(inputs: Sequence[MergeInput]) -> list[str]:
 
 def written_recipe(recipe: MergeRecipe, members: Members, names: Sequence[str]) -> str:
     """Return the recipe as YAML, its models by ``names``."""
-    models = tuple(
-        dataclasses.replace(member, name=name)
-        for member, name in zip(members.models, names, strict=False)
-    )
-    base = dataclasses.replace(members.base, name=names[-1]) if members.base else None
-    resolved = resolved_recipe(recipe, Members(models=models, base=base))
-    return yaml.safe_dump(resolved, sort_keys=False)
+    return yaml.safe_dump(resolved_recipe(recipe, members.renamed(names)), sort_keys=False)
 
 
 def _place(entry: MergeInput) -> str:

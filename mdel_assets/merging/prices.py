@@ -60,7 +60,10 @@ def of_search(sizes: Sizes, key: str) -> Price:
 def of_merge(sizes: Sizes, key: str) -> Price:
     """Return the price of one merged model: a whole one, whatever its members' form."""
     recipe = sizes.experiment.merges[key]
-    weights = sizes.model.num_parameters
+    weights = float(sizes.model.num_parameters)
+    if recipe.slices:
+        num_layers, count = sizes.model.num_layers, sum(part.num_layers for part in recipe.slices)
+        weights += (count - num_layers) * sizes.model.trained((0,)).num_trained
     size_of = _DTYPE_BYTES.get(recipe.dtype_of_output or "", sizes.bytes_per_parameter)
     count = _num_members(sizes, key)
     disk = size_of * weights + sizes.beside_weights + RECORD_BYTES

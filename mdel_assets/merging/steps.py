@@ -36,6 +36,7 @@ def merge_recipe(task: Task) -> Written:
         inputs[: len(members.models)],
         task.folder,
         base=inputs[-1] if members.base else None,
+        members=members,
         model_folder=lineage.folder("seed_model"),
     )
     rate = len(inputs) * result.num_parameters / 1e6 / max(time.monotonic() - started, 1e-9)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from mdel_assets.experiment.merge_recipe import MergeRecipe, refuse_wrong_number, settings_for
 from mdel_assets.machine.progress import Progress
 from mdel_assets.merge_methods.method import TensorSettings
+from mdel_assets.merging.members import Members
 from mdel_assets.merging.process import set_up_for_streaming
+from mdel_assets.merging.slices import Part, parts_of, write_layers
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.store.carry_over import carry_over
 from mdel_assets.store.tensor_files import bytes_of, is_float, stored_dtype, torch_dtype
-from mdel_assets.store.tensor_names import Layers
 from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
 
 if TYPE_CHECKING:
@@ -58,12 +59,14 @@ def merge_models(
     *,
     model_folder: Path,
     base: MergeInput | None = None,
+    members: Members | None = None,
     num_threads: int | None = None,
     largest_piece: int = _LARGEST_PIECE,
 ) -> MergeResult:
     """Merge ``inputs`` by ``recipe`` and write the model into ``folder``, for transformers to load.
 
-    ``base`` is the model that task vectors start from, and not one of ``inputs``. Configuration,
+    ``base`` is the model that task vectors start from, and not one of ``inputs``. If the recipe has
+    slices, ``members`` are the models in the order of ``inputs``, the base last. Configuration,
     generation config and tokenizer are those in ``model_folder``.
 
     Raises:
@@ -71,20 +74,35 @@ def merge_models(
             named); their number is wrong; weights cancel; or an input holds a NaN or infinity.
 
     """
-    refuse_wrong_number(recipe, [entry.name for entry in inputs])
+    slices = members.slices if members else ()
+    if not slices:
+        refuse_wrong_number(recipe, [entry.name for entry in inputs])
     num_threads = num_threads or default_threads()
     dtype = recipe.dtype_of_output
     with (
         set_up_for_streaming(),
         open_sources([*inputs, *([base] if base else [])], model_folder=model_folder) as sources,
     ):
-        refuse_differences(
-            sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
-        )
-        piece = piece_size(
-            recipe, num_models=len(sources), num_threads=num_threads, largest=largest_piece
-        )
-        jobs = list(merge_jobs(recipe, sources, has_base=base is not None, piece=piece))
+        if members and slices:
+            named = dict(zip([member.name for member in members], sources, strict=True))
+            parts = list(parts_of(slices, named))
+        else:
+            parts = [Part.whole(sources, has_base=base is not None)]
+        jobs: list[TensorJob] = []
+        for part in parts:
+            models = part.sources[:-1] if part.has_base else part.sources
+            own_base = part.sources[-1].entry.name if part.has_base else None
+            refuse_wrong_number(recipe, [source.entry.name for source in models], base=own_base)
+            refuse_differences(
+                part.sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
+            )
+            piece = piece_size(
+                recipe,
+                num_models=len(part.sources),
+                num_threads=num_threads,
+                largest=largest_piece,
+            )
+            jobs += merge_jobs(recipe, part, piece=piece)
         limit = recipe.mdel.max_shard_mib
         result = run_jobs(
             jobs,
@@ -93,6 +111,10 @@ def merge_models(
             max_shard_bytes=limit * 2**20 if limit else None,
         )
     carry_over(model_folder, folder, dtype=dtype)
+    if members and slices:
+        folders = [entry.folder for entry in [*inputs, *([base] if base else [])]]
+        places = dict(zip([member.name for member in members], folders, strict=True))
+        write_layers(folder, slices, places)
     return result
 
 
@@ -147,23 +169,25 @@ def run_jobs(
     )
 
 
-def merge_jobs(
-    recipe: MergeRecipe, sources: Sequence[Source], *, has_base: bool, piece: int
-) -> Iterator[TensorJob]:
-    """Yield a job for each tensor; the base, if any, is the last of ``sources``.
+def merge_jobs(recipe: MergeRecipe, part: Part, *, piece: int) -> Iterator[TensorJob]:
+    """Yield a job for each tensor of ``part``.
 
     ``piece`` is how many elements a job holds of each model at a time.
     """
-    models = sources[:-1] if has_base else sources
-    base = sources[-1] if has_base else None
-    layers = Layers.of(models[0].own_names)
+    models = part.sources[:-1] if part.has_base else part.sources
+    base = part.sources[-1] if part.has_base else None
     entries = [(source.entry.name, source.entry.parameters) for source in models]
-    for name, own in models[0].own_names.items():
+    for name, stored_name in part.stored_names.items():
         stored = models[0].stored(name)
         settings = settings_for(
-            recipe, entries, name=name, shape=stored.shape, depth=layers.depth_of(own)
+            recipe,
+            entries,
+            name=name,
+            shape=stored.shape,
+            depth=part.depths[name],
+            of_slice=part.parameters,
         )
-        counting = _counting_models(recipe, settings, has_base=has_base)
+        counting = _counting_models(recipe, settings, has_base=part.has_base)
         own_settings = _only(settings, counting, models)
         step = piece
         if recipe.method.needs_rows and recipe.method.needs_rows(own_settings):
@@ -173,15 +197,21 @@ def merge_jobs(
         yield TensorJob(
             name=name,
             layout=TensorLayout(
-                own, stored.shape, stored_dtype(changed) if changed else stored.dtype
+                stored_name, stored.shape, stored_dtype(changed) if changed else stored.dtype
             ),
             method=recipe.method,
             settings=own_settings,
             models=tuple(models[index] for index in counting),
             base=base,
             step=step,
-            is_known_equal=all(source.is_frozen(name) for source in read),
+            is_known_equal=_are_known_equal(read, name),
         )
+
+
+def _are_known_equal(sources: Sequence[Source], name: str) -> bool:
+    """Whether every model has the seed's tensor by its record: that of the same layer."""
+    is_same_layer = len({source.own_names[name] for source in sources}) == 1
+    return is_same_layer and all(source.is_frozen(name) for source in sources)
 
 
 def _counting_models(recipe: MergeRecipe, settings: TensorSettings, *, has_base: bool) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
-from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
@@ -71,7 +71,6 @@ def plan_merge(lineage: Lineage, recipe: MergeRecipe) -> OneOff:
         domains=lineage.present_domains() if uses_experts else [],
         random_numbers=[],
     )
-    refuse_wrong_number(recipe, [member.name for member in members.models])
     return OneOff(recipe, members, tuple(_locate(lineage, member) for member in members))
 
 

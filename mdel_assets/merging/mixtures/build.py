@@ -16,6 +16,7 @@ from mdel_assets.experiment.mixtures import Router
 from mdel_assets.merge_methods.method import TensorSettings
 from mdel_assets.merging.mixtures.contents import MixtureContents
 from mdel_assets.merging.process import set_up_for_streaming
+from mdel_assets.merging.slices import Part
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.streaming import (
     MergeResult,
@@ -184,7 +185,8 @@ class _FeedForwards:
     def shared_jobs(self, mixed: Sequence[int]) -> Iterator[TensorJob]:
         """Yield a job for every tensor that is no part of a mixture: the experts' mean of it."""
         taken = {self._name(layer, name) for layer in mixed for name in MATRICES}
-        for job in merge_jobs(_MEAN, self.experts, has_base=False, piece=self.step):
+        everything = Part.whole(self.experts, has_base=False)
+        for job in merge_jobs(_MEAN, everything, piece=self.step):
             if job.name not in taken:
                 yield job
 

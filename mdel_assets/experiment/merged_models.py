@@ -1,0 +1,81 @@
+"""The models of a merge recipe, whole or in slices, and their parameters, in mergekit's schema."""
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from mdel_assets.experiment.section import Section, Text
+from mdel_assets.merge_methods.settings import Flag, Number
+
+LayerNumber = Annotated[int, Field(ge=0, le=10**6)]
+
+
+class ModelParameters(Section):
+    """Parameters of one model in a recipe; the others have the method's default."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    weight: Number = None
+    density: Number = None
+    gamma: Number = None
+    epsilon: Number = None
+    scale: Number = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the parameters that were set, by their names in recipes."""
+        fields = type(self).model_fields.items()
+        values = {field.alias or name: getattr(self, name) for name, field in fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class MergeModel(Section):
+    """One model of a recipe.
+
+    ``expert:<domain>``, ``expert:*``, ``random:*`` (the random split's experts), ``seed``, or a
+    folder.
+    """
+
+    model: Text
+    parameters: ModelParameters = ModelParameters()
+
+
+class MergeParameters(ModelParameters):
+    """Parameters of the whole recipe, and defaults for models that do not set them."""
+
+    normalize: Flag = None
+    rescale: Flag = None
+    lambda_: Number = Field(default=None, alias="lambda")
+    t: Number = None
+    nuslerp_flatten: Flag = None
+    normalize_weights: Flag = None
+    max_iter: Number = None
+    tol: Number = None
+    filter_wise: Flag = None
+    select_topk: Number = None
+    int8_mask: Flag = None
+
+
+class SliceSource(MergeModel):
+    """A model of a slice: its layers from the first number of ``layer_range`` up to the second.
+
+    The second is not included: ``[0, 8]`` are the first eight layers.
+    """
+
+    layer_range: tuple[LayerNumber, LayerNumber]
+
+
+class MergeSlice(Section):
+    """A stretch of the merged model's layers: as many as each source's ``layer_range`` names.
+
+    ``base_model`` and ``parameters`` go before the recipe's.
+    """
+
+    sources: Annotated[tuple[SliceSource, ...], Field(min_length=1)]
+    base_model: str | None = None
+    parameters: MergeParameters = MergeParameters()
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers of the merged model it makes."""
+        first, last = self.sources[0].layer_range
+        return last - first
