@@ -55,7 +55,7 @@ def merge(
     from mdel_assets.line.locks import making
     from mdel_assets.merging.one_off import (
         one_off_artifact,
-        one_off_recipe,
+        one_off_recipes,
         refuse_foreign_folder,
     )
     from mdel_assets.publishing.backend import Repository
@@ -78,10 +78,10 @@ def merge(
         if "/" not in hf_repo:
             repository = Repository("model", f"{publisher.namespace}/{hf_repo}")
     lineage = home.lineage(experiment)
-    recipe = one_off_recipe([_named(experiment, name) for name in experts], recipe_file)
+    recipes = one_off_recipes([_named(experiment, name) for name in experts], recipe_file)
     folder = (output or home.merges / _folder_name(hf_repo, experts, recipe_file)).resolve()
     refuse_foreign_folder(folder)
-    plan = plan_merge(lineage, recipe)
+    plan = plan_merge(lineage, recipes)
     if repository:
         refuse_publishing(lineage, plan, repository)
     # What is sent is not replaced meanwhile by another merge into the same folder.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Entries of a home that are not folders of experiments.
 NAMES_OF_THE_HOME = ("cache", "dagster", "wandb", "merges", "compute.yaml", "perplexity.jsonl")
-_MODELS = "seed, expert:<domain>, expert:*, random:*, a folder, or a Hub id OWNER/NAME"
+_MODELS = "seed, expert:<domain>, expert:*, random:*, merged:<recipe>, a folder, or a Hub id"
 
 
 def mistakes_between(experiment: "Experiment", *, wrong: Iterable[str]) -> Iterator[str]:
@@ -179,7 +179,7 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
         for model in dict.fromkeys(recipe.model_names):
             if mistake := _model_mistake(experiment, model):
                 yield f"merges.{name}: {mistake}"
-        for mistake in _number_mistakes(recipe):
+        for mistake in (*_number_mistakes(recipe), *_stage_mistakes(experiment, name)):
             yield f"merges.{name}: {mistake}"
 
 
@@ -199,11 +199,38 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
         return None if known else unknown_name_message("domain", key, experiment.domain_keys)
     if Family.MIXTURE.has(model) and model in experiment.model_keys:
         return f"'{model}' is a mixture, which has other tensors. List its experts instead"
-    if model.removeprefix("merged:") in {*experiment.merges, *experiment.model_keys}:
-        return f"'{model}' is made by another recipe. List the models of that recipe instead"
+    if family == "merged" and key in experiment.merges:
+        return None
+    if (name := model.removeprefix("merged-")) in experiment.merges:
+        return f"'{model}' is made by another recipe. Write 'merged:{name}' to merge that one first"
     if experiment.folder and experiment.place_of_model(model) != model:
         return None
     return f"'{model}' does not name a model. Expected {_MODELS}"
+
+
+def _stage_mistakes(experiment: "Experiment", name: str) -> Iterator[str]:
+    """Yield why a recipe cannot take what other recipes make."""
+
+    def stages(recipe: str) -> list[str]:
+        named = experiment.merges[recipe].model_names
+        found = [model.removeprefix("merged:") for model in named if model.startswith("merged:")]
+        return [stage for stage in dict.fromkeys(found) if stage in experiment.merges]
+
+    if experiment.merges[name].mdel.search and stages(name):
+        yield (
+            f"mdel.search takes experts, seed and folders, not 'merged:{stages(name)[0]}'. List "
+            f"the models of that recipe, or give the weights"
+        )
+    seen: list[str] = []
+    waiting = stages(name)
+    while waiting:
+        stage = waiting.pop()
+        if stage == name:
+            yield f"it is made from itself, through 'merged:{(seen or [name])[-1]}'. Take one out"
+            return
+        if stage not in seen:
+            seen.append(stage)
+            waiting += stages(stage)
 
 
 def _number_mistakes(recipe: MergeRecipe) -> Iterator[str]:

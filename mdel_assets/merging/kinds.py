@@ -1,6 +1,6 @@
 """The kinds of artifact that tell experts apart and make one model of several."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
@@ -9,7 +9,7 @@ from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Input, Kind, by_inputs, model_input
 from mdel_assets.line.lineage import Lineage, present
 from mdel_assets.merging import prices, search_step, steps
-from mdel_assets.merging.members import members_of, recipe_config
+from mdel_assets.merging.members import members_of, recipe_config, stage_of
 from mdel_assets.merging.mixtures import step as mixing
 from mdel_assets.merging.outside_models import outside_digest
 from mdel_assets.merging.recipe_members import recipe_members
@@ -42,7 +42,11 @@ def _experts_and_text(experiment: Experiment, key: str) -> list[Input]:
 
 
 def _models(experiment: Experiment, key: str) -> list[Input]:
-    """Return the seed and those models of the experiment that a recipe names."""
+    """Return the seed and those models of the experiment that a recipe names, in all its stages."""
+    return list(dict.fromkeys([SEED, *_named_models(experiment, key)]))
+
+
+def _named_models(experiment: Experiment, key: str) -> Iterator[Input]:
     members = members_of(
         experiment.merges[key],
         name=key,
@@ -50,8 +54,13 @@ def _models(experiment: Experiment, key: str) -> list[Input]:
         random_numbers=experiment.random_split_keys,
     )
     known = set(experiment.model_keys)
-    named = [member.name for member in members if member.name in known]
-    return [SEED, *(model_input(TRAINED, name) for name in named)]
+    for member in members:
+        if stage := stage_of(member.name):
+            yield from _named_models(experiment, stage)
+            if stage in experiment.searched_recipes:
+                yield Input("searched_merge", stage)
+        elif member.name in known:
+            yield model_input(TRAINED, member.name)
 
 
 def _models_and_weights(experiment: Experiment, key: str) -> list[Input]:
@@ -76,9 +85,12 @@ def _recipe(lineage: Lineage, key: str, *, before: Artifact) -> dict[str, Any]:
     digests = {
         member.name: outside_digest(place(member.name), before=last, notes=notes)
         for member in members
-        if member.name not in known
+        if member.name not in known and not stage_of(member.name)
     }
-    return recipe_config(experiment.merges[key], members, digests=digests)
+    config = recipe_config(experiment.merges[key], members, digests=digests)
+    named = [stage for member in members if (stage := stage_of(member.name))]
+    stages = {stage: _recipe(lineage, stage, before=before) for stage in named}
+    return config | ({"stages": stages} if stages else {})
 
 
 def _merging(lineage: Lineage, key: str) -> dict[str, Any]:

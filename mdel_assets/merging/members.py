@@ -16,6 +16,8 @@ from mdel_assets.store.digests import text_digest
 from mdel_assets.store.verification import Notes
 
 FOLDER_PREFIX = "folder:"
+# What names a model that another recipe of the experiment makes.
+STAGE_PREFIX = "merged:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,11 @@ def _members_of_slice(
     )
 
 
+def stage_of(model: str) -> str | None:
+    """Return the recipe that makes ``model`` first; None if it is another kind of model."""
+    return model.removeprefix(STAGE_PREFIX) if model.startswith(STAGE_PREFIX) else None
+
+
 def with_weights(members: Members, weights: Mapping[str, Any]) -> Members:
     """Return the members with the weights that a search found, by their names."""
     weighted = [
@@ -215,14 +222,15 @@ def recipe_config(
 
 def without_folders(written: str) -> str:
     """Return a written recipe in which folder paths are reduced to the folder's name."""
-    content = yaml.safe_load(written)
-    slices = content.get("slices", [])
-    sources = [source for part in slices for source in part["sources"]]
-    for entry in [content, *content.get("models", []), *slices, *sources]:
-        for field in ("model", "base_model"):
-            if Path(str(entry.get(field, ""))).is_absolute():
-                entry[field] = Path(entry[field]).name
-    return yaml.safe_dump(content, sort_keys=False)
+    documents = list(yaml.safe_load_all(written))
+    for content in documents:
+        slices = content.get("slices", [])
+        sources = [source for part in slices for source in part["sources"]]
+        for entry in [content, *content.get("models", []), *slices, *sources]:
+            for field in ("model", "base_model"):
+                if Path(str(entry.get(field, ""))).is_absolute():
+                    entry[field] = Path(entry[field]).name
+    return yaml.safe_dump_all(documents, sort_keys=False)
 
 
 def recipe_parameters(member: Member | SlicedMember) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.hub.sources import hub_reference
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.merging.members import FOLDER_PREFIX, without_folders
+from mdel_assets.merging.members import FOLDER_PREFIX, stage_of, without_folders
 from mdel_assets.merging.model_card import model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder, outside_reference
-from mdel_assets.merging.recipe_members import recipe_members
+from mdel_assets.merging.recipe_members import members_of_all_stages, recipe_members
 from mdel_assets.scoring.report_rows import ReportRow, rows_of
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.training.stated_licences import stated_licence
@@ -41,7 +41,7 @@ def merged_model_card(lineage: Lineage, recipe_name: str, *, is_published: bool 
         recipe_name,
         recipe_yaml=without_folders(written) if is_published else written,
         inputs=record.inputs,
-        member_digests=[digest for digest, _ in record.config["members"]],
+        config=record.config,
         result=record.details,
         perplexity=[] if is_published else _rows(lineage, recipe_name, record.fingerprint),
         is_published=is_published,
@@ -54,24 +54,22 @@ def card_of_merged(
     *,
     recipe_yaml: str,
     inputs: Mapping[str, str],
-    member_digests: Sequence[str],
+    config: Mapping[str, Any],
     result: Mapping[str, Any],
     perplexity: Sequence[ReportRow] = (),
     is_published: bool = False,
 ) -> str:
     """Return the card of what a recipe made of ``inputs``, fingerprints by label.
 
-    ``member_digests`` are the members' in the recipe's order, as the model's config has them.
+    ``config`` is of the model's identity: it has the digests of models from elsewhere.
     """
     experiment = lineage.experiment
     links, licences = _links(lineage, recipe_name), _licences(lineage, recipe_name)
     named = dict(_in_order(lineage, recipe_name, inputs))
-    for member, digest in zip(recipe_members(lineage, recipe_name), member_digests, strict=True):
-        if not digest.startswith((FOLDER_PREFIX, HUB_PREFIX)):
-            continue
-        place = experiment.place_of_model(member.name)
+    for model, digest in _outside_models(lineage, recipe_name, config):
+        place = experiment.place_of_model(model)
         reference = outside_reference(place)
-        name = member.name if reference else Path(member.name).name
+        name = model if reference else Path(model).name
         named[name] = digest
         licences[name] = stated_licence(outside_folder(place, digest=digest))
         if reference:
@@ -92,10 +90,22 @@ def card_of_merged(
     )
 
 
+def _outside_models(
+    lineage: Lineage, recipe_name: str, config: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield each model from elsewhere, those of all stages, with its digest."""
+    members = recipe_members(lineage, recipe_name)
+    for member, (digest, _) in zip(members, config["members"], strict=True):
+        if stage := stage_of(member.name):
+            yield from _outside_models(lineage, stage, config["stages"][stage])
+        elif digest.startswith((FOLDER_PREFIX, HUB_PREFIX)):
+            yield member.name, digest
+
+
 def _models(lineage: Lineage, recipe_name: str) -> list[Artifact]:
     """Return the experiment's own models that the recipe's is made from."""
-    known = lineage.experiment.model_keys
-    own = [lineage.model(m.name) for m in recipe_members(lineage, recipe_name) if m.name in known]
+    known, members = lineage.experiment.model_keys, members_of_all_stages(lineage, recipe_name)
+    own = [lineage.model(member.name) for member in members if member.name in known]
     return [lineage.artifact("seed_model"), *own]
 
 

@@ -4,7 +4,7 @@ Like every merged model, it comes with the recipe, the tokenizer, a card and a r
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import yaml
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.experiment.mistakes import validated
-from mdel_assets.merging.members import Members, resolved_recipe
 from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX
 from mdel_assets.merging.sources import MergeInput
+from mdel_assets.merging.stages import PlannedMerge
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 from mdel_assets.store.records import Identity
 
@@ -34,32 +34,72 @@ class MergedOnce:
     merge_method: str
 
 
-def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRecipe:
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """The recipe of a merge, and recipes by whose names it may call what they make."""
+
+    final: MergeRecipe
+    stages: Mapping[str, MergeRecipe] = dataclasses.field(default_factory=dict)
+
+
+def one_off_recipes(experts: Sequence[str], recipe_file: Path | None) -> Recipes:
     """Return the recipe in ``recipe_file``, or the mean, of ``experts``.
 
-    If the file names its models itself, ``experts`` must be empty.
+    If the file names its models itself, ``experts`` must be empty. Of several YAML documents, those
+    with a ``name`` are stages; the one without, or else the last, is the final merge.
 
     Raises:
         MergeError: the file is not a recipe, or models come from both places.
 
     """
-    content: Any = dict(MEAN)
-    if recipe_file:
-        try:
-            content = yaml.safe_load(recipe_file.read_text("utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise MergeError(f"The recipe {recipe_file} cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise MergeError(f"The recipe {recipe_file} must be a mapping. See docs/merging.md.")
-        content = _beside(recipe_file.absolute().parent, content)
-    if experts and (named := [key for key in ("models", "slices") if content.get(key)]):
-        raise MergeError(
-            f"The recipe {recipe_file} names its models itself: leave out -e, or remove "
-            f"'{named[0]}' from it."
-        )
+    if recipe_file is None:
+        return Recipes(_checked(MEAN | {"models": _entries(experts)}, "The recipe"))
+    documents = _read(recipe_file)
     if experts:
-        content = content | {"models": [{"model": name} for name in experts]}
-    origin = f"The recipe {recipe_file}" if recipe_file else "The recipe"
+        content = documents[0]
+        named = [key for key in ("models", "slices") if content.get(key)]
+        if named or len(documents) > 1:
+            raise MergeError(
+                f"The recipe {recipe_file} names its models itself: leave out -e, or remove "
+                f"'{named[0] if named else 'models'}' from it."
+            )
+        content["models"] = _entries(experts)
+    names = [str(content.pop("name")) if "name" in content else None for content in documents]
+    if twice := [name for name in names if names.count(name) > 1]:
+        what = f"'{twice[0]}' names" if twice[0] else "no name is given to"
+        raise MergeError(
+            f"The recipe {recipe_file}: {what} {names.count(twice[0])} documents. Give each "
+            f"document but the final one a 'name' of its own."
+        )
+    final = names.index(None) if None in names else len(names) - 1
+    found = {
+        name or "": _checked(
+            content, f"The recipe {recipe_file}" + (f" ('{name}')" if name else "")
+        )
+        for name, content in zip(names, documents, strict=True)
+    }
+    whole = found.pop(names[final] or "")
+    return Recipes(whole, found)
+
+
+def _entries(experts: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"model": name} for name in experts]
+
+
+def _read(recipe_file: Path) -> list[dict[str, Any]]:
+    """Return the documents of a recipe file."""
+    try:
+        documents = list(yaml.safe_load_all(recipe_file.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MergeError(f"The recipe {recipe_file} cannot be read: {error}") from error
+    if not documents or not all(isinstance(content, dict) for content in documents):
+        raise MergeError(f"The recipe {recipe_file} must be a mapping. See docs/merging.md.")
+    folder = recipe_file.absolute().parent
+    names = {content.get("name") for content in documents}
+    return [_beside(folder, content, names) for content in documents]
+
+
+def _checked(content: dict[str, Any], origin: str) -> MergeRecipe:
     recipe = validated(MergeRecipe, content, origin=origin, raises=MergeError)
     if recipe.mdel.search:
         raise MergeError(
@@ -69,69 +109,54 @@ def one_off_recipe(experts: Sequence[str], recipe_file: Path | None) -> MergeRec
     return recipe
 
 
-def _beside(folder: Path, content: Any) -> Any:
+def _beside(folder: Path, content: Any, stages: Collection[Any]) -> Any:
     """Return a recipe's content with paths for models that are folders next to the recipe."""
     if isinstance(content, list):
-        return [_beside(folder, one) for one in content]
+        return [_beside(folder, one, stages) for one in content]
     if not isinstance(content, dict):
         return content
+
+    def placed(name: Any) -> Any:
+        is_there = isinstance(name, str) and name not in stages and (folder / name).is_dir()
+        return str(folder / name) if is_there else name
+
     names = ("model", "base_model")
-    return {k: _placed(folder, v) if k in names else _beside(folder, v) for k, v in content.items()}
-
-
-def _placed(folder: Path, name: Any) -> Any:
-    is_there = isinstance(name, str) and (folder / name).is_dir()
-    return str(folder / name) if is_there else name
+    return {k: placed(v) if k in names else _beside(folder, v, stages) for k, v in content.items()}
 
 
 def merge_once(
-    recipe: MergeRecipe,
-    members: Members,
-    inputs: Sequence[MergeInput],
-    folder: Path,
-    *,
-    identity: Identity,
-    title: str,
-    seed: str,
+    merge: PlannedMerge, folder: Path, *, identity: Identity, title: str, seed: str
 ) -> MergedOnce:
-    """Merge ``inputs``, the models of ``members`` in their order, into ``folder``.
+    """Merge into ``folder``.
 
     Afterwards the folder is complete, or as it was before. Its recipe names models by their paths,
-    so that it can be repeated; its card uses the names of ``inputs``. ``seed`` describes the model
-    that the models branched from.
+    so that it can be repeated; its card uses the names of their inputs. ``seed`` describes the
+    model that the models branched from.
 
     Raises:
         MergeError: the models do not fit each other, or ``folder`` holds something else.
 
     """
-    from mdel_assets.merging.streaming import merge_models
-
     refuse_foreign_folder(folder)
-    if len(inputs) < 2 and not members.slices:
+    if len(merge.inputs) < 2 and not merge.recipe.slices:
         raise MergeError("A merge takes at least two models: give -e at least twice.")
     artifact = one_off_artifact(folder, experiment=identity.experiment)
+    located = merge.located()
     with artifact.staging() as stage:
-        result = merge_models(
-            recipe,
-            inputs[: len(members.models)],
-            stage,
-            base=inputs[-1] if members.base else None,
-            members=members,
-            model_folder=inputs[-1 if members.base else 0].folder,
-        )
-        places = [_place(entry) for entry in inputs]
-        (stage / RECIPE_NAME).write_text(written_recipe(recipe, members, places), "utf-8")
-        digests = {entry.name: entry.digest or "" for entry in inputs}
+        result = merge.run(stage)
+        places = {name: _place(entry) for name, (_, entry) in located.items()}
+        (stage / RECIPE_NAME).write_text(merge.written(places), "utf-8")
+        digests = {entry.name: entry.digest or "" for _, entry in located.values()}
         card = model_card(
             title,
-            recipe_yaml=written_recipe(recipe, members, shown_names(inputs)),
+            recipe_yaml=merge.written(shown_names(merge)),
             inputs=digests,
             seed=seed,
             result=dataclasses.asdict(result),
         )
         (stage / CARD_NAME).write_text(card, "utf-8")
         artifact.publish(stage, identity, details=dataclasses.asdict(result))
-    return MergedOnce(folder, digests, result.num_parameters, recipe.merge_method)
+    return MergedOnce(folder, digests, result.num_parameters, merge.recipe.merge_method)
 
 
 def one_off_artifact(folder: Path, *, experiment: str) -> Artifact:
@@ -152,21 +177,17 @@ def refuse_foreign_folder(folder: Path) -> None:
         raise MergeError(f"{folder} is not empty and not a merged model: name another folder.")
 
 
-def shown_names(inputs: Sequence[MergeInput]) -> list[str]:
+def shown_names(merge: PlannedMerge) -> dict[str, str]:
     """Return the models' names for others: Hub models with their commits."""
-    digests = [(entry, entry.digest or "") for entry in inputs]
-    return [
-        digest.removeprefix(HUB_PREFIX) if digest.startswith(HUB_PREFIX) else entry.name
-        for entry, digest in digests
-    ]
+    return {name: _shown(entry) for name, (_, entry) in merge.located().items()}
 
 
-def written_recipe(recipe: MergeRecipe, members: Members, names: Sequence[str]) -> str:
-    """Return the recipe as YAML, its models by ``names``."""
-    return yaml.safe_dump(resolved_recipe(recipe, members.renamed(names)), sort_keys=False)
+def _shown(entry: MergeInput) -> str:
+    digest = entry.digest or ""
+    return digest.removeprefix(HUB_PREFIX) if digest.startswith(HUB_PREFIX) else entry.name
 
 
 def _place(entry: MergeInput) -> str:
     """Return a model's name in a recipe that is to be repeated on this machine."""
-    (name,) = shown_names([entry])
-    return name if (entry.digest or "").startswith(HUB_PREFIX) else str(entry.folder.resolve())
+    is_on_hub = (entry.digest or "").startswith(HUB_PREFIX)
+    return _shown(entry) if is_on_hub else str(entry.folder.resolve())

@@ -1,6 +1,6 @@
 """Models of a merge from outside the experiment: folders, and repositories on the Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,15 @@ def outside_digest(name: str, *, before: Record | None, notes: Path | None = Non
     if reference is None:
         return folder_digest(Path(name), notes=notes)
     mark = f"{HUB_PREFIX}{reference.name}@"
-    members: Sequence[Any] = before.config.get("members", []) if before else []
-    known = [entry.removeprefix(mark) for entry, *_ in members if entry.startswith(mark)]
+    members = _members(before.config) if before else []
+    known = [entry.removeprefix(mark) for entry in members if entry.startswith(mark)]
     return mark + resolve_commit(reference, recorded=known[0] if known else None)
+
+
+def _members(config: Mapping[str, Any]) -> list[str]:
+    """Return what stands for a merge's models in its identity, for those of all its stages."""
+    within = [name for stage in config.get("stages", {}).values() for name in _members(stage)]
+    return [*(name for name, *_ in config.get("members", [])), *within]
 
 
 def outside_folder(name: str, *, digest: str) -> Path:

@@ -1,11 +1,15 @@
 """The models of an experiment's recipe: who they are, where they lie, in what they differ."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.line.kind import Task
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.merging.members import Member, Members, members_of, with_weights
+from mdel_assets.merging.members import Member, Members, members_of, stage_of, with_weights
 from mdel_assets.merging.outside_models import outside_folder
 from mdel_assets.merging.sources import MergeInput
+from mdel_assets.merging.stages import Intermediate, PlannedMerge
 from mdel_assets.store.records import Record
 
 
@@ -33,8 +37,31 @@ def weighted_recipe(lineage: Lineage, recipe_name: str) -> tuple[MergeRecipe, Me
     return recipe.without_search(), with_weights(members, weights)
 
 
+def members_of_all_stages(lineage: Lineage, recipe: str) -> list[Member]:
+    """Return the models of a recipe and of the recipes that it is made from, each once."""
+    found: dict[str, Member] = {}
+    for member in recipe_members(lineage, recipe):
+        stage = stage_of(member.name)
+        within = members_of_all_stages(lineage, stage) if stage else [member]
+        found |= {one.name: one for one in within}
+    return list(found.values())
+
+
+def planned_merge(lineage: Lineage, recipe_name: str, config: Mapping[str, Any]) -> PlannedMerge:
+    """Return a recipe with all its stages; ``config`` is of the identity of what it makes."""
+    recipe, members = weighted_recipe(lineage, recipe_name)
+    inputs: list[MergeInput | Intermediate] = []
+    for member, (digest, _) in zip(members, config["members"], strict=True):
+        if stage := stage_of(member.name):
+            merge = planned_merge(lineage, stage, config["stages"][stage])
+            inputs.append(Intermediate(stage, merge, member.parameters))
+        else:
+            inputs.append(merge_input(lineage, member, digest=digest))
+    return PlannedMerge(recipe, members, tuple(inputs), lineage.folder("seed_model"))
+
+
 def merge_inputs(task: Task, members: Members) -> list[MergeInput]:
-    """Return where the models of a recipe lie, in the order of its members."""
+    """Return where the models of a recipe without stages lie, in the order of its members."""
     digests = [digest for digest, _ in task.identity.config["members"]]
     return [
         merge_input(task.lineage, member, digest=digest)

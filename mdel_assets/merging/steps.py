@@ -8,16 +8,13 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 
-import yaml
-
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.merging.members import resolved_recipe
 from mdel_assets.merging.merged_cards import card_of_merged
 from mdel_assets.merging.model_card import CARD_NAME
-from mdel_assets.merging.recipe_members import merge_inputs, weighted_recipe
+from mdel_assets.merging.recipe_members import planned_merge
 from mdel_assets.merging.sources import MergeInput
 
 _log = logging.getLogger(__name__)
@@ -25,32 +22,23 @@ _log = logging.getLogger(__name__)
 
 def merge_recipe(task: Task) -> Written:
     """Merge the models of one recipe."""
-    from mdel_assets.merging.streaming import merge_models
-
     lineage = task.lineage
-    recipe, members = weighted_recipe(lineage, task.key)
-    inputs = merge_inputs(task, members)
+    merge = planned_merge(lineage, task.key, task.identity.config)
+    inputs = merge.inputs
     started = time.monotonic()
-    result = merge_models(
-        recipe,
-        inputs[: len(members.models)],
-        task.folder,
-        base=inputs[-1] if members.base else None,
-        members=members,
-        model_folder=lineage.folder("seed_model"),
-    )
+    result = merge.run(task.folder)
     rate = len(inputs) * result.num_parameters / 1e6 / max(time.monotonic() - started, 1e-9)
     message = "%d models of %d parameters merged, %.0f million parameters/s"
     _log.info(message, len(inputs), result.num_parameters, rate)
     details = dataclasses.asdict(result)
-    written = yaml.safe_dump(resolved_recipe(recipe, members), sort_keys=False)
+    written = merge.written()
     (task.folder / RECIPE_NAME).write_text(written, "utf-8")
     card = card_of_merged(
         lineage,
         task.key,
         recipe_yaml=written,
         inputs=task.identity.inputs,
-        member_digests=[digest for digest, _ in task.identity.config["members"]],
+        config=task.identity.config,
         result=details,
     )
     (task.folder / CARD_NAME).write_text(card, "utf-8")

@@ -4,18 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdel_assets.errors import UnknownKeyError, unknown_name_message
-from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
+from mdel_assets.errors import MergeError, UnknownKeyError, unknown_name_message
+from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
 from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
-from mdel_assets.merging.members import Member, Members, members_of, recipe_config
+from mdel_assets.merging.members import Member, members_of
 from mdel_assets.merging.one_off import (
     ONE_OFF_KIND,
     MergedOnce,
+    Recipes,
     merge_once,
     shown_names,
-    written_recipe,
 )
 from mdel_assets.merging.outside_models import (
     outside_digest,
@@ -24,6 +24,7 @@ from mdel_assets.merging.outside_models import (
 )
 from mdel_assets.merging.recipe_members import merge_input
 from mdel_assets.merging.sources import MergeInput
+from mdel_assets.merging.stages import Intermediate, PlannedMerge
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.cards import CARD_NAME, seed_in_words
 from mdel_assets.publishing.forgotten import refuse_forgotten
@@ -43,27 +44,30 @@ from mdel_assets.store.records import Identity
 _PUBLICATION_KIND = "hub_one_off_merge"
 
 
-@dataclasses.dataclass(frozen=True)
-class OneOff:
-    """A merge that was asked for: its recipe, and its models where they lie."""
-
-    recipe: MergeRecipe
-    members: Members
-    inputs: tuple[MergeInput, ...]
-
-
-def plan_merge(lineage: Lineage, recipe: MergeRecipe) -> OneOff:
-    """Find the models that ``recipe`` names; those of the Hub are fetched.
+def plan_merge(lineage: Lineage, recipes: Recipes) -> PlannedMerge:
+    """Find the models that ``recipes`` name; those of the Hub are fetched.
 
     Besides what an experiment's recipe may name: every model of the experiment by its key.
 
     Raises:
-        MergeError: a model that is nowhere, or a wrong number of them.
+        MergeError: a model that is nowhere, a wrong number of them, or stages in a circle.
         MissingArtifactError: an expert of the experiment that was never made.
 
     """
-    for name in recipe.model_names:
-        _require_known(lineage, name)
+    return _planned(lineage, recipes, recipes.final, within=())
+
+
+def _planned(
+    lineage: Lineage, recipes: Recipes, recipe: MergeRecipe, *, within: tuple[str, ...]
+) -> PlannedMerge:
+    for name in dict.fromkeys(recipe.model_names):
+        if name in within:
+            raise MergeError(
+                f"The stage '{name}' is made from itself, through '{within[-1]}'. Take it out of "
+                f"the models of one of the two."
+            )
+        if name not in recipes.stages:
+            _require_known(lineage, name)
     uses_experts = any(name.startswith("expert:") for name in recipe.model_names)
     members = members_of(
         recipe,
@@ -71,29 +75,35 @@ def plan_merge(lineage: Lineage, recipe: MergeRecipe) -> OneOff:
         domains=lineage.present_domains() if uses_experts else [],
         random_numbers=[],
     )
-    return OneOff(recipe, members, tuple(_locate(lineage, member) for member in members))
+    if not recipe.slices:
+        refuse_wrong_number(recipe, [member.name for member in members.models])
+    inputs: list[MergeInput | Intermediate] = []
+    for member in members:
+        if member.name in recipes.stages:
+            stage = recipes.stages[member.name]
+            merge = _planned(lineage, recipes, stage, within=(*within, member.name))
+            inputs.append(Intermediate(member.name, merge, member.parameters))
+        else:
+            inputs.append(_locate(lineage, member))
+    return PlannedMerge(recipe, members, tuple(inputs))
 
 
-def make_one_off(lineage: Lineage, plan: OneOff, folder: Path) -> MergedOnce:
+def make_one_off(lineage: Lineage, merge: PlannedMerge, folder: Path) -> MergedOnce:
     """Merge into ``folder``, with recipe, tokenizer and card."""
-    own = _own_models(lineage, plan)
+    own = _own_models(lineage, merge)
     digests = {
-        member.name: entry.digest or ""
-        for member, entry in zip(plan.members, plan.inputs, strict=True)
-        if member.name not in own
+        name: entry.digest or "" for name, (_, entry) in merge.located().items() if name not in own
     }
     identity = Identity(
         kind=ONE_OFF_KIND,
         key="",
         experiment=lineage.experiment.name,
         code_version=lineage.registry["merged_model"].code_version,
-        config=recipe_config(plan.recipe, plan.members, digests=digests),
+        config=merge.config(digests),
         inputs={artifact.label: artifact.require().fingerprint for artifact in own.values()},
     )
     return merge_once(
-        plan.recipe,
-        plan.members,
-        plan.inputs,
+        merge,
         folder,
         identity=identity,
         title=folder.name,
@@ -102,7 +112,11 @@ def make_one_off(lineage: Lineage, plan: OneOff, folder: Path) -> MergedOnce:
 
 
 def publish_one_off(
-    lineage: Lineage, plan: OneOff, merged: MergedOnce, repository: Repository, publisher: Publisher
+    lineage: Lineage,
+    merge: PlannedMerge,
+    merged: MergedOnce,
+    repository: Repository,
+    publisher: Publisher,
 ) -> Published | list[str]:
     """Publish a merged folder with card and tokenizer; return what was done, or would be.
 
@@ -110,22 +124,21 @@ def publish_one_off(
         PublishingError: as `refuse_publishing`, which may be otherwise by now.
 
     """
-    refuse_publishing(lineage, plan, repository)
-    domains = _domains_behind(lineage, plan)
+    refuse_publishing(lineage, merge, repository)
+    domains = _domains_behind(lineage, merge)
     card = one_off_card(
         lineage.experiment,
         title=repository.name.split("/")[1],
         name=publisher.backend.loading_name(repository),
         merge_method=merged.merge_method,
         told=(merged.folder / CARD_NAME).read_text("utf-8"),
-        base_models=[r.name for member in plan.members if (r := outside_reference(member.name))],
+        base_models=[r.name for name in merge.located() if (r := outside_reference(name))],
         domains=domains,
     )
     files: dict[str, Outgoing] = {
         path.name: path for path in sorted(merged.folder.iterdir()) if path.is_file()
     }
-    written = written_recipe(plan.recipe, plan.members, shown_names(plan.inputs))
-    files[RECIPE_NAME] = written.encode()
+    files[RECIPE_NAME] = merge.written(shown_names(merge)).encode()
     files[CARD_NAME] = card.encode()
     if publisher.dry_run:
         return describe(publisher.backend, repository, files, private=publisher.private)
@@ -138,7 +151,7 @@ def publish_one_off(
         retries=publisher.retries,
     )
     # So that ``mdel forget`` knows of it when the folder is gone.
-    target, identity = _publication(lineage, plan, repository)
+    target, identity = _publication(lineage, merge, repository)
     with making(target):
         write_publication(
             target,
@@ -153,7 +166,7 @@ def publish_one_off(
 
 
 def _publication(
-    lineage: Lineage, plan: OneOff, repository: Repository
+    lineage: Lineage, merge: PlannedMerge, repository: Repository
 ) -> tuple[Artifact, Identity]:
     """Return where the record of a published merge lies, and what it was made from."""
     key = repository.name.replace("/", "--")
@@ -167,7 +180,7 @@ def _publication(
         remedy="run 'mdel merge --hf-repo' again",
         work=lineage.root / "work",
     )
-    own = _own_models(lineage, plan).values()
+    own = _own_models(lineage, merge).values()
     identity = Identity(
         kind=_PUBLICATION_KIND,
         key=key,
@@ -179,7 +192,7 @@ def _publication(
     return target, identity
 
 
-def refuse_publishing(lineage: Lineage, plan: OneOff, repository: Repository) -> None:
+def refuse_publishing(lineage: Lineage, merge: PlannedMerge, repository: Repository) -> None:
     """Refuse what is not to be published, also before hours of merging.
 
     Raises:
@@ -187,17 +200,16 @@ def refuse_publishing(lineage: Lineage, plan: OneOff, repository: Repository) ->
         PublishingError: one of its models is marked as forgotten.
 
     """
-    for artifact in _own_models(lineage, plan).values():
+    for artifact in _own_models(lineage, merge).values():
         refuse_forgotten(lineage, artifact)
-    domains = _domains_behind(lineage, plan)
+    domains = _domains_behind(lineage, merge)
     refuse_restricted(lineage.experiment, domains, what=str(repository))
 
 
-def _own_models(lineage: Lineage, plan: OneOff) -> dict[str, Artifact]:
+def _own_models(lineage: Lineage, merge: PlannedMerge) -> dict[str, Artifact]:
     """Return the models of the experiment that take part, by their names."""
     own = set(lineage.experiment.model_keys)
-    names = dict.fromkeys(member.name for member in plan.members if member.name in own)
-    return {name: lineage.model(name) for name in names}
+    return {name: lineage.model(name) for name in merge.located() if name in own}
 
 
 def _require_known(lineage: Lineage, name: str) -> None:
@@ -227,9 +239,9 @@ def _locate(lineage: Lineage, member: Member) -> MergeInput:
     return MergeInput(shown, folder, member.parameters, digest=digest)
 
 
-def _domains_behind(lineage: Lineage, plan: OneOff) -> Sequence[str]:
+def _domains_behind(lineage: Lineage, merge: PlannedMerge) -> Sequence[str]:
     """Return the domains that the experiment's own models among the inputs have read."""
-    names = list(_own_models(lineage, plan))
+    names = list(_own_models(lineage, merge))
     if not names:
         return []
     keys = [ModelKey.parse(name) for name in names]

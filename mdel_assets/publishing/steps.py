@@ -15,7 +15,7 @@ from mdel_assets.generation.steps import current_samples
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
 from mdel_assets.merging.members import without_folders
-from mdel_assets.merging.recipe_members import recipe_members
+from mdel_assets.merging.recipe_members import members_of_all_stages
 from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart, read_figures
 from mdel_assets.publishing.cards import CARD_NAME
@@ -104,7 +104,7 @@ def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Ou
     """Publish the merged model of one recipe; as `publish_dataset`."""
     artifact = lineage.artifact("merged_model", recipe)
     artifact.require()
-    members = {member.name for member in recipe_members(lineage, recipe)}
+    members = {member.name for member in members_of_all_stages(lineage, recipe)}
     inside = [key for key in lineage.present_domains() if Family.EXPERT.key(key) in members]
     if any(Family.RANDOM.has(name) or Family.VARIANT.has(name) for name in members):
         inside = lineage.present_domains()

@@ -111,11 +111,16 @@ CASES = [
     ),
     (
         PAIR,
-        recipe("[{model: 'merged:mean'}]"),
-        ["'merged:mean' is made by another recipe. List the"],
+        recipe("[{model: 'merged:pair'}, {model: seed}]"),
+        ["merges.pair: it is made from itself, through 'merged:pair'"],
     ),
+    (PAIR, recipe("[{model: 'merged:mea'}]"), ["'merged:mea' does not name a model"]),
     (PAIR, recipe("[{model: pair}]"), ["merges.pair: 'pair' is made by another recipe"]),
-    (PAIR, recipe("[{model: merged-mean}]"), ["'merged-mean' is made by another recipe"]),
+    (
+        PAIR,
+        recipe("[{model: merged-mean}]"),
+        ["'merged-mean' is made by another recipe. Write 'merged:mean'"],
+    ),
     (
         PAIR,
         recipe("[{model: exprt-law}]"),

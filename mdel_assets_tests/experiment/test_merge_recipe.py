@@ -16,7 +16,7 @@ from mdel_assets.merging.members import (
     resolved_recipe,
     with_weights,
 )
-from mdel_assets.merging.one_off import one_off_recipe
+from mdel_assets.merging.one_off import one_off_recipes
 from mdel_assets.store.tensor_names import Layers, matches_filter
 from mdel_assets_tests.conftest import PICO
 from mdel_assets_tests.merging.folders import ONE, TWO, merge, merged_tensors, save_folder
@@ -323,8 +323,8 @@ def test_a_recipe_files_folders_are_looked_for_beside_it(tmp_path, monkeypatch):
     path = tmp_path / "recipes" / "recipe.yml"
     path.write_text("{merge_method: linear, models: [{model: mine}, {model: owner/name}]}")
     monkeypatch.chdir(tmp_path / "shell")
-    recipe = one_off_recipe([], path)
+    recipe = one_off_recipes([], path).final
     assert recipe.model_names == [str(tmp_path / "recipes" / "mine"), "owner/name"]
     path.write_text("{merge_method: linear, models: [{model: seed, wieght: 1}]}")
     with pytest.raises(MergeError, match=r"models\.0: Unknown key 'wieght'\. Known: model, para"):
-        one_off_recipe([], path)
+        one_off_recipes([], path)

@@ -20,13 +20,12 @@ from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.merging.members import members_of, recipe_config
-from mdel_assets.merging.one_off import one_off_recipe
+from mdel_assets.merging.one_off import one_off_recipes
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
 from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge
 from mdel_assets_tests.conftest import pico_experiment
 
-NUM_LAYERS = 4
 # Values that differ between layers and kinds of tensors; what lies outside the layers has one.
 GRADIENTS = """
       - {filter: self_attn, value: [0.1, 0.5, 0.3, 0.7, 1.0]}
@@ -140,24 +139,6 @@ SLERP = f"""
 """
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """Return three small LLaMA models of one shape, by their names in the recipes."""
-    folder = tmp_path_factory.mktemp("models")
-    config = transformers.LlamaConfig(
-        vocab_size=48,
-        hidden_size=16,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=2,
-        intermediate_size=24,
-        tie_word_embeddings=False,
-    )
-    for number, name in enumerate("ABC"):
-        torch.manual_seed(number)
-        transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
-    return {name: folder / name for name in "ABC"}
-
-
 def written(text, models):
     """Return a recipe's content with its models' folders, computed in fp32 by mergekit, too."""
 
@@ -175,7 +156,7 @@ def ours(content, folder, **options):
     """Merge by a recipe file as `mdel merge` reads it."""
     path = folder / "recipe.yml"
     path.write_text(yaml.safe_dump(content))
-    recipe = one_off_recipe([], path)
+    recipe = one_off_recipes([], path).final
     members = members_of(recipe, name="test", domains=[], random_numbers=[])
     inputs = [
         MergeInput(member.name, folder / member.name, member.parameters) for member in members
@@ -263,7 +244,7 @@ def test_an_experts_layer_is_not_taken_for_the_seeds_at_another_place(models, tm
     content = written(RECIPES["a mean of layers at other places"], models)
     path = tmp_path / "recipe.yml"
     path.write_text(yaml.safe_dump(content))
-    recipe = one_off_recipe([], path)
+    recipe = one_off_recipes([], path).final
     members = members_of(recipe, name="test", domains=[], random_numbers=[])
     inputs = [
         MergeInput(member.name, models["A"], member.parameters, trained_prefixes=())
@@ -438,9 +419,9 @@ def test_a_merge_of_slices_is_repeated_by_the_recipe_that_it_writes(models, tmp_
     (tmp_path / "first.yml").write_text(yaml.safe_dump(content))
     merged = []
     for name in ("first", "again"):
-        recipe = one_off_recipe([], tmp_path / f"{name}.yml")
+        recipes = one_off_recipes([], tmp_path / f"{name}.yml")
         lineage = MdelHome(tmp_path / "home").lineage(load_experiment("sample"))
-        make_one_off(lineage, plan_merge(lineage, recipe), tmp_path / name)
+        make_one_off(lineage, plan_merge(lineage, recipes), tmp_path / name)
         (tmp_path / "again.yml").write_text((tmp_path / name / "mergekit_config.yml").read_text())
         merged.append((tmp_path / name / "model.safetensors").read_bytes())
     assert merged[0] == merged[1]
