@@ -90,17 +90,9 @@ def merge_models(
             parts = [Part.whole(sources, has_base=base is not None)]
         jobs: list[TensorJob] = []
         for part in parts:
-            models = part.sources[:-1] if part.has_base else part.sources
-            own_base = part.sources[-1].entry.name if part.has_base else None
-            refuse_wrong_number(recipe, [source.entry.name for source in models], base=own_base)
-            refuse_differences(
-                part.sources, tokenizer_folder=model_folder, dtypes_may_differ=dtype is not None
-            )
+            _refuse_wrong_part(recipe, part, model_folder=model_folder)
             piece = piece_size(
-                recipe,
-                num_models=len(part.sources),
-                num_threads=num_threads,
-                largest=largest_piece,
+                recipe, num_models=len(part.sources), num_threads=num_threads, largest=largest_piece
             )
             jobs += merge_jobs(recipe, part, piece=piece)
         limit = recipe.mdel.max_shard_mib
@@ -116,6 +108,18 @@ def merge_models(
         places = dict(zip([member.name for member in members], folders, strict=True))
         write_layers(folder, slices, places)
     return result
+
+
+def _refuse_wrong_part(recipe: MergeRecipe, part: Part, *, model_folder: Path) -> None:
+    """Raise `MergeError` where a part has a wrong number of models, or they do not fit."""
+    models = part.sources[:-1] if part.has_base else part.sources
+    base = part.sources[-1].entry.name if part.has_base else None
+    refuse_wrong_number(recipe, [source.entry.name for source in models], base=base)
+    refuse_differences(
+        part.sources,
+        tokenizer_folder=model_folder,
+        dtypes_may_differ=recipe.dtype_of_output is not None,
+    )
 
 
 def default_threads() -> int:

@@ -128,7 +128,11 @@ CASES = [
     ),
     (PAIR, recipe("[{model: 'expert:lwa'}]"), ["pair: Unknown domain 'lwa'. Did you mean 'law'?"]),
     (PAIR, recipe("[{model: 'random:*'}]"), ["so set baselines.random_split"]),
-    (PAIR, recipe("[]"), ["merges.pair.models: expected at least 1 entry, got an empty list"]),
+    (
+        PAIR,
+        recipe("[]"),
+        ["merges.pair: a recipe names its models under either 'models' or 'slices'"],
+    ),
     (PAIR, recipe("[{model: seed}]", method="tie"), ["Unknown merge_method 'tie'. Did you mean"]),
     (
         PAIR,
