@@ -1,8 +1,9 @@
-"""Charts as small PNG files, drawn without a display and without global state."""
+"""Charts as small PNG files or as SVG, drawn without a display and without global state."""
 
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _DPI, _MIN_DPI = 110.0, 50.0
 # A picture of so much less resolution than would just fit does fit, as a rule.
 _MARGIN = 0.93
 _ROOM = 2.5
+_POINTS_PER_INCH = 72
 
 
 def figure(*, width: float, height: float) -> Any:
@@ -35,6 +37,33 @@ def to_png(drawn: Any, *, dpi: float = 130) -> bytes:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def to_svg(drawn: Any, *, name: str, title: str) -> str:
+    """Return a figure as an SVG element for a page, the same for the same figure.
+
+    Black becomes the colour of the page's text, and what was white shows the page. Text stays text,
+    in the page's font. ``name`` is what the element's ids begin with; ``title`` says what it shows.
+    """
+    import html
+
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    width, height = (round(_POINTS_PER_INCH * size, 1) for size in drawn.get_size_inches())
+    inside = buffer.getvalue().partition("<svg")[2].partition(">")[2].rpartition("</svg>")[0]
+    inside = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", inside, flags=re.DOTALL)
+    inside = re.sub(r'\bid="', f'id="{name}-', inside)
+    inside = re.sub(r'href="#|url\(#', lambda found: f"{found[0]}{name}-", inside)
+    inside = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", inside)
+    inside = inside.replace("stroke: #000000", "stroke: currentColor")
+    told = html.escape(title)
+    return (
+        f'<svg class="chart" viewBox="0 0 {width} {height}" fill="currentColor" role="img" '
+        f'aria-label="{told}"><title>{told}</title>{inside}</svg>'
+    )
 
 
 def end_of_scale(sizes: NDArray[Any]) -> float:

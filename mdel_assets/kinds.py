@@ -7,8 +7,9 @@ from mdel_assets.line.kind import Kind
 from mdel_assets.line.replicates import with_replicates
 from mdel_assets.merging.kinds import KINDS as MERGING
 from mdel_assets.publishing.kinds import KINDS as PUBLISHING
+from mdel_assets.reporting.kinds import KINDS as REPORTING
 from mdel_assets.training.kinds import KINDS as TRAINING
 
 KINDS: tuple[Kind, ...] = with_replicates(
-    (*DATA, *TRAINING, *MERGING, *EVALUATION, *GENERATION, *PUBLISHING)
+    (*DATA, *TRAINING, *MERGING, *EVALUATION, *GENERATION, *REPORTING, *PUBLISHING)
 )

@@ -21,7 +21,7 @@ ORDER = (
     *("errors", "machine", "store", "hub", "charts", "merge_methods", "model_families"),
     *("experiment", "tracking"),
     *("line", "data", "training", "scoring", "merging", "evaluation", "generation"),
-    *("publishing", "engines", "kinds", "home", "planning", "maintenance", "worker"),
+    *("publishing", "reporting", "engines", "kinds", "home", "planning", "maintenance", "worker"),
     *("defs", "web", "serving", "cli"),
     "definitions",
 )

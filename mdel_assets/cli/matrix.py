@@ -8,6 +8,7 @@ import click
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.reporting.steps import REPORT_NAME
 
 
 @click.command()
@@ -39,6 +40,7 @@ def print_matrix(lineage: Lineage) -> None:
         click.echo("\n".join(told))
     click.echo(
         f"\nWhere to look next\n"
+        f"{_report_hint(lineage)}"
         f"  {reports}/perplexity.md   all splits, with perplexities\n"
         f"  {reports}/perplexity.png  the heatmap\n"
         f"{_ensemble_hint(lineage)}"
@@ -50,6 +52,13 @@ def print_matrix(lineage: Lineage) -> None:
 def _ensemble_findings(lineage: Lineage) -> list[str]:
     record = lineage.artifact("ensemble_report").read_record()
     return list(record.details["findings"]) if record else []
+
+
+def _report_hint(lineage: Lineage) -> str:
+    report = lineage.artifact("experiment_report")
+    if not report.record_path.exists():
+        return ""
+    return f"  {report.folder / REPORT_NAME}     everything on one page: open it in a browser\n"
 
 
 def _ensemble_hint(lineage: Lineage) -> str:

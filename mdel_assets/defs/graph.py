@@ -19,6 +19,7 @@ from mdel_assets.defs.mixtures import mixture_assets
 from mdel_assets.defs.publishing import publishing_assets
 from mdel_assets.defs.references import reference_assets
 from mdel_assets.defs.replicates import replicate_assets
+from mdel_assets.defs.reporting import report_assets
 from mdel_assets.defs.resources import resources_of
 from mdel_assets.defs.sample_texts import sample_text_assets
 from mdel_assets.defs.searches import search_assets
@@ -58,6 +59,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *evaluation_assets(line),
             *ensemble_assets(line),
             *sample_text_assets(line),
+            *report_assets(line),
             *publishing_assets(line),
         ]
         shown = _shown_of_plan(lineage)

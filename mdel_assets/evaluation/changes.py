@@ -55,7 +55,7 @@ def changes_figure(matrix: "Matrix", split: str, *, panels_per_row: int = _PANEL
     )
     # Panels that shared their models' axis would each draw a tick for every model.
     grid = drawn.subplots(num_rows, num_columns, sharex=True, squeeze=False)
-    limits = _limits(list(changes.values()))
+    limits = scale_of(list(changes.values()))
     for axes, dataset in zip(grid.flat, datasets, strict=False):
         own = {m: changes[m, dataset] for m in models if (m, dataset) in changes}
         places = [models.index(model) for model in own]
@@ -87,7 +87,7 @@ def averages_figure(matrix: "Matrix", split: str) -> Any:
     drawn = figure(width=7.0, height=1.6 + 0.19 * max(1, len(rows)))
     axes = drawn.add_subplot()
     colours = [_colour(model, "") for model in models]
-    _draw_bars(axes, list(range(len(rows))), changes, colours, _limits(changes))
+    _draw_bars(axes, list(range(len(rows))), changes, colours, scale_of(changes))
     axes.set_yticks(range(len(rows)), models)
     axes.invert_yaxis()
     axes.set_title(total_label(matrix, split), fontsize=8)
@@ -124,7 +124,7 @@ def _explain(drawn: Any, matrix: "Matrix", models: Sequence[str], *, title: str)
     )
 
 
-def _limits(changes: "Sequence[Estimate]") -> tuple[float, float]:
+def scale_of(changes: "Sequence[Estimate]") -> tuple[float, float]:
     """Return the ends of the scale, chosen so that a few long bars do not shrink all others."""
     ends = np.array([[change.low, change.high] for change in changes] or [[0.0, 0.0]])
     far = end_of_scale(np.abs(ends).max(axis=1))

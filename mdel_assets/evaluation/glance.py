@@ -44,7 +44,15 @@ def glance(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> 
 
     ``merged`` gives the label of each merged model to show.
     """
-    labels = {
+    labels = labels_of(num_experts, merged)
+    rows = [r for r in matrix.averages if r.split == matrix.splits[0] and r.model in labels]
+    bars = [_bar(row, labels[row.model], num_experts) for row in rows]
+    return sorted(bars, key=lambda bar: bar.gain, reverse=True)
+
+
+def labels_of(num_experts: int, merged: Mapping[str, str]) -> dict[str, str]:
+    """Return the models that are shown, and what each is called; ``merged`` as in `glance`."""
+    return {
         POSTERIOR: f"{num_experts} domain experts together",
         ROUTED: "one domain expert, which a router chooses",
         RANDOM_SPLIT: f"{num_experts} random-split experts together",
@@ -52,9 +60,6 @@ def glance(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> 
         DENSE_ONE: "one model, one expert's tokens",
         **merged,
     }
-    rows = [r for r in matrix.averages if r.split == matrix.splits[0] and r.model in labels]
-    bars = [_bar(row, labels[row.model], num_experts) for row in rows]
-    return sorted(bars, key=lambda bar: bar.gain, reverse=True)
 
 
 def glance_of(matrix: "Matrix", *, num_experts: int, merged: Mapping[str, str]) -> Any:

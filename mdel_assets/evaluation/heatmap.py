@@ -58,10 +58,10 @@ def heatmap_figure(
     cell = _CELL if with_numbers else _SMALL_CELL
     drawn = figure(width=2.6 + panels * (0.4 + cell[0] * columns), height=2.5 + cell[1] * rows)
     all_axes = drawn.subplots(1, panels, sharey=True, squeeze=False)[0]
-    changes = {split: _changes(matrix, split) for split in splits}
+    changes = {split: changes_in_percent(matrix, split) for split in splits}
     # A reference model may be far away, and must not wash out the others' colours.
     own = [not Family.REFERENCE.has(model) for model in matrix.models]
-    highest, limit = _colour_limits([changes[split][own] for split in splits])
+    highest, limit = colour_limits([changes[split][own] for split in splits])
     image = None
     for axes, split in zip(all_axes, splits, strict=True):
         image = axes.imshow(changes[split], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -100,14 +100,14 @@ def _dataset_label(matrix: "Matrix", dataset: str, split: str, *, is_short: bool
     return f"{name}\n{size_label(matrix, dataset, split)}"
 
 
-def _colour_limits(changes: list[NDArray[np.float64]]) -> tuple[float, float]:
+def colour_limits(changes: list[NDArray[np.float64]]) -> tuple[float, float]:
     """Return the largest change, and the change from which on colours are saturated."""
     sizes = np.abs(np.concatenate([values.ravel() for values in changes]))
     highest = float(np.nanmax(sizes, initial=0.0))
     return highest, max(1.0, end_of_scale(sizes))
 
 
-def _changes(matrix: "Matrix", split: str) -> NDArray[np.float64]:
+def changes_in_percent(matrix: "Matrix", split: str) -> NDArray[np.float64]:
     """Return the (models, datasets) change from the seed in per cent; NaN for missing cells."""
     found = np.full((len(matrix.models), len(matrix.datasets)), np.nan)
     for place in np.ndindex(*found.shape):

@@ -130,6 +130,7 @@ def test_the_weekly_report_is_made_of_the_models_that_are_there(finished, place,
         "token_scores",
         "perplexity_report",
         "perplexity_matrix",
+        "experiment_report",
     ]
     lineage = place.lineage(experiment)
     assert lineage.current("token_scores", "merged-pair")

@@ -51,6 +51,7 @@ def test_a_searched_merge_is_made_scored_and_in_the_matrix(searched):
         ("perplexity_matrix", ""),
         ("ensemble_report", ""),
         ("sample_texts", "merged-found"),
+        ("experiment_report", ""),
     ], [o.message for o in outcomes]
     reports = home.root / "pico" / "reports"
     table = pq.read_table(reports / "perplexity.parquet")

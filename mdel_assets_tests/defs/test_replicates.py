@@ -38,7 +38,7 @@ def test_a_second_replicate_is_added_and_the_first_is_not_trained_again(twice):
     assert made["seed_model_replicate"] == ("2",)
     assert made["expert_model_replicate"] == ("github@2", "arxiv@2", "freelaw@2")
     assert made["token_scores_replicate"] == tuple(f"{model}@2" for model in MODELS)
-    reports = {"perplexity_matrix", "ensemble_report"}
+    reports = {"perplexity_matrix", "ensemble_report", "experiment_report"}
     assert {kind for kind in made if not kind.endswith("_replicate")} == reports
     assert what_is_stale(home.lineage(experiment)).found == []
 

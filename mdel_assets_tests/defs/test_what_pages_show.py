@@ -242,6 +242,7 @@ def test_links_lead_to_the_commit_that_something_was_taken_from(monkeypatch):
         ("perplexity_report", "seed", ["bits_per_byte", "perplexity"]),
         ("perplexity_matrix", None, ["findings", "heatmap"]),
         ("ensemble_report", None, ["findings", "at_a_glance"]),
+        ("experiment_report", None, ["verdict", "report"]),
     ],
 )
 def test_what_matters_comes_first_and_a_reports_columns_stand_below(finished, asset, key, first):

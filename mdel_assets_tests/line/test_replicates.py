@@ -112,7 +112,7 @@ def test_more_replicates_leave_what_was_made_up_to_date(home):
     own = {label: mark for label, mark in found.items() if "_replicate" not in label}
     # The reports are of all replicates.
     changed = {label for label in before if own[label] != before[label]}
-    assert changed == {"perplexity_matrix", "ensemble_report"}
+    assert changed == {"perplexity_matrix", "ensemble_report", "experiment_report"}
     assert own.keys() == before.keys()
 
 

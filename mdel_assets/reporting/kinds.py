@@ -1,0 +1,62 @@
+"""The kind of artifact that shows the whole line on one page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mdel_assets.data.kinds import KINDS as DATA
+from mdel_assets.evaluation.kinds import KINDS as EVALUATION
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.generation.kinds import KINDS as GENERATION
+from mdel_assets.line.kind import Input, Kind
+from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.replicates import with_replicates
+from mdel_assets.merging.kinds import KINDS as MERGING
+from mdel_assets.reporting import prices, steps
+from mdel_assets.reporting.settings import shown_settings
+from mdel_assets.training.kinds import KINDS as TRAINING
+
+_LINE = with_replicates((*DATA, *TRAINING, *MERGING, *EVALUATION, *GENERATION))
+# Without it there is nothing to report.
+_NEEDED = "perplexity_matrix"
+
+
+def _everything(experiment: Experiment, key: str) -> list[Input]:
+    return [
+        Input(kind.name, each)
+        for kind in _LINE
+        if kind.is_in(experiment)
+        for each in kind.keys(experiment)
+    ]
+
+
+def _made(lineage: Lineage, inputs: Sequence[Input]) -> list[Input]:
+    """Leave out what is not there: absent domains, what was never made, what failed."""
+    keys = {kind: set(lineage.keys(kind)) for kind in dict.fromkeys(kind for kind, _ in inputs)}
+    return [
+        entry
+        for entry in inputs
+        if entry.kind == _NEEDED
+        or (entry.key in keys[entry.kind] and lineage.artifact(*entry).record_path.exists())
+    ]
+
+
+def _settings(lineage: Lineage, key: str) -> dict[str, Any]:
+    return {"settings": shown_settings(lineage.experiment)}
+
+
+KINDS = (
+    Kind(
+        "experiment_report",
+        place="reports",
+        record="report",
+        code_version="1",
+        inputs=_everything,
+        takes=_made,
+        takes_what_is_there=True,
+        config=_settings,
+        write=steps.write_report,
+        price=prices.of_report,
+        is_report=True,
+        follows_inputs=True,
+    ),
+)
