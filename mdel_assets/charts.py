@@ -49,6 +49,8 @@ def to_svg(drawn: Any, *, name: str, title: str) -> str:
 
     import matplotlib as mpl
 
+    for legend in drawn.legends:
+        legend.set_frame_on(False)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

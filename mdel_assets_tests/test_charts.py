@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mdel_assets.charts import (
     inline_image,
     line_chart,
     to_png,
+    to_svg,
     with_palette,
 )
 
@@ -74,3 +76,27 @@ def test_one_far_value_does_not_stretch_a_scale():
     # Three quarters stay below 2: the scale ends at two and a half times that.
     assert end_of_scale(np.array([1.0, 2.0, 2.0, 2.0, 100.0])) == 5.0
     assert end_of_scale(np.array([0.0, np.nan, -1.0])) == 0.0
+
+
+def test_an_svg_is_the_same_for_the_same_figure_and_takes_the_colours_of_its_page():
+    curve = {"a <b> & $c$": [(0.0, 1.0), (9.0, 2.0)], "d": [(0.0, 2.0), (9.0, 1.0)]}
+
+    def drawn(name):
+        shown = line_chart(curve, x_label="step", y_label="loss", title="Loss <i>")
+        return to_svg(shown, name=name, title='The "loss" <i>')
+
+    first, other = drawn("one"), drawn("two")
+    assert first == drawn("one")
+    root, rest = first.split(">", 1)
+    assert 'aria-label="The &quot;loss&quot; &lt;i&gt;"' in root
+    assert 'viewBox="0 0 432.0 230.4"' in root
+    # Of black and white, of dates and of fonts of its own there is nothing left.
+    for gone in ("#000000", "#ffffff", "<metadata", "<style", "font:", "DejaVu", "<i>"):
+        assert gone not in rest
+    assert "stroke: currentColor" in rest
+    ids = [set(re.findall(r'id="([^"]+)"', each)) for each in (first, other)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', first))
+    assert used
+    assert used <= ids[0]

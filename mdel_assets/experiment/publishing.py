@@ -1,6 +1,7 @@
 """The sections of an experiment for its destinations: the Hub, and Weights & Biases."""
 
 import re
+from typing import ClassVar
 
 from pydantic import ValidationInfo, field_validator
 
@@ -13,8 +14,11 @@ class Hub(Section):
 
     ``endpoint`` is the Hub's address (default: ``HF_ENDPOINT``), or ``file:FOLDER`` for a local
     folder. ``namespace`` is a user or an organisation, by default the token's user.
-    ``allow_restricted`` allows publishing text that is known to be under copyright.
+    ``allow_restricted`` allows publishing text that is known to be under copyright. With
+    ``report``, repositories of models hold the page on the whole experiment, too.
     """
+
+    added_later: ClassVar[frozenset[str]] = frozenset({"report"})
 
     namespace: str | None = None
     private: bool = True
@@ -24,6 +28,7 @@ class Hub(Section):
     merged_name: str = "{recipe}"
     mixture_name: str = "mixture-{mixture}"
     allow_restricted: bool = False
+    report: bool = False
 
     @field_validator("dataset_name", "expert_name", "merged_name", "mixture_name")
     @classmethod

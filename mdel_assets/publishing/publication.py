@@ -26,6 +26,8 @@ from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 from mdel_assets.store.records import Identity, Record
 
+# What the page on the whole experiment is called in a model's repository, if it is there.
+REPORT_NAME = "experiment_report.html"
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 # A dry run reports the current state, without retries.
@@ -192,7 +194,7 @@ def owned_files(
                 f"{repository} on {backend.location} holds {_subject(earlier)}, and "
                 f"{_subject(now)} would replace it. {_REMEDY}"
             )
-    return {*earlier["files"], RECORD_NAME, CARD_NAME, CHART_NAME}
+    return {*earlier["files"], RECORD_NAME, CARD_NAME, CHART_NAME, REPORT_NAME}
 
 
 def changes_between(

@@ -23,6 +23,7 @@ from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
 from mdel_assets.publishing.model_cards import expert_card, merged_card, mixture_card
 from mdel_assets.publishing.publication import (
+    REPORT_NAME,
     Publication,
     describe,
     publish,
@@ -196,6 +197,9 @@ def _publish_alone(
     identity = _identity(lineage, content, repository, publisher)
     chart = draw_chart(content.figures)
     files = _files(content.artifact, content.card, chart)
+    for report in _reports(lineage, content):
+        (name,) = report.require().files
+        files[REPORT_NAME] = report.folder / name
     if publisher.dry_run:
         lines = describe(publisher.backend, repository, files, private=publisher.private)
         for line in lines:
@@ -237,6 +241,8 @@ def _identity(
     }
     if written := current_samples(lineage, content.figures.model):
         reports[lineage.artifact("sample_texts", written.key).label] = written.fingerprint
+    for report in _reports(lineage, content):
+        reports[report.label] = report.require().fingerprint
     return Identity(
         kind=content.kind,
         key=content.key,
@@ -249,6 +255,12 @@ def _identity(
             **content.others,
         },
     )
+
+
+def _reports(lineage: Lineage, content: _Content) -> list[Artifact]:
+    """Return the page on the experiment where models are published with it; it may be missing."""
+    is_asked = lineage.experiment.hub.report and content.kind != "hub_dataset"
+    return [lineage.artifact("experiment_report")] if is_asked else []
 
 
 def _still_there(

@@ -13,6 +13,8 @@ from mdel_assets.scoring.estimates import TOO_FEW, Estimate
 
 # The width of a bar's box, in units of its drawing.
 _WIDTH = 1000.0
+# How far from its end a bar is broken that is longer than the scale.
+_CUT = 40.0
 # The families that have a colour of their own, with their words in the legend.
 _FAMILIES = {
     Family.DENSE: "one model of all domains",
@@ -27,7 +29,7 @@ _FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A bar in its box: places in units of the box's width of 1000."""
+    """A bar in its box, 1000 wide; ``cut_at`` is where it is broken, if it is too long."""
 
     label: str
     note: str
@@ -39,6 +41,7 @@ class Bar:
     width: float
     low: float
     high: float
+    cut_at: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,7 @@ def bars_of(
                 width=round(abs(end - zero), 1),
                 low=place(change.low),
                 high=place(change.high),
+                cut_at=None if low <= change.value <= high else abs(end - _CUT),
             )
         )
     legend = legend_of(entry.model for entry in measured)

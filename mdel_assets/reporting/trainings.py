@@ -79,16 +79,18 @@ def trainings_of(lineage: Lineage) -> Trainings:
 
 
 def _curves(results: Mapping[str, ExpertResult]) -> str:
-    """Return the training losses of all experts in one chart, each named at its end."""
+    curves = {d: _thinned(r.history.curves.get("loss", [])) for d, r in results.items()}
+    return curves_svg({domain: points for domain, points in curves.items() if points})
+
+
+def curves_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Return all curves in one chart, in the page's colours; empty without any."""
     from mdel_assets.charts import to_svg
 
-    curves = {d: _thinned(r.history.curves.get("loss", [])) for d, r in results.items()}
-    curves = {domain: points for domain, points in curves.items() if points}
     if not curves:
         return ""
-    drawn = curves_figure(curves)
     title = f"Training loss of {len(curves)} experts over steps, in nats per token"
-    svg = to_svg(drawn, name="losses", title=title)
+    svg = to_svg(curves_figure(curves), name="losses", title=title)
     for colour, variable in zip(_COLOURS, _VARIABLES, strict=True):
         svg = svg.replace(colour, f"var({variable})")
     return svg
@@ -135,7 +137,13 @@ def _label_ends(axes: Any, *, height: float) -> None:
             fontsize=_FONT,
             va="center",
             parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 0.8, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": line.get_color(),
+                "lw": 0.8,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mdel_assets.errors import ExperimentError, PublishingError
+from mdel_assets.errors import ExperimentError, MissingArtifactError, PublishingError
 from mdel_assets.hub.names import name_problem
 from mdel_assets.publishing.backend import Changes, Repository
 from mdel_assets.publishing.folder_backend import FolderBackend
@@ -116,6 +116,33 @@ def test_names_that_the_hub_takes_are_taken():
 def test_an_experiment_cannot_publish_outside_of_its_folder(corpus, settings):
     with pytest.raises(ExperimentError, match="is not allowed as a name on the Hub"):
         pico_experiment(corpus, hub={"endpoint": "file:shelf", **settings})
+
+
+def test_models_are_published_with_the_report_where_that_is_asked(finished, own_home, tmp_path):
+    def publish_to_shelf(**settings):
+        experiment = with_hub(finished[0], endpoint=f"file:{tmp_path / 'shelf'}", **settings)
+        lineage, publisher = (
+            own_home.lineage(experiment),
+            make_publisher(experiment, environment={}),
+        )
+        publish_dataset(lineage, "arxiv", publisher=publisher)
+        done = publish_expert(lineage, "arxiv", publisher=publisher)
+        (state,) = (tmp_path / "shelf" / "models" / "local").glob("expert-arxiv/main")
+        return done.record, state / "experiment_report.html", lineage
+
+    record, page, lineage = publish_to_shelf()
+    assert not page.exists()
+    assert "experiment_report" not in record.inputs
+    record, page, lineage = publish_to_shelf(report=True)
+    report = lineage.artifact("experiment_report")
+    assert page.read_bytes() == (report.folder / "report.html").read_bytes()
+    # Of the text of any domain in the page, so that forgetting the domain finds the repository.
+    assert record.inputs["experiment_report"] == report.require().fingerprint
+    assert not list((tmp_path / "shelf" / "datasets").rglob("experiment_report.html"))
+    assert not publish_to_shelf()[1].exists()
+    report.remove()
+    with pytest.raises(MissingArtifactError, match="experiment_report is missing"):
+        publish_to_shelf(report=True)
 
 
 @pytest.mark.slow

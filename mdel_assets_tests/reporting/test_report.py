@@ -19,11 +19,13 @@ from mdel_assets.experiment.publishing import Hub
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.maintenance.forgetting import plan_forgetting
+from mdel_assets.reporting.bars import Measured, bars_of
 from mdel_assets.reporting.contents import contents_of
 from mdel_assets.reporting.page import render, visible
 from mdel_assets.reporting.settings import as_yaml, shown_settings
 from mdel_assets.reporting.texts import texts_of
-from mdel_assets.reporting.trainings import _apart, curves_figure
+from mdel_assets.reporting.trainings import _apart, curves_svg
+from mdel_assets.scoring.estimates import Estimate
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.reporting.reading import Read
 
@@ -232,9 +234,13 @@ def hostile_page(place, tmp_path):
     page = contents_of(lineage, lineage.identity("experiment_report"))
     heat = page.heats[0]
     named = dataclasses.replace(heat, rows=[dataclasses.replace(heat.rows[0], model=HOSTILE)])
-    curves = curves_figure({HOSTILE[:20]: [(1, 2.0), (2, 1.0)]})
-    assert curves
-    return dataclasses.replace(page, heats=[named, *page.heats[1:]], notes=[HOSTILE])
+    curves = curves_svg({HOSTILE[:20]: [(1, 2.0), (2, 1.0)]})
+    return dataclasses.replace(
+        page,
+        heats=[named, *page.heats[1:]],
+        notes=[HOSTILE],
+        trainings=dataclasses.replace(page.trainings, curves=curves),
+    )
 
 
 def test_hostile_names_and_texts_are_text(place, tmp_path):
@@ -249,6 +255,7 @@ def test_hostile_names_and_texts_are_text(place, tmp_path):
     assert read.row(f"Bits per byte on {page.heats[0].split}", HOSTILE)
     assert HOSTILE.replace("`code`", "code") in read.text
     assert "long" * 125 in read.text
+    assert read.text.count(HOSTILE[:20]) > read.text.count(HOSTILE)
 
 
 def test_a_corpus_of_one_domain_without_texts_and_baselines_has_a_page(corpus, home):
@@ -290,6 +297,18 @@ def test_settings_tell_no_folder_user_or_password(corpus):
     experiment = pico_experiment(corpus, source={"train": places})
     content = yaml.safe_load(as_yaml(shown_settings(experiment)))
     assert content["source"]["train"] == ["00.jsonl", "https://host.example/01.jsonl"]
+
+
+def test_a_bar_that_is_longer_than_the_scale_is_broken():
+    changes = [Estimate(value, value - 0.01, value + 0.01, 20) for value in (-0.9, -0.05, 0.01)]
+    rows = bars_of(
+        [Measured("merged-m", change) for change in changes], title="", scale=(-0.1, 0.1)
+    ).rows
+    assert [(row.left, row.width) for row in rows] == [(0.0, 500.0), (250.0, 250.0), (500.0, 50.0)]
+    assert [row.cut_at for row in rows] == [40.0, None, None]
+    assert [(row.low, row.high) for row in rows[1:]] == [(200.0, 300.0), (500.0, 600.0)]
+    assert rows[0].figures == "-0.900 [-0.910, -0.890]"
+    assert [row.is_sure for row in rows] == [True, True, False]
 
 
 def test_labels_at_the_ends_of_lines_keep_apart():

@@ -4,9 +4,8 @@ import dataclasses
 import math
 import random
 
-from mdel_assets.charts import to_svg
 from mdel_assets.reporting.matrix_tables import averages_of, domain_changes, heat_of
-from mdel_assets.reporting.trainings import LossRow, curves_figure
+from mdel_assets.reporting.trainings import LossRow, curves_svg
 from mdel_assets_tests.evaluation.test_matrix import make_matrix
 
 DOMAINS = [f"domain_of_texts_{number}" for number in range(1, 23)]
@@ -29,7 +28,6 @@ def wide(page, folder):
         domain: [(step, 3 + number / 9 + math.exp(-step / 20)) for step in range(1, 81)]
         for number, domain in enumerate(DOMAINS)
     }
-    svg = to_svg(curves_figure(curves), name="losses", title="Training loss of 22 experts")
     losses = [LossRow(domain, 4_096_000, 1.5, 3.5, 3.25) for domain in DOMAINS]
     (row, *_) = page.corpus.domains
     corpus = dataclasses.replace(
@@ -41,7 +39,7 @@ def wide(page, folder):
         heats=[heat_of(matrix, split)] * 2,
         averages=averages_of(matrix, split),
         changes=domain_changes(matrix, split),
-        trainings=dataclasses.replace(page.trainings, curves=svg, losses=losses),
+        trainings=dataclasses.replace(page.trainings, curves=curves_svg(curves), losses=losses),
         corpus=corpus,
         texts=dataclasses.replace(
             page.texts, shown=[dataclasses.replace(text, domain=domain) for domain in DOMAINS]
