@@ -59,7 +59,7 @@ def to_svg(drawn: Any, *, name: str, title: str) -> str:
     inside = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", inside, flags=re.DOTALL)
     inside = re.sub(r'\bid="', f'id="{name}-', inside)
     inside = re.sub(r'href="#|url\(#', lambda found: f"{found[0]}{name}-", inside)
-    inside = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", inside)
+    inside = re.sub(r"font-family: [^;\"]*;? ?", "", inside)
     inside = inside.replace("stroke: #000000", "stroke: currentColor")
     told = html.escape(title)
     return (
