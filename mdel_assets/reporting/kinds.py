@@ -16,8 +16,7 @@ from mdel_assets.reporting.settings import shown_settings
 from mdel_assets.training.kinds import KINDS as TRAINING
 
 _LINE = with_replicates((*DATA, *TRAINING, *MERGING, *EVALUATION, *GENERATION))
-# Without it there is nothing to report.
-_NEEDED = "perplexity_matrix"
+_MATRIX = "perplexity_matrix"
 
 
 def _everything(experiment: Experiment, key: str) -> list[Input]:
@@ -30,12 +29,17 @@ def _everything(experiment: Experiment, key: str) -> list[Input]:
 
 
 def _made(lineage: Lineage, inputs: Sequence[Input]) -> list[Input]:
-    """Leave out what is not there: absent domains, what was never made, what failed."""
+    """Leave out what is not there: absent domains, what was never made, what failed.
+
+    The matrix, and what that is made from, has to be there: the page is read from it.
+    """
     keys = {kind: set(lineage.keys(kind)) for kind in dict.fromkeys(kind for kind, _ in inputs)}
+    matrix = lineage.registry[_MATRIX]
+    needed = {Input(_MATRIX), *matrix.takes(lineage, matrix.inputs(lineage.experiment, ""))}
     return [
         entry
         for entry in inputs
-        if entry.kind == _NEEDED
+        if entry in needed
         or (entry.key in keys[entry.kind] and lineage.artifact(*entry).record_path.exists())
     ]
 

@@ -4,7 +4,7 @@ from mdel_assets.line.price import Price
 from mdel_assets.training.sizes import Sizes
 
 # The style, and what a row of the matrix, a domain and a model take on the page.
-_PAGE_BYTES, _BYTES_PER_ROW, _BYTES_PER_DOMAIN, _BYTES_PER_MODEL = 4e4, 1e3, 1.5e4, 2e3
+_PAGE_BYTES, _BYTES_PER_ROW, _BYTES_PER_DOMAIN, _BYTES_PER_MODEL = 4e4, 110.0, 5.5e3, 1.5e3
 
 
 def of_report(sizes: Sizes, key: str) -> Price:

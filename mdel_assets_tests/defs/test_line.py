@@ -85,7 +85,9 @@ def test_a_changed_setting_remakes_what_depends_on_it_and_nothing_else(finished,
     merges = PICO["merges"] | {"pair": {"merge_method": "linear", "models": [{"model": "seed"}]}}
     lineage = home.lineage(pico_experiment(corpus, merges=merges))
     stale = [s for kind, keys in lineage.walk() for key in keys if (s := lineage.stale(kind, key))]
-    assert [(s.kind, s.key) for s in stale] == [("merged_model", "pair")]
+    # The report shows the settings.
+    expected = [("merged_model", "pair"), ("experiment_report", "")]
+    assert [(s.kind, s.key) for s in stale] == expected
     assert stale[0].reason == "changed: config members, expert_model 'github'"
 
 
