@@ -10,6 +10,7 @@
     │   ├── ForeignArtifactError   it was made by another experiment
     │   ├── DamagedArtifactError   its files do not match its record
     │   └── DiskFullError          the disk filled while it was written
+    ├── ObjectStoreError           an object store does not answer, or refuses
     ├── ShardError                 a shard is truncated, corrupt, empty or too dirty
     │   └── FetchError             a shard could not be fetched whole
     ├── TrainingError              training cannot start or had to stop
@@ -91,6 +92,10 @@ class DamagedArtifactError(ArtifactError):
 
 class DiskFullError(ArtifactError):
     """The disk, or a quota, filled while an artifact was being written."""
+
+
+class ObjectStoreError(MdelError):
+    """An object store that does not answer, or refuses a request."""
 
 
 class ShardError(MdelError):

@@ -18,6 +18,8 @@ from mdel_assets.kinds import KINDS
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.store.durable_files import write_text_atomically
 from mdel_assets.store.file_names import require_writable_name
+from mdel_assets.store.remote.client import address_of, checked_address
+from mdel_assets.store.remote.object_store import object_store
 
 _log = logging.getLogger(__name__)
 DEFAULT_EXPERIMENT = "sample"
@@ -60,10 +62,23 @@ class MdelHome:
         """The default folder for merges of ``mdel merge``."""
         return self.root / "merges"
 
-    def lineage(self, experiment: Experiment) -> Lineage:
-        """Return the lineage of ``experiment`` over the artifacts in this home."""
+    def lineage(self, experiment: Experiment, *, store: str | None = None) -> Lineage:
+        """Return the lineage of ``experiment`` over the artifacts in this home.
+
+        ``store`` is the address of the object store that holds them too, by default what
+        ``MDEL_STORE`` names.
+
+        Raises:
+            ExperimentError: that is no address of a store.
+
+        """
+        address = checked_address(store) if store else address_of()
         return Lineage(
-            experiment, root=self.root / experiment.name, cache=self.cache, registry=KINDS
+            experiment,
+            root=self.root / experiment.name,
+            cache=self.cache,
+            registry=KINDS,
+            remote=object_store(address, self.cache) if address else None,
         )
 
     def initialize(self, experiment: str) -> None:

@@ -30,6 +30,9 @@ from mdel_assets.machine.console import show_log_lines
 from mdel_assets.machine.processes import is_first_process, require_processes
 from mdel_assets.tracking import Tracker
 
+# A folder of the job's machine that takes the place of MDEL_HOME, where that is not shared.
+JOB_HOME = "MDEL_JOB_HOME"
+
 
 def run_worker(path: Path) -> None:
     """Make what the specification at ``path`` names.
@@ -42,7 +45,7 @@ def run_worker(path: Path) -> None:
     spec = WorkerSpec.model_validate_json(path.read_text("utf-8"))
     require_processes(spec.num_processes)
     experiment = Experiment.model_validate(spec.experiment)
-    home = MdelHome(Path(spec.home))
+    home = MdelHome(Path(os.environ.get(JOB_HOME) or spec.home))
     tracker = Tracker(
         project=experiment.tracking.wandb_project,
         entity=experiment.tracking.wandb_entity,
@@ -50,7 +53,7 @@ def run_worker(path: Path) -> None:
         folder=Path(spec.tracking_folder),
         mode=spec.tracking_mode,
     )
-    lineage = home.lineage(experiment)
+    lineage = home.lineage(experiment, store=spec.store)
     if spec.part:
         make_part(lineage, spec.kind, spec.keys, Part(*spec.part))
         return

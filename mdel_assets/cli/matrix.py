@@ -34,7 +34,7 @@ def print_matrix(lineage: Lineage) -> None:
 
     width = shutil.get_terminal_size((160, 24)).columns
     click.echo(matrix_text(read_matrix(lineage), width=width))
-    reports = lineage.folder("perplexity_matrix")
+    reports = lineage.required("perplexity_matrix")
     if told := _ensemble_findings(lineage):
         click.echo("\nExperts together, against the best single model (no model was run)\n")
         click.echo("\n".join(told))

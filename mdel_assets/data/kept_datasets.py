@@ -14,6 +14,9 @@ def usable_again(artifact: Artifact, identity: Identity) -> Record | None:
 
     Its files are then whole. None where there is no such dataset.
     """
+    if not artifact.record_path.exists():
+        # To fetch it from a store would cost more than it saves.
+        return None
     try:
         record = artifact.require()
     except ArtifactError:

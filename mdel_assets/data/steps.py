@@ -15,7 +15,7 @@ from typing import Any
 
 from mdel_assets.data.dataset_counts import Contamination, DatasetCounts
 from mdel_assets.data.fetch import fetch_shard, source_signature
-from mdel_assets.errors import ShardError
+from mdel_assets.errors import ArtifactError, ShardError
 from mdel_assets.experiment.experiment import Shard
 from mdel_assets.experiment.fields import EVALUATION_SPLITS
 from mdel_assets.line.kind import Task, Written
@@ -57,8 +57,9 @@ def current_shard(lineage: Lineage, key: str) -> Record | None:
     from mdel_assets.data.hub_files import has_changed
 
     artifact = lineage.artifact("raw_pile_shard", key)
-    record = artifact.last_record()
-    if record is None or artifact.damage(record):
+    try:
+        record = artifact.look()
+    except ArtifactError:
         return None
     shard = _shard(lineage, key)
     if shard.sha256 and shard.sha256 != record.config["sha256"]:

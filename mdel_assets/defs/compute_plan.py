@@ -150,6 +150,8 @@ class Plan:
             for share in shares
         }
         listener = JobMessages(self.context, are_named=len(jobs) > 1)
+        for key in missing:
+            self.lineage.push_inputs(self.kind, key)
         engine = self.compute.make_engine(place.queue, is_training=self.declared.is_training)
         with making(*(self.lineage.artifact(self.kind, key) for key in missing)):
             Queue(engine, place.queue, listener=listener).run(list(jobs.values()))
@@ -160,6 +162,8 @@ class Plan:
         self, errors: Mapping[Share, MdelError | None], keys: Sequence[str], made: Made
     ) -> None:
         """Note what jobs have made; what they did in parts is written now."""
+        if self.lineage.remote:
+            self.lineage.remote.look_again()
         for key in keys:
             look_again(self.lineage.artifact(self.kind, key).folder, within=self.lineage.root)
         if self.declared.parts:
@@ -188,6 +192,7 @@ class Plan:
         return WorkerSpec(
             experiment=experiment.model_dump(mode="json", by_alias=True, exclude_unset=True),
             home=self.home,
+            store=self.lineage.remote.address if self.lineage.remote else None,
             kind=self.kind,
             keys=share.keys,
             part=share.part,

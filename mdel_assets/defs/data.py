@@ -255,7 +255,7 @@ def _tokenizer(experiment: Experiment, lineage: Lineage) -> Any:
 
     seed, named = lineage.artifact("seed_model"), experiment.seed_model
     try:
-        if seed.read_record():
+        if seed.record_path.exists():
             return load_tokenizer(seed.folder)
         if named.path is None:
             return None

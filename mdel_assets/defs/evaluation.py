@@ -172,7 +172,7 @@ def states_of_unmade(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[st
     for key in keys if len(keys) > 1 else []:
         names = Family.EXPERT.keys(lineage.present_domains()) if key == POSTERIOR else [key]
         for model in map(lineage.model, names):
-            if not model.record_path.exists():
+            if not model.is_made():
                 states[key] = {"state": f"{model.label} was never made: nothing to score"}
                 _log.warning("%s was never made: %s is left out", model.label, key)
     return states

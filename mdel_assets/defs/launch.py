@@ -36,8 +36,8 @@ from mdel_assets.machine.child_processes import (
 )
 from mdel_assets.machine.memory import give_memory_back
 from mdel_assets.machine.side_by_side import prepare
-from mdel_assets.store.artifacts import looking_once
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
+from mdel_assets.store.looking_once import looking_once
 from mdel_assets.training.time_left import TimeLeft
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -117,7 +117,7 @@ def run_line(
         if absent != (absent := lineage.absent_domains()):
             runner = Runner(build_definitions(experiment, home), instance, lineage)
         with looking_once():
-            stale = [key for key in keys if lineage.stale(kind, key)]
+            stale = [key for key in keys if lineage.to_do(kind, key)]
             awaited = {key: found for key in stale if (found := not_made.awaited_by(kind, key))}
         if current := tuple(key for key in keys if key not in stale):
             yield RunOutcome(kind, f"{len(current)} of {len(keys)}", "up to date", keys=current)

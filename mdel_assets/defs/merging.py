@@ -104,7 +104,7 @@ def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetC
 
     With slices, which may give it another number of layers, only the kinds of layers are compared.
     """
-    seed_folder = lineage.folder("seed_model")
+    seed_folder = lineage.required("seed_model")
     is_sliced = bool(lineage.experiment.merges[record.key].slices)
     with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
         same_shapes = _shapes(ours, is_sliced=is_sliced) == _shapes(seeds, is_sliced=is_sliced)

@@ -92,4 +92,4 @@ def _nothing_for_experts(lineage: Lineage) -> str:
 
 
 def _has_dataset(lineage: Lineage, domain: str) -> bool:
-    return lineage.artifact("domain_dataset", domain).record_path.exists()
+    return lineage.artifact("domain_dataset", domain).is_made()

@@ -161,10 +161,10 @@ def _text_of_domain(lineage: Lineage) -> _Also:
     """Return what says how many tokens a domain's text has; the tokenizer is loaded once."""
     from mdel_assets.training.model_files import load_tokenizer
 
-    tokenizer = load_tokenizer(lineage.folder("seed_model"))
+    tokenizer = load_tokenizer(lineage.required("seed_model"))
 
     def measure(domain: str) -> dict[str, Any]:
-        train = lineage.folder("domain_dataset", domain) / "train.parquet"
+        train = lineage.required("domain_dataset", domain) / "train.parquet"
         return tokens_per_byte(train, domain, tokenizer)
 
     return measure

@@ -18,11 +18,13 @@ class WorkerSpec(Section):
 
     ``kind`` and ``keys`` name the artifacts, of which it makes all or, where ``part`` is (number,
     count), does one of so many parts of the work. ``experiment`` is the whole of it, so that
-    nothing depends on a file that may have changed since.
+    nothing depends on a file that may have changed since. ``store`` is the address of the object
+    store that artifacts come from and go to, if there is one; its credentials are the job's own.
     """
 
     experiment: dict[str, Any]
     home: str
+    store: str | None = None
     kind: str
     keys: tuple[str, ...]
     part: tuple[int, int] | None = None

@@ -4,7 +4,8 @@ from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.replicates import replicate_key, replicates_of
 from mdel_assets.scoring.report_rows import rows_of
-from mdel_assets.store.artifacts import Artifact, looking_once
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.looking_once import looking_once
 
 
 def reported_models(lineage: Lineage) -> list[str]:
@@ -12,7 +13,7 @@ def reported_models(lineage: Lineage) -> list[str]:
     return [
         key
         for key in lineage.present_models()
-        if key == SEED or lineage.artifact("perplexity_report", key).record_path.exists()
+        if key == SEED or lineage.artifact("perplexity_report", key).is_made()
     ]
 
 

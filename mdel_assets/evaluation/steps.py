@@ -18,7 +18,7 @@ from mdel_assets.line.kind import Part, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
 from mdel_assets.line.replicates import replicates_of
-from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.looking_once import looking_once
 from mdel_assets.training.time_left import num_parameters, operations_of
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def report(task: Task) -> Written:
     lineage, model_key, stage = task.lineage, task.key, task.folder
     evaluation = lineage.experiment.evaluation
     cells = with_samples(
-        read_cells(lineage.folder("token_scores", model_key)),
+        read_cells(lineage.required("token_scores", model_key)),
         num_samples=evaluation.num_bootstrap_samples,
         seed=evaluation.seed,
     )
@@ -167,7 +167,7 @@ def read_reported_cells(lineage: Lineage, model_key: str) -> list[Any]:
 
     from mdel_assets.scoring.perplexity import read_cells, samples_from
 
-    cells = read_cells(lineage.folder("token_scores", model_key))
+    cells = read_cells(lineage.required("token_scores", model_key))
     report = lineage.artifact("perplexity_report", model_key)
     samples = report.folder / _samples_name(model_key)
     # A report of other scores, or one that was made before these were kept, says nothing of them.

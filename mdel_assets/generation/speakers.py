@@ -20,8 +20,9 @@ from mdel_assets.generation.ensembles import (
     ensembles_of,
 )
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.store.artifacts import Artifact, looking_once
+from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.digests import text_digest
+from mdel_assets.store.looking_once import looking_once
 
 if TYPE_CHECKING:
     from mdel_assets.generation.speaker import Speaker
@@ -194,6 +195,9 @@ class Speakers:
                 f"{artifact.label} is out of date ({stale.reason}), so nothing is read from it: "
                 f"{artifact.remedy}."
             )
+        current = self._lineage.current(artifact.kind, artifact.key) if artifact.remote else None
+        if current:
+            artifact.bring(current)
 
     def _made(self, name: str, ensemble: Ensemble | None) -> "Speaker":
         from mdel_assets.generation.networks import Networks
@@ -231,7 +235,9 @@ class Speakers:
         members, route = self._members(ensemble), None
         if ensemble.is_routed:
             settings = self._lineage.experiment.evaluation.ensemble
-            router = Router(self._lineage.folder("domain_router"), temperature=settings.temperature)
+            router = Router(
+                self._lineage.required("domain_router"), temperature=settings.temperature
+            )
             route = TextRouter(router, ensemble.family, tokenizer)
         return Weights(
             ensemble,

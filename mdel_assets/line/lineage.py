@@ -5,6 +5,7 @@ records of its inputs. Artifacts carry that identity; `mdel run` and `mdel statu
 what lies on disk.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from mdel_assets.errors import ExperimentError, MdelError, MissingArtifactError
 from mdel_assets.line.kind import Input, Kind
 from mdel_assets.line.presence import DATASET, Presence
 from mdel_assets.line.staleness import Stale, reason_to_remake
-from mdel_assets.store.artifacts import Artifact, looking_once
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.looking_once import looking_once, seen_so_far
 from mdel_assets.store.records import Identity, Record
 
 
@@ -27,8 +29,10 @@ class Lineage(Presence):
 
         """
         declared = self.registry[kind]
-        config = declared.config(self, key)
-        return self._identity(declared, key, config, self._fingerprints(self.inputs(kind, key)))
+        with looking_once() if self.remote else contextlib.nullcontext():
+            config = declared.config(self, key)
+            inputs = self._fingerprints(self.inputs(kind, key))
+        return self._identity(declared, key, config, inputs)
 
     def _identity(
         self, kind: Kind, key: str, config: dict[str, Any], inputs: dict[str, str]
@@ -51,9 +55,65 @@ class Lineage(Presence):
         has_datasets = any(artifact.kind == DATASET for artifact in inputs)
         absent = dict(self.absent_datasets()) if has_datasets else {}
         return {
-            artifact.label: absent.get(artifact.label) or artifact.require().fingerprint
+            artifact.label: absent.get(artifact.label) or self._version(artifact).fingerprint
             for artifact in inputs
         }
+
+    def _version(self, artifact: Artifact) -> Record:
+        """Return the record of an input: of several versions, that of the experiment as it is now.
+
+        There is only one, save where the store has others than this home.
+        """
+        versions = artifact.remote.versions() if artifact.remote else set()
+        if not versions or versions == {
+            record.fingerprint for record in [artifact.last_record()] if record
+        }:
+            return artifact.look()
+        seen, path = seen_so_far(), artifact.record_path
+        assert seen
+        if path not in seen.current:
+            is_source = self.registry[artifact.kind].current is not None
+            seen.current[path] = None if is_source else self._current_if_known(artifact)
+        return seen.current[path] or artifact.look()
+
+    def _current_if_known(self, artifact: Artifact) -> Record | None:
+        try:
+            return self.current(artifact.kind, artifact.key)
+        except MissingArtifactError:
+            return None
+
+    def bring_inputs(self, kind: str, key: str = "") -> None:
+        """Have everything here, in the right version, that an artifact is made from.
+
+        Raises:
+            MdelError: something is missing, or the store failed.
+
+        """
+        if self.remote is None:
+            return
+        expected = self.identity(kind, key).inputs
+        for artifact in self.inputs(kind, key):
+            record = artifact.holds(expected[artifact.label])
+            # An absent domain's dataset was never made.
+            if record:
+                artifact.bring(record)
+
+    def push_inputs(self, kind: str, key: str = "") -> None:
+        """Have everything in the store that an artifact is made from: jobs elsewhere fetch it."""
+        if self.remote is None:
+            return
+        for artifact in self.inputs(kind, key):
+            record = artifact.last_record() if artifact.record_path.exists() else None
+            if record and artifact.remote and not artifact.remote.find(record.fingerprint):
+                artifact.push(artifact.require())
+
+    def settle(self, kind: str, key: str, record: Record) -> Record:
+        """Have a current artifact here, and in the store if there is one; return its record."""
+        artifact = self.artifact(kind, key)
+        if artifact.remote is None:
+            return record
+        artifact.bring(record)
+        return record if artifact.remote.find(record.fingerprint) else artifact.push(record)
 
     def inputs(self, kind: str, key: str = "") -> list[Artifact]:
         """Return what an artifact is made from, whether that is there or not."""
@@ -79,6 +139,19 @@ class Lineage(Presence):
         except MdelError as error:
             return Stale(kind, key, str(error))
         return Stale(kind, key, reason_to_remake(self.artifact(kind, key), expected))
+
+    def to_do(self, kind: str, key: str = "") -> Stale | None:
+        """Say why a run would make the artifact, or only push it to the store; None if neither."""
+        if stale := self.stale(kind, key):
+            return stale
+        artifact = self.artifact(kind, key)
+        if artifact.remote is None:
+            return None
+        record = artifact.read_record()
+        is_pushed = record is None or artifact.remote.find(record.fingerprint)
+        return (
+            None if is_pushed else Stale(kind, key, f"not in {artifact.remote.store.address} yet")
+        )
 
     def absent_domains(self) -> list[str]:
         """Domains of which the corpus is known to have no training document.

@@ -86,6 +86,8 @@ def make_shown(lineage: Lineage, kind: str, read: Callable[[Lineage], Any]) -> t
     """
     made = make(lineage, kind, [""])
     made.raise_failures()
+    if "" not in made.shown:
+        lineage.bring_inputs(kind)
     shown = made.shown[""] if "" in made.shown else read(lineage)
     return made.records[""], shown
 
@@ -108,6 +110,8 @@ def make(
 
     """
     declared, made = lineage.registry[kind], Made()
+    if lineage.remote:
+        lineage.remote.look_again()
     if declared.replicate_of:
         return _make_replicates(
             lineage, declared, keys, conditions=conditions, takes_locks=takes_locks
@@ -139,6 +143,8 @@ def make_part(lineage: Lineage, kind: str, keys: Sequence[str], part: Part) -> N
     parts = lineage.registry[kind].parts
     assert parts
     made = Made()
+    for key in keys:
+        lineage.bring_inputs(kind, key)
     with ExitStack() as stack:
         for key, error in parts.work(_tasks_without_stage(lineage, kind, keys, stack), part):
             if error is not None:
@@ -206,7 +212,9 @@ def current_record(lineage: Lineage, kind: str, key: str = "") -> Record | None:
     artifact = lineage.artifact(kind, key)
     if record:
         _log.info("%s is up to date; nothing to do", artifact.label)
-        return record
+        return lineage.settle(kind, key, record)
+    if not artifact.record_path.exists():
+        return None
     if (old := artifact.last_record()) and (problem := artifact.damage(old)):
         _log.warning("%s is damaged and made anew: %s", artifact.label, problem)
     return None
@@ -226,6 +234,7 @@ def _make_together(
                 # Before anything is read: what changes meanwhile leaves an artifact that is stale.
                 identity = _identity(lineage, kind, key)
                 artifact = lineage.artifact(kind.name, key)
+                lineage.bring_inputs(kind.name, key)
                 if linked := _linked_anew(lineage, kind, artifact, identity):
                     made.records[key] = linked
                     continue
@@ -284,6 +293,8 @@ def _publish(kind: Kind, task: Task, written: Written) -> None:
     shutil.rmtree(
         task.lineage.root / "work" / task.artifact.work_name(task.identity), ignore_errors=True
     )
+    # It is made, whatever the store answers: the next run only pushes it.
+    task.artifact.push(record)
 
 
 def _linked_anew(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from mdel_assets.errors import ArtifactError, MdelError
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.looking_once import looking_once
 
 _NUM_NAMED = 3
 

@@ -5,13 +5,15 @@ missed. The records of the routed shards and of the datasets tell which domains 
 two kinds are known here by name.
 """
 
+import fnmatch
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Kind, model_input, model_key
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.remote.object_store import ObjectStore, RemotePlace
 
 DOCUMENTS, DATASET = "shard_documents", "domain_dataset"
 _REMEDY = (
@@ -23,15 +25,23 @@ class Presence:
     """The artifacts of one experiment, by kind and key, as far as the corpus has them.
 
     ``root`` is the experiment's folder, ``cache`` where what can be fetched again is kept.
+    ``remote`` is the object store that holds artifacts too, if there is one.
     """
 
     def __init__(
-        self, experiment: Experiment, *, root: Path, cache: Path, registry: tuple[Kind, ...]
+        self,
+        experiment: Experiment,
+        *,
+        root: Path,
+        cache: Path,
+        registry: tuple[Kind, ...],
+        remote: ObjectStore | None = None,
     ) -> None:
         self.experiment = experiment
         self.root = root
         self.cache = cache
         self.registry = {kind.name: kind for kind in registry}
+        self.remote = remote
 
     def artifact(self, kind: str, key: str = "") -> Artifact:
         """Return the place of an artifact."""
@@ -39,20 +49,32 @@ class Presence:
         folder = self.root / declared.place.format(key=key)
         name = f"{declared.record.format(key=key)}." if declared.record else ""
         partition = f" --partition {key}" if key else ""
+        record_path, remote, links_to = folder / f"{name}{RECORD_NAME}", None, None
+        if self.remote:
+            remote = RemotePlace(self.remote, str(record_path.relative_to(self.root.parent)))
+            links_to = self.artifact(declared.links_to) if declared.links_to else None
         return Artifact(
             kind=kind,
             key=key,
             experiment=self.experiment.name,
             folder=folder,
-            record_path=folder / f"{name}{RECORD_NAME}",
+            record_path=record_path,
             remedy=_REMEDY.format(kind=kind, partition=partition),
             work=self.root / "work",
             owns_folder=not (declared.record or declared.shares_folder),
+            remote=remote,
+            links_to=links_to,
         )
 
     def folder(self, kind: str, key: str = "") -> Path:
         """Return the folder of an artifact."""
         return self.artifact(kind, key).folder
+
+    def required(self, kind: str, key: str = "") -> Path:
+        """Return the folder of an artifact that is here and whole; raises as `Artifact.require`."""
+        artifact = self.artifact(kind, key)
+        artifact.require()
+        return artifact.folder
 
     def model(self, name: str) -> Artifact:
         """Return the place of the model called ``name``, one of `Experiment.model_keys`."""
@@ -115,7 +137,7 @@ class Presence:
         return [key for key in self.experiment.domain_keys if key not in present]
 
     def _has_training_text(self, domain: str) -> bool:
-        record = self.artifact(DATASET, domain).require()
+        record = self.artifact(DATASET, domain).look()
         return bool(record.counts["train"]["num_domain_documents"])
 
     def unrouted_domains(self) -> set[str]:
@@ -141,7 +163,10 @@ class Presence:
             return list(self.registry[DOCUMENTS].keys(self.experiment))
         except ExperimentError:
             place = self.registry[DOCUMENTS].place.format(key="[!.]*")
-            return sorted(path.parent.name for path in self.root.glob(f"{place}/{RECORD_NAME}"))
+            here = {path.parent.name for path in self.root.glob(f"{place}/{RECORD_NAME}")}
+            there = self.remote.places(self.experiment.name) if self.remote else ()
+            found = fnmatch.filter(there, f"{self.experiment.name}/{place}/{RECORD_NAME}")
+            return sorted(here | {PurePath(path).parent.name for path in found})
 
     def present_models(self) -> list[str]:
         """Models that exist or could: experts of absent domains are left out."""

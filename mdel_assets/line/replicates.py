@@ -84,6 +84,7 @@ class Replicate(Lineage):
             root=line.root,
             cache=line.cache,
             registry=tuple(line.registry.values()),
+            remote=line.remote,
         )
         self.line = line
         self.number = number
@@ -105,6 +106,18 @@ class Replicate(Lineage):
     def current(self, kind: str, key: str = "") -> Record | None:
         """Return the record if the artifact is whole and is what it should be, else None."""
         return self.line.current(*self.name(kind, key))
+
+    def settle(self, kind: str, key: str, record: Record) -> Record:
+        """Have a current artifact here and in the store; as that of the line."""
+        return self.line.settle(*self.name(kind, key), record)
+
+    def to_do(self, kind: str, key: str = "") -> Stale | None:
+        """Say what is still to be done for the artifact; as that of the line."""
+        return self.line.to_do(*self.name(kind, key))
+
+    def bring_inputs(self, kind: str, key: str = "") -> None:
+        """Have everything here that an artifact is made from; as that of the line."""
+        self.line.bring_inputs(*self.name(kind, key))
 
     def stale(self, kind: str, key: str = "") -> Stale | None:
         """Say why the artifact would be made anew, or None if it is current."""

@@ -20,7 +20,7 @@ class Stale:
 def reason_to_remake(artifact: Artifact, expected: Identity | None) -> str:
     """Return how an artifact differs from what it should be; None stands for a source elsewhere."""
     try:
-        record = artifact.require()
+        record = artifact.look()
     except MissingArtifactError:
         return "never made"
     except DamagedArtifactError as error:

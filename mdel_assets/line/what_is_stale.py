@@ -8,7 +8,7 @@ from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.replicates import replicates_of
 from mdel_assets.line.staleness import Stale
-from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.looking_once import looking_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ def what_is_stale(lineage: Lineage, *, until: str | None = None) -> StaleLine:
         for kind, keys in lineage.walk():
             if kind == until:
                 break
-            found += [stale for key in keys if (stale := lineage.stale(kind, key))]
+            found += [stale for key in keys if (stale := lineage.to_do(kind, key))]
     except ArtifactError:
         return StaleLine(found, is_cut_off=True)
     return StaleLine(found)
@@ -97,7 +97,7 @@ def _could_report(lineage: Lineage, kind: str, made: Sequence[str]) -> bool:
 def _is_scored(replicate: Lineage) -> bool:
     """Whether all models of a further replicate have their scores."""
     models = replicate.present_models()
-    return all(replicate.artifact("token_scores", m).record_path.exists() for m in models)
+    return all(replicate.artifact("token_scores", m).is_made() for m in models)
 
 
 @looking_once()
@@ -122,4 +122,4 @@ def _made_models(lineage: Lineage) -> list[str]:
         models = lineage.present_models()
     except MdelError:
         return []
-    return [key for key in models if lineage.model(key).record_path.exists()]
+    return [key for key in models if lineage.model(key).is_made()]

@@ -14,7 +14,7 @@ from mdel_assets.line.kind import Kind
 from mdel_assets.line.price import Price
 from mdel_assets.planning.clock import SECONDS_OF_LIBRARIES, Clock, num_runs, peak_memory
 from mdel_assets.planning.in_words import size_in_words
-from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.looking_once import looking_once
 from mdel_assets.training.sizes import Sizes
 
 # What Dagster keeps of a run.

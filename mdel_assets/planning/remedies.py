@@ -107,6 +107,7 @@ def _with(lineage: Lineage, experiment: Experiment) -> Lineage:
         root=lineage.root,
         cache=lineage.cache,
         registry=tuple(lineage.registry.values()),
+        remote=lineage.remote,
     )
 
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,16 @@ from mdel_assets.errors import (
 )
 from mdel_assets.store.digests import file_digest, file_number
 from mdel_assets.store.durable_files import (
+    exclusively,
     explaining_full_disk,
     swap_into_place,
     sync,
     write_text_atomically,
 )
 from mdel_assets.store.half_written import remove_left_behind, staging_prefix
-from mdel_assets.store.records import Identity, Record
+from mdel_assets.store.looking_once import seen_so_far
+from mdel_assets.store.records import Identity, Record, merged_details, shown_counts
+from mdel_assets.store.remote.object_store import RemotePlace
 from mdel_assets.store.verification import Notes
 from mdel_assets.store.versions import library_versions
 
@@ -44,33 +46,16 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Seen:
-    """By the record's path: records, and what is wrong with their files, as they were found."""
-
-    records: dict[Path, Record | None] = dataclasses.field(default_factory=dict)
-    damages: dict[Path, str | None] = dataclasses.field(default_factory=dict)
-
-
-_seen: ContextVar[_Seen | None] = ContextVar("_seen", default=None)
-
-
-@contextlib.contextmanager
-def looking_once() -> Iterator[None]:
-    """Look at every record and its files at most once in this block, in which nothing is made."""
-    token = _seen.set(_seen.get() or _Seen())
-    try:
-        yield
-    finally:
-        _seen.reset(token)
-
-
-@dataclasses.dataclass(frozen=True)
 class Artifact:
     """A place for one artifact: a folder, or named files in a folder that others share.
 
     ``work`` is the folder, outside every artifact, of its lock and of the notes on its files. One
     that belongs to no experiment's folder has no notes, and its lock beside it. ``owns_folder``:
     the folder is this artifact's alone.
+
+    With ``remote``, its place in an object store, the folder is a cache: an artifact that is there
+    and not here is as good as made, and comes here when it is required. Of its files, those that it
+    shares with the artifact ``links_to`` become links to that one's.
     """
 
     kind: str
@@ -81,6 +66,8 @@ class Artifact:
     remedy: str
     work: Path | None = None
     owns_folder: bool = True
+    remote: RemotePlace | None = dataclasses.field(default=None, compare=False, repr=False)
+    links_to: "Artifact | None" = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -88,8 +75,8 @@ class Artifact:
         return f"{self.kind} '{self.key}'" if self.key else self.kind
 
     def read_record(self) -> Record | None:
-        """Return the record, or None where the artifact was never made."""
-        seen = _seen.get()
+        """Return the record, here or the newest in the store; None if it was never made."""
+        seen = seen_so_far()
         if seen is None:
             return self._read_record()
         if self.record_path not in seen.records:
@@ -100,7 +87,7 @@ class Artifact:
         try:
             return Record.parse(self.record_path.read_text("utf-8"))
         except FileNotFoundError:
-            return None
+            return self.remote.newest() if self.remote else None
         except ValueError as error:
             raise DamagedArtifactError(
                 f"{self.record_path} is not a record ({error}). Delete its folder, then "
@@ -115,7 +102,9 @@ class Artifact:
             return None
 
     def require(self) -> Record:
-        """Return the record of an artifact that is there, whole, and this experiment's own.
+        """Return the record of an artifact that is here, whole, and this experiment's own.
+
+        One that is in the store alone is fetched.
 
         Raises:
             MissingArtifactError: it was never made.
@@ -123,6 +112,13 @@ class Artifact:
             DamagedArtifactError: a file is missing, or does not hold what was recorded.
 
         """
+        record = self.look()
+        if self.remote:
+            self.bring(record)
+        return record
+
+    def look(self) -> Record:
+        """Return the record of an artifact that is whole, here or in the store; as `require`."""
         record = self.read_record()
         if record is None:
             raise MissingArtifactError(f"{self.label} is missing at {self.folder}: {self.remedy}.")
@@ -133,30 +129,42 @@ class Artifact:
                 f"'{record.experiment}', expected {self.label} of experiment '{self.experiment}'. "
                 f"Move it away, then {self.remedy}."
             )
-        problem = self._damage_seen(record)
+        problem = self._damage_seen(record) if self.record_path.exists() else None
         if problem and self.read_record() != record:
             # Another process made it anew meanwhile.
-            return self.require()
-        if problem:
+            return self.look()
+        if problem and not (self.remote and self.remote.find(record.fingerprint)):
             raise DamagedArtifactError(
                 f"{self.label} is damaged: {problem}. Nothing is made from it. To make it anew, "
                 f"{self.remedy}."
             )
         return record
 
+    def is_made(self) -> bool:
+        """Whether it was made, here or in the store; it may be out of date."""
+        return self.record_path.exists() or bool(self.remote and self.remote.newest())
+
     def all_details(self, record: Record) -> dict[str, Any]:
         """Return the record's details together with how the artifact was made.
 
         A record of before the two were kept apart holds both.
         """
+        return merged_details(record.details, self._making())
+
+    def _making(self) -> dict[str, Any]:
         try:
             making = json.loads((self.folder / MAKING_NAME).read_text("utf-8"))
         except (OSError, ValueError):
             making = None
-        return _merged(record.details, making if isinstance(making, dict) else {})
+        if not isinstance(making, dict) and self.remote and not self.record_path.exists():
+            # newest() is what `read_record` returns then.
+            newest = self.remote.newest()
+            entry = self.remote.find(newest.fingerprint) if newest else None
+            making = dict(entry.making or {}) if entry else None
+        return making if isinstance(making, dict) else {}
 
     def _damage_seen(self, record: Record) -> str | None:
-        seen = _seen.get()
+        seen = seen_so_far()
         if seen is None:
             return self.damage(record)
         if self.record_path not in seen.damages:
@@ -166,6 +174,8 @@ class Artifact:
     def bar(self, check: str) -> None:
         """Let nothing be made from the artifact, which failed a check, until it is made anew."""
         write_text_atomically(self.folder / _FAILED_CHECK_NAME, check)
+        if self.remote and (record := self.last_record()):
+            self.remote.remove(record.fingerprint)
 
     def damage(self, record: Record, *, read_all: bool = False) -> str | None:
         """Say which file is missing or does not hold what was recorded; None if all is well.
@@ -200,10 +210,12 @@ class Artifact:
 
     def made_at(self) -> float:
         """Return when it was made, in seconds since 1970: the time of its record's file."""
+        if not self.record_path.exists() and self.remote and (at := self.remote.newest_at()):
+            return at.timestamp()
         return self.record_path.stat().st_mtime
 
     def remove(self) -> None:
-        """Remove it, where it is there: its folder, or its own files in a shared one."""
+        """Remove it, where it is here: its folder, or its own files in a shared one."""
         if self.owns_folder:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -214,12 +226,77 @@ class Artifact:
         self.record_path.unlink(missing_ok=True)
 
     def holds(self, fingerprint: str) -> Record | None:
-        """Return the record if the artifact is whole and has ``fingerprint``, else None."""
+        """Return the record if the artifact is whole and has ``fingerprint``, here or in the store.
+
+        None otherwise.
+        """
         try:
-            record = self.require()
+            record = self.look()
         except (MissingArtifactError, DamagedArtifactError):
-            return None
-        return record if record.fingerprint == fingerprint else None
+            pass
+        else:
+            if record.fingerprint == fingerprint:
+                return record
+        entry = self.remote.find(fingerprint) if self.remote else None
+        return entry.record if entry else None
+
+    def is_here(self, record: Record) -> bool:
+        """Whether the artifact of ``record`` lies here, whole."""
+        try:
+            here = Record.parse(self.record_path.read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return False
+        return here == record and self.damage(record) is None
+
+    def bring(self, record: Record) -> None:
+        """Fetch the artifact of ``record`` from the store into its place, unless it is here.
+
+        Raises:
+            DamagedArtifactError: it is not in the store, or not whole.
+
+        """
+        if self.is_here(record):
+            return
+        assert self.remote
+        if self.links_to and self.links_to.is_made():
+            self.links_to.require()
+        with exclusively(self.lock_path.with_name(f"{self.lock_path.name}.fetching")):
+            if self.is_here(record):
+                return
+            if (entry := self.remote.find(record.fingerprint)) is None:
+                raise DamagedArtifactError(
+                    f"{self.label} is neither whole at {self.folder} nor in "
+                    f"{self.remote.store.address}: {self.remedy}."
+                )
+            with self.staging() as stage:
+                self.remote.fetch(entry.record, stage, at_hand=self._at_hand())
+                self._move_in(stage, entry.record, entry.making)
+        if seen := seen_so_far():
+            seen.records.pop(self.record_path, None)
+            seen.damages.pop(self.record_path, None)
+        _log.info("%s is fetched from %s", self.label, self.remote.store.address)
+
+    def _at_hand(self) -> dict[str, Path]:
+        """Return files here that the artifact in the store may have too, by their digests."""
+        found: dict[str, Path] = {}
+        for other in (self, self.links_to):
+            if other and other.record_path.exists() and (record := other.last_record()):
+                found |= {f["xxh3"]: other.folder / name for name, f in record.files.items()}
+        return found
+
+    def push(self, record: Record) -> Record:
+        """Send the artifact of ``record``, which is here, to the store; return the store's record.
+
+        That differs where another machine made it too, and was first: then that one comes here.
+        """
+        if self.remote is None:
+            return record
+        making = self._making() if self.owns_folder else {}
+        first = self.remote.push(record, making or None, self.folder)
+        if first != record:
+            _log.warning("%s was made elsewhere meanwhile; that one is kept", self.label)
+            self.bring(first)
+        return first
 
     def digests_by_file(self) -> dict[tuple[int, int], str]:
         """Return the recorded digest of every file, by device and number of the file."""
@@ -287,6 +364,14 @@ class Artifact:
             },
             versions=library_versions(),
         ).sealed()
+        self._move_in(stage, record, making)
+        size_mib = sum(file["size_bytes"] for file in record.files.values()) / 2**20
+        _log.info("%s is made: %.1f MiB%s", self.label, size_mib, shown_counts(record.counts))
+        return record
+
+    def _move_in(self, stage: Path, record: Record, making: Mapping[str, Any] | None) -> None:
+        """Write the record beside its files in ``stage``, and move all into the final place."""
+        files = [stage / name for name in sorted(record.files)]
         record_file = stage / self.record_path.name
         record_file.write_text(record.text(), "utf-8")
         if making:
@@ -301,22 +386,3 @@ class Artifact:
                 os.replace(path, self.folder / path.name)
         sync(self.folder.parent if self.owns_folder else self.folder)
         self._notes.write(record.files)
-        size_mib = sum(file["size_bytes"] for file in record.files.values()) / 2**20
-        _log.info("%s is made: %.1f MiB%s", self.label, size_mib, _shown(record.counts))
-        return record
-
-
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``first`` with what ``second`` has besides, inside of entries that both have, too."""
-    both = {
-        key: _merged(first[key], value)
-        for key, value in second.items()
-        if isinstance(first.get(key), Mapping) and isinstance(value, Mapping)
-    }
-    return {**first, **second, **both}
-
-
-def _shown(counts: Mapping[str, Any]) -> str:
-    """Return the plain numbers among ``counts`` for one line of the log."""
-    numbers = {name: value for name, value in counts.items() if type(value) is int}
-    return "".join(f", {name} {value:,}" for name, value in numbers.items())

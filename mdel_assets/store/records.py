@@ -75,6 +75,22 @@ class Record:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
 
 
+def merged_details(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``first`` with what ``second`` has besides, inside of entries that both have, too."""
+    both = {
+        key: merged_details(first[key], value)
+        for key, value in second.items()
+        if isinstance(first.get(key), Mapping) and isinstance(value, Mapping)
+    }
+    return {**first, **second, **both}
+
+
+def shown_counts(counts: Mapping[str, Any]) -> str:
+    """Return the plain numbers among ``counts`` for one line of the log."""
+    numbers = {name: value for name, value in counts.items() if type(value) is int}
+    return "".join(f", {name} {value:,}" for name, value in numbers.items())
+
+
 def _seal(content: Mapping[str, Any]) -> str:
     """Return the digest of a record's content, as it is after it was written and read."""
     as_read = json.loads(json.dumps({**content, "seal": ""}))

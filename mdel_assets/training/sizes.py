@@ -89,7 +89,7 @@ class Sizes:
     def seed_folder(self) -> Path | None:
         """A folder with the seed's files: the artifact, or the one that the experiment names."""
         artifact = self.lineage.artifact("seed_model")
-        if artifact.read_record() is not None:
+        if artifact.record_path.exists():
             return artifact.folder
         path = self.experiment.seed_model.path
         folder = Path(self.experiment.place_of_model(path or "")).expanduser()

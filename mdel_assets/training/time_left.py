@@ -12,7 +12,7 @@ from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.fields import Optimization
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.looking_once import looking_once
 from mdel_assets.training.results import SeedResult
 
 # For each parameter and token: a product forward, two backward, of a multiplication and a sum each.
