@@ -18,6 +18,8 @@ from pathlib import Path
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
+from mdel_assets.engines.job_script import JOB_HOME, RETURN
+from mdel_assets.engines.returned import give_back
 from mdel_assets.engines.worker_spec import WorkerSpec, write_outcome
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
@@ -29,9 +31,6 @@ from mdel_assets.machine.child_processes import end_with_starter
 from mdel_assets.machine.console import show_log_lines
 from mdel_assets.machine.processes import is_first_process, require_processes
 from mdel_assets.tracking import Tracker
-
-# A folder of the job's machine that takes the place of MDEL_HOME, where that is not shared.
-JOB_HOME = "MDEL_JOB_HOME"
 
 
 def run_worker(path: Path) -> None:
@@ -130,8 +129,11 @@ class _ToPipes(logging.Handler):
 
 
 def _write_outcome(path: Path, error: BaseException | None) -> None:
-    if is_first_process():
-        write_outcome(path, error)
+    if not is_first_process():
+        return
+    write_outcome(path, error)
+    if name := os.environ.get(RETURN):
+        give_back(path, name=name)
 
 
 if __name__ == "__main__":

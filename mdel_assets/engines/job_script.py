@@ -3,6 +3,7 @@
 It is part of the submission and not in the shared folder, so that it can report a missing folder.
 """
 
+import base64
 import shlex
 from collections.abc import Sequence
 
@@ -12,6 +13,15 @@ from mdel_assets.engines.jobs import Work
 UNSHARED = 74
 # Names the second since the epoch at which a training is to save a checkpoint and end.
 DEADLINE = "MDEL_DEADLINE"
+# A folder of the job's machine that takes the place of MDEL_HOME, where that is not shared.
+JOB_HOME = "MDEL_JOB_HOME"
+# The name under which such a job leaves in the store how it ended.
+RETURN = "MDEL_JOB_RETURN"
+_SHARED_CHECK = (
+    '[ "$(cat "$folder/asked" 2>/dev/null)" = "$token" ] &&',
+    '  echo "$token $HOSTNAME" 2>/dev/null > "$folder/answered.new" &&',
+    f'  mv "$folder/answered.new" "$folder/answered" || exit {UNSHARED}',
+)
 
 
 def job_script(
@@ -21,11 +31,13 @@ def job_script(
     before: Sequence[str] = (),
     after_check: Sequence[str] = (),
     training_seconds: float | None = None,
+    shares_folder: bool = True,
 ) -> str:
     """Return a bash script that runs one of ``works``: that of SLURM's array index, or the only.
 
     ``command`` starts a worker; the specification's path is its argument. ``after_check`` are lines
-    to run after the storage check, ``before`` lines that prepare the environment.
+    to run after the storage check, ``before`` lines that prepare the environment. Without
+    ``shares_folder`` the script holds the specifications, and works in a folder of its machine.
     """
     lines = ["#!/bin/bash", 'case "${SLURM_ARRAY_TASK_ID:-0}" in']
     for index, work in enumerate(works):
@@ -34,19 +46,28 @@ def job_script(
             f"folder={shlex.quote(str(work.folder.path))}",
             f"name={shlex.quote(work.name)}",
             f"token={work.token}",
-            *exports,
+            *(exports if shares_folder else [f"spec={_encoded(work)}"]),
         ]
         lines += [f"{index}) {'; '.join(settings)} ;;"]
     lines.append("esac")
     # The time limit counts from here, including everything before the worker.
     if training_seconds is not None:
         lines.append(f"export {DEADLINE}=$(( $(date +%s) + {round(training_seconds)} ))")
+    if not shares_folder:
+        lines += [
+            'folder="$(mktemp -d)" || exit 1',
+            'printf %s "$spec" | base64 -d > "$folder/spec.json" || exit 1',
+            f'export {RETURN}="$token"',
+        ]
     lines += [
-        '[ "$(cat "$folder/asked" 2>/dev/null)" = "$token" ] &&',
-        '  echo "$token $HOSTNAME" 2>/dev/null > "$folder/answered.new" &&',
-        f'  mv "$folder/answered.new" "$folder/answered" || exit {UNSHARED}',
+        *(_SHARED_CHECK if shares_folder else ()),
         'exec >> "$folder/output.log" 2>&1',
         *after_check,
         *before,
+        *([] if shares_folder else [f'export {JOB_HOME}="${{{JOB_HOME}:-$folder/home}}"']),
     ]
     return "\n".join([*lines, f'exec {shlex.join(command)} "$folder/spec.json"', ""])
+
+
+def _encoded(work: Work) -> str:
+    return base64.b64encode(work.folder.spec.read_bytes()).decode()

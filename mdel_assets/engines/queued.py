@@ -16,6 +16,7 @@ from typing import Protocol
 
 from mdel_assets.engines.job_folder import JobFolder, Note, token
 from mdel_assets.engines.jobs import Engine, EngineDownError, JobState, Work
+from mdel_assets.engines.returned import collect, require_store
 from mdel_assets.engines.settings import QueueSettings
 from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
@@ -96,6 +97,9 @@ class Queue:
 
         """
         try:
+            if not self.settings.shares_folder:
+                for job in jobs:
+                    require_store(job.spec)
             fresh = [job for job in jobs if not self._take_over(job)]
             if fresh:
                 self._submit(fresh)
@@ -144,6 +148,9 @@ class Queue:
             job.folder.prepare(job.spec, job.note)
             job.host = job.silent_since = None
             environment = self.listener.open(job.key, job.folder)
+            if not self.settings.shares_folder:
+                # Its messages go by the store, as output, once it has ended.
+                environment = {}
             works.append(Work(job.name, job.folder, token(submission, index), environment))
         for job, number in zip(jobs, self.engine.submit(submission, works), strict=True):
             assert job.note is not None
@@ -165,6 +172,10 @@ class Queue:
 
     def _look_at_one(self, job: QueuedJob, state: JobState) -> None:
         assert job.note is not None
+        if not self.settings.shares_folder:
+            job.host = job.host or state.host or "its host"
+            if state.is_over:
+                collect(job.folder, job.spec, name=token(job.note.submission, job.note.index))
         self.listener.pass_on(job.key)
         if job.host is None and (host := job.folder.answer(job.note)):
             job.host = host

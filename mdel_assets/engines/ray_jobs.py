@@ -45,7 +45,12 @@ class RayJobs:
         settings = self.settings
         jobs = []
         for index, work in enumerate(works):
-            script = job_script([work], command=self.command, before=settings.environment)
+            script = job_script(
+                [work],
+                command=self.command,
+                before=settings.environment,
+                shares_folder=settings.shares_folder,
+            )
             job = _job(submission, index)
             self._ask(
                 "submit_job",

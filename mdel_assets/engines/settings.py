@@ -20,6 +20,9 @@ class QueueSettings(Section):
     ``python`` is the interpreter on the cluster's machines; ``environment`` are lines that bash
     runs before the worker starts. A job that saved a checkpoint and ended early is requeued at most
     ``max_requeues`` times; a killed job is retried at most ``max_retries`` times.
+    With ``shares_folder: false`` jobs see nothing of MDEL_HOME: they bring their specification with
+    them, and artifacts and how they ended go through the object store. Then a job that was stopped
+    begins anew unless it finds its own MDEL_JOB_HOME again.
     ``storage_seconds`` is how long a file written on one side may take to appear on the other,
     ``cancel_seconds`` how long a cancelled job may take to save a checkpoint.
     """
@@ -28,6 +31,7 @@ class QueueSettings(Section):
     environment: tuple[str, ...] = ()
     max_requeues: NaturalNumber = 100
     max_retries: NaturalNumber = 2
+    shares_folder: bool = True
     poll_seconds: Seconds = 5.0
     storage_seconds: Seconds = 60.0
     cancel_seconds: Seconds = 60.0

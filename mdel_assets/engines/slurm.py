@@ -65,6 +65,7 @@ class Slurm:
             after_check=[f'scontrol update "JobId={_OWN_ID}" "JobName=$name" 2>/dev/null'],
             before=[*modules, *self.settings.environment],
             training_seconds=self.settings.training_seconds,
+            shares_folder=self.settings.shares_folder,
         )
         if modules:
             # Only a login shell has this command.

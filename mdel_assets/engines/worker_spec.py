@@ -49,13 +49,13 @@ class WorkerSpec(Section):
 
     def write(self, path: Path) -> None:
         """Write the specification, and forget how an earlier worker ended."""
-        _outcome_path(path).unlink(missing_ok=True)
+        outcome_path(path).unlink(missing_ok=True)
         write_text_atomically(path, self.model_dump_json(indent=2))
 
 
 def has_outcome(path: Path) -> bool:
     """Whether the worker of the specification at ``path`` wrote how it ended."""
-    return _outcome_path(path).exists()
+    return outcome_path(path).exists()
 
 
 def raise_outcome(path: Path) -> None:
@@ -67,7 +67,7 @@ def raise_outcome(path: Path) -> None:
 
     """
     try:
-        outcome = json.loads(_outcome_path(path).read_text("utf-8"))
+        outcome = json.loads(outcome_path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise WorkerError(
             "The worker was killed, or could not start; its output says more. Run the same command "
@@ -82,8 +82,9 @@ def write_outcome(path: Path, error: BaseException | None) -> None:
     """Write how the worker of the specification at ``path`` ended."""
     kind = type(error).__name__ if error is not None else None
     shown = None if error is None else str(error) or str(kind)
-    write_text_atomically(_outcome_path(path), json.dumps({"class": kind, "error": shown}))
+    write_text_atomically(outcome_path(path), json.dumps({"class": kind, "error": shown}))
 
 
-def _outcome_path(path: Path) -> Path:
+def outcome_path(path: Path) -> Path:
+    """Return where the worker of the specification at ``path`` writes how it ended."""
     return path.with_suffix(".outcome.json")
