@@ -93,6 +93,8 @@ class FaultyProxy:
         self.server, self.refused, self.cut = server, refused, cut
         self.draw = random.Random(seed)
         self.asked = []
+        # The range that each request asks for, as (path, range or None).
+        self.ranges = []
         self.lock = threading.Lock()
         self.num_open, self.idle = 0, threading.Condition()
         # Called with method and path before a request is passed on.
@@ -152,6 +154,7 @@ class FaultyProxy:
         method, path = request.command, request.path
         with self.lock:
             self.asked.append((method, path))
+            self.ranges.append((path, request.headers.get("Range")))
             fault = self.draw.random()
             is_late = self.draw.random() < 0.5
         self.before(method, path)

@@ -52,14 +52,20 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
         if runs:
             delete_samples(home, domain, experiment=experiment.name)
         plan = delete_local(home, lineage, domain)
-        click.echo(f"{_amount(plan, runs)} deleted here")
+        there = f" and in {lineage.remote.address}" if lineage.remote else ""
+        click.echo(f"{_amount(plan, runs)} deleted here{there}")
     if yes_delete_remote:
-        for told in delete_remote(plan):
+        for told in delete_remote(plan, lineage=lineage):
             click.echo(f"deleted    {told}")
     elif plan.repositories:
         click.echo("Published repositories are kept; --yes-delete-remote deletes them.")
     if not (mark or delete or yes_delete_remote):
         click.echo("Nothing was changed. Use --mark or --delete to change something.")
+    if lineage.remote:
+        click.echo(
+            f"Not searched: raw shards in {lineage.remote.address}, and the homes of other "
+            f"machines: run the same command there."
+        )
     click.echo(
         f"Remove '{domain}' from the experiment's domains, or the next run remakes it. Not "
         f"searched: the shards' source files, other experiments, and copies outside "

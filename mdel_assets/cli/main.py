@@ -9,7 +9,8 @@ makes several partitions of one asset, ``mdel doctor`` finds and repairs what cr
 ``mdel generate`` continues a text with a model or an ensemble.
 ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
 domain back. ``mdel serve`` lets OpenAI's clients ask models and ensembles. ``mdel dg launch`` makes
-single assets and partitions, as Dagster does it. ``mdel completion`` lets shells complete all this.
+single assets and partitions, as Dagster does it. ``mdel store`` lists what an object store holds.
+``mdel completion`` lets shells complete all this.
 """
 
 import json
@@ -34,6 +35,7 @@ from mdel_assets.cli.run import run
 from mdel_assets.cli.schema import schema
 from mdel_assets.cli.serve import serve
 from mdel_assets.cli.status import status
+from mdel_assets.cli.store import store
 from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import load_experiment
@@ -148,6 +150,6 @@ def perplexity(
 
 for _command in (
     *(backfill, check, completion, dagster, dg, doctor, forget, generate, matrix, merge, new),
-    *(plan, publish, run, schema, serve, status, ui),
+    *(plan, publish, run, schema, serve, status, store, ui),
 ):
     main.add_command(_command)

@@ -37,6 +37,7 @@ from mdel_assets.machine.child_processes import (
 from mdel_assets.machine.memory import give_memory_back
 from mdel_assets.machine.side_by_side import prepare
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
+from mdel_assets.store.in_use import using
 from mdel_assets.store.looking_once import looking_once
 from mdel_assets.training.time_left import TimeLeft
 
@@ -296,7 +297,7 @@ class Runner:
         started = time.monotonic()
         history, place = "Dagster's history of the run", Path(self.instance.root_directory)
         require_room(history, place, wanted_bytes=RUN_BYTES)
-        with explaining_full_disk(history, place), noting_signals() as has_come:
+        with explaining_full_disk(history, place), noting_signals() as has_come, using():
             result = self.job.execute_in_process(
                 instance=self.instance,
                 asset_selection=[dg.AssetKey(kind)],

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
+from mdel_assets.line.cache_limit import keep_within_limit
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.line.kind import Kind, Part, Task, Written
 from mdel_assets.line.lineage import Lineage
@@ -22,6 +23,7 @@ from mdel_assets.machine.processes import ending_together, is_first_process, num
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.digests import file_digest
 from mdel_assets.store.durable_files import link_or_copy
+from mdel_assets.store.in_use import use, using
 from mdel_assets.store.records import Identity, Record
 
 _log = logging.getLogger(__name__)
@@ -112,6 +114,7 @@ def make(
     declared, made = lineage.registry[kind], Made()
     if lineage.remote:
         lineage.remote.look_again()
+        keep_within_limit(lineage)
     if declared.replicate_of:
         return _make_replicates(
             lineage, declared, keys, conditions=conditions, takes_locks=takes_locks
@@ -120,7 +123,7 @@ def make(
     for group in groups:
         artifacts = [lineage.artifact(kind, key) for key in group]
         try:
-            with making(*artifacts if takes_locks else ()):
+            with making(*artifacts if takes_locks else ()), using():
                 _make_together(lineage, declared, group, conditions, made)
         except MdelError as error:
             if declared.write_together:
@@ -128,6 +131,11 @@ def make(
             made.failures[group[0]] = error
             if isinstance(error, TrainingInterruptedError):
                 break
+        if lineage.remote:
+            for artifact in artifacts:
+                # Whoever asked for it reads it next.
+                use(artifact.use_path)
+            keep_within_limit(lineage)
     return made
 
 

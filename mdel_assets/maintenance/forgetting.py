@@ -22,12 +22,19 @@ from mdel_assets.line.locks import making, making_nothing
 from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded_at
 from mdel_assets.maintenance.derived_artifacts import Derived, derived_from
 from mdel_assets.maintenance.domain_text import TextFound, shards_with, text_of
+from mdel_assets.maintenance.forgetting_in_store import (
+    place_of,
+    recorded_in_store,
+    remove_from_store,
+    shards_in_store,
+)
 from mdel_assets.publishing.backend import Repository
 from mdel_assets.publishing.forgotten import read_forgotten
 from mdel_assets.publishing.publication import Publication, with_publishing_retries
 from mdel_assets.publishing.publisher import open_backend
 from mdel_assets.store.artifacts import RECORD_NAME
 from mdel_assets.store.durable_files import exclusively, write_text_atomically
+from mdel_assets.store.in_use import USE_SUFFIX
 
 _PUBLICATION = "hub_"
 
@@ -76,7 +83,7 @@ def plan_forgetting(home: MdelHome, lineage: Lineage, domain: str) -> Forgetting
     root = lineage.root
     found = _recorded(home, lineage)
     _require_known(lineage, found, domain)
-    shards = shards_with(domain, root)
+    shards = [*shards_with(domain, root), *shards_in_store(lineage, domain)]
     artifacts = [entry for entry in found if not entry.record.kind.startswith(_PUBLICATION)]
     derived = derived_from(
         domain,
@@ -124,7 +131,7 @@ def plan_after_publishing(home: MdelHome, lineage: Lineage, domain: str) -> Forg
 
 
 def delete_local(home: MdelHome, lineage: Lineage, domain: str) -> ForgettingPlan:
-    """Remove the artifacts and the text of ``domain`` that are here; return what that was.
+    """Remove the artifacts and the text of ``domain``, here and in the store; return what that was.
 
     What is being made meanwhile may hold the text, too: it is waited for, then looked for.
     Records of what is published stay, so that it can be deleted later.
@@ -137,16 +144,25 @@ def delete_local(home: MdelHome, lineage: Lineage, domain: str) -> ForgettingPla
             entry.found.artifact.remove()
         for text in reversed(plan.removable):
             shutil.rmtree(text.path) if text.path.is_dir() else text.path.unlink(missing_ok=True)
+        if plan.derived or plan.removable:
+            own = [entry.found.artifact for entry in plan.derived]
+            remove_from_store(
+                lineage, [a for a in own if a.record_path.is_relative_to(lineage.root)]
+            )
     return plan
 
 
 def _locks(home: MdelHome, lineage: Lineage, *, kinds: str = "") -> list[Path]:
     """Return the locks of what the experiment and ``mdel merge`` may be making now."""
     own = (lineage.root / "work" / "locks").glob(f"{kinds}*")
-    return [*own, *home.merges.rglob(".*.lock")]
+    # Whoever only reads makes nothing, and may go on for long.
+    makers = [path for path in own if path.suffix != USE_SUFFIX]
+    return [*makers, *home.merges.rglob(".*.lock")]
 
 
-def delete_remote(plan: ForgettingPlan, *, retries: RetryPolicy | None = None) -> Iterator[str]:
+def delete_remote(
+    plan: ForgettingPlan, *, retries: RetryPolicy | None = None, lineage: Lineage | None = None
+) -> Iterator[str]:
     """Delete every repository that ``plan`` names, and its record; yield each when it is gone.
 
     Raises:
@@ -165,6 +181,9 @@ def delete_remote(plan: ForgettingPlan, *, retries: RetryPolicy | None = None) -
                 retries=retries or RetryPolicy(),
             )
             entry.artifact.remove()
+            if lineage and lineage.remote:
+                place = place_of(lineage, entry.artifact.record_path)
+                lineage.remote.remove(place, lineage.remote.versions(place))
         yield told
 
 
@@ -173,7 +192,8 @@ def _recorded(home: MdelHome, lineage: Lineage) -> list[Recorded]:
     merges = [recorded_at(path) for path in record_paths(home.merges, work="")]
     own = [entry for entry in merges if entry.record.experiment == lineage.experiment.name]
     root = lineage.root
-    return [*(recorded_at(path, within=lineage) for path in record_paths(root)), *own]
+    here = (recorded_at(path, within=lineage) for path in record_paths(root))
+    return [*here, *own, *recorded_in_store(lineage)]
 
 
 def _require_known(lineage: Lineage, found: Sequence[Recorded], domain: str) -> None:
@@ -187,6 +207,9 @@ def _count_documents(entry: Recorded, domain: str) -> int | None:
     """Return how many documents of ``domain`` a dataset holds; None where its files are damaged."""
     from mdel_assets.publishing.dataset_card import documents_by_domain
 
+    if entry.artifact.remote:
+        # It is in the store alone; whether it holds the text is not in its record.
+        entry.artifact.require()
     if entry.artifact.damage(entry.record):
         return None
     return documents_by_domain(entry.artifact.folder).get(domain, 0)

@@ -31,6 +31,7 @@ from mdel_assets.store.durable_files import (
     write_text_atomically,
 )
 from mdel_assets.store.half_written import remove_left_behind, staging_prefix
+from mdel_assets.store.in_use import USE_SUFFIX, use
 from mdel_assets.store.looking_once import seen_so_far
 from mdel_assets.store.records import Identity, Record, merged_details, shown_counts
 from mdel_assets.store.remote.object_store import RemotePlace
@@ -116,6 +117,11 @@ class Artifact:
         if self.remote:
             self.bring(record)
         return record
+
+    @property
+    def use_path(self) -> Path:
+        """What whoever reads it holds, where the home is a cache: see `store.in_use`."""
+        return self.lock_path.with_name(f"{self.lock_path.name}{USE_SUFFIX}")
 
     def look(self) -> Record:
         """Return the record of an artifact that is whole, here or in the store; as `require`."""
@@ -255,6 +261,7 @@ class Artifact:
             DamagedArtifactError: it is not in the store, or not whole.
 
         """
+        use(self.use_path)
         if self.is_here(record):
             return
         assert self.remote
