@@ -91,6 +91,8 @@ class FaultyProxy:
 
     def __init__(self, server, *, refused=0.0, cut=0.0, seed=0):
         self.server, self.refused, self.cut = server, refused, cut
+        # What a refusal says: 503 that the server is busy, 403 that the credentials are wrong.
+        self.refusal = 503
         self.draw = random.Random(seed)
         self.asked = []
         # The range that each request asks for, as (path, range or None).
@@ -170,7 +172,7 @@ class FaultyProxy:
             _hang_up(request)
             return
         if fault < self.refused:
-            request.send_response(503)
+            request.send_response(self.refusal)
             request.send_header("Content-Length", "0")
             request.end_headers()
             return

@@ -11,6 +11,7 @@ from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.maintenance import examination
 from mdel_assets.maintenance.examination import Finding
+from mdel_assets.maintenance.examination_of_store import examine_store
 
 
 @click.command()
@@ -83,3 +84,4 @@ def _examine(
         yield from examination.examine_disk(home, experiment)
     if not offline:
         yield from examination.examine_network(home, experiment)
+        yield from examine_store(home.lineage(experiment))
