@@ -116,6 +116,8 @@ class FaultyProxy:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            # Else connections beyond five are dropped, and tried again after seconds.
+            request_queue_size = 128
 
             def handle_error(self, request, client_address):
                 """A client that was killed is no error."""

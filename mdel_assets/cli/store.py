@@ -27,6 +27,7 @@ def store(*, remove_superseded: bool, remove_unreferenced: bool, as_json: bool) 
             "MDEL_STORE is not set. Set it to s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
             "az://ACCOUNT/CONTAINER/PREFIX."
         )
+    found.look_again()
     name = lineage.experiment.name
     older = superseded(found, name)
     if remove_superseded:

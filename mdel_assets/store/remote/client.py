@@ -30,6 +30,7 @@ _LONGEST_WAIT = timedelta(seconds=15)
 _NUM_RETRIES = 12
 _RETRY_FOR = timedelta(minutes=5)
 # The library's own retries leave out answers that were cut off, and requests that change things.
+_REFUSED = re.compile(r"\b40[0134] [A-Z]")
 _NUM_ATTEMPTS, _ASK_AGAIN_SECONDS = 8, 60.0
 # A read that stalls is begun anew.
 _STALL = timedelta(seconds=60)
@@ -232,7 +233,8 @@ class Client:
 def _may_pass(error: Exception) -> bool:
     from obstore.exceptions import GenericError
 
-    return isinstance(error, GenericError)
+    # A request that is refused for what it is will be refused again.
+    return isinstance(error, GenericError) and not _REFUSED.search(str(error))
 
 
 def _without_secrets(words: str) -> str:
