@@ -5,7 +5,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.digests import file_digest
 from mdel_assets.store.records import Record
 from mdel_assets_tests.made_once import made_once
+from mdel_assets_tests.s3_server import FaultyProxy, S3Server
 
 # Read when huggingface_hub is imported: large files go by LFS, which test servers speak, and
 # nothing is told to the Hub.
@@ -246,6 +247,26 @@ def home(tmp_path: Path) -> MdelHome:
 def lineage(corpus: Path, home: MdelHome) -> Lineage:
     """The pico experiment over an empty home."""
     return home.lineage(pico_experiment(corpus))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server with an empty bucket."""
+    server = S3Server()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def proxy(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """The door to the S3 server: ``MDEL_STORE`` and what else leads there is in the environment."""
+    proxy = FaultyProxy(s3)
+    for key, value in proxy.environment.items():
+        monkeypatch.setenv(key, value)
+    yield proxy
+    proxy.end()
+    for name in s3.names():
+        s3.delete(name)
 
 
 @pytest.fixture(scope="session")

@@ -16,23 +16,6 @@ from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.engines.test_queued import Nobody
-from mdel_assets_tests.s3_server import FaultyProxy, S3Server
-
-
-@pytest.fixture(scope="module")
-def s3():
-    server = S3Server()
-    yield server
-    server.end()
-
-
-@pytest.fixture
-def proxy(s3, monkeypatch):
-    proxy = FaultyProxy(s3)
-    for key, value in proxy.environment.items():
-        monkeypatch.setenv(key, value)
-    yield proxy
-    proxy.end()
 
 
 class Bash:
@@ -90,6 +73,7 @@ def run(engine, lineage, *specs):
     return jobs
 
 
+@pytest.mark.slow
 def test_a_job_fetches_what_its_step_is_made_of_and_pushes_what_it_made(
     corpus, tmp_path, proxy, s3
 ):

@@ -83,6 +83,27 @@ def test_what_is_in_use_or_not_in_the_store_stays_whatever_the_limit(lineage):
     assert here(lineage) == {unpushed.label}
 
 
+def test_each_machine_uses_the_version_that_its_own_experiment_asks_for(lineage, corpus, tmp_path):
+    ours = lineage.artifact("domain_dataset", "github").look()
+    home = MdelHome(tmp_path / "other")
+    theirs = home.lineage(pico_experiment(corpus, mixture={"seed": 7}))
+    make_all(theirs, "domain_dataset", theirs.keys("domain_dataset"))
+    newest = theirs.artifact("domain_dataset", "github").look()
+    assert newest.fingerprint != ours.fingerprint
+
+    label = "domain_dataset 'github'"
+    # A machine with nothing, and one that has the other version in its home.
+    for place in (MdelHome(tmp_path / "empty"), home):
+        there = place.lineage(lineage.experiment)
+        assert there.current("domain_dataset", "github") == ours
+        assert there.identity("seed_model").inputs[label] == ours.fingerprint
+        there.bring_inputs("seed_model")
+        dataset = there.artifact("domain_dataset", "github")
+        assert dataset.record_path.read_text() == ours.text()
+        assert dataset.damage(ours, read_all=True) is None
+    assert theirs.current("domain_dataset", "github") == newest
+
+
 def test_a_limit_that_is_no_number_is_refused(lineage):
     with pytest.raises(ExperimentError, match="'10G', expected a number of bytes"):
         keep_within_limit(lineage, {"MDEL_CACHE_BYTES": "10G"})

@@ -81,6 +81,7 @@ class Killing:
         self.reached.set()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_pushes_and_fetches_lose_nothing_and_leave_nothing_half_there(s3, proxy, tmp_path):
     draw, num_kills, num_rounds = random.Random(0), 0, 0

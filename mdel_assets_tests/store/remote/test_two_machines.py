@@ -52,6 +52,7 @@ def make_in_turn(*lineages):
         make_all(lineage, kind, lineage.keys(kind))
 
 
+@pytest.mark.slow
 def test_two_machines_make_what_one_makes_though_every_fourth_request_fails(
     experiment, tmp_path, proxy, s3, monkeypatch
 ):
