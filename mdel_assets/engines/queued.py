@@ -19,7 +19,13 @@ from mdel_assets.engines.jobs import Engine, EngineDownError, JobState, Work
 from mdel_assets.engines.returned import collect, require_store
 from mdel_assets.engines.settings import QueueSettings
 from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
-from mdel_assets.errors import MdelError, StorageError, TrainingInterruptedError, WorkerError
+from mdel_assets.errors import (
+    MdelError,
+    ObjectStoreError,
+    StorageError,
+    TrainingInterruptedError,
+    WorkerError,
+)
 
 _log = logging.getLogger(__name__)
 _AGAIN = "Run the same command again: trainings, scorings and searches resume."
@@ -174,8 +180,8 @@ class Queue:
         assert job.note is not None
         if not self.settings.shares_folder:
             job.host = job.host or state.host or "its host"
-            if state.is_over:
-                collect(job.folder, job.spec, name=token(job.note.submission, job.note.index))
+            if state.is_over and not self._is_collected(job):
+                return
         self.listener.pass_on(job.key)
         if job.host is None and (host := job.folder.answer(job.note)):
             job.host = host
@@ -186,6 +192,16 @@ class Queue:
         elif job.host is None and state.phase == "running" and self._is_silent_for_long(job):
             self.engine.cancel([job.id])
             job.settle(self._unshared(job, state))
+
+    def _is_collected(self, job: QueuedJob) -> bool:
+        """Collect how a job ended; return False where the store does not answer for now."""
+        assert job.note is not None
+        try:
+            collect(job.folder, job.spec, name=token(job.note.submission, job.note.index))
+        except ObjectStoreError as error:
+            _log.warning("%s; how job %s ended is not known yet", error, job.id)
+            return False
+        return True
 
     def _is_silent_for_long(self, job: QueuedJob) -> bool:
         now = time.monotonic()
