@@ -70,6 +70,7 @@ def test_two_machines_make_what_one_makes_though_every_fourth_request_fails(
     make_in_turn(one, two)
     # A machine that neither made nor read something does not have it.
     assert not (one.root / "differences").exists()
+    one.remote.look_again()
     records = [one.artifact(kind, key).look() for kind in KINDS for key in one.keys(kind)]
     recorded = {f"shared/files/xxh3-{f['xxh3']}" for r in records for f in r.files.values()}
     assert set(s3.names("shared/files/")) == recorded
