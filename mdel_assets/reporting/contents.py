@@ -11,7 +11,7 @@ from mdel_assets.reporting.texts import texts_of
 from mdel_assets.reporting.together import together_of
 from mdel_assets.reporting.trainings import trainings_of
 from mdel_assets.reporting.verdict import verdict_of
-from mdel_assets.store.artifacts import looking_once
+from mdel_assets.store.looking_once import looking_once
 from mdel_assets.store.records import Identity
 
 

@@ -39,8 +39,7 @@ def _made(lineage: Lineage, inputs: Sequence[Input]) -> list[Input]:
     return [
         entry
         for entry in inputs
-        if entry in needed
-        or (entry.key in keys[entry.kind] and lineage.artifact(*entry).record_path.exists())
+        if entry in needed or (entry.key in keys[entry.kind] and lineage.artifact(*entry).is_made())
     ]
 
 
