@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
 from mdel_assets.experiment.domains import ClusteredDomains, Domains
+from mdel_assets.experiment.families import setting_of_family
 from mdel_assets.experiment.fields import (
     Baselines,
     Domain,
@@ -245,13 +246,17 @@ def bundled_experiments() -> list[str]:
 
 
 def load_experiment(name_or_path: str) -> Experiment:
-    """Read a bundled experiment by name, or any YAML file by path.
+    """Read a bundled experiment by name, any YAML file by path, or ``FAMILY/SETTING``.
 
     Raises:
         ExperimentError: the file does not exist, is not YAML, or holds invalid values: all of them
             are named.
 
     """
+    if found := setting_of_family(name_or_path):
+        family, setting = found
+        content = family.content(setting)
+        return _experiment_of(content, origin=name_or_path, folder=family.folder)
     if name_or_path in bundled_experiments():
         text = resources.files("mdel_assets.experiments").joinpath(f"{name_or_path}.yaml")
         return parse_experiment(text.read_text("utf-8"), origin=name_or_path)
@@ -279,7 +284,11 @@ def parse_experiment(text: str, *, origin: str, folder: Path | None = None) -> E
         ExperimentError: it is not YAML, or holds invalid values: all of them are named.
 
     """
-    content = read_mapping(text, origin=origin)
+    return _experiment_of(read_mapping(text, origin=origin), origin=origin, folder=folder)
+
+
+def _experiment_of(content: dict[Any, Any], *, origin: str, folder: Path | None) -> Experiment:
+    """Return the experiment that ``content`` describes; raises as `parse_experiment`."""
     if "folder" in content:
         raise ExperimentError(f"{origin}: Unknown key 'folder'. Remove it.")
     if folder is not None:
