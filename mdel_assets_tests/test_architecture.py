@@ -20,8 +20,9 @@ HEAVY = ("torch", "transformers", "datasets", "matplotlib")
 ORDER = (
     *("errors", "machine", "store", "hub", "charts", "merge_methods", "model_families"),
     *("experiment", "tracking"),
-    *("line", "data", "training", "scoring", "merging", "evaluation", "generation"),
-    *("publishing", "reporting", "engines", "kinds", "home", "planning", "maintenance", "worker"),
+    *("line", "data", "training", "scoring", "merging", "forecasting", "evaluation"),
+    *("generation", "publishing", "reporting", "engines", "kinds", "home", "planning"),
+    *("maintenance", "worker"),
     *("defs", "web", "serving", "cli"),
     "definitions",
 )

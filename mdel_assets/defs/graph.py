@@ -13,6 +13,7 @@ from mdel_assets.defs.ensembles import ensemble_assets
 from mdel_assets.defs.evaluation import evaluation_assets
 from mdel_assets.defs.executor import in_process_executor
 from mdel_assets.defs.failures import failing_in_words
+from mdel_assets.defs.forecasts import forecast_assets
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.merging import merging_assets
 from mdel_assets.defs.mixtures import mixture_assets
@@ -49,6 +50,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *data_assets(line, compute),
             *cluster_assets(line),
             *training_assets(line, compute),
+            *forecast_assets(line),
             *baseline_assets(line, compute),
             *search_assets(line, compute),
             *merging_assets(line, compute),

@@ -24,6 +24,7 @@ from mdel_assets.experiment.fields import (
     Source,
     Variant,
 )
+from mdel_assets.experiment.forecast import Forecast
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.experiment.mistakes import all_mistakes
 from mdel_assets.experiment.mixtures import MixtureRecipe
@@ -66,7 +67,8 @@ class Experiment(Section):
 
     ``name`` is that of its folder in ``MDEL_HOME``. ``domains`` lists the domains, or is ``pile``
     for the Pile's, or ``{clusters: 8}`` to find them by clustering. ``replicates`` is how often
-    everything is trained, each time with other seeds.
+    everything is trained, each time with other seeds. With ``forecast: {}``, probe trainings tell
+    beforehand whether branching will pay.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Experiment(Section):
     merges: dict[str, MergeRecipe] = {}
     mixtures: dict[str, MixtureRecipe] = {}
     evaluation: Evaluation = Evaluation()
+    forecast: Forecast | None = None
     hub: Hub = Hub()
     tracking: Tracking = Tracking()
     replicates: Annotated[int, Field(ge=1, le=100)] = 1

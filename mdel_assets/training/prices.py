@@ -32,27 +32,27 @@ def of_seed(sizes: Sizes, key: str) -> Price:
 
 def of_expert(sizes: Sizes, key: str) -> Price:
     """Return the price of a domain's expert."""
-    return _of_one(sizes, sizes.experiment.training, num_tokens_there=_tokens_of(sizes, key))
+    return of_training(sizes, sizes.experiment.training, num_tokens_there=tokens_of(sizes, key))
 
 
 def of_variant(sizes: Sizes, key: str) -> Price:
     """Return the price of an expert of the sweep."""
     variant = sizes.experiment.variants[key]
-    there = _tokens_of(sizes, variant.domain, own=variant.text == "domain")
-    return _of_one(sizes, sizes.experiment.variant_training(key), num_tokens_there=there)
+    there = tokens_of(sizes, variant.domain, own=variant.text == "domain")
+    return of_training(sizes, sizes.experiment.variant_training(key), num_tokens_there=there)
 
 
 def of_one_share(sizes: Sizes, key: str) -> Price:
     """Return the price of what reads as much as one expert, of all datasets."""
     there = _all_tokens(sizes) / max(1, len(sizes.domains))
-    return _of_one(sizes, sizes.experiment.training, num_tokens_there=there)
+    return of_training(sizes, sizes.experiment.training, num_tokens_there=there)
 
 
 def of_dense(sizes: Sizes, key: str) -> Price:
     """Return the price of the baseline that reads as much as all experts together."""
     count = max(1, len(sizes.domains))
     there = _all_tokens(sizes) / count
-    return _of_one(sizes, sizes.experiment.training, num_experts=count, num_tokens_there=there)
+    return of_training(sizes, sizes.experiment.training, num_experts=count, num_tokens_there=there)
 
 
 def stored_model(sizes: Sizes, *, num_parameters: float | None = None) -> float:
@@ -61,19 +61,23 @@ def stored_model(sizes: Sizes, *, num_parameters: float | None = None) -> float:
     return sizes.bytes_per_parameter * stored + sizes.beside_weights + TRAINING_RECORD_BYTES
 
 
-def _tokens_of(sizes: Sizes, domain: str, *, own: bool = False) -> float:
+def tokens_of(sizes: Sizes, domain: str, *, own: bool = False) -> float:
     """Return about how many tokens a domain's training text has; none of an absent domain."""
     splits = (sizes.text.own if own else sizes.text.datasets).get(domain)
     return splits["train"].num_bytes * sizes.tokens_per_byte if splits else 0.0
 
 
 def _all_tokens(sizes: Sizes) -> float:
-    return sum(_tokens_of(sizes, domain) for domain in sizes.domains)
+    return sum(tokens_of(sizes, domain) for domain in sizes.domains)
 
 
-def _of_one(
+def of_training(
     sizes: Sizes, settings: Optimization, *, num_tokens_there: float, num_experts: int = 1
 ) -> Price:
+    """Return the price of a training like an expert's; ``num_tokens_there`` is its share of text.
+
+    It reads as much as ``num_experts`` experts with these settings.
+    """
     layers: TrainedLayers = getattr(settings, "trained_layers", "all")
     is_delta = getattr(settings, "store", "full") == "delta"
     trained = sizes.model.trained(layers)
