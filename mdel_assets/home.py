@@ -62,6 +62,11 @@ class MdelHome:
         """The default folder for merges of ``mdel merge``."""
         return self.root / "merges"
 
+    @property
+    def maps(self) -> Path:
+        """The folder for maps of families of experiments."""
+        return self.root / "maps"
+
     def lineage(self, experiment: Experiment, *, store: str | None = None) -> Lineage:
         """Return the lineage of ``experiment`` over the artifacts in this home.
 

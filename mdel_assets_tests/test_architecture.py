@@ -22,7 +22,7 @@ ORDER = (
     *("experiment", "tracking"),
     *("line", "data", "training", "scoring", "merging", "forecasting", "evaluation"),
     *("generation", "publishing", "reporting", "engines", "kinds", "home", "planning"),
-    *("maintenance", "worker"),
+    *("maintenance", "worker", "mapping"),
     *("defs", "web", "serving", "cli"),
     "definitions",
 )

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
+from mdel_assets.experiment.families import bundled_families, load_family
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.kind import only_one
 from mdel_assets.line.lineage import Lineage
@@ -114,8 +115,10 @@ def completing_keys_of(kinds: dict[str, str], *, parameter: str) -> _Complete:
 def complete_experiment(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Complete the name of a bundled experiment; if none begins as typed, a file."""
-    names = [name for name in bundled_experiments() if name.startswith(incomplete)]
+    """Complete the name of a bundled experiment or setting; if none begins as typed, a file."""
+    families = [load_family(name).experiment_names().values() for name in bundled_families()]
+    known = [*bundled_experiments(), *(name for family in families for name in family)]
+    names = [name for name in known if name.startswith(incomplete)]
     if not names:
         return [CompletionItem(incomplete, type="file")]
     return [CompletionItem(name) for name in names]

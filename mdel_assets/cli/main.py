@@ -6,6 +6,7 @@
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
 makes several partitions of one asset, ``mdel doctor`` finds and repairs what crashes leave behind.
 ``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.
+``mdel map`` runs a family of experiments, and shows where branching pays.
 ``mdel generate`` continues a text with a model or an ensemble.
 ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
 domain back. ``mdel serve`` lets OpenAI's clients ask models and ensembles. ``mdel dg launch`` makes
@@ -25,6 +26,7 @@ from mdel_assets.cli.check import check
 from mdel_assets.cli.completion import completion
 from mdel_assets.cli.dagster_commands import dagster, dg
 from mdel_assets.cli.doctor import doctor
+from mdel_assets.cli.family_map import family_map
 from mdel_assets.cli.forget import forget
 from mdel_assets.cli.generate import generate
 from mdel_assets.cli.matrix import matrix
@@ -149,7 +151,7 @@ def perplexity(
 
 
 for _command in (
-    *(backfill, check, completion, dagster, dg, doctor, forget, generate, matrix, merge, new),
-    *(plan, publish, run, schema, serve, status, store, ui),
+    *(backfill, check, completion, dagster, dg, doctor, family_map, forget, generate, matrix),
+    *(merge, new, plan, publish, run, schema, serve, status, store, ui),
 ):
     main.add_command(_command)

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from mdel_assets.experiment.experiment import Experiment
 
 # Entries of a home that are not folders of experiments.
-NAMES_OF_THE_HOME = ("cache", "dagster", "wandb", "merges", "compute.yaml", "perplexity.jsonl")
+NAMES_OF_THE_HOME = (
+    *("cache", "dagster", "wandb", "merges", "maps"),
+    *("compute.yaml", "perplexity.jsonl"),
+)
 _MODELS = "seed, expert:<domain>, expert:*, random:*, merged:<recipe>, a folder, or a Hub id"
 
 

@@ -94,11 +94,16 @@ def is_full_disk(error: BaseException) -> bool:
 
 def write_text_atomically(path: Path, text: str, *, is_kept: bool = True) -> None:
     """Write a small file atomically; without ``is_kept``, a power cut may lose it."""
+    write_bytes_atomically(path, text.encode(), is_kept=is_kept)
+
+
+def write_bytes_atomically(path: Path, content: bytes, *, is_kept: bool = True) -> None:
+    """Do the same with bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             if is_kept:
                 os.fsync(file.fileno())

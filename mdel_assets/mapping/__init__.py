@@ -1,0 +1,1 @@
+"""The map: what experts were worth in each setting of a family of experiments."""

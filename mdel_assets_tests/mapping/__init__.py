@@ -1,0 +1,1 @@
+"""Tests of maps of families of experiments."""
