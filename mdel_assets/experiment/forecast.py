@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.experiment.section import Section
 
 MAX_PROBE_SHARE = 0.06
@@ -17,3 +18,13 @@ class Forecast(Section):
     """
 
     probe_share: Annotated[float, Field(gt=0.0, le=MAX_PROBE_SHARE)] = 0.05
+
+    def probe_training(self, training: ExpertTraining) -> ExpertTraining:
+        """Return the settings of a probe; at least one step, and nothing watched meanwhile."""
+        quiet = {"eval_steps": None, "save_steps": None}
+        if training.num_epochs is not None:
+            length = training.num_epochs * self.probe_share
+            return training.model_copy(update=quiet | {"num_epochs": length})
+        # As close to a whole step as this is one: 0.05 * 60 is a little less than 3.
+        steps = max(1, int(training.num_steps * self.probe_share + 1e-9))
+        return training.model_copy(update=quiet | {"max_steps": steps})

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from mdel_assets.forecasting.probes import probe_training
 from mdel_assets.line.price import Price
 from mdel_assets.training.prices import of_training, stored_model, tokens_of
 from mdel_assets.training.sizes import RECORD_BYTES, Sizes
@@ -15,7 +14,7 @@ def of_probes(sizes: Sizes, key: str) -> Price:
     """Return the price of all probes: their trainings, and the losses of each on every domain."""
     experiment = sizes.experiment
     assert experiment.forecast
-    settings = probe_training(experiment.training, share=experiment.forecast.probe_share)
+    settings = experiment.forecast.probe_training(experiment.training)
     own = [
         of_training(sizes, settings, num_tokens_there=tokens_of(sizes, domain))
         for domain in sizes.domains

@@ -30,23 +30,10 @@ _SPLIT = "validation_domain"
 _DONE = "probe.json"
 
 
-def probe_training(training: ExpertTraining, *, share: float) -> ExpertTraining:
-    """Return the settings of a probe: those of an expert, with ``share`` of its length.
-
-    Whole steps are counted, rounded down, and at least one.
-    """
-    quiet = {"eval_steps": None, "save_steps": None}
-    if training.num_epochs is not None:
-        return training.model_copy(update=quiet | {"num_epochs": training.num_epochs * share})
-    # As close to a whole step as this is one: 0.05 * 60 is a little less than 3.
-    steps = max(1, int(training.num_steps * share + 1e-9))
-    return training.model_copy(update=quiet | {"max_steps": steps})
-
-
 def measure_probes(
     training: ExpertTraining,
     *,
-    share: float,
+    probe: ExpertTraining,
     seed_folder: Path,
     datasets: Mapping[str, Path],
     work_folder: Path,
@@ -54,14 +41,15 @@ def measure_probes(
 ) -> Probes:
     """Train a probe on each of ``datasets`` by domain, from ``seed_folder``, and measure them.
 
+    ``training`` are the settings of experts, ``probe`` those of probes (`Forecast.probe_training`).
+
     Raises:
         TrainingError: a domain has too little text, for an expert, too.
         TrainingInterruptedError: SIGTERM or SIGINT arrived, or the allowed seconds are over.
 
     """
-    settings = probe_training(training, share=share)
     found = {
-        domain: _trained(settings, seed_folder, folder, work_folder / domain, conditions=conditions)
+        domain: _trained(probe, seed_folder, folder, work_folder / domain, conditions=conditions)
         for domain, folder in datasets.items()
     }
     probes = [

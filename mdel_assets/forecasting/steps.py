@@ -21,7 +21,7 @@ def train_probes(task: Task) -> Written:
     assert experiment.forecast
     probes = measure_probes(
         experiment.training,
-        share=experiment.forecast.probe_share,
+        probe=experiment.forecast.probe_training(experiment.training),
         seed_folder=lineage.folder("seed_model"),
         datasets={d: lineage.folder("domain_dataset", d) for d in lineage.present_domains()},
         work_folder=task.work_folder,

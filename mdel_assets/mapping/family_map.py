@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from mdel_assets.errors import MdelError
+from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import ExperimentFamily
 from mdel_assets.home import MdelHome
 from mdel_assets.mapping.map_files import read_map, write_map
 from mdel_assets.mapping.outcomes import Outcome, read_outcome
 
-_NOT_FINISHED = "its ensemble report is missing or stale"
+_NOT_FINISHED = "it has not run to its end"
 
 
 def folder_of(family: ExperimentFamily, home: MdelHome) -> Path:
@@ -35,6 +35,8 @@ def measured(family: ExperimentFamily, home: MdelHome) -> tuple[list[Outcome], d
                 found.append(known[setting])
             else:
                 found.append(read_outcome(lineage, setting))
+        except MissingArtifactError:
+            missing[setting] = _NOT_FINISHED
         except MdelError as error:
             missing[setting] = str(error)
     return found, missing

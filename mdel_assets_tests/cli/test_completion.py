@@ -42,7 +42,7 @@ def made(bare, finished, monkeypatch):
 
 
 def test_commands_and_options(bare):
-    assert completed("ma") == ["matrix"]
+    assert completed("ma") == ["map", "matrix"]
     assert completed("status", "--j") == ["--json"]
     assert completed("completion", "") == ["bash", "zsh", "fish"]
 
@@ -109,6 +109,10 @@ def test_experiments_else_files(bare):
     complete = BashComplete(main, {}, "mdel", "_MDEL_COMPLETE")
     (item,) = complete.get_completions(["plan", "-e"], "corpora/")
     assert (item.type, item.value) == ("file", "corpora/")
+
+
+def test_settings_of_a_bundled_family(bare):
+    assert completed("plan", "-e", "map/mid") == ["map/middle"]
 
 
 def test_a_wrong_experiment_completes_nothing_and_says_nothing(bare, monkeypatch, capfd):

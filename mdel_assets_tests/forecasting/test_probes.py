@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.experiment.fields import ExpertTraining
+from mdel_assets.experiment.forecast import Forecast
 from mdel_assets.forecasting import probes as module
-from mdel_assets.forecasting.probes import measure_probes, probe_training
+from mdel_assets.forecasting.probes import measure_probes
 from mdel_assets.training.packing import pack
 
 DOMAINS = ("github", "arxiv", "freelaw")
@@ -24,7 +25,7 @@ def measured(branched, tmp_path_factory):
     work = tmp_path_factory.mktemp("probes")
     found = measure_probes(
         experiment.training,
-        share=0.5,
+        probe=experiment.training.model_copy(update={"max_steps": 8}),
         seed_folder=lineage.folder("seed_model"),
         datasets={d: lineage.folder("domain_dataset", d) for d in DOMAINS},
         work_folder=work,
@@ -76,7 +77,7 @@ def test_a_probe_has_whole_steps_rounded_down(num_tokens, share, steps):
     training = ExpertTraining(
         trained_layers="all", num_tokens=num_tokens, block_size=128, batch_size=8, eval_steps=3
     )
-    probe = probe_training(training, share=share)
+    probe = Forecast(probe_share=share).probe_training(training)
     assert (probe.num_steps, probe.eval_steps) == (steps, None)
     assert probe.learning_rate == training.learning_rate
 
@@ -140,7 +141,7 @@ def test_a_probe_that_is_there_is_not_trained_again(measured, monkeypatch):
     def measure_again():
         return measure_probes(
             lineage.experiment.training,
-            share=0.5,
+            probe=lineage.experiment.training.model_copy(update={"max_steps": 8}),
             seed_folder=lineage.folder("seed_model"),
             datasets={d: lineage.folder("domain_dataset", d) for d in DOMAINS},
             work_folder=work,

@@ -13,12 +13,16 @@ import yaml
 
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import load_family
+from mdel_assets.forecasting.model import Fitted
+from mdel_assets.forecasting.steps import read_probes
 from mdel_assets.home import MdelHome
 from mdel_assets.mapping.family_map import measured, write_family_map
 from mdel_assets.mapping.map_files import map_figure, read_map
 from mdel_assets.mapping.outcomes import Outcome
 from mdel_assets.mapping.settings_run import stale_settings
 from mdel_assets_tests.conftest import PICO
+
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from mdel_assets.cli.main import main; main()", "map"]
 
@@ -43,6 +47,7 @@ def place(corpus, tmp_path_factory):
         "mean-all": {"merge_method": "linear", "models": [{"model": "expert:*"}]},
         "ties-all": {"merge_method": "ties", "models": [{"model": "expert:*"}]},
     }
+    base["forecast"] = {"probe_share": 0.06}
     base["evaluation"]["sample_texts"] = {"num_documents": 0}
     settings = {
         "three": None,
@@ -74,7 +79,7 @@ def mapped(place, tmp_path_factory):
     rest = first.communicate()
     assert first.returncode == 1
     second = subprocess.run(
-        [*COMMAND, place, "--json"], env=environment, capture_output=True, text=True
+        [*COMMAND, place, "--fit", "--json"], env=environment, capture_output=True, text=True
     )
     assert second.returncode == 0, second.stderr
     return MdelHome(home), (told, rest), second
@@ -155,6 +160,26 @@ def test_the_ensemble_is_that_of_the_ensemble_report(mapped, place):
     assert outcome.changes["ensemble"].estimate.value == pytest.approx(change, abs=1e-9)
 
 
+def test_the_fit_holds_the_features_of_the_probes_and_the_gains_of_the_table(mapped, place):
+    home = mapped[0]
+    folder = home.maps / "pico"
+    fitted = Fitted.parse((folder / "fitted.json").read_text())
+    outcomes = read_map(folder)
+    assert [point.setting for point in fitted.points] == ["three", "two"]
+    for point in fitted.points:
+        lineage = home.lineage(load_experiment(f"{place}/{point.setting}"))
+        assert point.features == read_probes(lineage).features()
+        outcome = outcomes[point.setting]
+        assert point.gains == {name: outcome.gain(name) for name in ("ensemble", "mean")}
+        assert point.experts == {
+            "divergence": outcome.divergence,
+            "gain_over_best_expert": outcome.gain_over_best_expert,
+        }
+    # Two points are not fitted, and nothing is judged by them.
+    assert fitted.lines == {}
+    assert "Too few settings" in (folder / "forecasts.md").read_text()
+
+
 def test_outcomes_that_the_map_holds_are_not_computed_again(mapped, place):
     home = mapped[0]
     path = home.maps / "pico/map.json"
@@ -192,4 +217,4 @@ def test_settings_that_were_not_run_are_named_in_the_table(place, tmp_path):
     assert stale_settings(family, home) == ["three", "two"]
     outcomes, folder = write_family_map(family, home)
     assert outcomes == []
-    assert "Not on the map: `two`" in (folder / "map.md").read_text()
+    assert "Not on the map: `two`, it has not run to its end." in (folder / "map.md").read_text()
