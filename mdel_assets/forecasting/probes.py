@@ -44,7 +44,7 @@ def measure_probes(
     ``training`` are the settings of experts, ``probe`` those of probes (`Forecast.probe_training`).
 
     Raises:
-        TrainingError: a domain has too little text, for an expert, too.
+        TrainingError: a domain has too little text, for an expert, too; or a probe did not move.
         TrainingInterruptedError: SIGTERM or SIGINT arrived, or the allowed seconds are over.
 
     """
@@ -203,6 +203,12 @@ def _task_vectors(
     folders = dict(_folders(probes, work_folder / "differences"))
     found = measure_differences(probes, folders, seed=MergeInput(SEED, seed_folder))
     lengths = {name: own.relative_l2 for name, own in found.items()}
+    if still := [name for name, length in lengths.items() if not length]:
+        raise TrainingError(
+            f"The probe of {', '.join(still)} has the seed's weights: in so few steps nothing "
+            f"moved. Lower training.warmup_ratio, train longer, or set a larger "
+            f"forecast.probe_share."
+        )
     return lengths, {name: dict(own.mean_cosines) for name, own in found.items()}
 
 

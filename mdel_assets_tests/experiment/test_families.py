@@ -6,6 +6,7 @@ import yaml
 from mdel_assets.errors import ExperimentError, UnknownKeyError
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import bundled_families, load_family
+from mdel_assets.maintenance.experiment_checks import look_around
 
 BASE = {
     "source": {"train": ["a.jsonl"]},
@@ -35,12 +36,16 @@ def write_family(folder, settings, **changes):
     return path
 
 
-def test_every_setting_of_a_bundled_family_is_a_valid_experiment():
+def test_every_setting_of_a_bundled_family_passes_the_check_of_an_experiment(home):
     assert bundled_families() == ["map"]
     family = load_family("map")
     assert len(family.settings) >= 24
-    names = {load_experiment(name).name for name in family.experiment_names().values()}
-    assert names == {f"map-{setting}" for setting in family.settings}
+    found = {}
+    for setting, name in family.experiment_names().items():
+        experiment = load_experiment(name)
+        assert experiment.name == f"map-{setting}"
+        found[setting] = look_around(home.lineage(experiment)).mistakes
+    assert found == {setting: [] for setting in family.settings}
 
 
 def test_what_is_branched_reads_as_much_in_all_settings_and_dense_as_much_as_the_experts():

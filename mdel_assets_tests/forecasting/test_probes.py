@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mdel_assets.data.split_documents import SplitDocuments
+from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.experiment.forecast import Forecast
 from mdel_assets.forecasting import probes as module
@@ -71,7 +72,7 @@ def test_a_probe_is_an_expert_that_ends_early(measured):
 
 @pytest.mark.parametrize(
     ("num_tokens", "share", "steps"),
-    [(120 * 1024, 0.06, 7), (60 * 1024, 0.05, 3), (40 * 1024, 0.06, 2), (1024, 0.06, 1)],
+    [(120 * 1024, 0.06, 7), (60 * 1024, 0.05, 3), (40 * 1024, 0.06, 2), (1024, 0.06, 2)],
 )
 def test_a_probe_has_whole_steps_rounded_down(num_tokens, share, steps):
     training = ExpertTraining(
@@ -152,3 +153,17 @@ def test_a_probe_that_is_there_is_not_trained_again(measured, monkeypatch):
     assert measure_again() == found
     after = {d: (work / d / "model" / "model.safetensors").stat().st_mtime_ns for d in DOMAINS}
     assert {d for d in DOMAINS if before[d] != after[d]} == {"arxiv"}
+
+
+def test_probes_that_did_not_move_are_refused(measured, tmp_path):
+    """One step of a warm-up has a learning rate of zero."""
+    _, lineage, _ = measured
+    training = lineage.experiment.training
+    with pytest.raises(TrainingError, match="The probe of github, arxiv has the seed's weights"):
+        measure_probes(
+            training,
+            probe=training.model_copy(update={"max_steps": 1}),
+            seed_folder=lineage.folder("seed_model"),
+            datasets={d: lineage.folder("domain_dataset", d) for d in ("github", "arxiv")},
+            work_folder=tmp_path,
+        )
