@@ -93,6 +93,24 @@ def judge(points: Sequence[Point], contenders: Sequence[str]) -> Judgement | Non
     )
 
 
+def trust(judgement: Judgement | None) -> str:
+    """Return how far forecasts were right, in two sentences; empty where that is not known."""
+    if judgement is None:
+        return ""
+    found = [
+        f"{'unknown' if a.rank_correlation is None else f'{a.rank_correlation:.2f}'} for the "
+        f"{a.what.removeprefix('gain of ')} (mean error {a.mean_error:.2f} points of percent, "
+        f"{a.num_points} settings)"
+        for a in judgement.lines
+    ]
+    return (
+        f"How far to trust this: with each setting of the map forecast by the others, the rank "
+        f"correlation with the measured gain was {', '.join(found)}. The advice was right in "
+        f"{judgement.num_right} of {len(judgement.best)} settings; always saying the same would "
+        f"have been right in {judgement.most_frequent}."
+    )
+
+
 def judgement_markdown(judgement: Judgement | None) -> str:
     """Return the judgement as a page."""
     if judgement is None:

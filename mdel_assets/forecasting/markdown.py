@@ -11,8 +11,8 @@ _HOW = """Gains are in percent of the bits per byte of `dense`, one model that r
 experts together; they are predicted by a line that was fitted on the settings of `mdel map`."""
 
 
-def forecast_markdown(probes: Probes, predictions: Mapping[str, Prediction]) -> str:
-    """Return the page, the sentence first."""
+def forecast_markdown(probes: Probes, predictions: Mapping[str, Prediction], *, trust: str) -> str:
+    """Return the page, the sentence first; ``trust`` says how right such forecasts were."""
     parts = [f"**{advice(predictions)}**", ""]
     if predictions:
         rows = [["", "gain over `dense`", "95 % interval"]]
@@ -24,6 +24,8 @@ def forecast_markdown(probes: Probes, predictions: Mapping[str, Prediction]) -> 
             _HOW,
             "",
             *as_markdown(rows),
+            "",
+            trust,
             "",
         ]
     cost = (

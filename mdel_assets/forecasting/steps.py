@@ -5,6 +5,7 @@ import json
 
 from mdel_assets.forecasting.advice import advice
 from mdel_assets.forecasting.features import Probes
+from mdel_assets.forecasting.judgement import judge, trust
 from mdel_assets.forecasting.markdown import forecast_markdown
 from mdel_assets.forecasting.model import Fitted, as_json, fitted_text
 from mdel_assets.line.kind import Task, Written
@@ -45,13 +46,16 @@ def read_probes(lineage: Lineage) -> Probes:
 def make_forecast(task: Task) -> Written:
     """Predict the gains over `dense` from the probes, and say what to train."""
     probes = read_probes(task.lineage)
-    predictions = Fitted.parse(fitted_text()).predict(probes.features())
+    fitted = Fitted.parse(fitted_text())
+    predictions = fitted.predict(probes.features())
+    told_of_map = trust(judge(fitted.points, list(fitted.lines)))
     content = {
         "advice": advice(predictions),
         "predictions": as_json(predictions),
         "features": probes.features(),
+        "trust": told_of_map,
     }
     (task.folder / JSON_NAME).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    told = forecast_markdown(probes, predictions)
+    told = forecast_markdown(probes, predictions, trust=told_of_map)
     (task.folder / MARKDOWN_NAME).write_text(told, "utf-8")
     return Written(details=content)

@@ -143,7 +143,7 @@ def map_figure(outcomes: Sequence[Outcome]) -> Any:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_xlabel(
-        "bits per byte against `dense` of equal compute (left: better), with 95 % intervals;\n"
+        "bits per byte against dense of equal compute (left: better), with 95 % intervals;\n"
         "in brackets: trainings, where intervals hold more than one",
         fontsize=8,
     )

@@ -128,7 +128,8 @@ def test_the_page_shows_gains_and_falls():
         lengths={"a": 0.1, "b": 0.3},
         cosines={"a": {"b": 0.5}, "b": {"a": 0.5}},
     )
-    told = forecast_markdown(probes, {"ensemble": Prediction(1.25, 0.5, 2.0)})
+    told = forecast_markdown(probes, {"ensemble": Prediction(1.25, 0.5, 2.0)}, trust="Hardly.")
+    assert "Hardly." in told
     assert "| ensemble | +1.25 % | +0.50 to +2.00 % |" in told
     assert "2 probes read 60 tokens in up to 3 steps each: 6.0% of what" in told
     assert "| probe of a | +50.00 | -25.00 |" in told

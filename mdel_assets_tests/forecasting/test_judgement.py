@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from mdel_assets.forecasting.judgement import judge, judgement_markdown, kalavai
+from mdel_assets.forecasting.judgement import (
+    Agreement,
+    Judgement,
+    judge,
+    judgement_markdown,
+    kalavai,
+    trust,
+)
 from mdel_assets.forecasting.model import MIN_POINTS, left_out
 from mdel_assets_tests.forecasting.test_model import made_up
 
@@ -71,3 +78,21 @@ def test_a_gain_that_is_the_same_everywhere_has_no_rank_correlation():
 def test_too_few_points_are_not_judged():
     assert judge(made_up(MIN_POINTS), ["ensemble"]) is None
     assert "Too few settings" in judgement_markdown(None)
+    assert trust(None) == ""
+
+
+def test_how_far_to_trust_a_forecast_is_said_with_its_figures():
+    judgement = Judgement(
+        lines=[
+            Agreement("gain of ensemble", 17, -0.512, 0.471),
+            Agreement("gain of mean", 9, None, 2),
+        ],
+        laws=[],
+        advised={"a": "apart", "b": "apart", "c": "dense"},
+        by_law={},
+        best={"a": "apart", "b": "dense", "c": "dense"},
+    )
+    told = trust(judgement)
+    assert "-0.51 for the ensemble (mean error 0.47 points of percent, 17 settings)" in told
+    assert "unknown for the mean (mean error 2.00 points of percent, 9 settings)" in told
+    assert "right in 2 of 3 settings; always saying the same would have been right in 2." in told
