@@ -102,7 +102,7 @@ class WebUi:
             self.page.locator(_node("data")).first.wait_for()
             return
         # What lies outside of the window is not drawn.
-        self.page.set_viewport_size({"width": 4000, "height": 4000})
+        self.page.set_viewport_size({"width": 8000, "height": 8000})
         groups = quote(",".join(f"global@global:{group}" for group in GROUPS), safe="")
         self.open(f"/asset-groups?expanded={groups}", wait_for="data")
         self.page.locator(_node("perplexity_matrix")).first.wait_for()
