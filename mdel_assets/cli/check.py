@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mdel_assets.cli.completion import complete_experiment
-from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
@@ -27,13 +26,7 @@ def check(file: str | None, *, as_json: bool) -> None:
     """
     from mdel_assets.maintenance.experiment_checks import look_around
 
-    try:
-        experiment = load_experiment(file or experiment_name())
-    except ExperimentError as error:
-        if as_json:
-            refused = {"experiment": None, "mistakes": [str(error)], "doubts": [], "notes": []}
-            click.echo(json.dumps(refused, indent=2))
-        raise
+    experiment = load_experiment(file or experiment_name())
     findings = look_around(MdelHome.from_environment().lineage(experiment))
     if as_json:
         counts = {f"num_{name}s": count for name, count in _counts(experiment).items()}

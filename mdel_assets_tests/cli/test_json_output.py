@@ -65,15 +65,6 @@ def test_status_lists_the_same_as_its_text(command, gone):
     assert absent.endswith(content["absent_domains"][0])
 
 
-def test_check_of_a_refused_yaml_is_json_too(command, tmp_path):
-    path = tmp_path / "firm.yaml"
-    path.write_text("name: firm\ndomans: []\n")
-    done = command("check", str(path), "--json")
-    content = json.loads(done.stdout)
-    assert (done.exit_code, content["experiment"]) == (1, None)
-    assert "Did you mean 'domains'" in content["mistakes"][0]
-
-
 def test_check_says_what_its_text_says(command, corpus, tmp_path):
     experiment = pico_experiment(
         corpus, source={"validation": str(tmp_path / "val.jsonl.zst"), "test": "/nowhere.zst"}
