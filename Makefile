@@ -72,7 +72,7 @@ bench: $(VENV)/.installed-dev
 bench_gpu: $(VENV)/.installed-dev
 	@$(BIN)/python -W ignore -m benchmarks bench_gpu
 
-# The pipeline with 22 domains, 1 GB of text and 160 million weights: an hour on two cores, 30 GB of disk.
+# The pipeline with 22 domains, 1 GB of text and 160 million weights: some hours on two cores, 30 GB of disk.
 bench_line: $(VENV)/.installed-dev
 	$(PIP) --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python -W ignore -m benchmarks.bench_line

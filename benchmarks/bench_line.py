@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--domains", nargs="+", choices=list(SHAPES), help="in place of all 22")
     parser.add_argument("--random-split", action="store_true", help="train a random split, too")
-    parser.add_argument("--budget", default="max_documents: 2", help="evaluation's, as YAML")
+    parser.add_argument("--budget", default="max_tokens: 1024", help="evaluation's, as YAML")
     parser.add_argument("--until", default="ensemble_report")
     parser.add_argument("--folder", type=Path, help="where all of it stays, to go on from")
     options = parser.parse_args(arguments)
