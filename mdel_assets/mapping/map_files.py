@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdel_assets.evaluation.outcomes import CONTENDERS, ENSEMBLE, MEAN, MIXTURE, OTHER, Outcome
 from mdel_assets.experiment.model_keys import DENSE
-from mdel_assets.mapping.outcomes import CONTENDERS, ENSEMBLE, MEAN, MIXTURE, OTHER, Outcome
 from mdel_assets.scoring.markdown_table import as_markdown
 from mdel_assets.store.durable_files import write_bytes_atomically, write_text_atomically
 

@@ -7,9 +7,11 @@ from mdel_assets.data.dataset_counts import DatasetCounts
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.evaluation.sample_sizes import bytes_in_words
 from mdel_assets.experiment.fields import SPLITS
+from mdel_assets.line.kind import Input
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.cards import public_place
 from mdel_assets.publishing.licences import source_note
+from mdel_assets.reporting.made_of import Records, of_kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +63,11 @@ class Corpus:
     absent: Sequence[str]
 
 
-def corpus_of(lineage: Lineage) -> Corpus:
+def corpus_of(lineage: Lineage, records: Records) -> Corpus:
     """Return the corpus as the records of shards and datasets tell it."""
     experiment, present = lineage.experiment, lineage.present_domains()
-    records = {
-        domain: record
-        for domain in present
-        if (record := lineage.artifact("domain_dataset", domain).read_record())
-    }
-    counts = {domain: DatasetCounts.of(record.counts) for domain, record in records.items()}
+    datasets = of_kind(lineage, records, "domain_dataset")
+    counts = {d: DatasetCounts.of(datasets[d].counts) for d in present if d in datasets}
     splits = [s for s in SPLITS if any(c.splits[s].num_documents for c in counts.values())]
     largest = max((c.splits["train"].num_bytes for c in counts.values()), default=0)
     rows = []
@@ -95,19 +93,20 @@ def corpus_of(lineage: Lineage) -> Corpus:
                 sum(each.num_documents for each in own.contamination.values()),
             )
         )
-    removed = next(iter(records.values())).details.get("removed_from_corpus", {}) if records else {}
+    first = next(iter(datasets.values()), None)
+    removed = first.details.get("removed_from_corpus", {}) if first else {}
     absent = [key for key in experiment.domain_keys if key not in present]
     told = _removed_in_words(removed)
     if experiment.mixture.compatible_with_mdel:
         told = "Duplicates were kept, as `mixture.compatible_with_mdel` asks."
-    return Corpus(splits, rows, _shards(lineage), told, absent)
+    return Corpus(splits, rows, _shards(lineage, records), told, absent)
 
 
-def _shards(lineage: Lineage) -> list[ShardRow]:
+def _shards(lineage: Lineage, records: Records) -> list[ShardRow]:
     rows = []
     for shard in lineage.experiment.shards():
-        raw = lineage.artifact("raw_pile_shard", shard.key).read_record()
-        routed = lineage.artifact("shard_documents", shard.key).read_record()
+        raw = records.get(Input("raw_pile_shard", shard.key))
+        routed = records.get(Input("shard_documents", shard.key))
         if raw is None or routed is None:
             continue
         counts = ShardCounts.of(routed.counts)

@@ -3,8 +3,10 @@
 from mdel_assets.evaluation.matrix import Matrix
 from mdel_assets.evaluation.sample_sizes import total_label
 from mdel_assets.experiment.fields import ExpertTraining
+from mdel_assets.line.kind import Input
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.cards import base_model
+from mdel_assets.reporting.made_of import Records
 from mdel_assets.reporting.numbers import count_in_words
 from mdel_assets.reporting.trainings import models_in_words
 from mdel_assets.training.results import SeedResult
@@ -12,7 +14,7 @@ from mdel_assets.training.results import SeedResult
 Facts = list[tuple[str, str]]
 
 
-def facts_of(lineage: Lineage, matrix: Matrix) -> Facts:
+def facts_of(lineage: Lineage, matrix: Matrix, records: Records) -> Facts:
     """Return terms and descriptions; words in backticks are names."""
     experiment, evaluation = lineage.experiment, lineage.experiment.evaluation
     split = matrix.splits[0]
@@ -21,7 +23,7 @@ def facts_of(lineage: Lineage, matrix: Matrix) -> Facts:
         f"up to {evaluation.max_length:,} tokens; every token counts once"
     )
     facts = [
-        ("Seed model", _seed(lineage)),
+        ("Seed model", _seed(lineage, records)),
         ("Experts", _experts(lineage)),
         ("Models", f"the seed, {models_in_words(lineage)}"),
         ("Judged on", judged),
@@ -32,8 +34,8 @@ def facts_of(lineage: Lineage, matrix: Matrix) -> Facts:
     return facts
 
 
-def _seed(lineage: Lineage) -> str:
-    record = lineage.artifact("seed_model").read_record()
+def _seed(lineage: Lineage, records: Records) -> str:
+    record = records.get(Input("seed_model"))
     if record is None:
         return "not made"
     result = SeedResult.of(record.details)

@@ -9,6 +9,7 @@ from typing import Any
 from mdel_assets.evaluation.sample_sizes import bytes_in_words
 from mdel_assets.reporting.bars import Bars
 from mdel_assets.reporting.corpus_tables import Corpus
+from mdel_assets.reporting.foretold import Foretold
 from mdel_assets.reporting.matrix_tables import NUM_SHADES, Heat
 from mdel_assets.reporting.numbers import count_in_words, power_of_ten
 from mdel_assets.reporting.overview import Facts
@@ -43,6 +44,7 @@ class Page:
     over: str
     has_stale: bool
     together: Together | None
+    foretold: Foretold | None
     trainings: Trainings
     corpus: Corpus
     texts: Texts

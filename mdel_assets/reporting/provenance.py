@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.reporting.made_of import Records, of_kind
 from mdel_assets.reporting.settings import as_yaml, has_hidden_places, shown_settings
 from mdel_assets.store.records import Identity
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An artifact that the report is made from."""
+    """An artifact that the report goes back to."""
 
     label: str
     fingerprint: str
@@ -33,19 +34,22 @@ class Provenance:
     has_hidden_places: bool
 
 
-def provenance_of(lineage: Lineage, identity: Identity) -> Provenance:
-    """Return the provenance of a report with ``identity``."""
+def provenance_of(lineage: Lineage, identity: Identity, records: Records) -> Provenance:
+    """Return the provenance of a report with ``identity``, which is made of ``records``."""
     experiment = lineage.experiment
     found: dict[str, dict[str, None]] = {}
-    for artifact in lineage.inputs(identity.kind, identity.key):
-        if record := artifact.read_record():
-            for library, version in record.versions.items():
-                found.setdefault(library, {})[version] = None
+    for record in records.values():
+        for library, version in record.versions.items():
+            found.setdefault(library, {})[version] = None
     name = experiment.name
     is_bundled = name in bundled_experiments() and load_experiment(name) == experiment
     return Provenance(
         identity.fingerprint,
-        [Source(label, fingerprint) for label, fingerprint in identity.inputs.items()],
+        [
+            Source(lineage.artifact(kind, key).label, record.fingerprint)
+            for kind in lineage.kinds()
+            for key, record in of_kind(lineage, records, kind).items()
+        ],
         {library: ", ".join(sorted(versions)) for library, versions in sorted(found.items())},
         as_yaml(shown_settings(experiment)),
         is_bundled,

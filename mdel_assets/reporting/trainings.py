@@ -7,6 +7,7 @@ from typing import Any
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Kind
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.reporting.made_of import Records, of_kind
 from mdel_assets.store.records import Record
 from mdel_assets.training.results import ExpertResult, TrainingHistory
 from mdel_assets.training.time_left import TRAINING_OPERATIONS
@@ -58,12 +59,11 @@ class Trainings:
     costs: Sequence[CostRow]
 
 
-def trainings_of(lineage: Lineage) -> Trainings:
-    """Return what the records of models, and of all else, tell."""
+def trainings_of(lineage: Lineage, records: Records) -> Trainings:
+    """Return what ``records``, those of models and of all else, tell."""
     results = {
         domain: ExpertResult.of(record.details)
-        for domain in lineage.present_domains()
-        if (record := lineage.artifact("expert_model", domain).read_record())
+        for domain, record in of_kind(lineage, records, "expert_model").items()
     }
     losses = [
         LossRow(
@@ -75,7 +75,7 @@ def trainings_of(lineage: Lineage) -> Trainings:
         )
         for domain, result in results.items()
     ]
-    return Trainings(_curves(results), losses, costs_of(lineage))
+    return Trainings(_curves(results), losses, costs_of(lineage, records))
 
 
 def _curves(results: Mapping[str, ExpertResult]) -> str:
@@ -168,8 +168,8 @@ def _thinned(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
 
 
-def costs_of(lineage: Lineage) -> list[CostRow]:
-    """Return what all artifacts of the line took, kind by kind, and the sum.
+def costs_of(lineage: Lineage, records: Records) -> list[CostRow]:
+    """Return what the artifacts of ``records`` took, kind by kind, and the sum.
 
     Files that artifacts share, as experts share the seed's, count once.
     """
@@ -177,12 +177,9 @@ def costs_of(lineage: Lineage) -> list[CostRow]:
     rows: dict[str, CostRow] = {}
     for name in lineage.kinds():
         kind = lineage.registry[name]
-        if kind.name == "experiment_report":
-            continue
-        own = [r for key in lineage.keys(name) if (r := lineage.artifact(name, key).read_record())]
-        if own:
+        if own := of_kind(lineage, records, name):
             what = _words_of(kind)
-            rows[what] = _sum(what, [*_kept(rows, what), _cost(what, own, seen)])
+            rows[what] = _sum(what, [*_kept(rows, what), _cost(what, own.values(), seen)])
     return [*rows.values(), _sum("all together", list(rows.values()))]
 
 

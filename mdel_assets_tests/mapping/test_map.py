@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from mdel_assets.evaluation.outcomes import Outcome
 from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import load_family
 from mdel_assets.forecasting.model import Fitted
@@ -18,7 +19,6 @@ from mdel_assets.forecasting.steps import read_probes
 from mdel_assets.home import MdelHome
 from mdel_assets.mapping.family_map import measured, write_family_map
 from mdel_assets.mapping.map_files import map_figure, read_map
-from mdel_assets.mapping.outcomes import Outcome
 from mdel_assets.mapping.settings_run import stale_settings
 from mdel_assets_tests.conftest import PICO
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mdel_assets.cli.matrix import print_matrix
+from mdel_assets.evaluation.outcomes import read_outcome
 from mdel_assets.experiment.experiment import (
     bundled_experiments,
     load_experiment,
@@ -17,10 +18,13 @@ from mdel_assets.experiment.experiment import (
 )
 from mdel_assets.experiment.publishing import Hub
 from mdel_assets.home import MdelHome
+from mdel_assets.line.kind import Input
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.maintenance.forgetting import plan_forgetting
 from mdel_assets.reporting.bars import Measured, bars_of
 from mdel_assets.reporting.contents import contents_of
+from mdel_assets.reporting.foretold import foretold_of
+from mdel_assets.reporting.made_of import records_behind
 from mdel_assets.reporting.page import render, visible
 from mdel_assets.reporting.settings import as_yaml, shown_settings
 from mdel_assets.reporting.texts import texts_of
@@ -188,6 +192,34 @@ def test_it_is_stale_when_what_it_shows_changes(place, tmp_path):
     assert "sample_texts 'seed'" not in lineage.artifact("experiment_report").require().inputs
 
 
+def test_it_takes_the_ends_of_the_line_and_goes_back_to_everything_before_them(lineage):
+    identity = lineage.identity("experiment_report")
+    taken = {artifact.kind for artifact in lineage.inputs("experiment_report")}
+    ends = {"perplexity_matrix", "ensemble_report", "sample_texts", "layer_differences"}
+    assert taken == ends
+    everything = {
+        (kind, key): lineage.artifact(kind, key).require()
+        for kind, keys in lineage.walk()
+        for key in keys
+        if kind != "experiment_report"
+    }
+    assert records_behind(lineage, identity) == everything
+
+
+def test_what_was_made_anew_since_is_not_shown_as_what_the_page_was_made_from(place, tmp_path):
+    own = MdelHome(tmp_path / "home")
+    shutil.copytree(place[1].root, own.root)
+    lineage = own.lineage(place[0])
+    identity = lineage.identity("experiment_report")
+    artifact = lineage.artifact("expert_model", "arxiv")
+    again = dataclasses.replace(artifact.require(), fingerprint="0" * 32).sealed()
+    artifact.record_path.write_text(again.text(), "utf-8")
+    found = records_behind(lineage, identity)
+    assert ("expert_model", "arxiv") not in found
+    assert ("expert_model", "github") in found
+    assert ("domain_dataset", "arxiv") in found
+
+
 def test_forgetting_a_domain_finds_it(place, lineage):
     plan = plan_forgetting(place[1], lineage, "arxiv")
     assert "experiment_report" in {entry.found.artifact.label for entry in plan.derived}
@@ -282,6 +314,24 @@ def test_a_corpus_of_one_domain_without_texts_and_baselines_has_a_page(corpus, h
     counts = lineage.artifact("shard_documents", "00").require().counts
     assert counts["num_rejects"] == 20
     assert read.row("Shards of the corpus", "00")[5] == "20"
+
+
+def test_a_forecast_is_shown_beside_what_came_of_it(lineage):
+    page = contents_of(lineage, lineage.identity("experiment_report"))
+    assert page.foretold is None
+    predictions = {"ensemble": {"gain": -0.25, "low": -1.5, "high": 1.0}}
+    predictions["mixture"] = {"gain": 2.0, "low": 1.0, "high": 3.0}
+    details = {"advice": "Train `them`.", "predictions": predictions, "trust": "Right twice."}
+    seed = lineage.artifact("seed_model").require()
+    record = dataclasses.replace(seed, details=details)
+    foretold = foretold_of(lineage, {Input("merge_forecast"): record})
+    read = Read(render(dataclasses.replace(page, foretold=foretold)))
+    measured = read_outcome(lineage, "pico").gain("ensemble")
+    shown = [f"{value:+.2f}".replace("-", "−") for value in (-0.25, -1.5, 1.0, measured)]
+    told = ["ensemble", f"{shown[0]} %", f"{shown[1]} to {shown[2]} %", f"{shown[3]} %"]
+    assert read.row("Forecast", "ensemble") == told
+    assert read.row("Forecast", "mixture")[3] == "–"
+    assert "Right twice." in read.text
 
 
 @pytest.mark.parametrize("name", bundled_experiments())
