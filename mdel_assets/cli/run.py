@@ -14,21 +14,24 @@ from mdel_assets.cli.completion import complete_asset
 from mdel_assets.cli.matrix import print_matrix
 from mdel_assets.cli.plan import refuse_what_exceeds
 from mdel_assets.cli.run_views import JsonLines, PlainLines, RunView
+from mdel_assets.data.source_sizes import source_bytes
 from mdel_assets.errors import unknown_name_message
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.experiment import Experiment, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes
 
 if TYPE_CHECKING:
     from mdel_assets.defs.launch import RunOutcome
 
+# A core reads this in some three seconds, in which a process starts.
+_WORTH_PROCESSES_BYTES = 16 << 20
+
 
 @click.command()
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    default=os.cpu_count(),
-    show_default="the number of cores",
+    show_default="the number of cores; 1 for small files",
     help="Processes that fetch shards and route their documents at the same time.",
 )
 @click.option(
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
 def run(
     *,
-    workers: int,
+    workers: int | None,
     until: str | None,
     max_hours: float | None,
     max_disk: str | None,
@@ -78,7 +81,7 @@ def run(
             instance=instance,
             on_start=view.show_start,
             on_stage=view.show_stage,
-            num_workers=workers,
+            num_workers=workers or _num_workers(experiment),
             until=until,
         ):
             view.show(outcome)
@@ -94,6 +97,19 @@ def run(
     click.echo(f"{done}.\n")
     if until is None:
         print_matrix(lineage)
+
+
+def _num_workers(experiment: Experiment) -> int:
+    """Return the number of cores, or 1 if starting processes takes longer than reading the files.
+
+    Only local files are looked at.
+    """
+    places = [shard.location for shard in experiment.shards()]
+    if any("://" in place for place in places):
+        return os.cpu_count() or 1
+    sizes = [source_bytes(place) for place in places]
+    is_small = sum(size for size in sizes if size) < _WORTH_PROCESSES_BYTES
+    return 1 if is_small and None not in sizes else os.cpu_count() or 1
 
 
 def _view(kinds: Sequence[str], *, as_json: bool) -> RunView:

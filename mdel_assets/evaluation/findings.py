@@ -60,6 +60,11 @@ def _experts_against(rival: str, changes: "Mapping[str, Estimate]", split: str) 
     """Return how many experts are better than ``rival`` on their own domain, as a sentence."""
     than = "the seed" if rival == SEED else f"`{rival}`"
     judged = {model: change for model, change in changes.items() if change.is_enough}
+    if not judged:
+        return (
+            f"{TOO_FEW.capitalize()} to tell whether experts are better than {than} on their own "
+            f"domain (`{split}`)."
+        )
     line = (
         f"{sum(change.is_better for change in judged.values())} of {len(judged)} experts are "
         f"better than {than} on their own domain by more than the interval (`{split}`)"

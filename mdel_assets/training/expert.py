@@ -4,7 +4,6 @@ Everything outside the chosen layers stays equal to the seed to the bit, which `
 checks on the saved files.
 """
 
-import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
+from mdel_assets.machine.memory import collect_garbage
 from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.layers import freeze_all_but, resolve_layers, resolve_parts, text_config
 from mdel_assets.training.model_files import (
@@ -137,7 +137,7 @@ def train_layers(
     save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
     if conditions.is_sharded or not take_stored_values(model, trained.tensors, folder):
         model = states = None
-    gc.collect()
+    collect_garbage()
     model = model or _on_device(precision.load_in_fp32(folder))
     return ExpertResult(
         trained_layers=parts.layers,

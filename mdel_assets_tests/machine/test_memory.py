@@ -1,10 +1,11 @@
 """Memory that is given back."""
 
+import gc
 import os
 
 import psutil
 
-from mdel_assets.machine.memory import give_memory_back
+from mdel_assets.machine.memory import collect_garbage, give_memory_back
 
 
 class Circle:
@@ -24,3 +25,14 @@ def test_what_refers_to_itself_is_given_back_to_the_system():
     assert held > 90e6
     give_memory_back()
     assert process.memory_info().rss - before < 0.2 * held
+
+
+def test_a_process_that_has_not_grown_is_left_alone():
+    collect_garbage()
+    before = gc.get_stats()[2]["collections"]
+    assert not collect_garbage()
+    assert gc.get_stats()[2]["collections"] == before
+    held = bytearray(150 << 20)
+    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
+    assert collect_garbage()
+    assert not collect_garbage()

@@ -85,8 +85,7 @@ def test_four_documents_get_no_star_no_dot_and_no_verdict(tmp_path):
     matrix = make_matrix(tmp_path, FEW)
     said = "\n".join(findings(matrix))
     assert "`a` has 4, `b` has 8" in said
-    assert "0 of 0 experts are better than the seed" in said
-    assert "too few documents to tell: expert-a." in said
+    assert "Too few documents to tell whether experts are better than the seed" in said
     assert "too few documents to tell, -0.3000 bits per byte against the seed" in said
     for word in ("better, ", "worse, ", "no clear difference"):
         assert word not in said
