@@ -12,8 +12,14 @@ from pydantic import Field, model_validator
 
 from mdel_assets.errors import MergeError, unknown_name_message
 from mdel_assets.experiment.merged_models import MergeModel, MergeParameters, MergeSlice
+from mdel_assets.experiment.merged_tokenizer import (
+    AUTO,
+    MergedTokenizer,
+    chat_template_mistake,
+    tokenizer_mistakes,
+)
 from mdel_assets.experiment.model_keys import SEED
-from mdel_assets.experiment.section import PositiveInt, Section, Seed
+from mdel_assets.experiment.section import PositiveInt, Section, Seed, Text
 from mdel_assets.merge_methods import METHODS
 from mdel_assets.merge_methods.method import MergeMethod, Parameter, TensorSettings
 from mdel_assets.merge_methods.settings import numbers_in, value_for
@@ -87,7 +93,9 @@ class MergeRecipe(Section):
     """One recipe, in mergekit's schema: of whole ``models``, or of ``slices`` of their layers.
 
     ``base_model`` defaults to the seed if the method needs a base. ``out_dtype``, or else
-    ``dtype``, is the output's; merging always computes in fp32.
+    ``dtype``, is the output's; merging always computes in fp32. ``tokenizer``, or in short
+    ``tokenizer_source``, is for models whose tokenizers differ: the base's, the union, or one
+    model's. ``chat_template`` is the models' most common one (auto), one by name, or Jinja.
     """
 
     merge_method: str
@@ -97,6 +105,9 @@ class MergeRecipe(Section):
     parameters: MergeParameters = MergeParameters()
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
+    tokenizer_source: Text | None = None
+    tokenizer: MergedTokenizer | None = None
+    chat_template: Text | None = None
     mdel: MdelSettings = MdelSettings()
 
     @property
@@ -126,6 +137,18 @@ class MergeRecipe(Section):
         ]
 
     @property
+    def vocabulary(self) -> MergedTokenizer | None:
+        """The merged model's tokenizer, if the models' tokenizers may differ."""
+        if self.tokenizer_source:
+            return MergedTokenizer(source=self.tokenizer_source)
+        return self.tokenizer
+
+    @property
+    def reads_tokenizers(self) -> bool:
+        """Whether the merged model depends on the tokenizers of its models."""
+        return self.vocabulary is not None or self.chat_template == AUTO
+
+    @property
     def dtype_of_output(self) -> DtypeName | None:
         """The dtype of the stored output; None keeps the inputs' dtype."""
         return self.out_dtype or self.dtype
@@ -143,6 +166,7 @@ class MergeRecipe(Section):
         if mistakes := [
             *self._mistakes_of_models(),
             *self._mistakes_of_search(),
+            *self._mistakes_of_tokenizer(),
             *self._mistakes_of_parameters(),
         ]:
             raise ValueError("; ".join(dict.fromkeys(mistakes)))
@@ -180,6 +204,16 @@ class MergeRecipe(Section):
         if given := {name for name, _ in self._given()} - _WITHOUT_EFFECT:
             names = ", ".join(sorted(given))
             yield f"mdel.search finds the weights: remove {names} from the recipe"
+
+    def _mistakes_of_tokenizer(self) -> Iterator[str]:
+        if self.tokenizer_source and self.tokenizer:
+            yield "a recipe has either 'tokenizer_source' or 'tokenizer': remove one of them"
+        if self.vocabulary and self.mdel.search:
+            yield "mdel.search merges models of one tokenizer: remove 'tokenizer' from the recipe"
+        if self.vocabulary:
+            yield from tokenizer_mistakes(self.vocabulary, self.model_names)
+        if self.chat_template and (mistake := chat_template_mistake(self.chat_template)):
+            yield mistake
 
     def _mistakes_of_parameters(self) -> Iterator[str]:
         method, given = self.method, self._given()

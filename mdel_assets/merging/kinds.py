@@ -82,12 +82,15 @@ def _recipe(lineage: Lineage, key: str, *, before: Artifact) -> dict[str, Any]:
     experiment, members = lineage.experiment, recipe_members(lineage, key)
     known, last = set(experiment.model_keys), before.last_record()
     place, notes = experiment.place_of_model, lineage.root / "work" / "verified"
+    recipe = experiment.merges[key]
     digests = {
-        member.name: outside_digest(place(member.name), before=last, notes=notes)
+        member.name: outside_digest(
+            place(member.name), before=last, notes=notes, with_tokenizer=recipe.reads_tokenizers
+        )
         for member in members
         if member.name not in known and not stage_of(member.name)
     }
-    config = recipe_config(experiment.merges[key], members, digests=digests)
+    config = recipe_config(recipe, members, digests=digests)
     named = [stage for member in members if (stage := stage_of(member.name))]
     stages = {stage: _recipe(lineage, stage, before=before) for stage in named}
     return config | ({"stages": stages} if stages else {})

@@ -10,14 +10,18 @@ import yaml
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.experiment.merged_models import MergeSlice
+from mdel_assets.experiment.merged_tokenizer import MergedTokenizer
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.merge_methods.settings import number_setting
+from mdel_assets.store.carry_over import is_of_tokenizer
 from mdel_assets.store.digests import text_digest
 from mdel_assets.store.verification import Notes
 
 FOLDER_PREFIX = "folder:"
 # What names a model that another recipe of the experiment makes.
 STAGE_PREFIX = "merged:"
+# What of a recipe names models.
+_RESOLVED = {"models", "slices", "base_model", "tokenizer", "tokenizer_source"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +60,14 @@ class SliceMembers:
 class Members:
     """The models of a merge in the recipe's order, besides the base.
 
-    If the recipe has ``slices``, ``models`` are those that they read, each once.
+    If the recipe has ``slices``, ``models`` are those that they read, each once. ``tokenizer`` is
+    the merged model's, if it is made of theirs.
     """
 
     models: tuple[Member, ...]
     base: Member | None
     slices: tuple[SliceMembers, ...] = ()
+    tokenizer: MergedTokenizer | None = None
 
     def __iter__(self) -> Iterator[Member]:
         yield from self.models
@@ -79,7 +85,12 @@ class Members:
             dataclasses.replace(part, models=tuple(map(named, part.models)), base=named(part.base))
             for part in self.slices
         ]
-        return Members(tuple(map(named, self.models)), named(self.base), tuple(slices))
+        return Members(
+            models=tuple(map(named, self.models)),
+            base=named(self.base),
+            slices=tuple(slices),
+            tokenizer=self.tokenizer and self.tokenizer.renamed(new.__getitem__),
+        )
 
 
 def members_of(
@@ -116,6 +127,7 @@ def members_of(
         models=tuple(member for member in models if member.name != base),
         base=Member(base) if base else None,
         slices=slices,
+        tokenizer=recipe.vocabulary and recipe.vocabulary.renamed(lambda m: _one(m, name, domains)),
     )
 
 
@@ -171,11 +183,11 @@ def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
 
 def resolved_recipe(recipe: MergeRecipe, members: Members) -> dict[str, Any]:
     """Return the recipe in mergekit's schema, with all models and values written out."""
-    content = recipe.model_dump(
-        mode="json", exclude={"models", "slices", "base_model"}, exclude_defaults=True
-    )
+    content = recipe.model_dump(mode="json", exclude=_RESOLVED, exclude_defaults=True)
     if members.base:
         content["base_model"] = members.base.name
+    if members.tokenizer:
+        content["tokenizer"] = members.tokenizer.resolved()
     if not members.slices:
         return content | {"models": [_entry(member) for member in members.models]}
     slices = []
@@ -207,30 +219,34 @@ def recipe_config(
     A model from elsewhere is identified by its digest, if ``digests`` has one, because its name
     does not determine its content.
     """
-    config = recipe.model_dump(
-        mode="json", exclude={"models", "slices", "base_model"}, exclude_defaults=True
-    )
+    config = recipe.model_dump(mode="json", exclude=_RESOLVED, exclude_defaults=True)
     named = [
         [digests.get(member.name, member.name), recipe_parameters(member)] for member in members
     ]
     config |= {"members": named, "has_base": members.base is not None}
-    if members.slices:
-        identified = members.renamed([digests.get(one.name, one.name) for one in members])
-        config["slices"] = resolved_recipe(recipe, identified)["slices"]
-    return config
+    identified = members.renamed([digests.get(one.name, one.name) for one in members])
+    resolved = resolved_recipe(recipe, identified)
+    return config | {key: resolved[key] for key in ("slices", "tokenizer") if key in resolved}
 
 
 def without_folders(written: str) -> str:
     """Return a written recipe in which folder paths are reduced to the folder's name."""
     documents = list(yaml.safe_load_all(written))
     for content in documents:
+        if "tokenizer" in content:
+            settings = MergedTokenizer.model_validate(content["tokenizer"])
+            content["tokenizer"] = settings.renamed(_without_folder).resolved()
         slices = content.get("slices", [])
         sources = [source for part in slices for source in part["sources"]]
         for entry in [content, *content.get("models", []), *slices, *sources]:
             for field in ("model", "base_model"):
-                if Path(str(entry.get(field, ""))).is_absolute():
-                    entry[field] = Path(entry[field]).name
+                if field in entry:
+                    entry[field] = _without_folder(str(entry[field]))
     return yaml.safe_dump_all(documents, sort_keys=False)
+
+
+def _without_folder(model: str) -> str:
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def recipe_parameters(member: Member | SlicedMember) -> dict[str, Any]:
@@ -246,8 +262,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def folder_digest(folder: Path, *, notes: Path | None = None) -> str:
-    """Return a digest of a model folder's weights and configuration.
+def folder_digest(folder: Path, *, notes: Path | None = None, with_tokenizer: bool = False) -> str:
+    """Return a digest of a model folder's weights, configuration and, if asked, tokenizer.
 
     In the folder ``notes`` stands what was read of it: files that stay as they are are read once.
 
@@ -264,7 +280,9 @@ def folder_digest(folder: Path, *, notes: Path | None = None) -> str:
     names = sorted(
         path.name
         for path in folder.iterdir()
-        if path.suffix == ".safetensors" or path.name == "config.json"
+        if path.suffix == ".safetensors"
+        or path.name == "config.json"
+        or (with_tokenizer and is_of_tokenizer(path.name))
     )
     if not any(name.endswith(".safetensors") for name in names):
         raise MergeError(

@@ -12,6 +12,7 @@ import yaml
 
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
+from mdel_assets.experiment.merged_tokenizer import BASE, UNION
 from mdel_assets.experiment.mistakes import validated
 from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX
@@ -117,10 +118,11 @@ def _beside(folder: Path, content: Any, stages: Collection[Any]) -> Any:
         return content
 
     def placed(name: Any) -> Any:
-        is_there = isinstance(name, str) and name not in stages and (folder / name).is_dir()
-        return str(folder / name) if is_there else name
+        taken = {*stages, BASE, UNION}
+        is_there = isinstance(name, str) and name not in taken and (folder / name).is_dir()
+        return str(folder / name) if is_there else _beside(folder, name, stages)
 
-    names = ("model", "base_model")
+    names = ("model", "base_model", "tokenizer_source", "source")
     return {k: placed(v) if k in names else _beside(folder, v, stages) for k, v in content.items()}
 
 

@@ -11,10 +11,17 @@ from mdel_assets.store.records import Record
 HUB_PREFIX = "hub:"
 
 
-def outside_digest(name: str, *, before: Record | None, notes: Path | None = None) -> str:
+def outside_digest(
+    name: str,
+    *,
+    before: Record | None,
+    notes: Path | None = None,
+    with_tokenizer: bool = False,
+) -> str:
     """Return what stands for a model's content: a folder's digest, or the commit of a Hub id.
 
-    A path or a branch says nothing about what is in it. ``before`` is the record of the merge as it
+    A path or a branch says nothing about what is in it. ``with_tokenizer`` says whether a folder's
+    tokenizer counts; a commit covers it. ``before`` is the record of the merge as it
     was made last, ``notes`` the folder for what was read of others.
 
     Raises:
@@ -24,7 +31,7 @@ def outside_digest(name: str, *, before: Record | None, notes: Path | None = Non
     """
     reference = outside_reference(name)
     if reference is None:
-        return folder_digest(Path(name), notes=notes)
+        return folder_digest(Path(name), notes=notes, with_tokenizer=with_tokenizer)
     mark = f"{HUB_PREFIX}{reference.name}@"
     members = _members(before.config) if before else []
     known = [entry.removeprefix(mark) for entry in members if entry.startswith(mark)]

@@ -101,18 +101,19 @@ def largest_magnitude(numbers: "torch.Tensor") -> float:
 
 
 def refuse_differences(
-    sources: Sequence[Source], *, tokenizer_folder: Path, dtypes_may_differ: bool
+    sources: Sequence[Source], *, tokenizer_folder: Path | None, dtypes_may_differ: bool
 ) -> None:
     """Raise `MergeError` with every way in which a source differs from the first.
 
     Tensors' names, shapes and dtypes are compared, and tokenizers' vocabularies with that of
-    ``tokenizer_folder``.
+    ``tokenizer_folder`` if there is one.
     """
     first = sources[0]
     found = [
-        f"{source.entry.name} has another tokenizer vocabulary than {tokenizer_folder.name}"
+        f"{source.entry.name} has another tokenizer vocabulary than {tokenizer_folder.name} (set "
+        f"tokenizer_source: union to merge them anyway)"
         for source in sources
-        if not _have_same_vocabulary(source.entry.folder, tokenizer_folder)
+        if tokenizer_folder and not _have_same_vocabulary(source.entry.folder, tokenizer_folder)
     ]
     for source in sources[1:]:
         for name in sorted({*first.own_names, *source.own_names}):

@@ -17,11 +17,18 @@ from typing import TYPE_CHECKING, Any
 from mdel_assets.experiment.merge_recipe import MergeRecipe, refuse_wrong_number, settings_for
 from mdel_assets.machine.progress import Progress
 from mdel_assets.merge_methods.method import TensorSettings
+from mdel_assets.merging.chat_template import (
+    chat_template,
+    refuse_missing_tokenizer,
+    write_chat_template,
+)
 from mdel_assets.merging.members import Members
 from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.slices import Part, parts_of, write_layers
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
+from mdel_assets.merging.united_tokenizer import united_tokenizer
+from mdel_assets.merging.vocabulary_rows import with_vocabulary
 from mdel_assets.store.carry_over import carry_over
 from mdel_assets.store.tensor_files import bytes_of, is_float, stored_dtype, torch_dtype
 from mdel_assets.store.tensor_writer import TensorLayout, TensorWriter
@@ -66,58 +73,83 @@ def merge_models(
     """Merge ``inputs`` by ``recipe`` and write the model into ``folder``, for transformers to load.
 
     ``base`` is the model that task vectors start from, and not one of ``inputs``. If the recipe has
-    slices, ``members`` are the models in the order of ``inputs``, the base last. Configuration,
-    generation config and tokenizer are those in ``model_folder``.
+    slices or a tokenizer, ``members`` are the models in the order of ``inputs``, the base last.
+    Configuration, generation config and, unless the recipe has another, tokenizer are those in
+    ``model_folder``.
 
     Raises:
         MergeError: the models differ in tensors, shapes, dtypes or tokenizer (all differences are
-            named); their number is wrong; weights cancel; or an input holds a NaN or infinity.
+            named); their tokenizers cannot be united; their number is wrong; weights cancel; or an
+            input holds a NaN or infinity.
 
     """
     slices = members.slices if members else ()
+    located = [*inputs, *([base] if base else [])]
+    names = [member.name for member in members] if members else []
+    places = dict(zip(names, [entry.folder for entry in located], strict=bool(names)))
+    united = united_tokenizer(members, places) if members else None
+    tokenizer_folder = None if united else model_folder
+    template = _chat_template(recipe, located, tokenizer_folder, has_base=base is not None)
     if not slices:
         refuse_wrong_number(recipe, [entry.name for entry in inputs])
     num_threads = num_threads or default_threads()
-    dtype = recipe.dtype_of_output
-    with (
-        set_up_for_streaming(),
-        open_sources([*inputs, *([base] if base else [])], model_folder=model_folder) as sources,
-    ):
-        if members and slices:
-            named = dict(zip([member.name for member in members], sources, strict=True))
-            parts = list(parts_of(slices, named))
+    jobs: list[TensorJob] = []
+    with set_up_for_streaming(), open_sources(located, model_folder=model_folder) as sources:
+        if slices:
+            parts = list(parts_of(slices, dict(zip(names, sources, strict=True))))
         else:
             parts = [Part.whole(sources, has_base=base is not None)]
-        jobs: list[TensorJob] = []
+        if united:
+            parts = [with_vocabulary(part, united, is_first=part is parts[0]) for part in parts]
         for part in parts:
-            _refuse_wrong_part(recipe, part, model_folder=model_folder)
+            _refuse_wrong_part(recipe, part, tokenizer_folder=tokenizer_folder)
             piece = piece_size(
                 recipe, num_models=len(part.sources), num_threads=num_threads, largest=largest_piece
             )
             jobs += merge_jobs(recipe, part, piece=piece)
         limit = recipe.mdel.max_shard_mib
-        result = run_jobs(
-            jobs,
-            folder,
-            num_threads=num_threads,
-            max_shard_bytes=limit * 2**20 if limit else None,
-        )
-    carry_over(model_folder, folder, dtype=dtype)
-    if members and slices:
-        folders = [entry.folder for entry in [*inputs, *([base] if base else [])]]
-        places = dict(zip([member.name for member in members], folders, strict=True))
+        max_bytes = limit * 2**20 if limit else None
+        result = run_jobs(jobs, folder, num_threads=num_threads, max_shard_bytes=max_bytes)
+    dtype = recipe.dtype_of_output
+    carry_over(model_folder, folder, dtype=dtype, with_tokenizer=united is None)
+    if united:
+        united.write(folder, model_folder=model_folder)
+    if template:
+        write_chat_template(folder, template)
+    if slices:
         write_layers(folder, slices, places)
     return result
 
 
-def _refuse_wrong_part(recipe: MergeRecipe, part: Part, *, model_folder: Path) -> None:
+def _chat_template(
+    recipe: MergeRecipe,
+    inputs: Sequence[MergeInput],
+    tokenizer_folder: Path | None,
+    *,
+    has_base: bool,
+) -> str | None:
+    """Return the merged model's template, if the recipe gives it one.
+
+    Raises:
+        MergeError: the tokenizer is that in ``tokenizer_folder``, and there is none.
+
+    """
+    if recipe.chat_template is None:
+        return None
+    if tokenizer_folder:
+        refuse_missing_tokenizer(tokenizer_folder)
+    ordered = [*inputs[-1:], *inputs[:-1]] if has_base else inputs
+    return chat_template(recipe.chat_template, [entry.folder for entry in ordered])
+
+
+def _refuse_wrong_part(recipe: MergeRecipe, part: Part, *, tokenizer_folder: Path | None) -> None:
     """Raise `MergeError` where a part has a wrong number of models, or they do not fit."""
     models = part.sources[:-1] if part.has_base else part.sources
     base = part.sources[-1].entry.name if part.has_base else None
     refuse_wrong_number(recipe, [source.entry.name for source in models], base=base)
     refuse_differences(
         part.sources,
-        tokenizer_folder=model_folder,
+        tokenizer_folder=tokenizer_folder,
         dtypes_may_differ=recipe.dtype_of_output is not None,
     )
 

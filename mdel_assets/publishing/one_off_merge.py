@@ -84,7 +84,7 @@ def _planned(
             merge = _planned(lineage, recipes, stage, within=(*within, member.name))
             inputs.append(Intermediate(member.name, merge, member.parameters))
         else:
-            inputs.append(_locate(lineage, member))
+            inputs.append(_locate(lineage, member, with_tokenizer=recipe.reads_tokenizers))
     return PlannedMerge(recipe, members, tuple(inputs))
 
 
@@ -227,13 +227,13 @@ def _require_known(lineage: Lineage, name: str) -> None:
     )
 
 
-def _locate(lineage: Lineage, member: Member) -> MergeInput:
+def _locate(lineage: Lineage, member: Member, *, with_tokenizer: bool) -> MergeInput:
     """Return where a model lies, under the name that a card may show."""
     if member.name in lineage.experiment.model_keys:
         found = merge_input(lineage, member, digest="")
         fingerprint = lineage.model(member.name).require().fingerprint
         return dataclasses.replace(found, digest=fingerprint)
-    digest = outside_digest(member.name, before=None)
+    digest = outside_digest(member.name, before=None, with_tokenizer=with_tokenizer)
     folder = outside_folder(member.name, digest=digest)
     shown = member.name if outside_reference(member.name) else folder.resolve().name
     return MergeInput(shown, folder, member.parameters, digest=digest)

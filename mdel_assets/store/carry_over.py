@@ -1,6 +1,7 @@
 """Files that a merged model takes over unchanged: configuration, generation config, tokenizer."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,15 +14,28 @@ _LEFT_BEHIND = {
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 }
+_OF_TOKENIZER = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges|chat_template"
+    r"|spiece|sentencepiece\.bpe|.*tiktoken)\.(json|txt|model|jinja|tiktoken)|.*\.tiktoken"
+)
 
 
-def carry_over(source: Path, folder: Path, *, dtype: str | None) -> None:
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file of this name belongs to a tokenizer."""
+    return _OF_TOKENIZER.fullmatch(name) is not None
+
+
+def carry_over(
+    source: Path, folder: Path, *, dtype: str | None, with_tokenizer: bool = True
+) -> None:
     """Copy the files of a model that are neither weights, code nor record.
 
     If ``dtype`` is given, it is written into the configuration.
     """
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in _SUFFIXES and path.name not in _LEFT_BEHIND:
+        if not path.is_file() or path.suffix not in _SUFFIXES or path.name in _LEFT_BEHIND:
+            continue
+        if with_tokenizer or not is_of_tokenizer(path.name):
             shutil.copyfile(path, folder / path.name)
     if dtype:
         config = json.loads((folder / "config.json").read_text("utf-8"))

@@ -40,7 +40,20 @@ def _refuse_broken_weights(folder: Path) -> None:
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
-    """Return the tokenizer at ``source``.
+    """Return the tokenizer at ``source``, for texts of any length.
+
+    Raises:
+        TrainingError: there is none.
+
+    """
+    tokenizer = stored_tokenizer(source, revision=revision)
+    # Long documents are cut into windows or blocks later; a length limit would only warn.
+    tokenizer.model_max_length = int(1e30)
+    return tokenizer
+
+
+def stored_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
+    """Return the tokenizer at ``source`` as it is stored.
 
     Raises:
         TrainingError: there is none.
@@ -59,10 +72,7 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None) -> Any:
             f"{source} has no tokenizer. Save the one that the model was trained with into it "
             f"(tokenizer.save_pretrained)."
         )
-    tokenizer = _load(AutoTokenizer, source, revision)
-    # Long documents are cut into windows or blocks later; a length limit would only warn.
-    tokenizer.model_max_length = int(1e30)
-    return tokenizer
+    return _load(AutoTokenizer, source, revision)
 
 
 def reading(tokenizer: Any, special_tokens: SpecialTokens) -> Any:
