@@ -22,13 +22,14 @@ from mdel_assets.defs.metadata import (
     table,
 )
 from mdel_assets.defs.resources import Workspace
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import recipe_parameters
 from mdel_assets.merging.recipe_members import weighted_recipe
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 from mdel_assets.store.tensor_files import TensorFolder
-from mdel_assets.store.tensor_names import Layers
+from mdel_assets.store.tensor_names import Layers, common_name, is_input_embedding
 
 
 def merging_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]:
@@ -103,11 +104,12 @@ def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetC
     """Check that a merged model's numbers are finite, and that its shapes are the seed's.
 
     With slices, which may give it another number of layers, only the kinds of layers are compared.
+    With a tokenizer of its own, embedding and output layer may have another number of rows.
     """
     seed_folder = lineage.required("seed_model")
-    is_sliced = bool(lineage.experiment.merges[record.key].slices)
+    recipe = lineage.experiment.merges[record.key]
     with TensorFolder(artifact.folder) as ours, TensorFolder(seed_folder) as seeds:
-        same_shapes = _shapes(ours, is_sliced=is_sliced) == _shapes(seeds, is_sliced=is_sliced)
+        same_shapes = _shapes(ours, recipe) == _shapes(seeds, recipe)
     non_finite = record.details["non_finite"]
     sound = dg.AssetCheckResult(
         passed=same_shapes and not non_finite,
@@ -117,12 +119,17 @@ def _is_sound(lineage: Lineage, record: Record, artifact: Artifact) -> dg.AssetC
     return barring(sound, [] if sound.passed else [artifact])
 
 
-def _shapes(folder: TensorFolder, *, is_sliced: bool) -> dict[str, set[tuple[int, ...]]]:
-    """Return each tensor's shape; those of all layers together if the model has slices."""
+def _shapes(folder: TensorFolder, recipe: MergeRecipe) -> dict[str, set[tuple[int, ...]]]:
+    """Return the shapes of tensors that a merge by ``recipe`` keeps.
+
+    With slices, they are those of all layers together.
+    """
     layers = Layers.of(folder.shapes)
     found: dict[str, set[tuple[int, ...]]] = {}
     for name, shape in folder.shapes.items():
-        found.setdefault(layers.part_of(name) if is_sliced else name, set()).add(tuple(shape))
+        has_tokens = is_input_embedding(name) or common_name(name).startswith("lm_head.")
+        kept = shape[1:] if recipe.vocabulary and has_tokens else shape
+        found.setdefault(layers.part_of(name) if recipe.slices else name, set()).add(tuple(kept))
     return found
 
 

@@ -42,6 +42,8 @@ class TokenSource(Section):
 
 
 def _kind_of_source(value: Any) -> str:
+    if value is None:
+        return "none"
     return "made" if isinstance(value, dict | TokenSource) else "named"
 
 
@@ -51,13 +53,12 @@ class TokenEmbedding(Section):
     ``source`` is a model that has the token, or what a `TokenSource` says.
     """
 
-    source: (
-        Annotated[
-            Annotated[Text, Tag("named")] | Annotated[TokenSource, Tag("made")],
-            Discriminator(_kind_of_source),
-        ]
-        | None
-    ) = None
+    source: Annotated[
+        Annotated[Text, Tag("named")]
+        | Annotated[TokenSource, Tag("made")]
+        | Annotated[None, Tag("none")],
+        Discriminator(_kind_of_source),
+    ] = None
     force: bool = False
 
     @property

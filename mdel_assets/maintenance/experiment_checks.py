@@ -31,6 +31,7 @@ from mdel_assets.experiment.shard_locations import (
     write_out,
 )
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.maintenance.recipe_checks import mistakes_of_tokenizers
 from mdel_assets.model_families.settings import shape_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def look_around(lineage: Lineage) -> Findings:
         findings.notes.append(f"{len(shards) - _NUM_SOURCES} more sources: not checked")
     _look_at_seed(lineage, findings)
     _look_at_other_models(lineage.experiment, findings)
+    findings.mistakes += mistakes_of_tokenizers(lineage)
     return findings
 
 

@@ -69,9 +69,13 @@ class PlannedMerge:
             MergeError: as `merge_models`.
 
         """
+        stages = self.stages()
+        if stages:
+            for merge in (*(stage.merge for stage in stages.values()), self):
+                merge._refuse_wrong_tokenizers()
         scratch = folder / _FOLDER
         made: dict[str, Path] = {}
-        for number, (name, stage) in enumerate(self.stages().items()):
+        for number, (name, stage) in enumerate(stages.items()):
             place = scratch / str(number)
             place.mkdir(parents=True)
             stage.merge._merge(place, made)
@@ -79,6 +83,18 @@ class PlannedMerge:
         result = self._merge(folder, made)
         shutil.rmtree(scratch, ignore_errors=True)
         return result
+
+    def _refuse_wrong_tokenizers(self) -> None:
+        """Refuse tokenizers that cannot be united before an earlier stage is merged.
+
+        Where one of the models is itself made by a stage, its tokenizer is not there yet.
+        """
+        from mdel_assets.merging.united_tokenizer import united_tokenizer
+
+        pairs = zip(self.members, self.inputs, strict=True)
+        found = {m.name: entry.folder for m, entry in pairs if isinstance(entry, MergeInput)}
+        if len(found) == len({member.name for member in self.members}):
+            united_tokenizer(self.members, found)
 
     def _merge(self, folder: Path, made: Mapping[str, Path]) -> "MergeResult":
         from mdel_assets.merging.streaming import merge_models

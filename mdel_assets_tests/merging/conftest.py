@@ -4,6 +4,8 @@ import pytest
 import torch
 import transformers
 
+from mdel_assets_tests.merging.speakers import save_speakers
+
 NUM_LAYERS = 4
 
 
@@ -23,3 +25,9 @@ def models(tmp_path_factory):
         torch.manual_seed(number)
         transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
     return {name: folder / name for name in "ABC"}
+
+
+@pytest.fixture(scope="session")
+def speakers(tmp_path_factory):
+    """Return small models whose tokenizers differ, by their names in the recipes."""
+    return save_speakers(tmp_path_factory.mktemp("speakers"))

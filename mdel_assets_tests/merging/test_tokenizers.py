@@ -1,167 +1,28 @@
 """Merges of models with different tokenizers, against mergekit's own runs on the same files."""
 
 import json
+import shutil
+from pathlib import Path
 
+import click.testing
 import pytest
-import tokenizers
 import torch
 import transformers
 import yaml
-from mergekit.config import MergeConfiguration
-from mergekit.merge import run_merge
-from mergekit.options import MergeOptions
+from mergekit.scripts.multimerge import main as multimerge
 from safetensors.torch import load_file
 
-from mdel_assets.experiment.experiment import load_experiment
-from mdel_assets.home import MdelHome
+from mdel_assets.merging.members import members_of
 from mdel_assets.merging.one_off import one_off_recipes
-from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge
-
-TEXTS = {
-    "cats": ["the cat sat on the mat and the cat ran"] * 3,
-    "dogs": ["a dog ran in the fog, a dog and a frog"] * 3,
-}
-END = "<|endoftext|>"
-VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
-
-
-def save_tokenizer(folder, text, *, added=(), plain=(), template=None):
-    """Save a small BPE tokenizer; ``added`` are special tokens, ``plain`` are not."""
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=40, special_tokens=[END], show_progress=False
-    )
-    made.train_from_iterator(TEXTS[text], trainer)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token=END, model_max_length=512
-    )
-    fast.add_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in added])
-    fast.add_tokens(list(plain))
-    fast.chat_template = template
-    fast.save_pretrained(folder)
-    return fast
-
-
-def save_model(folder, *, seed, extra_rows=0, tied=False, missing_rows=0, **tokenizer):
-    """Save a small model with a tokenizer; ``extra_rows`` belong to no token."""
-    size = len(save_tokenizer(folder, **tokenizer).get_vocab()) + extra_rows - missing_rows
-    config = transformers.LlamaConfig(
-        vocab_size=size,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=24,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    torch.manual_seed(seed)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Return models by name: A to C with one BPE and other added tokens, D with another BPE."""
-    root = tmp_path_factory.mktemp("speakers")
-    shapes = {
-        "A": {"text": "cats", "extra_rows": 3, "template": "a{{ messages[0].content }} of the A"},
-        "B": {
-            "text": "cats",
-            "added": ["<|im_start|>", "<|im_end|>"],
-            "template": "b{{ messages[0].content }} of the B\n",
-        },
-        "C": {
-            "text": "cats",
-            "added": ["<|im_end|>", "<|tool|>"],
-            "plain": ["hello"],
-            "extra_rows": 5,
-            "template": "b{{ messages[0].content }} of the B",
-        },
-        "D": {"text": "dogs", "added": ["<|im_end|>"], "extra_rows": 2},
-        # The tokenizer has a token for which the model has no row.
-        "E": {"text": "cats", "plain": ["unused"], "missing_rows": 1},
-        "T": {"text": "cats", "tied": True},
-        "U": {"text": "cats", "tied": True, "added": ["<|im_end|>"], "extra_rows": 1},
-        "V": {"text": "dogs", "tied": True},
-    }
-    for number, (name, shape) in enumerate(shapes.items()):
-        save_model(root / name, seed=number, **shape)
-    return {name: root / name for name in shapes}
-
-
-class InOrder(MergeConfiguration):
-    """mergekit's recipe, whose models come in the recipe's order instead of a random one."""
-
-    def referenced_models(self):
-        slices = [*(self.slices or [])]
-        for module in (self.modules or {}).values():
-            slices += module.slices or []
-        entries = [*(self.models or []), *(source for part in slices for source in part.sources)]
-        named = [entry.model for entry in entries]
-        return list(dict.fromkeys([*([self.base_model] if self.base_model else []), *named]))
-
-
-def placed(value, folders):
-    if isinstance(value, dict):
-        return {key: placed(one, folders) for key, one in value.items()}
-    if isinstance(value, list):
-        return [placed(one, folders) for one in value]
-    return str(folders[value]) if value in folders else value
-
-
-def merge_ours(content, folder, name="ours"):
-    """Merge by a recipe file as `mdel merge --recipe` does."""
-    documents = content if isinstance(content, list) else [content]
-    path = folder / f"{name}.yml"
-    path.write_text(yaml.safe_dump_all(documents))
-    lineage = MdelHome(folder / "home").lineage(load_experiment("sample"))
-    make_one_off(lineage, plan_merge(lineage, one_off_recipes([], path)), folder / name)
-    return folder / name
-
-
-def merge_theirs(content, folder, name="peer"):
-    config = InOrder.model_validate(content)
-    run_merge(config, str(folder / name), MergeOptions(quiet=True))
-    return folder / name
-
-
-def ids_of(folder):
-    return transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
-
-
-def assert_same(ours, theirs, *, base=None, close=None):
-    """Compare two merged folders token by token, and everything else as it is."""
-    our_ids, their_ids = ids_of(ours), ids_of(theirs)
-    assert our_ids.keys() == their_ids.keys()
-    if base:
-        kept = ids_of(base)
-        assert {token: our_ids[token] for token in kept if token in our_ids} == kept
-    found, expected = (load_file(folder / "model.safetensors") for folder in (ours, theirs))
-    # mergekit stores the copy of a tied embedding, too.
-    tied = json.loads((ours / "config.json").read_text())["tie_word_embeddings"]
-    assert found.keys() == expected.keys() - ({"lm_head.weight"} if tied else set())
-    order = [[ids[token] for token in our_ids] for ids in (our_ids, their_ids)]
-    for name, values in found.items():
-        other = expected[name]
-        assert values.shape == other.shape, name
-        if name in VOCABULARY:
-            num_used = len(our_ids)
-            values = torch.cat([values[order[0]], values[num_used:]])
-            other = torch.cat([other[order[1]], other[num_used:]])
-        if close:
-            torch.testing.assert_close(values, other, **close)
-        else:
-            assert torch.equal(values, other), name
-    configs = [json.loads((folder / "config.json").read_text()) for folder in (ours, theirs)]
-    assert configs[0]["vocab_size"] == configs[1]["vocab_size"]
-    pair = [transformers.AutoTokenizer.from_pretrained(folder) for folder in (ours, theirs)]
-    assert pair[0].special_tokens_map == pair[1].special_tokens_map
-    assert pair[0].model_max_length == pair[1].model_max_length == 512
-    decoders = [{e.content: e for e in t.added_tokens_decoder.values()} for t in pair]
-    assert decoders[0] == decoders[1]
-
+from mdel_assets.merging.sources import MergeInput
+from mdel_assets.merging.streaming import merge_models
+from mdel_assets_tests.merging.speakers import (
+    assert_same,
+    ids_of,
+    merge_ours,
+    merge_theirs,
+    placed,
+)
 
 RECIPES = {
     "union of two with other added tokens": """
@@ -262,6 +123,178 @@ ROUNDING = {"float16": {"rtol": 2e-3, "atol": 2e-4}, "bfloat16": {"rtol": 1.6e-2
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_tokenizers_are_united_as_mergekit_does_to_the_bit(name, folders, tmp_path):
-    content = placed(yaml.safe_load(RECIPES[name]), folders) | {"dtype": "float32"}
+def test_tokenizers_are_united_as_mergekit_does_to_the_bit(name, speakers, tmp_path):
+    content = placed(yaml.safe_load(RECIPES[name]), speakers) | {"dtype": "float32"}
     assert_same(merge_ours(content, tmp_path), merge_theirs(content, tmp_path))
+
+
+HALF = [
+    "union of two with other added tokens",
+    "union of three whose base lacks a token that two have",
+    "union of two BPE vocabularies",
+    "embeddings of tokens, in each way",
+    "tied embeddings of two BPE vocabularies",
+    "union of stacked models",
+]
+
+
+@pytest.mark.parametrize("name", HALF)
+@pytest.mark.parametrize("out_dtype", ["float16", "bfloat16"])
+def test_stored_in_half_precision_they_are_mergekits_to_the_bit(
+    name, out_dtype, speakers, tmp_path
+):
+    content = placed(yaml.safe_load(RECIPES[name]), speakers)
+    content |= {"dtype": "float32", "out_dtype": out_dtype}
+    assert_same(merge_ours(content, tmp_path), merge_theirs(content, tmp_path))
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+@pytest.mark.parametrize("name", ["mean of a token of two models for the third", "padding"])
+def test_what_mergekit_computes_in_half_precision_is_equal_up_to_rounding(
+    name, dtype, speakers, tmp_path
+):
+    content = placed(yaml.safe_load(RECIPES[name]), speakers) | {"dtype": dtype}
+    assert_same(
+        merge_ours(content, tmp_path), merge_theirs(content, tmp_path), close=ROUNDING[dtype]
+    )
+
+
+def test_padding_of_two_bpe_vocabularies_is_their_mean(speakers, tmp_path):
+    """mergekit puts new tokens in a random order, so its sum over all rows has another order."""
+    content = placed(yaml.safe_load(RECIPES["union of two BPE vocabularies"]), speakers)
+    del content["tokenizer_source"]
+    content |= {"dtype": "float32", "tokenizer": {"source": "union", "pad_to_multiple_of": 64}}
+    close = {"rtol": 1e-5, "atol": 1e-8}
+    assert_same(merge_ours(content, tmp_path), merge_theirs(content, tmp_path), close=close)
+
+
+@pytest.mark.parametrize(
+    "name", ["union of two BPE vocabularies", "embeddings of tokens, in each way", "padding"]
+)
+def test_neither_pieces_nor_threads_change_the_bytes(name, speakers, tmp_path):
+    content = placed(yaml.safe_load(RECIPES[name]), speakers)
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(content))
+    recipe = one_off_recipes([], tmp_path / "recipe.yml").final
+    members = members_of(recipe, name="test", domains=[], random_numbers=[])
+    inputs = [MergeInput(m.name, Path(m.name), m.parameters) for m in members]
+    found = []
+    # Pieces of 7 numbers end inside rows of 16.
+    for number, (piece, num_threads) in enumerate([(1 << 19, 1), (7, 1), (37, 4)]):
+        out = tmp_path / str(number)
+        out.mkdir()
+        merge_models(
+            recipe,
+            inputs,
+            out,
+            members=members,
+            model_folder=inputs[0].folder,
+            num_threads=num_threads,
+            largest_piece=piece,
+        )
+        found.append((out / "model.safetensors").read_bytes())
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_base_keeps_its_ids_and_special_tokens(speakers, tmp_path):
+    content = placed(yaml.safe_load(RECIPES["union of two BPE vocabularies"]), speakers)
+    out = merge_ours(content, tmp_path)
+    ours = ids_of(out)
+    kept = ids_of(speakers["A"])
+    assert {token: ours[token] for token in kept} == kept
+    assert ours.keys() == kept.keys() | ids_of(speakers["D"]).keys()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    before = transformers.AutoTokenizer.from_pretrained(speakers["A"])
+    assert tokenizer("the cat sat")["input_ids"] == before("the cat sat")["input_ids"]
+    assert tokenizer.decode(tokenizer("a dog, the cat")["input_ids"]) == "a dog, the cat"
+    assert tokenizer("<|im_end|>")["input_ids"] == [ours["<|im_end|>"]]
+    model, told = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["mismatched_keys"]
+    assert model.config.vocab_size == model.get_input_embeddings().weight.shape[0] == len(ours)
+
+
+def test_tied_embeddings_stay_tied(speakers, tmp_path):
+    content = placed(yaml.safe_load(RECIPES["tied embeddings"]), speakers)
+    out = merge_ours(content, tmp_path)
+    assert "lm_head.weight" not in load_file(out / "model.safetensors")
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.lm_head.weight.shape[0] == model.config.vocab_size
+    assert model.config.vocab_size % 8 == 0
+
+
+def test_a_tied_and_an_untied_model_unite(speakers, tmp_path):
+    content = placed(yaml.safe_load(RECIPES["union of two BPE vocabularies"]), speakers)
+    content["models"][1]["model"] = str(speakers["V"])
+    out = merge_ours(content | {"dtype": "float32"}, tmp_path)
+    merged = load_file(out / "model.safetensors")
+    first, second = (load_file(speakers[name] / "model.safetensors") for name in "AV")
+    row, one, other = (ids_of(folder)["a"] for folder in (out, speakers["A"], speakers["V"]))
+    shared = "model.embed_tokens.weight"
+    for name in ("lm_head.weight", shared):
+        expected = 0.25 * first[name][one] + 0.75 * second[shared][other]
+        torch.testing.assert_close(merged[name][row], expected, rtol=0, atol=1e-7)
+
+
+def test_the_ids_of_special_tokens_are_those_of_the_models_tokenizer(speakers, tmp_path):
+    """Under another model's tokenizer, the ids of the configuration would mean other tokens."""
+    own = tmp_path / "own"
+    shutil.copytree(speakers["C"], own)
+    end = ids_of(own)["<|im_end|>"]
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((own / name).read_text())
+        (own / name).write_text(json.dumps(content | {"eos_token_id": end, "bos_token_id": None}))
+    recipe = placed(yaml.safe_load(RECIPES["one model's"]), speakers | {"C": own})
+    out = merge_ours(recipe, tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((out / name).read_text())["eos_token_id"] == end
+    assert json.loads((speakers["A"] / "config.json").read_text())["eos_token_id"] == 0
+
+
+STAGES = """
+name: both
+merge_method: task_arithmetic
+base_model: B
+models: [{model: C, parameters: {weight: 0.5}}]
+tokenizer: {source: union, tokens: {"<|new|>": {source: {kind: model_token, model: C, token: the}}}}
+dtype: float32
+---
+merge_method: task_arithmetic
+base_model: A
+models: [{model: both, parameters: {weight: 0.25}}]
+tokenizer_source: union
+dtype: float32
+"""
+
+
+def test_two_stages_with_tokenizers_are_mergekits_to_the_bit(speakers, tmp_path):
+    documents = placed(list(yaml.safe_load_all(STAGES)), speakers)
+    ours = merge_ours(documents, tmp_path)
+    out, between = tmp_path / "peer", tmp_path / "between"
+    words = [str(tmp_path / "ours.yml"), "--out-path", str(out), "-I", str(between)]
+    done = click.testing.CliRunner().invoke(multimerge, words)
+    assert done.exit_code == 0, done.output
+    assert_same(ours, out)
+    assert "<|new|>" in ids_of(ours)
+
+
+@pytest.mark.parametrize("name", ["embeddings of tokens, in each way", "one model's"])
+def test_a_union_is_repeated_by_the_recipe_that_it_writes(name, speakers, tmp_path):
+    content = placed(yaml.safe_load(RECIPES[name]), speakers)
+    first = merge_ours(content, tmp_path, "first")
+    written = list(yaml.safe_load_all((first / "mergekit_config.yml").read_text()))
+    again = merge_ours(written, tmp_path, "again")
+    for path in first.iterdir():
+        if path.name not in ("record.json", "README.md"):
+            assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    assert str(speakers["C"].parent) not in (first / "README.md").read_text()
+
+
+def test_models_beside_the_recipe_are_found_in_its_tokenizer(speakers, tmp_path):
+    for name in "BC":
+        (tmp_path / name).symlink_to(speakers[name])
+    content = yaml.safe_load(RECIPES["embeddings of tokens, in each way"])
+    near = merge_ours(content, tmp_path, "near")
+    far = merge_ours(placed(content, speakers), tmp_path, "far")
+    names = ("model.safetensors", "tokenizer.json", "config.json")
+    assert all((near / name).read_bytes() == (far / name).read_bytes() for name in names)
