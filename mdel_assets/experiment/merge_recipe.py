@@ -11,7 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mdel_assets.errors import MergeError, unknown_name_message
-from mdel_assets.experiment.merged_models import MergeModel, MergeParameters, MergeSlice
+from mdel_assets.experiment.merged_models import (
+    MergeModel,
+    MergeParameters,
+    MergeSlice,
+    without_modules,
+)
 from mdel_assets.experiment.merged_tokenizer import (
     AUTO,
     MergedTokenizer,
@@ -156,6 +161,11 @@ class MergeRecipe(Section):
     def without_search(self) -> "MergeRecipe":
         """Return the recipe without its search, for use with the weights that were found."""
         return self.model_copy(update={"mdel": self.mdel.model_copy(update={"search": None})})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_modules(cls, content: Any) -> Any:
+        return without_modules(content)
 
     @model_validator(mode="after")
     def _fits_its_method(self) -> "MergeRecipe":

@@ -10,6 +10,29 @@ from mdel_assets.merge_methods.settings import Flag, Number
 LayerNumber = Annotated[int, Field(ge=0, le=10**6)]
 
 
+def without_modules(content: Any) -> Any:
+    """Return a recipe's content with the models or slices of its only module at its top.
+
+    Raises:
+        ValueError: it has several modules, or models both inside and outside of one.
+
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("modules"), dict):
+        return content
+    modules = dict(content["modules"])
+    if len(modules) != 1 or not all(isinstance(one, dict) for one in modules.values()):
+        raise ValueError(
+            f"modules: expected one module, got {', '.join(map(str, modules)) or 'none'}. Models "
+            f"of several modules, such as an encoder and a decoder, are not merged here"
+        )
+    rest = {key: value for key, value in content.items() if key != "modules"}
+    (module,) = modules.values()
+    if twice := sorted((rest.keys() & module.keys()) - {"parameters"}):
+        raise ValueError(f"'{twice[0]}' stands both inside and outside of 'modules': keep one")
+    parameters = {**(rest.get("parameters") or {}), **(module.get("parameters") or {})}
+    return {**rest, **module} | ({"parameters": parameters} if parameters else {})
+
+
 class ModelParameters(Section):
     """Parameters of one model in a recipe; the others have the method's default."""
 

@@ -58,7 +58,7 @@ def one_off_recipes(experts: Sequence[str], recipe_file: Path | None) -> Recipes
     documents = _read(recipe_file)
     if experts:
         content = documents[0]
-        named = [key for key in ("models", "slices") if content.get(key)]
+        named = [key for key in ("models", "slices", "modules") if content.get(key)]
         if named or len(documents) > 1:
             raise MergeError(
                 f"The recipe {recipe_file} names its models itself: leave out -e, or remove "

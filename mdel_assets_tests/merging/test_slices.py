@@ -283,6 +283,41 @@ def test_slices_that_cannot_be_are_refused(change, message, models, tmp_path):
         ours(content, tmp_path)
 
 
+MODULES = """
+    merge_method: linear
+    modules:
+      default:
+        parameters: {weight: 0.25}
+        slices:
+          - sources: [{model: A, layer_range: [0, 2]}, {model: B, layer_range: [0, 2]}]
+            parameters: {normalize: false}
+          - sources:
+              - {model: A, layer_range: [2, 4]}
+              - {model: B, layer_range: [2, 4], parameters: {weight: 0.5}}
+    parameters: {weight: 1.0, normalize: true}
+"""
+
+
+def test_one_module_is_mergekits_to_the_bit(models, tmp_path):
+    content = written(MODULES, models)
+    found, expected = ours(content, tmp_path), peers(content, tmp_path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(values, expected[name]) for name, values in found.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modules": {"encoder": {}, "decoder": {}}}, "expected one module, got decoder, encoder"),
+        ({"modules": {}}, "expected one module, got none"),
+        ({"slices": []}, "'slices' stands both inside and outside"),
+    ],
+)
+def test_other_modules_are_refused(change, message, models, tmp_path):
+    with pytest.raises(MergeError, match=message):
+        ours(written(MODULES, models) | change, tmp_path)
+
+
 def test_sources_of_a_slice_with_unequal_numbers_of_layers_are_refused(models, tmp_path):
     content = written(RECIPES["a slice with a parameter of its own"], models)
     content["slices"][1]["sources"][0]["layer_range"] = [3, 4]

@@ -10,10 +10,13 @@ import transformers
 import yaml
 from safetensors.torch import load_file
 
+from mdel_assets.defs.merging import _is_sound, _shapes
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.maintenance.experiment_checks import look_around
 from mdel_assets.store.carry_over import is_of_tokenizer
+from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets_tests.conftest import pico_experiment
 from mdel_assets_tests.merging.speakers import ids_of, save_tokenizer
 
@@ -132,3 +135,17 @@ def test_a_check_names_tokenizers_that_cannot_be_united(united, corpus):
         MdelHome(lineage.root.parent).lineage(pico_experiment(corpus, merges=recipes))
     ).mistakes
     assert "needed, because the recipe has 'tokenizer'" in mistake
+
+
+def test_the_check_of_shapes_knows_that_rows_may_be_added(united):
+    lineage, _ = united
+    for name in ("united", "padded"):
+        artifact = lineage.artifact("merged_model", name)
+        assert _is_sound(lineage, artifact.require(), artifact).passed
+    # Without a tokenizer in the recipe, added rows are a difference.
+    content = yaml.safe_load(RECIPES)["padded"]
+    del content["tokenizer"]
+    recipe = MergeRecipe.model_validate(content)
+    folders = lineage.folder("merged_model", "padded"), lineage.folder("seed_model")
+    ours, seeds = (_shapes(TensorFolder(folder), recipe) for folder in folders)
+    assert {name for name in ours if ours[name] != seeds[name]} >= {EMBEDDING}
