@@ -75,10 +75,6 @@ class VocabularySource(Source):
     padding: "dict[str, torch.Tensor]" = dataclasses.field(default_factory=dict)
     lock: Any = dataclasses.field(default_factory=threading.Lock)
 
-    def is_frozen(self, name: str) -> bool | None:
-        """Whether the tensor is known to be the seed's; unknown where rows were moved."""
-        return None if name in self.names else super().is_frozen(name)
-
     def stored(self, name: str) -> StoredTensor:
         """Return the tensor's place, with the shape that it has in the merged model."""
         found = super().stored(name)

@@ -36,7 +36,8 @@ def save_tokenizer(folder, text, *, added=(), plain=(), template=None):
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=made, eos_token=END, model_max_length=512
     )
-    fast.add_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in added])
+    kinds = {"special": True, "normalized": False}
+    fast.add_tokens([tokenizers.AddedToken(t, **kinds) if isinstance(t, str) else t for t in added])
     fast.add_tokens(list(plain))
     fast.chat_template = template
     fast.save_pretrained(folder)
@@ -71,7 +72,8 @@ def save_speakers(root):
         },
         "C": {
             "text": "cats",
-            "added": ["<|im_end|>", "<|tool|>"],
+            # Not as B has it.
+            "added": [tokenizers.AddedToken("<|im_end|>", special=False, lstrip=True), "<|tool|>"],
             "plain": ["hello"],
             "extra_rows": 5,
             "template": "b{{ messages[0].content }} of the B",
@@ -81,7 +83,8 @@ def save_speakers(root):
         "E": {"text": "cats", "plain": ["unused"], "missing_rows": 1},
         "T": {"text": "cats", "tied": True},
         "U": {"text": "cats", "tied": True, "added": ["<|im_end|>"], "extra_rows": 1},
-        "V": {"text": "dogs", "tied": True},
+        # T and U have one of its added tokens in their vocabulary.
+        "V": {"text": "dogs", "tied": True, "added": ["at"]},
     }
     for number, (name, shape) in enumerate(shapes.items()):
         save_model(root / name, seed=number, **shape)

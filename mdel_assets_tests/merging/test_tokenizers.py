@@ -72,6 +72,11 @@ RECIPES = {
         models: [{model: B, parameters: {weight: 0.5}}]
         tokenizer_source: base
     """,
+    "union with a model's token that has no row": """
+        merge_method: linear
+        models: [{model: B, parameters: {weight: 0.25}}, {model: E, parameters: {weight: 0.75}}]
+        tokenizer_source: union
+    """,
     "embeddings of tokens, in each way": """
         merge_method: linear
         models: [{model: B, parameters: {weight: 0.25}}, {model: C, parameters: {weight: 0.75}}]
@@ -249,6 +254,23 @@ def test_the_ids_of_special_tokens_are_those_of_the_models_tokenizer(speakers, t
     for name in ("config.json", "generation_config.json"):
         assert json.loads((out / name).read_text())["eos_token_id"] == end
     assert json.loads((speakers["A"] / "config.json").read_text())["eos_token_id"] == 0
+
+
+def test_nothing_is_left_of_a_tokenizer_that_is_replaced(speakers, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(speakers["A"], own)
+    (own / "vocab.json").write_text("{}")
+    (own / "notes.txt").write_text("kept")
+    content = yaml.safe_load(RECIPES["union of two BPE vocabularies"])
+    content = placed(content | {"tokenizer_source": "D"}, speakers | {"A": own})
+    out = merge_ours(content | {"dtype": "float32"}, tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(out).chat_template is None
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        *("model.safetensors", "config.json", "generation_config.json", "notes.txt"),
+        *("tokenizer.json", "tokenizer_config.json"),
+        *("mergekit_config.yml", "README.md", "record.json"),
+    }
 
 
 STAGES = """

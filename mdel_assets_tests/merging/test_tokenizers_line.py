@@ -15,6 +15,7 @@ from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.maintenance.experiment_checks import look_around
+from mdel_assets.merging.members import without_folders
 from mdel_assets.store.carry_over import is_of_tokenizer
 from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets_tests.conftest import pico_experiment
@@ -26,7 +27,10 @@ united:
   models:
     - {model: "expert:github", parameters: {weight: 3}}
     - {model: FOREIGN, parameters: {weight: 1}}
-  tokenizer: {source: union, pad_to_multiple_of: 8}
+  tokenizer:
+    source: union
+    tokens: {"<|im_end|>": {source: FOREIGN, force: true}}
+    pad_to_multiple_of: 8
   chat_template: chatml
 padded:
   merge_method: linear
@@ -70,12 +74,18 @@ def test_an_experiments_recipe_may_unite_tokenizers(united):
     assert ids.keys() == own.keys() | theirs.keys()
     assert merged.shape[0] % 8 == 0
     for token, row in ids.items():
-        first = expert[own.get(token, 0)] if token in own else other[theirs[token]]
+        is_own = token in own and token != "<|im_end|>"
+        first = expert[own[token]] if is_own else other[theirs[token]]
         second = other[theirs[token]] if token in theirs else first
         expected = (3 * first + second) / 4
         torch.testing.assert_close(merged[row], expected, rtol=0, atol=1e-6)
     written = yaml.safe_load((folder / "mergekit_config.yml").read_text())
-    assert written["tokenizer"] == {"source": "union", "pad_to_multiple_of": 8}
+    tokens = {"<|im_end|>": {"source": str(foreign), "force": True}}
+    expected = {"source": "union", "tokens": tokens, "pad_to_multiple_of": 8}
+    assert written["tokenizer"] == expected
+    published = without_folders((folder / "mergekit_config.yml").read_text())
+    assert "source: foreign" in published
+    assert str(foreign) not in published
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == (
         "<|im_start|>user\nx<|im_end|>\n"
