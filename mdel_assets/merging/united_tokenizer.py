@@ -14,7 +14,7 @@ from mdel_assets.errors import MdelError, MergeError
 from mdel_assets.experiment.merged_tokenizer import UNION, MergedTokenizer, TokenSource
 from mdel_assets.merging.members import Members
 from mdel_assets.store.carry_over import is_of_tokenizer
-from mdel_assets.store.digests import text_digest
+from mdel_assets.store.digests import file_digest
 
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
@@ -61,11 +61,12 @@ class UnitedTokenizer:
         for part in _parts_with_vocabulary(config):
             part["vocab_size"] = self.num_rows
         if self.first != model_folder:
-            _take_token_ids(config, _read_json(self.first / "config.json"))
+            others = _read_json(self.first / "config.json")
+            _take_token_ids(config, others)
             generation = folder / "generation_config.json"
             if generation.is_file():
                 content = _read_json(generation)
-                _take_token_ids(content, _read_json(self.first / generation.name))
+                _take_token_ids(content, _read_json(self.first / generation.name) or others)
                 generation.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
@@ -122,7 +123,7 @@ def _own(name: str, folder: Path, cache: dict[str, _Own]) -> _Own:
     """Return a model's tokenizer; models with the same files share one in ``cache``."""
     num_rows = vocabulary_size(folder)
     files = sorted(path for path in folder.iterdir() if is_of_tokenizer(path.name))
-    digests = [f"{path.name} {text_digest(path.read_bytes().hex())}" for path in files]
+    digests = [f"{path.name} {file_digest(path)}" for path in files]
     key = f"{num_rows} {digests}"
     if key not in cache:
         tokenizer = _loaded(name, folder)

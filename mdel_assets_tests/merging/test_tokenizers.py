@@ -253,6 +253,10 @@ def test_the_ids_of_special_tokens_are_those_of_the_models_tokenizer(speakers, t
     out = merge_ours(recipe, tmp_path)
     for name in ("config.json", "generation_config.json"):
         assert json.loads((out / name).read_text())["eos_token_id"] == end
+    # Not every model has a configuration of its generation.
+    (own / "generation_config.json").unlink()
+    out = merge_ours(recipe, tmp_path, "again")
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == end
     assert json.loads((speakers["A"] / "config.json").read_text())["eos_token_id"] == 0
 
 
