@@ -175,7 +175,10 @@ def test_a_tensor_that_no_filter_matches_is_an_error():
             "{merge_method: linear, models: [{model: seed}], mdel: {sed: 1}}",
             "Did you mean 'seed'",
         ),
-        ("{merge_method: linear, modules: {}, models: [{model: seed}]}", "Unknown key 'modules'"),
+        (
+            "{merge_method: linear, modules: {}, models: [{model: seed}]}",
+            "modules: expected one module, got none",
+        ),
         (
             "{merge_method: ties, base_model: 'expert:arxv', models: [{model: seed}]}",
             "Did you mean 'arxiv'",
