@@ -22,7 +22,8 @@ from benchmarks.figures import show
 from benchmarks.pile_like import texts
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.data.split_sinks import DATASET_SCHEMA
-from mdel_assets.experiment.fields import Evaluation, ExpertTraining
+from mdel_assets.experiment.evaluation import Evaluation
+from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models

@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from mdel_assets.data.sample_texts import mathematics_exercises
-from mdel_assets.experiment.fields import Evaluation, ExpertTraining, ModelSource
+from mdel_assets.experiment.evaluation import Evaluation
+from mdel_assets.experiment.fields import ExpertTraining, ModelSource
 from mdel_assets_tests.conftest import task_of, write_split
 
 

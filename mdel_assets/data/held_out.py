@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mdel_assets.data.dataset_counts import SplitCount
-from mdel_assets.experiment.fields import MIN_DOCUMENTS, Source
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
+from mdel_assets.experiment.fields import Source
 
 # Documents are held out by a hash of their text, so their number varies by about its square root:
 # of so many expected ones, `MIN_DOCUMENTS` are there in 98 of 100 domains.

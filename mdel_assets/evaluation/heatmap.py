@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.charts import end_of_scale, figure, to_png
 from mdel_assets.evaluation.sample_sizes import size_label
-from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
 from mdel_assets.experiment.model_keys import Family, ModelKey
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mdel_assets.evaluation.findings import best_rows, comparison_rows, findings
 from mdel_assets.evaluation.ranking import ranking_rows
 from mdel_assets.evaluation.sample_sizes import size_rows
-from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
 from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.scoring.markdown_table import as_markdown
 

@@ -16,7 +16,7 @@ import xxhash
 
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.hub.sources import fetch_model, hub_reference, resolve_commit
 from mdel_assets.model_families.settings import shape_of
 from mdel_assets.scoring.perplexity import Cell, perplexity_row

@@ -3,7 +3,7 @@
 import math
 
 from mdel_assets.data.text_sizes import Amount
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.price import Pace, Price
 from mdel_assets.training.sizes import RECORD_BYTES, Sizes

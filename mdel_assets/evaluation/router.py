@@ -23,7 +23,7 @@ from mdel_assets.data.text_features import (
     unit_rows,
 )
 from mdel_assets.errors import ScoringError
-from mdel_assets.experiment.fields import Ensemble
+from mdel_assets.experiment.evaluation import Ensemble
 
 ROUTER_NAME = "router.safetensors"
 ROUTERS = ("tfidf", "linear")

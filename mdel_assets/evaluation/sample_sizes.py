@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.errors import MdelError
 from mdel_assets.evaluation.reported import reported_models, stale_cells, unreported_models
-from mdel_assets.experiment.fields import WINDOW_SETTINGS
+from mdel_assets.experiment.evaluation import WINDOW_SETTINGS
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Part, Task, Written
 from mdel_assets.line.lineage import Lineage

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
 from mdel_assets.experiment.domains import ClusteredDomains, Domains
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.families import setting_of_family
 from mdel_assets.experiment.fields import (
     Baselines,
     Domain,
-    Evaluation,
     ExpertTraining,
     Mixture,
     Optimization,

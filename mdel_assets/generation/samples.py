@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mdel_assets.experiment.fields import SampleTexts
+from mdel_assets.experiment.evaluation import SampleTexts
 from mdel_assets.generation.beginnings import Beginning
 from mdel_assets.generation.sampling import Sampler
 from mdel_assets.generation.text_stream import TextStream

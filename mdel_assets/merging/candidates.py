@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdel_assets.errors import MdelError, MergeError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.merging.slices import Part
 from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.merging.search import MEAN_START, SEED_START
 from mdel_assets.merging.trials import Trial
 from mdel_assets.scoring.estimates import TOO_FEW, Estimate, documents_behind

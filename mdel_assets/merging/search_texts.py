@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mdel_assets.data.document_index import salted_hash
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import ScoringError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.merge_recipe import Search
 from mdel_assets.merging.surrogate import Array
 from mdel_assets.scoring.evaluation_documents import (

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.merge_recipe import MergeRecipe, Search
 from mdel_assets.merging.candidates import Candidates
 from mdel_assets.merging.search import (

@@ -9,7 +9,7 @@ from there the interval is wrong at most three times as often as it claims.
 import dataclasses
 from collections.abc import Sequence
 
-from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
 
 # An interval over this many documents of each of many domains is as good as one over
 # `MIN_DOCUMENTS` of a single domain. With fewer it is not, for any number of domains.

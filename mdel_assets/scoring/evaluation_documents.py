@@ -18,7 +18,7 @@ from mdel_assets.data.document_index import ids_of, salted_hash
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.data.temporary_columns import TemporaryColumn
 from mdel_assets.data.text_batches import text_batches
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.scoring.token_scores import CELL_SCHEMA, DocumentSize
 
 

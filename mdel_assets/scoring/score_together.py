@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdel_assets.errors import MdelError, ScoringError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.line.kind import ALL, Part
 from mdel_assets.scoring.beside import load_beside
 from mdel_assets.scoring.chunks import (

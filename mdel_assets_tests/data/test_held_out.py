@@ -6,7 +6,8 @@ import pytest
 
 from mdel_assets.data.dataset_counts import SplitCount
 from mdel_assets.data.held_out import held_out_advice
-from mdel_assets.experiment.fields import MIN_DOCUMENTS, Source
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
+from mdel_assets.experiment.fields import Source
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import (
     make_all,

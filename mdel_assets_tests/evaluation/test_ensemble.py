@@ -26,7 +26,7 @@ from mdel_assets.evaluation.ensemble_report import (
 from mdel_assets.evaluation.ensemble_scores import ensemble_cells, num_experts_run
 from mdel_assets.evaluation.matrix import build_matrix
 from mdel_assets.evaluation.router import ROUTERS, Router, train_router
-from mdel_assets.experiment.fields import Ensemble
+from mdel_assets.experiment.evaluation import Ensemble
 from mdel_assets.experiment.model_keys import POSTERIOR
 from mdel_assets.scoring.perplexity import perplexity_row, read_cells
 from mdel_assets.scoring.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA

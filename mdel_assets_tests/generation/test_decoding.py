@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mdel_assets.errors import GenerationError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.generation.forward_passes import Manner
 from mdel_assets.generation.networks import Networks
 from mdel_assets.generation.sampling import Sampler

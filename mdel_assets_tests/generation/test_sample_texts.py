@@ -10,7 +10,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from mdel_assets.defs.sample_texts import _page
-from mdel_assets.experiment.fields import SampleTexts
+from mdel_assets.experiment.evaluation import SampleTexts
 from mdel_assets.experiment.model_keys import POSTERIOR
 from mdel_assets.generation.beginnings import Beginning, draw_beginnings
 from mdel_assets.generation.samples import Sample, sample_texts

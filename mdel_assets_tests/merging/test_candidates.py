@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mdel_assets.errors import MergeError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.merging.candidates import Candidates, layer_groups
 from mdel_assets.merging.search import search_weights
 from mdel_assets.merging.sources import MergeInput

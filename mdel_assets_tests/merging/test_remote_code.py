@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment.fields import Evaluation, ModelSource
+from mdel_assets.experiment.evaluation import Evaluation
+from mdel_assets.experiment.fields import ModelSource
 from mdel_assets.merging.candidates import Candidates
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models

@@ -7,7 +7,7 @@ import pytest
 
 from mdel_assets.data.document_writer import document_id
 from mdel_assets.errors import ScoringError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.merge_recipe import Search
 from mdel_assets.merging.search_report import judge, sentence
 from mdel_assets.merging.search_texts import validation_subsample

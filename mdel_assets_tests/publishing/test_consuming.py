@@ -171,7 +171,7 @@ def test_a_shard_of_the_hub_is_stale_when_its_own_content_changes_and_not_before
 
 PERPLEXITY = f"""
 from mdel_assets.evaluation.one_off import measure_perplexity
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 
 measured = measure_perplexity(
     "{SEED}@main", "{OWNER}/arxiv", split="test_domain", text_field="text", num_documents=9,

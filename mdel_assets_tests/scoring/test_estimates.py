@@ -19,7 +19,7 @@ from mdel_assets.evaluation.findings import findings
 from mdel_assets.evaluation.heatmap import heatmap_figure
 from mdel_assets.evaluation.matrix_markdown import matrix_markdown, matrix_text
 from mdel_assets.evaluation.sample_sizes import bytes_in_words
-from mdel_assets.experiment.fields import MIN_DOCUMENTS
+from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
 from mdel_assets.scoring.estimates import documents_behind
 from mdel_assets.scoring.perplexity import bootstrap_bits_per_byte, interval
 from mdel_assets_tests.evaluation.test_glance import USES

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.line.kind import Part
 from mdel_assets.scoring import score_together
 from mdel_assets.scoring.score_together import (
@@ -167,7 +167,7 @@ CODE = """
 import sys
 from pathlib import Path
 from mdel_assets.scoring import score_together
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets_tests.conftest import task_of
 
 score_together._TOKENS_PER_CHUNK["cpu"] = 50

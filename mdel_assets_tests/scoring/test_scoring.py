@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mdel_assets.errors import MdelError, ScoringError
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.scoring import log_probabilities
 from mdel_assets.scoring.evaluation_documents import evaluation_documents
 from mdel_assets.scoring.half_precision import halve_linear_layers

@@ -303,7 +303,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(make_model, tmp_path):
 def test_an_expert_of_each_family_is_scored_on_the_layers_it_shares(
     make_model, dataset, tmp_path, family, store
 ):
-    from mdel_assets.experiment.fields import Evaluation
+    from mdel_assets.experiment.evaluation import Evaluation
     from mdel_assets.scoring.perplexity import read_cells
     from mdel_assets.scoring.score_together import score_models
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mdel_assets.data.split_documents import SplitDocuments
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.scoring.score_together import score_documents
 from mdel_assets.training.model_files import load_tokenizer, reading
 from mdel_assets.training.packing import pack, tokenized_documents

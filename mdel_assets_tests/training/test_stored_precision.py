@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mdel_assets.experiment.fields import Evaluation
+from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.scoring.beside import load_beside
 from mdel_assets.scoring.half_precision import halve_linear_layers
 from mdel_assets.scoring.log_probabilities import token_log_probabilities
