@@ -22,6 +22,7 @@
     ├── WebserverError             a Dagster webserver does not answer, or refuses
     ├── MergeError                 models that cannot be merged
     ├── ScoringError               a model that cannot be scored
+    ├── TaskError                  a task of lm-evaluation-harness that cannot be run
     ├── GenerationError            text that cannot be generated
     ├── ServingError               a server of models cannot start, or refuses a request
     ├── HubError                   what was asked of the Hub cannot be had
@@ -151,6 +152,10 @@ class MergeError(MdelError):
 
 class ScoringError(MdelError):
     """A model that cannot be scored."""
+
+
+class TaskError(MdelError):
+    """A task of lm-evaluation-harness that cannot be run."""
 
 
 class GenerationError(MdelError):

@@ -9,6 +9,7 @@ from mdel_assets.line.replicates import with_replicates
 from mdel_assets.merging.kinds import KINDS as MERGING
 from mdel_assets.publishing.kinds import KINDS as PUBLISHING
 from mdel_assets.reporting.kinds import KINDS as REPORTING
+from mdel_assets.tasks.kinds import KINDS as TASKS
 from mdel_assets.training.kinds import KINDS as TRAINING
 
 _SEED_MODEL, *_TRAINED = TRAINING
@@ -16,6 +17,6 @@ _SEED_MODEL, *_TRAINED = TRAINING
 KINDS: tuple[Kind, ...] = with_replicates(
     (
         *(*DATA, _SEED_MODEL, *FORECASTING, *_TRAINED),
-        *(*MERGING, *EVALUATION, *GENERATION, *REPORTING, *PUBLISHING),
+        *(*MERGING, *EVALUATION, *GENERATION, *TASKS, *REPORTING, *PUBLISHING),
     )
 )

@@ -5,7 +5,8 @@
 ``mdel run`` makes whatever is missing or stale.
 ``mdel status`` says what that would be and why. ``mdel ui`` starts the web UI. ``mdel backfill``
 makes several partitions of one asset, ``mdel doctor`` finds and repairs what crashes leave behind.
-``mdel matrix`` prints the perplexity matrix. ``mdel perplexity`` measures any model on any dataset.
+``mdel matrix`` prints the perplexity matrix, ``mdel tasks`` what models score on tasks.
+``mdel perplexity`` measures any model on any dataset.
 ``mdel map`` runs a family of experiments, and shows where branching pays.
 ``mdel generate`` continues a text with a model or an ensemble.
 ``mdel merge`` merges models outside the graph, ``mdel publish`` publishes, ``mdel forget`` takes a
@@ -38,6 +39,7 @@ from mdel_assets.cli.schema import schema
 from mdel_assets.cli.serve import serve
 from mdel_assets.cli.status import status
 from mdel_assets.cli.store import store
+from mdel_assets.cli.tasks import tasks
 from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.evaluation import Evaluation
@@ -152,6 +154,6 @@ def perplexity(
 
 for _command in (
     *(backfill, check, completion, dagster, dg, doctor, family_map, forget, generate, matrix),
-    *(merge, new, plan, publish, run, schema, serve, status, store, ui),
+    *(merge, new, plan, publish, run, schema, serve, status, store, tasks, ui),
 ):
     main.add_command(_command)

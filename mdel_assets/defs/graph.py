@@ -24,6 +24,7 @@ from mdel_assets.defs.reporting import report_assets
 from mdel_assets.defs.resources import resources_of
 from mdel_assets.defs.sample_texts import sample_text_assets
 from mdel_assets.defs.searches import search_assets
+from mdel_assets.defs.tasks import task_assets
 from mdel_assets.defs.training import training_assets
 from mdel_assets.defs.variants import variant_assets
 from mdel_assets.experiment.experiment import Experiment
@@ -61,6 +62,7 @@ def build_definitions(experiment: Experiment, home: MdelHome) -> dg.Definitions:
             *evaluation_assets(line),
             *ensemble_assets(line),
             *sample_text_assets(line),
+            *task_assets(line),
             *report_assets(line),
             *publishing_assets(line),
         ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mdel_assets.experiment.fields import ModelSource, SpecialTokens
-from mdel_assets.experiment.section import PositiveInt, Section, Seed
+from mdel_assets.experiment.section import PositiveInt, Section, Seed, Text
 
 # Fewer documents allow no verdict (`scoring/estimates.py`), so an evaluation's budget is shared
 # by at least this many. A token of the budget counts as so many bytes.
@@ -64,10 +64,18 @@ class Evaluation(Section):
     Of each split ``max_documents`` are drawn; with ``max_tokens``, only as many as hold about so
     many tokens (four bytes of text count as one). A document then makes up at most a sixteenth: of
     a longer one only the beginning is scored.
+
+    ``tasks`` are tasks, groups or tags of lm-evaluation-harness that every model is judged by, too.
+    ``tasks_folder`` is a folder of your own tasks, in the harness's YAML. Of each task
+    ``task_documents`` are run, its first ones; the default is all. ``num_fewshot`` is the number of
+    solved examples before each question; the default is the task's own.
     """
 
     added_later: ClassVar[frozenset[str]] = frozenset(
-        {"max_tokens", "special_tokens", "sample_texts"}
+        {
+            *("max_tokens", "special_tokens", "sample_texts"),
+            *("tasks", "tasks_folder", "task_documents", "num_fewshot"),
+        }
     )
 
     max_length: Annotated[int, Field(ge=2, le=10**7)] = 1024
@@ -85,6 +93,10 @@ class Evaluation(Section):
     ensemble: Ensemble = Ensemble()
     sample_texts: SampleTexts = SampleTexts()
     references: dict[str, ModelSource] = {}
+    tasks: tuple[Text, ...] = ()
+    tasks_folder: Text | None = None
+    task_documents: PositiveInt | None = None
+    num_fewshot: Annotated[int, Field(ge=0, le=1000)] | None = None
     seed: Seed = 0
 
     def scoring(self, also: Collection[str] = ()) -> dict[str, Any]:

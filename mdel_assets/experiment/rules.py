@@ -162,6 +162,11 @@ def _splits(experiment: "Experiment") -> Iterator[str]:
         yield f"evaluation.splits: '{split}' occurs twice"
 
 
+def _tasks(experiment: "Experiment") -> Iterator[str]:
+    for task in _repeated(experiment.evaluation.tasks):
+        yield f"evaluation.tasks: '{task}' occurs twice"
+
+
 def _variants(experiment: "Experiment") -> Iterator[str]:
     for name, variant in experiment.variants.items():
         if variant.domain not in experiment.domain_keys:
@@ -286,6 +291,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[["Experiment"], Iterator[str]]], .
     (("domains",), _domains),
     (("source", "domains"), _source),
     (("evaluation.splits",), _splits),
+    (("evaluation.tasks",), _tasks),
     (("domains",), _variants),
     (("training.trained_layers",), _variant_trainings),
     (("domains", "baselines"), _recipes),

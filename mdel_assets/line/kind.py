@@ -70,7 +70,8 @@ class Written:
     identity's where that is known only now, as for a source. ``shown`` is what a page can show
     without reading the artifact. ``known_digests`` are those of files that need not be read for
     the record, besides links to files of `Kind.links_to`. ``after`` is called with the record once
-    it is published.
+    it is published. ``lacking`` says why some of it could not be made: the rest is published, with
+    a ``config`` that leaves it to be made anew, and whoever asked for the artifact is told.
     """
 
     counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -80,6 +81,7 @@ class Written:
     shown: Any = None
     known_digests: Mapping[tuple[int, int], str] | None = None
     after: Callable[[Record], None] | None = None
+    lacking: MdelError | None = None
 
 
 @dataclasses.dataclass(frozen=True)

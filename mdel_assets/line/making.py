@@ -258,6 +258,9 @@ def _make_together(
                 made.failures[key] = outcome
             elif is_first_process():
                 _publish(kind, tasks[key], outcome)
+                if outcome.lacking:
+                    made.failures[key] = outcome.lacking
+                    continue
                 made.records[key] = tasks[key].artifact.require()
                 made.shown[key] = outcome.shown
     for key in tasks.keys() - made.failures.keys() - made.records.keys():

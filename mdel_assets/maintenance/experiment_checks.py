@@ -33,6 +33,7 @@ from mdel_assets.experiment.shard_locations import (
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.maintenance.recipe_checks import mistakes_of_tokenizers
 from mdel_assets.model_families.settings import shape_of
+from mdel_assets.tasks.task_checks import mistakes_of_tasks, notes_on_tasks
 
 if TYPE_CHECKING:
     from mdel_assets.data.shard_counts import ShardCounts
@@ -73,6 +74,8 @@ def look_around(lineage: Lineage) -> Findings:
     _look_at_seed(lineage, findings)
     _look_at_other_models(lineage.experiment, findings)
     findings.mistakes += mistakes_of_tokenizers(lineage)
+    findings.mistakes += mistakes_of_tasks(lineage.experiment)
+    findings.notes += notes_on_tasks(lineage.experiment)
     return findings
 
 

@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness: which there are, and what models score on them."""

@@ -1,0 +1,220 @@
+"""Tasks that an experiment defines itself: YAML files of the harness in a folder, and their data.
+
+Only YAML is read here, not the harness: identities need what a task is made of, and are asked for
+often. Data files in a task's YAML are relative to the folder of that YAML.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mdel_assets.errors import TaskError
+from mdel_assets.store.digests import file_digest, text_digest
+
+# The loaders of `datasets` that read files of this machine; other names are of the Hub.
+_FILE_LOADERS = ("json", "csv", "parquet", "arrow", "text", "xml")
+_FUNCTION = "!function"
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTask:
+    """A task or a group: its name, its YAML file, and its content with what that includes.
+
+    A function of Python stands as the text ``!function NAME`` in the content.
+    """
+
+    name: str
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it only lists other tasks."""
+        return "group" in self.content
+
+    @property
+    def tags(self) -> list[str]:
+        """The names that it shares with other tasks."""
+        return _as_list(self.content.get("tag"))
+
+    @property
+    def dataset(self) -> str:
+        """How messages call its dataset."""
+        files = [str(path) for path in self.files()]
+        name = self.content.get("dataset_name")
+        of_hub = f"{self.content.get('dataset_path')}{f', {name}' if name else ''}"
+        return ", ".join(files) or of_hub
+
+    def files(self) -> list[Path]:
+        """Return the local files and folders of its dataset, whether they are there or not."""
+        return [path for place in self._places() for path in self._found(place)]
+
+    def missing_files(self) -> list[Path]:
+        """Return those that are not there."""
+        return [path for path in self.files() if not path.exists()]
+
+    def with_whole_paths(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a content of the same task with its local places written out."""
+        if not self._is_local:
+            return dict(content)
+        changed: dict[str, Any] = {}
+        arguments = dict(content.get("dataset_kwargs") or {})
+        for name in ("data_files", "data_dir"):
+            if name in arguments:
+                arguments[name] = _mapped(arguments[name], self._place)
+        if arguments:
+            changed["dataset_kwargs"] = arguments
+        if self._is_folder:
+            changed["dataset_path"] = self._place(str(content["dataset_path"]))
+        return {**content, **changed}
+
+    def made_of(self) -> dict[str, Any]:
+        """Return what the task is, by content: of its files the digests, not the places."""
+        content = dict(self.content)
+        if self._is_local:
+            arguments = dict(content.pop("dataset_kwargs", None) or {})
+            arguments.pop("data_files", None)
+            arguments.pop("data_dir", None)
+            content["dataset_kwargs"] = arguments
+        if self._is_folder:
+            content.pop("dataset_path")
+        content["digests"] = [_digest(path) for path in self.files()]
+        if _FUNCTION in json.dumps(content, default=str):
+            code = sorted(self.path.parent.rglob("*.py"))
+            content["code"] = {path.name: file_digest(path) for path in code}
+        return content
+
+    @property
+    def _is_folder(self) -> bool:
+        place = str(self.content.get("dataset_path") or "")
+        is_path = place.startswith((".", "/", "~"))
+        return bool(place) and (is_path or (self.path.parent / place).is_dir())
+
+    @property
+    def _is_local(self) -> bool:
+        return self._is_folder or self.content.get("dataset_path") in _FILE_LOADERS
+
+    def _places(self) -> Iterator[str]:
+        if not self._is_local:
+            return
+        if self._is_folder:
+            yield str(self.content["dataset_path"])
+        arguments = self.content.get("dataset_kwargs") or {}
+        for name in ("data_files", "data_dir"):
+            yield from (each for each in _leaves(arguments.get(name)) if "://" not in each)
+
+    def _place(self, written: str) -> str:
+        if "://" in written:
+            return written
+        return str(self.path.parent / Path(written).expanduser())
+
+    def _found(self, written: str) -> list[Path]:
+        path = Path(self._place(written))
+        if not any(sign in path.name for sign in "*?["):
+            return [path]
+        return sorted(path.parent.glob(path.name)) or [path]
+
+
+def own_tasks(folder: Path) -> dict[str, OwnTask]:
+    """Return the tasks and groups that a folder's YAML files define, by name.
+
+    Raises:
+        TaskError: it is no folder, or one of its YAML files cannot be read.
+
+    """
+    if not folder.is_dir():
+        raise TaskError(
+            f"evaluation.tasks_folder: there is no folder '{folder}'. Give a folder with tasks in "
+            f"lm-evaluation-harness's YAML; a relative path starts at the experiment's YAML"
+        )
+    found: dict[str, OwnTask] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        content = _read(path, ())
+        name = content.get("group") or content.get("task")
+        if isinstance(name, str):
+            found[name] = OwnTask(name, path, content)
+    return found
+
+
+def definition_digest(name: str, own: Mapping[str, OwnTask]) -> str | None:
+    """Return a digest of what an own task is made of; None for one that the harness defines.
+
+    A group or a tag may hold any task of the folder, and so is made of all.
+    """
+    if name not in own and not any(name in task.tags for task in own.values()):
+        return None
+    is_one = name in own and not own[name].is_group
+    parts = [own[name]] if is_one else [own[each] for each in sorted(own)]
+    content = [part.made_of() for part in parts]
+    return text_digest(json.dumps(content, sort_keys=True, default=str))
+
+
+class _Reader(yaml.SafeLoader):
+    """Reads the harness's YAML and runs none of its functions."""
+
+
+def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return f"{_FUNCTION} {loader.construct_scalar(node)}"
+
+
+_Reader.add_constructor(_FUNCTION, _function_name)
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Return a YAML's content over that of the files that it includes."""
+    if path in above:
+        raise TaskError(f"evaluation.tasks_folder: {path} includes itself. Take one `include` out")
+    try:
+        content = yaml.load(path.read_text("utf-8"), Loader=_Reader)  # noqa: S506  (a safe loader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise TaskError(
+            f"evaluation.tasks_folder: {path} cannot be read: {told}. Correct it, or take it out"
+        ) from error
+    if not isinstance(content, dict):
+        raise TaskError(
+            f"evaluation.tasks_folder: {path} holds no settings of a task. Correct it, or take it "
+            f"out"
+        )
+    merged: dict[str, Any] = {}
+    for place in _as_list(content.pop("include", None)):
+        merged |= _read(path.parent / place, (*above, path))
+    return merged | content
+
+
+def _as_list(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yield the texts in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _leaves(inner)
+    elif value is not None:
+        for inner in value:
+            yield from _leaves(inner)
+
+
+def _mapped(value: Any, change: Any) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(inner, change) for name, inner in value.items()}
+    return [_mapped(inner, change) for inner in value]
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or of a folder's files; ``missing`` where there is none."""
+    if path.is_file():
+        return file_digest(path)
+    if not path.is_dir():
+        return "missing"
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return text_digest("".join(f"{file.relative_to(path)} {file_digest(file)}\n" for file in files))
