@@ -9,6 +9,7 @@ from mdel_assets.reporting.matrix_tables import averages_of, domain_changes, hea
 from mdel_assets.reporting.overview import facts_of
 from mdel_assets.reporting.page import Page
 from mdel_assets.reporting.provenance import provenance_of
+from mdel_assets.reporting.tasks import tasks_of
 from mdel_assets.reporting.texts import texts_of
 from mdel_assets.reporting.together import together_of
 from mdel_assets.reporting.trainings import trainings_of
@@ -36,6 +37,7 @@ def contents_of(lineage: Lineage, identity: Identity) -> Page:
         has_stale=bool(matrix.stale),
         together=together_of(lineage, matrix),
         foretold=foretold_of(lineage, records),
+        tasks=tasks_of(lineage, records),
         trainings=trainings_of(lineage, records),
         corpus=corpus_of(lineage, records),
         texts=texts_of(lineage),

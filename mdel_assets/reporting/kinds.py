@@ -14,9 +14,12 @@ from mdel_assets.line.replicates import with_replicates
 from mdel_assets.merging.kinds import KINDS as MERGING
 from mdel_assets.reporting import prices, steps
 from mdel_assets.reporting.settings import shown_settings
+from mdel_assets.tasks.kinds import KINDS as TASKS
 from mdel_assets.training.kinds import KINDS as TRAINING
 
-_LINE = with_replicates((*DATA, *TRAINING, *FORECASTING, *MERGING, *EVALUATION, *GENERATION))
+_LINE = with_replicates(
+    (*DATA, *TRAINING, *FORECASTING, *MERGING, *EVALUATION, *GENERATION, *TASKS)
+)
 _MATRIX = "perplexity_matrix"
 
 

@@ -14,6 +14,7 @@ from mdel_assets.reporting.matrix_tables import NUM_SHADES, Heat
 from mdel_assets.reporting.numbers import count_in_words, power_of_ten
 from mdel_assets.reporting.overview import Facts
 from mdel_assets.reporting.provenance import Provenance
+from mdel_assets.reporting.tasks import Tasks
 from mdel_assets.reporting.texts import Texts
 from mdel_assets.reporting.together import Together
 from mdel_assets.reporting.trainings import Trainings
@@ -45,6 +46,7 @@ class Page:
     has_stale: bool
     together: Together | None
     foretold: Foretold | None
+    tasks: Tasks | None
     trainings: Trainings
     corpus: Corpus
     texts: Texts
@@ -85,10 +87,14 @@ def render(page: Page) -> str:
     context: dict[str, Any] = {
         field.name: getattr(page, field.name) for field in dataclasses.fields(page)
     }
-    curves = Markup(page.trainings.curves)  # noqa: S704 (an element of matplotlib's, escaped by it)
+    # Elements of matplotlib's, escaped by it.
+    charts = {
+        "curves": Markup(page.trainings.curves),  # noqa: S704
+        "task_chart": Markup(page.tasks.chart if page.tasks else ""),  # noqa: S704
+    }
     shades = range(1, NUM_SHADES + 1)
     template = environment.get_template(_TEMPLATE)
-    return template.render(context, curves=curves, shades=shades)
+    return template.render(context, **charts, shades=shades)
 
 
 def signed(text: str) -> str:

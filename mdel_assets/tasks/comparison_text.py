@@ -6,7 +6,7 @@ from mdel_assets.scoring.markdown_table import as_markdown
 from mdel_assets.tasks.comparison import Column, Comparison, findings
 
 _MAX_PANELS, _MAX_NAMED = 6, 14
-_PANEL_WIDTH, _PANEL_HEIGHT = 3.5, 2.8
+_PANEL_HEIGHT = 2.8
 _NONE = "–"
 LEGEND = (
     "The figure of each task with its standard error, as lm-evaluation-harness reports them; "
@@ -102,20 +102,26 @@ def _number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def comparison_figure(comparison: Comparison) -> Any:
-    """Return a chart of each task's figures over bits per byte, with standard errors."""
+def comparison_figure(
+    comparison: Comparison, *, across: int = 2, width: float = 7.0, font: int = 8
+) -> Any:
+    """Return a chart of each task's figures over bits per byte, with standard errors.
+
+    It has ``across`` panels beside each other, and shows the first six tasks.
+    """
     from mdel_assets.charts import figure
 
     columns = list(comparison.columns)[:_MAX_PANELS]
-    across = min(2, len(columns))
-    down = -(-len(columns) // max(1, across))
-    drawn = figure(width=_PANEL_WIDTH * max(1, across), height=_PANEL_HEIGHT * max(1, down))
+    across = min(across, len(columns))
+    down = -(-len(columns) // across)
+    height = _PANEL_HEIGHT * font / 8
+    drawn = figure(width=width, height=height * down)
     for number, column in enumerate(columns, start=1):
-        _draw(drawn.add_subplot(down, across, number), comparison, column)
+        _draw(drawn.add_subplot(down, across, number), comparison, column, font=font)
     return drawn
 
 
-def _draw(axes: Any, comparison: Comparison, column: Column) -> None:
+def _draw(axes: Any, comparison: Comparison, column: Column, *, font: int) -> None:
     shown = {
         model: (comparison.bits[model], row[column])
         for model, row in comparison.figures.items()
@@ -138,11 +144,13 @@ def _draw(axes: Any, comparison: Comparison, column: Column) -> None:
                 (bits, each.value),
                 xytext=(3, 3),
                 textcoords="offset points",
-                fontsize=6,
+                fontsize=font - 1,
                 parse_math=False,
             )
-    axes.set_title(heading(comparison, column), fontsize=8, parse_math=False)
-    axes.set_xlabel("bits per byte", fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.margins(x=0.15, y=0.1)
+    axes.set_title(heading(comparison, column), fontsize=font, parse_math=False)
+    axes.set_xlabel("bits per byte", fontsize=font)
+    axes.tick_params(labelsize=font - 1)
+    axes.margins(x=0.2, y=0.1)
     axes.grid(alpha=0.3)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
