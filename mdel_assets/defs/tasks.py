@@ -51,8 +51,9 @@ def task_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         A table with standard errors, a chart, and the correlation of each task's figures with bits
         per byte. No model is run.
         """
+        from mdel_assets.tasks.chart import comparison_figure
         from mdel_assets.tasks.comparison import findings
-        from mdel_assets.tasks.comparison_text import comparison_figure, comparison_markdown
+        from mdel_assets.tasks.comparison_text import comparison_markdown
         from mdel_assets.tasks.steps import read_comparison
 
         lineage = workspace.lineage(experiment)

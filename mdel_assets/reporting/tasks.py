@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from mdel_assets.line.kind import Input
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.reporting.made_of import Records
+from mdel_assets.tasks.chart import comparison_figure
 from mdel_assets.tasks.comparison import findings
-from mdel_assets.tasks.comparison_text import comparison_figure, figures_of, heading
+from mdel_assets.tasks.comparison_text import figures_of, heading
 from mdel_assets.tasks.steps import read_comparison
 
 _FONT, _WIDTH = 10, 5.6

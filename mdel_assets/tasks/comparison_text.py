@@ -1,12 +1,10 @@
-"""The comparison of models by tasks: as Markdown, as text for a terminal, as JSON, as a chart."""
+"""The comparison of models by tasks: as Markdown, as text for a terminal, as JSON."""
 
 from typing import Any
 
 from mdel_assets.scoring.markdown_table import as_markdown
 from mdel_assets.tasks.comparison import Column, Comparison, findings
 
-_MAX_PANELS, _MAX_NAMED = 6, 14
-_PANEL_HEIGHT = 2.8
 _NONE = "–"
 LEGEND = (
     "The figure of each task with its standard error, as lm-evaluation-harness reports them; "
@@ -100,57 +98,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return _NONE
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
-
-
-def comparison_figure(
-    comparison: Comparison, *, across: int = 2, width: float = 7.0, font: int = 8
-) -> Any:
-    """Return a chart of each task's figures over bits per byte, with standard errors.
-
-    It has ``across`` panels beside each other, and shows the first six tasks.
-    """
-    from mdel_assets.charts import figure
-
-    columns = list(comparison.columns)[:_MAX_PANELS]
-    across = min(across, len(columns))
-    down = -(-len(columns) // across)
-    height = _PANEL_HEIGHT * font / 8
-    drawn = figure(width=width, height=height * down)
-    for number, column in enumerate(columns, start=1):
-        _draw(drawn.add_subplot(down, across, number), comparison, column, font=font)
-    return drawn
-
-
-def _draw(axes: Any, comparison: Comparison, column: Column, *, font: int) -> None:
-    shown = {
-        model: (comparison.bits[model], row[column])
-        for model, row in comparison.figures.items()
-        if column in row and model in comparison.bits
-    }
-    axes.errorbar(
-        [bits for bits, _ in shown.values()],
-        [each.value for _, each in shown.values()],
-        yerr=[each.error or 0.0 for _, each in shown.values()],
-        fmt="o",
-        color="#0072b1",
-        ecolor="#8a8a8a",
-        elinewidth=1,
-        markersize=4,
-    )
-    if len(shown) <= _MAX_NAMED:
-        for model, (bits, each) in shown.items():
-            axes.annotate(
-                model[:20],
-                (bits, each.value),
-                xytext=(3, 3),
-                textcoords="offset points",
-                fontsize=font - 1,
-                parse_math=False,
-            )
-    axes.set_title(heading(comparison, column), fontsize=font, parse_math=False)
-    axes.set_xlabel("bits per byte", fontsize=font)
-    axes.tick_params(labelsize=font - 1)
-    axes.margins(x=0.2, y=0.1)
-    axes.grid(alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.errors import TaskError
+from mdel_assets.errors import TaskError, unknown_name_message
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.tasks.own_tasks import OwnTask
 from mdel_assets.tasks.results import TaskResult
@@ -44,6 +44,10 @@ class Harness:
             raise self._refused[name]
         if name in self._loaded:
             return
+        with _quiet():
+            index = self._tasks().task_index
+        if name not in index:
+            raise TaskError(f"evaluation.tasks: {unknown_name_message('task', name, index)}")
         try:
             with _quiet():
                 self._loaded[name] = self._tasks().load([name])

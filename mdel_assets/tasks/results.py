@@ -65,6 +65,7 @@ def _figures(task: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> lis
     members = found.get("group_subtasks", {}).get(task) or [task]
     items = sum(counts[each]["effective"] for each in members if each in counts)
     better = found["higher_is_better"].get(task, {})
+    listed = [each["metric"] for each in found["configs"].get(task, {}).get("metric_list") or ()]
     figures = []
     for key, value in row.items():
         metric, _, answers = key.partition(",")
@@ -82,7 +83,11 @@ def _figures(task: str, row: Mapping[str, Any], found: Mapping[str, Any]) -> lis
                 int(row.get("sample_len") or items),
             )
         )
-    return figures
+    # The harness's own order is that of its code, not of the task's definition.
+    return sorted(
+        figures,
+        key=lambda each: listed.index(each.metric) if each.metric in listed else len(listed),
+    )
 
 
 def write_results(results: Sequence[TaskResult], folder: Path) -> None:

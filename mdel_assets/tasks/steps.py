@@ -112,7 +112,8 @@ def reported(lineage: Lineage) -> list[str]:
 def compare_tasks(task: Task) -> Written:
     """Write all results in one table and chart, beside bits per byte."""
     from mdel_assets.charts import to_png
-    from mdel_assets.tasks.comparison_text import comparison_figure, comparison_markdown
+    from mdel_assets.tasks.chart import comparison_figure
+    from mdel_assets.tasks.comparison_text import comparison_markdown
 
     comparison = read_comparison(task.lineage)
     rows = comparison.as_rows()

@@ -2,10 +2,10 @@
 
 import pytest
 
+from mdel_assets.tasks.chart import comparison_figure
 from mdel_assets.tasks.comparison import Column, compare, findings
 from mdel_assets.tasks.comparison_text import (
     comparison_as_json,
-    comparison_figure,
     comparison_markdown,
     comparison_text,
 )

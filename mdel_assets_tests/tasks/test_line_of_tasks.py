@@ -78,6 +78,7 @@ def test_pages_show_figures_chart_and_correlation(ended):
         (CHOICE, "acc"),
         (CHOICE, "acc_norm"),
         (LAST_WORD, "acc"),
+        (LAST_WORD, "perplexity"),
     }
     assert {row.data["num_items"] for row in rows} == {NUM_RUN}
     assert matrix["chart"].value.startswith("![tasks and bits per byte](data:image/png;base64,")

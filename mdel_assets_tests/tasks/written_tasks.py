@@ -1,4 +1,7 @@
-"""Two local tasks of 200 items, the same ones every time: multiple choice, and a last word."""
+"""Two local tasks of 200 items, the same ones every time: multiple choice, and a last word.
+
+The `perplexity` of the second is the mean of log-likelihoods, so that its error has a formula.
+"""
 
 import json
 import random
@@ -29,7 +32,7 @@ include: common
 dataset_kwargs: {data_files: {test: data/last_word.jsonl}}
 output_type: loglikelihood
 doc_to_text: "{{text.split(' ')[:-1]|join(' ')}}"
-doc_to_target: "{{' '+text.split(' ')[-1]}}"
+doc_to_target: "{{text.split(' ')[-1]}}"
 metadata: {version: 2.0}
 """
 _COMMON = """\
@@ -37,6 +40,7 @@ dataset_path: json
 test_split: test
 metric_list:
   - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: perplexity, aggregation: mean, higher_is_better: true}
 """
 
 
@@ -51,8 +55,7 @@ def write_tasks(folder: Path) -> Path:
         offered = draw.sample(WORDS, 4)
         question = {"question": " ".join(words), "choices": offered, "answer": draw.randrange(4)}
         choices.append(question)
-        # The last word repeats the first: a model of one token in a hundred gets some right.
-        texts.append({"text": " ".join([*words, words[-1][0]])})
+        texts.append({"text": " ".join(words)})
     for name, items in (("choice", choices), ("last_word", texts)):
         lines = "".join(json.dumps(item) + "\n" for item in items)
         (data / f"{name}.jsonl").write_text(lines)
