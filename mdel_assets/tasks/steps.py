@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdel_assets.errors import MdelError, TaskError
+from mdel_assets.errors import ArtifactError, MdelError, TaskError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
@@ -85,8 +85,12 @@ def _written(task: Task, harness: "Harness") -> Written:
 
 def _kept(task: Task) -> dict[str, TaskResult]:
     """Return results that lie there already, of the same model, tasks, settings and harness."""
-    old, identity = task.artifact.last_record(), task.identity
-    if old is None or old.code_version != identity.code_version or task.artifact.damage(old):
+    identity = task.identity
+    try:
+        old = task.artifact.require()
+    except ArtifactError:
+        return {}
+    if old.code_version != identity.code_version:
         return {}
     wanted, before = dict(identity.config), dict(old.config)
     definitions, known = wanted.pop("tasks"), before.pop("tasks", {})
@@ -133,7 +137,7 @@ def read_comparison(lineage: Lineage) -> Any:
     split = evaluation.splits[0]
     results = {}
     for key in reported(lineage):
-        found = read_results(lineage.folder("task_report", key))
+        found = read_results(lineage.required("task_report", key))
         if own := {name: found[name] for name in evaluation.tasks if name in found}:
             results[key] = own
     if not results:
