@@ -1,7 +1,10 @@
 """The whole line with tasks, by Dagster: reports, matrix, page and commands."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import dagster as dg
 import pytest
@@ -137,3 +140,22 @@ def test_without_tasks_the_command_says_what_to_name(finished, monkeypatch, tmp_
     assert done.exit_code == 1
     assert "names no tasks" in done.stderr
     assert "tasks: [lambada_openai]" in done.stderr
+
+
+@pytest.mark.slow
+def test_loading_the_definitions_with_tasks_leaves_the_harness_alone(ended):
+    code = (
+        "import sys\n"
+        "from mdel_assets.definitions import defs\n"
+        "names = [spec.key.path[-1] for spec in defs().resolve_all_asset_specs()]\n"
+        "print('task_report' in names, [m for m in ('lm_eval', 'torch') if m in sys.modules])\n"
+    )
+    places = {"MDEL_HOME": str(ended[1].root), "MDEL_EXPERIMENT": str(ended[3])}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | places,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True []"
