@@ -194,8 +194,9 @@ def _scoring_memory(sizes: Sizes, pack: int) -> float:
     Models use the same memory for tensors that are equal in their files.
     """
     model, evaluation = sizes.model, sizes.experiment.evaluation
-    trained = model.trained(sizes.experiment.training.trained_layers).num_trained
+    training = sizes.experiment.training
+    changed = model.trained(training.trained_layers, training.adapter).num_changed
     rows = max(1, math.ceil(_TOKENS_PER_BATCH / evaluation.max_length))
     states: float = 4.0 * rows * evaluation.max_length * model.hidden_size
     logits = 4.0 * _TOKENS_PER_BATCH * _LOGITS_PER_TOKEN
-    return 4.0 * (model.num_parameters + (pack - 1) * trained) + 12 * states + 2 * logits
+    return 4.0 * (model.num_parameters + (pack - 1) * changed) + 12 * states + 2 * logits

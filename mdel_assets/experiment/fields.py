@@ -7,8 +7,9 @@ tokens, folders) is never here.
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mdel_assets.experiment.adapters import Adapter, layers_mistake_of_adapter
 from mdel_assets.experiment.section import (
     MAX_NAME_LENGTH,
     BatchSize,
@@ -17,7 +18,7 @@ from mdel_assets.experiment.section import (
     Seed,
     Text,
 )
-from mdel_assets.experiment.trained_layers import layers_mistake
+from mdel_assets.experiment.trained_layers import TrainedLayers
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 EVALUATION_SPLITS = ("validation_domain", "validation_pile", "test_domain", "test_pile")
@@ -208,29 +209,25 @@ class Optimization(Section):
         return self
 
 
-def _layers_setting(content: Any) -> Any:
-    """Return ``trained_layers`` unchanged; raise if no model could have such layers."""
-    if content == "all":
-        return content
-    if not isinstance(content, list | tuple):
-        raise ValueError(f"expected 'all' or a list such as [9, 10, '11-13.mlp'], got {content!r}")  # noqa: TRY004
-    if mistake := layers_mistake(content):
-        raise ValueError(mistake)
-    return content
-
-
-TrainedLayers = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_layers_setting)]
-
-
 class ExpertTraining(Optimization):
     """How an expert is trained: the trained layers, and the settings.
 
     ``store`` is the form of its folder: ``full`` copies the frozen tensors, too; ``delta`` stores
-    the trained tensors and a link to the seed's own file.
+    the changed tensors and a link to the seed's own file. With ``adapter``, low-rank adapters are
+    trained in these layers, and their weights stay as they are until the adapters are merged.
     """
 
+    added_later: ClassVar[frozenset[str]] = Optimization.added_later | {"adapter"}
+
     trained_layers: TrainedLayers
+    adapter: Adapter | None = None
     store: Literal["full", "delta"] = "full"
+
+    @model_validator(mode="after")
+    def _adapter_has_linear_layers(self) -> Self:
+        if self.adapter and (mistake := layers_mistake_of_adapter(self.trained_layers)):
+            raise ValueError(mistake)
+        return self
 
 
 class Variant(Section):

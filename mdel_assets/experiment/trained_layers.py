@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 ENTRY = re.compile(r"(-?\d+)(?:-(\d+))?(?:\.(\w+))?")
 # What lies outside of a model's layers.
@@ -55,3 +57,17 @@ def trains_part(trained_layers: str | Sequence[int | str], part: str) -> bool:
         return True
     matches = [ENTRY.fullmatch(str(entry)) for entry in trained_layers]
     return any(match and match[3] in (None, *PARTS[part]) for match in matches)
+
+
+def _layers_setting(content: Any) -> Any:
+    """Return ``trained_layers`` unchanged; raise if no model could have such layers."""
+    if content == "all":
+        return content
+    if not isinstance(content, list | tuple):
+        raise ValueError(f"expected 'all' or a list such as [9, 10, '11-13.mlp'], got {content!r}")  # noqa: TRY004
+    if mistake := layers_mistake(content):
+        raise ValueError(mistake)
+    return content
+
+
+TrainedLayers = Annotated[Literal["all"] | tuple[int | str, ...], BeforeValidator(_layers_setting)]

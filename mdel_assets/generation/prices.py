@@ -27,8 +27,9 @@ def of_samples(sizes: Sizes, key: str) -> Price | None:
     num_texts = settings.num_documents * len(sizes.domains)
     written = num_texts * settings.max_new_tokens
     characters = settings.prompt_characters + 2 * CHARACTERS_PER_TOKEN * settings.max_new_tokens
-    trained = model.trained(sizes.experiment.training.trained_layers)
-    held = 4.0 * (model.num_parameters + experts * trained.num_trained)
+    training = sizes.experiment.training
+    changed = model.trained(training.trained_layers, training.adapter).num_changed
+    held = 4.0 * (model.num_parameters + experts * changed)
     steps = settings.max_new_tokens * math.ceil(num_texts / _TEXTS_PER_STEP)
     seconds = steps * (_SECONDS_PER_STEP + 4.0 * model.num_parameters / _BYTES_PER_SECOND)
     return Price(

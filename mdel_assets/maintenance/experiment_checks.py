@@ -34,6 +34,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.maintenance.recipe_checks import mistakes_of_tokenizers
 from mdel_assets.model_families.settings import shape_of
 from mdel_assets.tasks.task_checks import mistakes_of_tasks, notes_on_tasks
+from mdel_assets.training.adapter_checks import mistakes_of_adapters
 
 if TYPE_CHECKING:
     from mdel_assets.data.shard_counts import ShardCounts
@@ -228,6 +229,7 @@ def _look_at_seed(lineage: Lineage, findings: Findings) -> None:
     experiment, made = lineage.experiment, lineage.artifact("seed_model")
     path = experiment.seed_model.path
     if path is None:
+        findings.mistakes += mistakes_of_adapters(experiment, None)
         return
     record = made.read_record()
     is_made = record is not None and record.config.get("path") == path
@@ -247,6 +249,7 @@ def _look_at_seed(lineage: Lineage, findings: Findings) -> None:
     findings.mistakes += mistakes_of_training(experiment, shape)
     findings.mistakes += mistakes_of_scoring(experiment, shape)
     findings.mistakes += mistakes_of_mixing(experiment, config)
+    findings.mistakes += mistakes_of_adapters(experiment, folder)
 
 
 def _look_at_other_models(experiment: Experiment, findings: Findings) -> None:

@@ -145,7 +145,7 @@ def _training(config: Any, pace: Pace) -> float:
 
 
 def _step(sizes: Any, rows: int, pace: Pace) -> float:
-    found: float = sizes.step(rows, length=pace.length, trained_layers=None)
+    found: float = sizes.step(rows, length=pace.length, trained=sizes.trained(None))
     return found
 
 

@@ -43,6 +43,19 @@ print(tokenizer.decode(output[0]))
 """
 
 
+def load_adapter_snippet(name: str, *, folder: str, seed: str | None) -> str:
+    """Return runnable code that loads a seed model with the adapter in ``folder`` of a model."""
+    where = "" if seed else "  # The seed model is not on the Hub: name its folder."
+    return f"""```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+seed = AutoModelForCausalLM.from_pretrained("{seed or "SEED"}"){where}
+model = PeftModel.from_pretrained(seed, "{name}", subfolder="{folder}")
+```
+"""
+
+
 def load_dataset_snippet(name: str) -> str:
     """Return runnable code that loads a dataset, completely or as a stream."""
     return f"""```python

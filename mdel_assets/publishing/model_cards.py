@@ -15,6 +15,7 @@ from mdel_assets.publishing.cards import (
     front_matter,
     languages_of,
     licence_section,
+    load_adapter_snippet,
     load_model_snippet,
     provenance_section,
     seed_in_words,
@@ -22,6 +23,7 @@ from mdel_assets.publishing.cards import (
     without_front_matter,
 )
 from mdel_assets.store.records import Record
+from mdel_assets.training.adapters import ADAPTER_FOLDER
 from mdel_assets.training.results import ExpertResult
 
 _LICENCE = {"license": "other", "license_name": "see-licence-and-sources"}
@@ -72,7 +74,7 @@ the same seed can be merged, or combined token by token.
 ## How to load it
 
 {load_model_snippet(name)}
-## How good it is
+{_adapter_section(record, name, seed=seed)}## How good it is
 
 {figures_markdown(figures)}
 {texts_section(lineage, figures.model, domains)}## Training
@@ -269,13 +271,28 @@ def _training_section(record: Record) -> str:
         for key, value in record.config.items()
         if key not in _SETTINGS_LEFT_OUT and value is not None
     )
-    return f"""Layers {layers} were trained ({result.num_trained_parameters:,} parameters); the
-other {result.num_frozen_parameters:,} equal the seed's to the bit. It read
+    size = f"{result.num_trained_parameters:,} parameters"
+    trained = f"Layers {layers} were trained ({size}); the\nother"
+    if record.config.get("adapter"):
+        trained = f"Adapters in layers {layers} were trained ({size})\nand merged into the weights;"
+    return f"""{trained} {result.num_frozen_parameters:,} equal the seed's to the bit. It read
 {result.history.num_tokens:,} tokens in {result.history.num_steps:,} steps.
 
 | setting | |
 |---|---|
 {settings}
+"""
+
+
+def _adapter_section(record: Record, name: str, *, seed: str | None) -> str:
+    """Return how the adapter that an expert was trained as is loaded; nothing if there is none."""
+    if not record.config.get("adapter"):
+        return ""
+    snippet = load_adapter_snippet(name, folder=ADAPTER_FOLDER, seed=seed)
+    return f"""This model is the seed with a LoRA adapter merged into its weights. The adapter alone
+is in the folder `{ADAPTER_FOLDER}`, for PEFT and for servers that load adapters:
+
+{snippet}
 """
 
 

@@ -54,6 +54,8 @@ def _experts(lineage: Lineage) -> str:
     training = lineage.experiment.training
     layers = training.trained_layers
     which = "all layers" if layers == "all" else f"layers {_listed(layers)}"
+    if training.adapter:
+        which = f"adapters of rank {training.adapter.rank} in {which}"
     general = lineage.experiment.mixture.general_ratio
     mixed = f", mixed with {general:g} times as much general text" if general else ""
     return (

@@ -4,6 +4,7 @@ Everything outside the chosen layers stays equal to the seed to the bit, which `
 checks on the saved files.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -19,7 +20,14 @@ from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.machine.memory import collect_garbage
 from mdel_assets.store.tensor_files import TensorFolder
-from mdel_assets.training.layers import freeze_all_but, resolve_layers, resolve_parts, text_config
+from mdel_assets.training.adapters import Adapted, require_peft
+from mdel_assets.training.layers import (
+    TrainedParts,
+    freeze_all_but,
+    resolve_layers,
+    resolve_parts,
+    text_config,
+)
 from mdel_assets.training.model_files import (
     check_tokenizer_fits,
     load_config,
@@ -69,6 +77,8 @@ def train_expert(
 
     """
     # A layer that does not exist is refused before the texts are read.
+    if training.adapter:
+        require_peft()
     config = load_config(seed_folder)
     resolve_layers(training.trained_layers, num_layers=text_config(config).num_hidden_layers)
     refuse_long_blocks(config, training.block_size, setting="training.block_size")
@@ -115,12 +125,8 @@ def train_layers(
 
     model = _seed_to_train(seed_folder, is_sharded=conditions.is_sharded)
     check_tokenizer_fits(model, tokenizer)
-    parts = resolve_parts(model, training.trained_layers)
-    num_trained, num_frozen = freeze_all_but(model, parts.prefixes)
-    prefixes = stored_prefixes(model, parts.prefixes, seed_folder)
-    precision.widen_trained(model)
-    _refuse_what_no_delta_holds(model, training, seed_folder)
-    first = 0 if conditions.is_sharded or folder is None else parts.first
+    moving = _let_train(model, training, seed_folder)
+    first = 0 if conditions.is_sharded or folder is None else moving.parts.first
     states = _kept_states(model, validation, training, first_trained=first, folder=work_folder)
     before = _losses(model, validation, training, states) if folder else {}
     trained = optimize(
@@ -128,27 +134,63 @@ def train_layers(
         blocks_NT,
         training,
         work_folder=work_folder,
-        first_trained=parts.first,
+        first_trained=moving.parts.first,
         validation=validation,
         conditions=conditions,
     )
     if folder is None:
         return None
-    save_trained(trained.tensors, folder, seed_folder=seed_folder, store=training.store)
-    if conditions.is_sharded or not take_stored_values(model, trained.tensors, folder):
+    tensors = trained.tensors
+    if moving.adapted:
+        own = None if conditions.is_sharded else model
+        tensors = moving.adapted.finish(tensors, own, folder, seed_folder=seed_folder)
+    save_trained(tensors, folder, seed_folder=seed_folder, store=training.store)
+    if conditions.is_sharded or not take_stored_values(model, tensors, folder):
         model = states = None
     collect_garbage()
     model = model or _on_device(precision.load_in_fp32(folder))
     return ExpertResult(
-        trained_layers=parts.layers,
-        trained_prefixes=prefixes,
-        num_trained_parameters=num_trained,
-        num_frozen_parameters=num_frozen,
+        trained_layers=moving.parts.layers,
+        trained_prefixes=moving.prefixes,
+        num_trained_parameters=moving.num_trained,
+        num_frozen_parameters=moving.num_frozen,
         history=trained.history,
         losses_before=before,
         losses_after=_losses(model, validation, training, states),
-        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=prefixes),
+        changed_though_frozen=differing_tensors(folder, seed_folder, except_under=moving.prefixes),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moving:
+    """What of a model is trained: ``parts`` of it, or adapters in them.
+
+    ``prefixes`` are those of the stored names of tensors that may change; ``num_frozen`` counts the
+    parameters that may not.
+    """
+
+    parts: TrainedParts
+    adapted: Adapted | None
+    prefixes: list[str]
+    num_trained: int
+    num_frozen: int
+
+
+def _let_train(model: Any, training: ExpertTraining, seed_folder: Path) -> _Moving:
+    """Let what ``training`` trains of ``model`` have gradients, in fp32, and nothing else."""
+    from mdel_assets.training.stored_precision import widen_trained
+
+    parts = resolve_parts(model, training.trained_layers)
+    adapter = training.adapter
+    adapted = Adapted.of(model, parts.prefixes, adapter) if adapter else None
+    changed = adapted.weights if adapted else parts.prefixes
+    num_trained, num_frozen = freeze_all_but(model, changed)
+    prefixes = stored_prefixes(model, changed, seed_folder)
+    _refuse_what_no_delta_holds(model, training, seed_folder)
+    if adapted:
+        num_trained = adapted.put_into(model, seed=training.seed)
+    widen_trained(model)
+    return _Moving(parts, adapted, prefixes, num_trained, num_frozen)
 
 
 def _seed_to_train(seed_folder: Path, *, is_sharded: bool) -> Any:

@@ -11,6 +11,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import TrainingError
+from mdel_assets.experiment.adapters import Adapter
+from mdel_assets.training.adapters import adapted_modules
 from mdel_assets.training.layers import layer_list_name, resolve_parts, text_config
 
 if TYPE_CHECKING:
@@ -33,13 +35,16 @@ class Product:
 class Training:
     """What of a model is trained.
 
-    ``num_trained`` parameters; no gradient reaches a layer before the ``first``. ``names`` are the
-    trained parameters'.
+    ``num_trained`` parameters, which change ``num_changed`` of the model's; no gradient reaches a
+    layer before the ``first``. ``names`` are those of the model's own trained parameters: there are
+    none if ``has_adapters``.
     """
 
     num_trained: int
+    num_changed: int
     first: int
     names: frozenset[str]
+    has_adapters: bool = False
 
 
 class ModelSizes:
@@ -71,16 +76,30 @@ class ModelSizes:
             if name.startswith(f"{self._name}.") and ".mlp." in name
         )
 
-    def trained(self, trained_layers: TrainedLayers) -> Training:
-        """Return what of the model ``trained_layers`` names; None stands for every parameter."""
+    def trained(self, trained_layers: TrainedLayers, adapter: Adapter | None = None) -> Training:
+        """Return what of the model is trained; None stands for every parameter.
+
+        With ``adapter``, it is trained in the linear layers that ``trained_layers`` names.
+
+        Raises:
+            TrainingError: the model has no such layers, or no such targets of ``adapter``.
+
+        """
         own = dict(self._model.named_parameters())
         prefixes: tuple[str, ...] = ("",)
         first = 0
         if trained_layers is not None:
             parts = resolve_parts(self._model, trained_layers)
             prefixes, first = tuple(parts.prefixes), parts.first
+        if adapter:
+            modules = adapted_modules(self._model, prefixes, adapter)
+            weights = [own[f"{name}.weight"] for name in modules]
+            size = adapter.rank * sum(sum(weight.shape) for weight in weights)
+            num_changed = sum(weight.numel() for weight in weights)
+            return Training(size, num_changed, first, frozenset(), has_adapters=True)
         names = frozenset(name for name in own if name.startswith(prefixes))
-        return Training(sum(own[name].numel() for name in names), first, names)
+        count = sum(own[name].numel() for name in names)
+        return Training(count, count, first, names)
 
     def forward(self, num_tokens: float, *, length: int, first: int = 0) -> float:
         """Return the operations of a forward pass from layer ``first`` on, with the output layer.
@@ -94,12 +113,11 @@ class ModelSizes:
         """Return the operations of a forward pass through the layers before ``first``."""
         return num_tokens * sum(self._layer(index, length) for index in range(first))
 
-    def step(self, num_rows: int, *, length: int, trained_layers: TrainedLayers) -> float:
+    def step(self, num_rows: int, *, length: int, trained: Training) -> float:
         """Return the operations of one training step on ``num_rows`` blocks of ``length`` tokens.
 
         The loss's products are those of `fused_loss`: every token but a block's first is predicted.
         """
-        trained = self.trained(trained_layers)
         num_tokens = num_rows * length
         total = self.below(num_tokens, length=length, first=self.num_layers)
         for index in range(trained.first, self.num_layers):
@@ -108,6 +126,9 @@ class ModelSizes:
                 name = f"{self._name}.{index}.{product.name}"
                 times = 4.0 if name in trained.names else 2.0
                 total += times * num_tokens * product.num_elements
+        if trained.has_adapters:
+            # A product forward, and two backward: to inputs and weights.
+            total += 6.0 * num_tokens * trained.num_trained
         head = 3.0 if self.trains_head(trained) else 2.0
         return total + head * num_rows * (length - 1) * self._head_operations
 

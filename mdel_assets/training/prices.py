@@ -80,8 +80,10 @@ def of_training(
     """
     layers: TrainedLayers = getattr(settings, "trained_layers", "all")
     is_delta = getattr(settings, "store", "full") == "delta"
-    trained = sizes.model.trained(layers)
-    disk = stored_model(sizes, num_parameters=trained.num_trained if is_delta else None)
+    trained = sizes.model.trained(layers, getattr(settings, "adapter", None))
+    disk = stored_model(sizes, num_parameters=trained.num_changed if is_delta else None)
+    if trained.has_adapters:
+        disk += _WEIGHT * trained.num_trained
     return _trained(
         sizes,
         settings,
@@ -110,8 +112,8 @@ def _trained(
         read = settings.num_epochs * num_tokens_there * num_experts
         num_steps = float(max(1, round(read / step_tokens)))
     num_tokens = num_steps * step_tokens
-    trained = model.trained(layers)
-    operations = num_steps * model.step(settings.batch_size, length=length, trained_layers=layers)
+    trained = model.trained(layers, getattr(settings, "adapter", None))
+    operations = num_steps * model.step(settings.batch_size, length=length, trained=trained)
     there = num_experts * num_tokens_there
     if trained.first and settings.cache_prefix and not sizes.is_on_gpu and num_tokens > there > 0:
         # Later epochs read the states of the layers below from a file.
@@ -173,7 +175,7 @@ def training_memory(
     if settings.gradient_checkpointing:
         activations = (layers - 1) * states + saved
     logits = 4.0 * (min(count * model.vocab_rows, _LOGITS) + 2 * _ROUNDED)
-    weights = _WEIGHT * model.num_parameters
+    weights = _WEIGHT * (model.num_parameters + trained.num_trained * trained.has_adapters)
     moving: float = (_GRADIENT + _MOMENTS) * trained.num_trained
     # The output layer's weights get their gradient a second time, while it is summed.
     head = 4.0 * width * model.vocab_rows if model.trains_head(trained) else 0.0

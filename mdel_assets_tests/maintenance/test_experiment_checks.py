@@ -56,6 +56,34 @@ def test_first_records_tell_documents_and_labels(firm):
     assert note.endswith("10 rejected (unknown_domain 10); labels of no domain: Maill 10")
 
 
+@pytest.mark.parametrize(
+    ("adapter", "told"),
+    [
+        ({"targets": ["c_atn"]}, "training.adapter.targets: Unknown target 'c_atn'. Did you mean"),
+        ({"targets": ["c_attn"]}, "'c_attn' lies outside of training.trained_layers"),
+    ],
+)
+def test_targets_of_adapters_are_compared_with_the_seed(firm, tmp_path, adapter, told):
+    save_config(tmp_path / "seed", n_positions=64)
+    training = PICO["training"] | {"trained_layers": ["1.mlp"], "adapter": adapter}
+    evaluation = {"max_length": 32}
+    lineage = firm(seed_model={"path": "seed"}, training=training, evaluation=evaluation)
+    (mistake,) = look_around(lineage).mistakes
+    assert told in mistake
+    pretrained = firm(training=training | {"adapter": {"targets": ["no_such"]}})
+    (mistake,) = look_around(pretrained).mistakes
+    assert (
+        "training.adapter.targets: Unknown target 'no_such'. Known: dense, dense_4h_to_h" in mistake
+    )
+    whole = firm(training=training | {"adapter": {}}, variants={"a": variant_of(adapter)})
+    (mistake,) = look_around(whole).mistakes
+    assert mistake.startswith("variants.a: training.adapter.targets: Unknown target 'c_at")
+
+
+def variant_of(adapter):
+    return {"domain": "law", "training": {"adapter": adapter}}
+
+
 def test_what_lies_elsewhere_is_named_and_not_asked_for(firm):
     source = {"train": ["https://corpus.invalid/b.jsonl", "hf://datasets/a/b/c.jsonl"]}
     findings = look_around(firm(source=source, seed_model={"path": "owner/name"}))

@@ -77,7 +77,7 @@ def test_tokens_and_operations_of_a_training(branched):
     dense = kinds["dense_baseline"].price(sizes, "")
     # 2,048 tokens in steps of 4 blocks of 32; dense has those of three experts.
     assert (expert.num_tokens, dense.num_tokens) == (2048, 3 * 2048)
-    steps = 16 * sizes.model.step(4, length=32, trained_layers=(1, 2))
+    steps = 16 * sizes.model.step(4, length=32, trained=sizes.model.trained((1, 2)))
     # Held-out blocks before and after are forward passes of 4 blocks of two splits at most.
     assert steps <= expert.operations <= steps + sizes.model.forward(2 * 256, length=32)
 

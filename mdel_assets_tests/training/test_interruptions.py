@@ -25,7 +25,7 @@ LONG = TRAINING.model_copy(update={"num_tokens": 32 * 4 * 240, "save_steps": 30}
 class Run:
     """A training in a process of its own, that can be started again and again."""
 
-    def __init__(self, seed, dataset, folder):
+    def __init__(self, seed, dataset, folder, training=LONG):
         self.folder = folder
         self.out, self.work = folder / "out", folder / "work"
         self.out.mkdir(parents=True)
@@ -35,7 +35,7 @@ from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.training.expert import train_expert
 train_expert(
-    ExpertTraining.model_validate_json({LONG.model_dump_json()!r}),
+    ExpertTraining.model_validate_json({training.model_dump_json(exclude_unset=True)!r}),
     seed_folder=Path({str(seed)!r}), dataset_folder=Path({str(dataset)!r}),
     folder=Path({str(self.out)!r}), work_folder=Path({str(self.work)!r}),
 )

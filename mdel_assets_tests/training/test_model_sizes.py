@@ -2,6 +2,8 @@
 
 import pytest
 
+from mdel_assets.experiment.adapters import Adapter
+
 SETTINGS = {
     "gpt_neox": {"num_attention_heads": 4},
     "llama": {"num_attention_heads": 4, "num_key_value_heads": 2},
@@ -25,18 +27,22 @@ def configuration(model_type):
     return pretrained_config(settings, vocab_size=VOCABULARY)
 
 
-def operations_counted(config, trained_layers):
+def operations_counted(config, trained_layers, adapter=None):
     """Return what the counter sees in a forward and a backward pass of the loss that trains."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoModelForCausalLM
 
+    from mdel_assets.training.adapters import Adapted
     from mdel_assets.training.fused_loss import LanguageModelLoss
     from mdel_assets.training.layers import freeze_all_but, resolve_parts
 
     # The counter has no formula for the processor's fused attention.
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    if trained_layers is not None:
+    if adapter:
+        prefixes = resolve_parts(model, trained_layers).prefixes
+        Adapted.of(model, prefixes, adapter).put_into(model, seed=0)
+    elif trained_layers is not None:
         freeze_all_but(model, resolve_parts(model, trained_layers).prefixes)
     loss = LanguageModelLoss(model.train())
     ids_BT = torch.randint(VOCABULARY, (NUM_ROWS, LENGTH))
@@ -61,16 +67,33 @@ def test_operations_of_a_step_are_those_that_torch_counts(model_type, trained_la
     from mdel_assets.training.model_sizes import ModelSizes
 
     config = configuration(model_type)
-    found = ModelSizes(config).step(NUM_ROWS, length=LENGTH, trained_layers=trained_layers)
+    model = ModelSizes(config)
+    found = model.step(NUM_ROWS, length=LENGTH, trained=model.trained(trained_layers))
     assert found == pytest.approx(operations_counted(config, trained_layers), rel=0.02)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "llama", "gpt2"])
+@pytest.mark.parametrize("trained_layers", ["all", (2, "3.mlp")])
+def test_operations_of_a_step_with_adapters_are_those_that_torch_counts(model_type, trained_layers):
+    from mdel_assets.training.model_sizes import ModelSizes
+
+    # A rank as large as this makes adapters a fifth of the operations.
+    config, adapter = configuration(model_type), Adapter(rank=24)
+    model = ModelSizes(config)
+    trained = model.trained(trained_layers, adapter)
+    found = model.step(NUM_ROWS, length=LENGTH, trained=trained)
+    counted = operations_counted(config, trained_layers, adapter)
+    # The first products of the first layer need no gradient of their inputs, but are counted so.
+    assert counted <= found <= 1.06 * counted
+    assert 6 * NUM_ROWS * LENGTH * trained.num_trained > 0.07 * found
 
 
 def test_layers_below_the_first_trained_one_cost_their_forward_pass_alone():
     from mdel_assets.training.model_sizes import ModelSizes
 
     model = ModelSizes(configuration("gpt_neox"))
-    upper = model.step(NUM_ROWS, length=LENGTH, trained_layers=(2, 3))
-    every = model.step(NUM_ROWS, length=LENGTH, trained_layers="all")
+    upper = model.step(NUM_ROWS, length=LENGTH, trained=model.trained((2, 3)))
+    every = model.step(NUM_ROWS, length=LENGTH, trained=model.trained("all"))
     below = model.below(NUM_ROWS * LENGTH, length=LENGTH, first=2)
     # Backward through layers costs twice their forward pass.
     assert every - upper == pytest.approx(2 * below)
