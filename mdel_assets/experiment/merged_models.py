@@ -1,5 +1,6 @@
 """The models of a merge recipe, whole or in slices, and their parameters, in mergekit's schema."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -7,6 +8,8 @@ from pydantic import ConfigDict, Field
 from mdel_assets.experiment.section import Section, Text
 from mdel_assets.merge_methods.settings import Flag, Number
 
+# Between a model's name and that of an adapter that is merged into it first, as in mergekit.
+_PLUS = "+"
 LayerNumber = Annotated[int, Field(ge=0, le=10**6)]
 
 
@@ -33,6 +36,20 @@ def without_modules(content: Any) -> Any:
     return {**rest, **module} | ({"parameters": parameters} if parameters else {})
 
 
+def adapter_of(name: str) -> tuple[str, str | None]:
+    """Return the two names in ``model+adapter``; None in place of the second if there is one.
+
+    The path of a folder that exists names one model, whatever it contains.
+    """
+    model, plus, adapter = name.partition(_PLUS)
+    return (model, adapter) if plus and not Path(name).expanduser().exists() else (name, None)
+
+
+def with_adapter(model: str, adapter: str | None) -> str:
+    """Return the name of ``model`` with ``adapter`` merged into it."""
+    return model if adapter is None else f"{model}{_PLUS}{adapter}"
+
+
 class ModelParameters(Section):
     """Parameters of one model in a recipe; the others have the method's default."""
 
@@ -55,7 +72,7 @@ class MergeModel(Section):
     """One model of a recipe.
 
     ``expert:<domain>``, ``expert:*``, ``random:*`` (the random split's experts), ``seed``, or a
-    folder.
+    folder. ``model+adapter`` is a model into which a LoRA adapter is merged first.
     """
 
     model: Text

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
+from mdel_assets.experiment.merged_models import adapter_of, with_adapter
 from mdel_assets.experiment.mistakes import sentences
 from mdel_assets.experiment.mixtures import mistakes_in_mixtures
 from mdel_assets.experiment.model_keys import Family
@@ -193,6 +194,9 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
 
 def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     """Return why a recipe cannot use a model of this name; None if it can."""
+    model, adapter = adapter_of(model)
+    if adapter is not None:
+        return _model_mistake(experiment, model) or _adapter_mistake(experiment, model, adapter)
     family, _, key = model.partition(":")
     made = [*Family.MERGED.keys(experiment.merges), *Family.MIXTURE.keys(experiment.mixtures)]
     own = set(experiment.model_keys) - set(made)
@@ -214,6 +218,18 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     if experiment.folder and experiment.place_of_model(model) != model:
         return None
     return f"'{model}' does not name a model. Expected {_MODELS}"
+
+
+def _adapter_mistake(experiment: "Experiment", model: str, adapter: str) -> str | None:
+    """Return why a recipe cannot merge this adapter into this model; None if it can."""
+    if model.endswith(":*") or model.startswith("merged:"):
+        return (
+            f"'{with_adapter(model, adapter)}': an adapter is merged into one model that is there "
+            f"already. Name one, such as seed or expert:<domain>"
+        )
+    if "/" in adapter or adapter.startswith("~") or experiment.place_of_model(adapter) != adapter:
+        return None
+    return f"'{adapter}' does not name an adapter. Expected a folder, or a Hub id OWNER/NAME"
 
 
 def _stage_mistakes(experiment: "Experiment", name: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from mdel_assets.errors import (
     unknown_name_message,
 )
 from mdel_assets.experiment.experiment import TEST_SHARD, VALIDATION_SHARD, Experiment, Shard
+from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.experiment.rules import (
     mistakes_of_mixing,
     mistakes_of_scoring,
@@ -258,8 +259,25 @@ def _look_at_other_models(experiment: Experiment, findings: Findings) -> None:
         _look_at_model(place, experiment, source.path, findings)
     for name, recipe in experiment.merges.items():
         for model in dict.fromkeys(recipe.model_names):
-            if ":" not in model and model not in experiment.model_keys:
-                _look_at_model(f"merges.{name}", experiment, model, findings)
+            own, adapter = adapter_of(model)
+            if adapter is not None:
+                _look_at_adapter(f"merges.{name}", experiment, adapter, findings)
+            if ":" not in own and own not in experiment.model_keys:
+                _look_at_model(f"merges.{name}", experiment, own, findings)
+
+
+def _look_at_adapter(place: str, experiment: Experiment, name: str, findings: Findings) -> None:
+    from mdel_assets.hub.sources import hub_reference
+    from mdel_assets.store.lora_files import adapter_config
+
+    folder = experiment.place_of_model(name)
+    if hub_reference(folder):
+        findings.notes.append(f"{place}: {name} is taken as a Hub id and not checked")
+        return
+    try:
+        adapter_config(Path(folder).expanduser())
+    except MdelError as error:
+        findings.mistakes.append(f"{place}: {error}")
 
 
 def _look_at_model(place: str, experiment: Experiment, name: str, findings: Findings) -> bool:

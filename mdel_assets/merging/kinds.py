@@ -5,6 +5,7 @@ from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.merged_models import adapter_of, with_adapter
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Input, Kind, by_inputs, model_input
 from mdel_assets.line.lineage import Lineage, present
@@ -59,8 +60,8 @@ def _named_models(experiment: Experiment, key: str) -> Iterator[Input]:
             yield from _named_models(experiment, stage)
             if stage in experiment.searched_recipes:
                 yield Input("searched_merge", stage)
-        elif member.name in known:
-            yield model_input(TRAINED, member.name)
+        elif (own := adapter_of(member.name)[0]) in known:
+            yield model_input(TRAINED, own)
 
 
 def _models_and_weights(experiment: Experiment, key: str) -> list[Input]:
@@ -83,10 +84,16 @@ def _recipe(lineage: Lineage, key: str, *, before: Artifact) -> dict[str, Any]:
     known, last = set(experiment.model_keys), before.last_record()
     place, notes = experiment.place_of_model, lineage.root / "work" / "verified"
     recipe = experiment.merges[key]
-    digests = {
-        member.name: outside_digest(
-            place(member.name), before=last, notes=notes, with_tokenizer=recipe.reads_tokenizers
+
+    def digest(name: str | None) -> Any:
+        if name is None or name in known:
+            return name
+        return outside_digest(
+            place(name), before=last, notes=notes, with_tokenizer=recipe.reads_tokenizers
         )
+
+    digests = {
+        member.name: with_adapter(*map(digest, adapter_of(member.name)))
         for member in members
         if member.name not in known and not stage_of(member.name)
     }

@@ -9,12 +9,13 @@ import yaml
 
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import MergeRecipe
-from mdel_assets.experiment.merged_models import MergeSlice
+from mdel_assets.experiment.merged_models import MergeSlice, adapter_of, with_adapter
 from mdel_assets.experiment.merged_tokenizer import MergedTokenizer
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.merge_methods.settings import number_setting
 from mdel_assets.store.carry_over import is_of_tokenizer
 from mdel_assets.store.digests import text_digest
+from mdel_assets.store.lora_files import CONFIG_NAME, LORA_NAME
 from mdel_assets.store.verification import Notes
 
 FOLDER_PREFIX = "folder:"
@@ -169,6 +170,11 @@ def with_weights(members: Members, weights: Mapping[str, Any]) -> Members:
 
 
 def _one(model: str, recipe_name: str, domains: Sequence[str]) -> str:
+    model, adapter = adapter_of(model)
+    return with_adapter(_one_model(model, recipe_name, domains), adapter)
+
+
+def _one_model(model: str, recipe_name: str, domains: Sequence[str]) -> str:
     domain = model.removeprefix("expert:")
     if domain == model:
         return model
@@ -246,7 +252,10 @@ def without_folders(written: str) -> str:
 
 
 def _without_folder(model: str) -> str:
-    return Path(model).name if Path(model).is_absolute() else model
+    def name(path: str | None) -> Any:
+        return Path(path).name if path and Path(path).is_absolute() else path
+
+    return with_adapter(*map(name, adapter_of(model)))
 
 
 def recipe_parameters(member: Member | SlicedMember) -> dict[str, Any]:
@@ -277,11 +286,12 @@ def folder_digest(folder: Path, *, notes: Path | None = None, with_tokenizer: bo
             f"'{folder}' is not a model. Expected 'seed', 'expert:<domain>', a model folder or a "
             f"Hub id (OWNER/NAME or OWNER/NAME@REVISION). Correct the recipe."
         )
+    wanted = CONFIG_NAME if (folder / LORA_NAME).is_file() else "config.json"
     names = sorted(
         path.name
         for path in folder.iterdir()
         if path.suffix == ".safetensors"
-        or path.name == "config.json"
+        or path.name in ("config.json", wanted)
         or (with_tokenizer and is_of_tokenizer(path.name))
     )
     if not any(name.endswith(".safetensors") for name in names):

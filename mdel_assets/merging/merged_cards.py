@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
+from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.hub.sources import hub_reference
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import FOLDER_PREFIX, stage_of, without_folders
 from mdel_assets.merging.model_card import model_card
-from mdel_assets.merging.outside_models import HUB_PREFIX, outside_folder, outside_reference
+from mdel_assets.merging.outside_models import (
+    HUB_PREFIX,
+    digests_in,
+    outside_folder,
+    outside_reference,
+)
 from mdel_assets.merging.recipe_members import members_of_all_stages, recipe_members
 from mdel_assets.scoring.report_rows import ReportRow, rows_of
 from mdel_assets.store.artifacts import Artifact
@@ -98,8 +104,9 @@ def _outside_models(
     for member, (digest, _) in zip(members, config["members"], strict=True):
         if stage := stage_of(member.name):
             yield from _outside_models(lineage, stage, config["stages"][stage])
-        elif digest.startswith((FOLDER_PREFIX, HUB_PREFIX)):
-            yield member.name, digest
+        else:
+            named = zip(adapter_of(member.name), digests_in(digest), strict=False)
+            yield from ((n, d) for n, d in named if n and d.startswith((FOLDER_PREFIX, HUB_PREFIX)))
 
 
 def _models(lineage: Lineage, recipe_name: str) -> list[Artifact]:

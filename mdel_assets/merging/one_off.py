@@ -12,10 +12,11 @@ import yaml
 
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
+from mdel_assets.experiment.merged_models import adapter_of, with_adapter
 from mdel_assets.experiment.merged_tokenizer import BASE, UNION
 from mdel_assets.experiment.mistakes import validated
 from mdel_assets.merging.model_card import CARD_NAME, model_card
-from mdel_assets.merging.outside_models import HUB_PREFIX
+from mdel_assets.merging.outside_models import HUB_PREFIX, digests_in
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.stages import PlannedMerge
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
@@ -117,10 +118,18 @@ def _beside(folder: Path, content: Any, stages: Collection[Any]) -> Any:
     if not isinstance(content, dict):
         return content
 
+    taken = {*stages, BASE, UNION}
+
+    def placed_one(name: str | None) -> Any:
+        is_there = name is not None and name not in taken and (folder / name).is_dir()
+        return str(folder / str(name)) if is_there else name
+
     def placed(name: Any) -> Any:
-        taken = {*stages, BASE, UNION}
-        is_there = isinstance(name, str) and name not in taken and (folder / name).is_dir()
-        return str(folder / name) if is_there else _beside(folder, name, stages)
+        if not isinstance(name, str):
+            return _beside(folder, name, stages)
+        if (folder / name).is_dir():
+            return placed_one(name)
+        return with_adapter(*map(placed_one, adapter_of(name)))
 
     names = ("model", "base_model", "tokenizer_source", "source")
     return {k: placed(v) if k in names else _beside(folder, v, stages) for k, v in content.items()}
@@ -185,11 +194,24 @@ def shown_names(merge: PlannedMerge) -> dict[str, str]:
 
 
 def _shown(entry: MergeInput) -> str:
-    digest = entry.digest or ""
-    return digest.removeprefix(HUB_PREFIX) if digest.startswith(HUB_PREFIX) else entry.name
+    return with_adapter(*map(_shown_one, adapter_of(entry.name), _digests(entry)))
+
+
+def _shown_one(name: str | None, digest: str | None) -> Any:
+    is_on_hub = (digest or "").startswith(HUB_PREFIX)
+    return str(digest).removeprefix(HUB_PREFIX) if is_on_hub else name
 
 
 def _place(entry: MergeInput) -> str:
     """Return a model's name in a recipe that is to be repeated on this machine."""
-    is_on_hub = (entry.digest or "").startswith(HUB_PREFIX)
-    return _shown(entry) if is_on_hub else str(entry.folder.resolve())
+    folders = (entry.folder, entry.adapter)
+    places = [str(folder.resolve()) if folder else None for folder in folders]
+    return with_adapter(*map(_shown_one, places, _digests(entry)))
+
+
+def _digests(entry: MergeInput) -> tuple[str | None, str | None]:
+    """Return the digest of a model, and that of the adapter that is merged into it."""
+    if entry.adapter is None:
+        return entry.digest, None
+    model, adapter = digests_in(entry.digest or "+")
+    return model, adapter

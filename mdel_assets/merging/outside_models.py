@@ -41,7 +41,13 @@ def outside_digest(
 def _members(config: Mapping[str, Any]) -> list[str]:
     """Return what stands for a merge's models in its identity, for those of all its stages."""
     within = [name for stage in config.get("stages", {}).values() for name in _members(stage)]
-    return [*(name for name, *_ in config.get("members", [])), *within]
+    named = [name for name, *_ in config.get("members", [])]
+    return [*(part for name in named for part in digests_in(name)), *within]
+
+
+def digests_in(digest: str) -> list[str]:
+    """Return what stands for a model and, if one is merged into it, for its adapter."""
+    return digest.split("+")
 
 
 def outside_folder(name: str, *, digest: str) -> Path:

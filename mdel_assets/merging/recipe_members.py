@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.line.kind import Task
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import Member, Members, members_of, stage_of, with_weights
-from mdel_assets.merging.outside_models import outside_folder
+from mdel_assets.merging.outside_models import digests_in, outside_folder
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.stages import Intermediate, PlannedMerge
 from mdel_assets.store.records import Record
@@ -38,11 +39,15 @@ def weighted_recipe(lineage: Lineage, recipe_name: str) -> tuple[MergeRecipe, Me
 
 
 def members_of_all_stages(lineage: Lineage, recipe: str) -> list[Member]:
-    """Return the models of a recipe and of the recipes that it is made from, each once."""
+    """Return the models of a recipe and of the recipes that it is made from, each once.
+
+    Adapters that are merged into them are left out.
+    """
     found: dict[str, Member] = {}
     for member in recipe_members(lineage, recipe):
         stage = stage_of(member.name)
-        within = members_of_all_stages(lineage, stage) if stage else [member]
+        own = Member(adapter_of(member.name)[0], member.parameters)
+        within = members_of_all_stages(lineage, stage) if stage else [own]
         found |= {one.name: one for one in within}
     return list(found.values())
 
@@ -71,6 +76,12 @@ def merge_inputs(task: Task, members: Members) -> list[MergeInput]:
 
 def merge_input(lineage: Lineage, member: Member, *, digest: str) -> MergeInput:
     """Return where a member's model lies and, by its record, in which tensors it differs."""
+    model, adapter = adapter_of(member.name)
+    if adapter is not None:
+        of_model, of_adapter = digests_in(digest)
+        found = merge_input(lineage, Member(model, member.parameters), digest=of_model)
+        place = lineage.experiment.place_of_model(adapter)
+        return found.with_adapter(member.name, outside_folder(place, digest=of_adapter), digest)
     if member.name not in lineage.experiment.model_keys:
         place = lineage.experiment.place_of_model(member.name)
         folder = outside_folder(place, digest=digest)

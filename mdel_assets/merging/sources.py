@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
 from mdel_assets.merging.tied_output import OUTPUT_NAME, with_one_form
-from mdel_assets.store.tensor_files import TensorFolder
+from mdel_assets.store.lora_files import LoraFolder
+from mdel_assets.store.tensor_files import TensorFolder, torch_dtype
 from mdel_assets.store.tensor_headers import StoredTensor
 from mdel_assets.store.tensor_names import common_names
 
@@ -30,7 +31,8 @@ class MergeInput:
 
     ``trained_prefixes`` are the prefixes of the names of tensors that may differ from the seed;
     everything else equals the seed to the bit. None if this is unknown. ``digest`` replaces its
-    name in random draws if the name is only a path.
+    name in random draws if the name is only a path. ``adapter`` is the folder of a LoRA adapter
+    that is merged into it.
     """
 
     name: str
@@ -38,15 +40,21 @@ class MergeInput:
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trained_prefixes: tuple[str, ...] | None = None
     digest: str | None = None
+    adapter: Path | None = None
+
+    def with_adapter(self, name: str, folder: Path, digest: str) -> "MergeInput":
+        """Return the model called ``name``, into which the adapter in ``folder`` is merged."""
+        return MergeInput(name, self.folder, self.parameters, digest=digest, adapter=folder)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An input's tensors, by their common names."""
+    """An input's tensors, by their common names, with its adapter merged into them."""
 
     entry: MergeInput
     tensors: TensorFolder
     own_names: Mapping[str, str]
+    adapter: LoraFolder | None
 
     def is_frozen(self, name: str) -> bool | None:
         """Whether the model's record says that the tensor is the seed's; None without a record."""
@@ -58,8 +66,18 @@ class Source:
         return self.tensors.stored[self.own_names[name]]
 
     def read_stored(self, name: str, first: int, last: int) -> "torch.Tensor":
-        """Return elements ``first`` to ``last`` (exclusive) as they are stored."""
-        return self.tensors.read_flat(self.own_names[name], first, last)
+        """Return elements ``first`` to ``last`` (exclusive) in the dtype of the files."""
+        return self._read(name, first, last).to(torch_dtype(self.stored(name).dtype))
+
+    def _read(self, name: str, first: int, last: int) -> "torch.Tensor":
+        """Return elements as they are stored, or in fp32 where the adapter changes them."""
+        own = self.own_names[name]
+        found = self.tensors.read_flat(own, first, last)
+        if self.adapter is None or not self.adapter.changes(own):
+            return found
+        widened = found.float()
+        self.adapter.add_to(widened, own, self.tensors.shapes[own], first=first)
+        return widened
 
     def read(self, name: str, first: int, last: int, *, check: bool = True) -> "torch.Tensor":
         """Return elements ``first`` to ``last`` (exclusive) in fp32.
@@ -70,7 +88,7 @@ class Source:
         """
         import torch
 
-        found = self.read_stored(name, first, last).to(torch.float32)
+        found = self._read(name, first, last).to(torch.float32)
         if check and not math.isfinite(largest_magnitude(found)):
             raise MergeError(
                 f"{self.entry.name} holds a NaN or infinity in {name}. Train it again, or remove "
@@ -86,7 +104,10 @@ def open_sources(inputs: Sequence[MergeInput], *, model_folder: Path) -> Iterato
         found = []
         for entry in inputs:
             tensors = stack.enter_context(TensorFolder(entry.folder))
-            found.append(Source(entry, tensors, common_names(tensors.shapes)))
+            names, added = common_names(tensors.shapes), None
+            if entry.adapter:
+                added = LoraFolder(entry.adapter, tensors.shapes, name=entry.name)
+            found.append(Source(entry, tensors, names, added))
         yield with_one_form(found, model_folder=model_folder)
 
 

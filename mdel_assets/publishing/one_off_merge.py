@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mdel_assets.errors import MergeError, UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe, refuse_wrong_number
+from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
@@ -132,7 +133,12 @@ def publish_one_off(
         name=publisher.backend.loading_name(repository),
         merge_method=merged.merge_method,
         told=(merged.folder / CARD_NAME).read_text("utf-8"),
-        base_models=[r.name for name in merge.located() if (r := outside_reference(name))],
+        base_models=[
+            found.name
+            for name in merge.located()
+            for one in adapter_of(name)
+            if one and (found := outside_reference(one))
+        ],
         domains=domains,
     )
     files: dict[str, Outgoing] = {
@@ -209,12 +215,16 @@ def refuse_publishing(lineage: Lineage, merge: PlannedMerge, repository: Reposit
 def _own_models(lineage: Lineage, merge: PlannedMerge) -> dict[str, Artifact]:
     """Return the models of the experiment that take part, by their names."""
     own = set(lineage.experiment.model_keys)
-    return {name: lineage.model(name) for name in merge.located() if name in own}
+    names = dict.fromkeys(adapter_of(name)[0] for name in merge.located())
+    return {name: lineage.model(name) for name in names if name in own}
 
 
 def _require_known(lineage: Lineage, name: str) -> None:
     """Raise `UnknownKeyError` where ``name`` is no model of the experiment, folder or Hub id."""
     experiment = lineage.experiment
+    name, adapter = adapter_of(name)
+    if adapter is not None:
+        _refuse_missing_adapter(adapter)
     experts = [f"expert:{key}" for key in experiment.domain_keys]
     if name in ("expert:*", *experts, *experiment.model_keys):
         return
@@ -227,8 +237,22 @@ def _require_known(lineage: Lineage, name: str) -> None:
     )
 
 
+def _refuse_missing_adapter(name: str) -> None:
+    if not (Path(name).expanduser().is_dir() or outside_reference(name)):
+        raise UnknownKeyError(
+            f"There is no adapter '{name}': expected a folder, or a Hub id (OWNER/NAME or "
+            f"OWNER/NAME@REVISION), after the + of a model."
+        )
+
+
 def _locate(lineage: Lineage, member: Member, *, with_tokenizer: bool) -> MergeInput:
     """Return where a model lies, under the name that a card may show."""
+    model, adapter = adapter_of(member.name)
+    if adapter is not None:
+        found = _locate(lineage, Member(model, member.parameters), with_tokenizer=with_tokenizer)
+        added = _locate(lineage, Member(adapter), with_tokenizer=False)
+        name, digest = (f"{one}+{other}" for one, other in _in_pairs(found, added))
+        return found.with_adapter(name, added.folder, digest)
     if member.name in lineage.experiment.model_keys:
         found = merge_input(lineage, member, digest="")
         fingerprint = lineage.model(member.name).require().fingerprint
@@ -237,6 +261,11 @@ def _locate(lineage: Lineage, member: Member, *, with_tokenizer: bool) -> MergeI
     folder = outside_folder(member.name, digest=digest)
     shown = member.name if outside_reference(member.name) else folder.resolve().name
     return MergeInput(shown, folder, member.parameters, digest=digest)
+
+
+def _in_pairs(model: MergeInput, adapter: MergeInput) -> list[tuple[str, str]]:
+    """Return the names of a model and an adapter, and their digests."""
+    return [(model.name, adapter.name), (model.digest or "", adapter.digest or "")]
 
 
 def _domains_behind(lineage: Lineage, merge: PlannedMerge) -> Sequence[str]:

@@ -10,12 +10,12 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
-from mdel_assets.store.tensor_headers import StoredTensor, read_header, read_json
+from mdel_assets.store.tensor_headers import read_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,9 @@ _FEATURES = (
 )
 # Beginnings of adapters with which the base's weights stay those of the base.
 _PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+_REMEDY = (
+    "Merge it with PEFT (merge_and_unload), save the model, and name its folder in place of both."
+)
 # Elements that are computed at a time, few enough for a processor's cache.
 _AT_ONCE = 1 << 16
 _KEPT_FACTORS = 4
@@ -88,47 +91,31 @@ class Factors:
 
 
 class LoraFolder:
-    """The LoRA adapter in a folder; ``modules`` are the names of the layers that it changes.
+    """The LoRA adapter in a folder, for a model with tensors of these ``shapes``.
+
+    ``name`` is that of both in messages.
 
     Raises:
-        MergeError: it is not an adapter as PEFT writes them, or does something that is not
-            supported.
+        MergeError: it is not an adapter as PEFT writes them, does something that is not supported,
+            or does not fit the model.
 
     """
 
-    def __init__(self, folder: Path, *, name: str) -> None:
-        self.name = name
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], *, name: str) -> None:
         self._path = folder / LORA_NAME
-        self._config = _config(folder, name)
-        self._pairs = dict(_pairs(self._path, name))
-        self.modules = frozenset(self._pairs)
+        self._config = adapter_config(folder)
+        self._modules = _modules_by_weight(_pairs(self._path), shapes, name)
         self._factors = functools.lru_cache(maxsize=_KEPT_FACTORS)(self._read_factors)
 
     def changes(self, weight: str) -> bool:
         """Whether it changes the tensor called ``weight``."""
-        return weight.removesuffix(".weight") in self.modules and weight.endswith(".weight")
+        return weight in self._modules
 
     def add_to(
         self, values: "torch.Tensor", weight: str, shape: tuple[int, ...], *, first: int
     ) -> None:
         """Add the change to fp32 elements of ``weight`` from ``first`` on, in place."""
-        self._factors(weight.removesuffix(".weight"), shape).add_to(values, first=first)
-
-    def refuse_misfits(self, shapes: Mapping[str, tuple[int, ...]], *, base: str) -> None:
-        """Raise `MergeError` if a model with tensors of these shapes has not what it changes."""
-        for module, (a, b) in self._pairs.items():
-            wanted, found = (b.shape[0], a.shape[1]), shapes.get(f"{module}.weight")
-            if found is None:
-                raise MergeError(
-                    f"The adapter {self.name} changes {module}, which {base} does not have. Merge "
-                    f"it with the model that it was trained for."
-                )
-            if found not in (wanted, wanted[::-1]):
-                raise MergeError(
-                    f"The adapter {self.name} changes {module} of shape {list(wanted)}, but in "
-                    f"{base} its weight is {list(found)}. Merge it with the model that it was "
-                    f"trained for."
-                )
+        self._factors(self._modules[weight], shape).add_to(values, first=first)
 
     def _read_factors(self, module: str, shape: tuple[int, ...]) -> Factors:
         from safetensors import safe_open
@@ -151,11 +138,12 @@ class LoraFolder:
         return float(alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank))
 
 
-def _config(folder: Path, name: str) -> dict[str, Any]:
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the adapter in ``folder``; raises as `LoraFolder`."""
     path = folder / CONFIG_NAME
     if not path.is_file() or not (folder / LORA_NAME).is_file():
         raise MergeError(
-            f"{name} is not an adapter: {folder} has no {CONFIG_NAME} with an {LORA_NAME}. Give a "
+            f"{folder} is not an adapter: it has no {CONFIG_NAME} with an {LORA_NAME}. Give a "
             f"folder or a repository as PEFT saves them (save_pretrained)."
         )
     try:
@@ -164,7 +152,9 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         raise MergeError(f"{path} is not JSON ({error}). Fetch it or make it again.") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise MergeError(f"The adapter {name} is of type {kind}; only LORA can be merged here.")
+        raise MergeError(
+            f"The adapter {folder} is of type {kind}; only LORA can be merged here. {_REMEDY}"
+        )
     used = [feature for feature in _FEATURES if config.get(feature)]
     if config.get("bias", "none") != "none":
         used.append(f"bias: {config['bias']}")
@@ -172,33 +162,52 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
         used.append(f"init_lora_weights: {config['init_lora_weights']}")
     if used:
         raise MergeError(
-            f"The adapter {name} uses {', '.join(used)}, which is not supported here. Merge it "
-            f"with PEFT (merge_and_unload), save the model, and name its folder instead."
+            f"The adapter {folder} uses {', '.join(used)}, which is not supported here. {_REMEDY}"
         )
     return dict(config)
 
 
-def _pairs(path: Path, name: str) -> Iterator[tuple[str, tuple[StoredTensor, StoredTensor]]]:
-    """Yield each module that an adapter changes, with the places of its two matrices."""
-    halves: dict[str, dict[str, StoredTensor]] = {}
+def _pairs(path: Path) -> dict[str, tuple[int, int]]:
+    """Return the (out, in) features of each module that an adapter's file changes."""
+    halves: dict[str, dict[str, tuple[int, ...]]] = {}
     strange = []
     for key, tensor in read_header(path).items():
         match = _FACTOR.fullmatch(key.removeprefix(PREFIX))
         if match is None or not key.startswith(PREFIX) or len(tensor.shape) != 2:
             strange.append(key)
         else:
-            halves.setdefault(match["module"], {})[match["which"]] = tensor
-    strange += [
-        module
-        for module, pair in halves.items()
-        if len(pair) < 2 or pair["A"].shape[0] != pair["B"].shape[1]
-    ]
+            halves.setdefault(match["module"], {})[match["which"]] = tensor.shape
+    for module, pair in halves.items():
+        if len(pair) < 2 or pair["A"][0] != pair["B"][1] or not pair["A"][0]:
+            strange.append(module)
     if strange or not halves:
         shown = ", ".join(sorted(strange)[:3]) or "no tensor"
         raise MergeError(
-            f"The adapter {name} holds {shown}; only pairs of lora_A and lora_B of linear layers "
-            f"can be merged here. Merge it with PEFT (merge_and_unload), save the model, and name "
-            f"its folder instead."
+            f"{path} holds {shown}; only pairs of lora_A and lora_B of linear layers can be merged "
+            f"here. {_REMEDY}"
         )
-    for module, pair in halves.items():
-        yield module, (pair["A"], pair["B"])
+    return {module: (pair["B"][0], pair["A"][1]) for module, pair in halves.items()}
+
+
+def _modules_by_weight(
+    features: Mapping[str, tuple[int, int]], shapes: Mapping[str, tuple[int, ...]], name: str
+) -> dict[str, str]:
+    """Return which module each weight of a model belongs to, of those that an adapter changes."""
+    found = {}
+    for module, wanted in features.items():
+        # GPT-2's files on the Hub leave out the first part of names.
+        names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
+        weight = next((one for one in names if one in shapes), None)
+        if weight is None:
+            raise MergeError(
+                f"{name}: the adapter changes {module}, which the model does not have. Merge it "
+                f"into the model that it was trained for."
+            )
+        if tuple(shapes[weight]) not in (wanted, wanted[::-1]):
+            raise MergeError(
+                f"{name}: the adapter changes {module} of {wanted[0]} output and {wanted[1]} input "
+                f"features, but its weight is {list(shapes[weight])}. Merge it into the model that "
+                f"it was trained for."
+            )
+        found[weight] = module
+    return found
