@@ -5,8 +5,10 @@ product once, in fp32, when it is done. What is stored of the model is its merge
 every later step reads it like any other.
 """
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -108,7 +110,7 @@ class Adapted:
         from torch import nn
 
         require_peft()
-        modules = adapted_modules(model, prefixes, adapter)
+        modules = _that_work(model, adapted_modules(model, prefixes, adapter), adapter)
         other = [n for n in modules if not isinstance(model.get_submodule(n), nn.Linear)]
         return cls(adapter, modules, frozenset(other))
 
@@ -127,7 +129,12 @@ class Adapted:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inject_adapter_in_model(copy.deepcopy(self._config()), model)
+            try:
+                inject_adapter_in_model(copy.deepcopy(self._config()), model)
+            except ValueError as error:
+                raise TrainingError(
+                    f"PEFT refuses training.adapter: {error} Name other layers in its targets."
+                ) from error
         return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
     def finish(
@@ -204,6 +211,49 @@ class Adapted:
             target_modules=self.modules,
             fan_in_fan_out=bool(self.transposed),
         )
+
+
+def _that_work(model: Any, modules: Sequence[str], adapter: Adapter) -> list[str]:
+    """Return the modules that an adapter has an effect on, by a pass over two tokens.
+
+    Left out, or refused where ``adapter`` names its targets, are layers that give more than their
+    product, such as a mixture's router. Layers that never run because something else reads their
+    weight, as in Mamba, are refused.
+    """
+    import torch
+
+    from mdel_assets.training.stored_precision import weights_read_directly
+
+    unused, other = set(modules), set()
+
+    def note(name: str, given: Any) -> None:
+        unused.discard(name)
+        if not isinstance(given, torch.Tensor):
+            other.add(name)
+
+    with contextlib.ExitStack() as stack, torch.inference_mode():
+        for name in modules:
+            hook = functools.partial(lambda name, *seen: note(name, seen[-1]), name)
+            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+        ids_BT = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+        model(input_ids=ids_BT, use_cache=False)
+    # Experts of a mixture that no token went to did not run, either.
+    read = weights_read_directly(model) if unused else set()
+    if found := sorted(n for n in unused if id(model.get_submodule(n).weight) in read):
+        raise TrainingError(
+            f"training.adapter: this model reads the weights of {_listed(found)} without running "
+            f"these layers, so adapters there would have no effect. Name others in adapter.targets."
+        )
+    if other and adapter.targets is not None:
+        raise TrainingError(
+            f"training.adapter: {_listed(sorted(other))} give more than a product in this model, "
+            f"so that they take no adapter. Name others in adapter.targets."
+        )
+    return [name for name in modules if name not in other]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(map(_last, names)))
 
 
 def _own_name(module: str, which: str) -> str:

@@ -4,11 +4,17 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mdel_assets.defs.launch import run_line
+from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
+from mdel_assets.maintenance.experiment_checks import look_around
+from mdel_assets.merging.members import without_folders
 from mdel_assets.planning.devices import device_of_rate
 from mdel_assets.planning.planned import plan_run
 from mdel_assets.publishing.steps import publish_expert
@@ -100,3 +106,23 @@ def test_it_is_published_with_its_adapter(line, hub):  # noqa: F811
     card = held["README.md"].decode()
     assert f'PeftModel.from_pretrained(seed, "{OWNER}/expert-arxiv", subfolder="adapter")' in card
     assert "Adapters in layers 1, 2 were trained (1," in card
+
+
+def test_a_recipe_that_adds_the_adapter_to_the_seed_makes_the_expert_again(line):
+    experiment, home, _, _ = line
+    folder = home.lineage(experiment).folder("expert_model", "arxiv")
+    again = {"merge_method": "linear", "models": [{"model": f"seed+{folder / 'adapter'}"}]}
+    recipes = experiment.merges | {"again": MergeRecipe.model_validate(again)}
+    lineage = home.lineage(experiment.model_copy(update={"merges": recipes}))
+    assert look_around(lineage).mistakes == []
+    made = make_one(lineage, "merged_model", "again")
+    ours = load_file(lineage.folder("merged_model", "again") / "model.safetensors")
+    expert = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(t.equal(expert[n.replace("embed_out", "lm_head")]) for n, t in ours.items())
+    ((digest, _),) = made.config["members"]
+    assert digest.startswith("seed+folder:")
+    made_in = lineage.folder("merged_model", "again")
+    assert "`adapter`" in (made_in / "README.md").read_text()
+    written = without_folders((made_in / "mergekit_config.yml").read_text())
+    assert yaml.safe_load(written)["models"] == [{"model": "seed+adapter"}]
+    assert lineage.stale("merged_model", "again") is None

@@ -57,6 +57,25 @@ CASES = [
         ["deep.training.block_size is 99"],
     ),
     ("max_length: 32", "max_length: 1", ["evaluation.max_length: expected 2 or more, got 1"]),
+    # Adapters.
+    (LAYERS, "[1], adapter: {rank: 0}", ["training.adapter.rank: expected 1 or more, got 0"]),
+    (LAYERS, "[1], adapter: {rnk: 4}", ["training.adapter: Unknown key 'rnk'", "'rank'"]),
+    (LAYERS, "[1], adapter: {alpha: 0}", ["training.adapter.alpha"]),
+    (LAYERS, "[1], adapter: {targets: []}", ["training.adapter.targets"]),
+    (LAYERS, "[1], adapter: {dropout: 1.0}", ["training.adapter.dropout"]),
+    (LAYERS, "[1, head], adapter: {}", ["names head: remove head or the adapter"]),
+    ("    block_size: 32", "    block_size: 32\n    adapter: {}", ["Unknown key 'adapter'"]),
+    (
+        PAIR,
+        recipe('[{model: "expert:*+./a"}, {model: seed}]'),
+        ["'expert:*+./a': an adapter is merged into one model that is there already"],
+    ),
+    (
+        PAIR,
+        recipe('[{model: "expert:lw+./a"}, {model: seed}]'),
+        ["Unknown domain 'lw'. Did you mean 'law'"],
+    ),
+    (PAIR, recipe("[{model: seed+lora}, {model: seed}]"), ["'lora' does not name an adapter"]),
     # Layers.
     (LAYERS, "[1, 7]", ["training.trained_layers: layer 7 does not exist", "0 to 2"]),
     (LAYERS, "[-4]", ["layer -4 does not exist"]),

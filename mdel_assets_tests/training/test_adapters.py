@@ -16,6 +16,7 @@ from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.training.expert import train_expert
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import TRAINING
+from mdel_assets_tests.families import FAMILIES
 from mdel_assets_tests.training.test_interruptions import LONG, Run
 
 IDS = torch.arange(48).reshape(2, 24) * 7 % 320
@@ -180,6 +181,30 @@ def test_a_target_that_cannot_be_adapted_is_refused(
 ):
     with pytest.raises(TrainingError, match=message):
         train(make_model("llama"), dataset, tmp_path, adapter=Adapter(**changes))
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon", "gptj", "mixtral", "opt", "phimoe", "rwkv"])
+def test_other_families_are_adapted_too(make_model, dataset, tmp_path, family):
+    seed = make_model(family, **FAMILIES[family])
+    train(seed, dataset, tmp_path, num_tokens=512)
+    stored = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in stored.items() if "lora_B" in name)
+    with torch.no_grad():
+        ours, by_peft = (m(IDS).logits for m in both(seed, tmp_path / "out"))
+    assert (ours - by_peft).abs().max() < 1e-4
+
+
+def both(seed, folder):
+    return loaded(folder), adapted(seed, folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [("jamba", "reads the weights of dt_proj without"), ("mamba", "reads the weights of ")],
+)
+def test_layers_that_never_run_are_refused(make_model, dataset, tmp_path, family, message):
+    with pytest.raises(TrainingError, match=message):
+        train(make_model(family, **FAMILIES[family]), dataset, tmp_path)
 
 
 def test_layers_without_linear_layers_are_refused(make_model, dataset, tmp_path):
