@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
+from mdel_assets.experiment.adapters import Adapter
 from mdel_assets.home import MdelHome
 from mdel_assets.machine.processes import require_processes
 from mdel_assets.training.optimize import last_whole_checkpoint
@@ -91,6 +92,26 @@ def test_a_worker_makes_the_same_bits_and_its_log_is_dagsters(branched, place, a
     ours, theirs = weights(artifact), weights(alone)
     assert all(ours[name].equal(theirs[name]) for name in theirs)
     assert artifact.require().fingerprint == alone.require().fingerprint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_train_the_adapter_of_one(branched, place, tmp_path, sharded):
+    training = branched[0].training.model_copy(update={"adapter": Adapter(rank=4)})
+    experiment = branched[0].model_copy(update={"training": training})
+    home = MdelHome(shutil.copytree(branched[1].root, tmp_path / "alone"))
+    found = []
+    for where, compute in ((home, {}), (place, TOGETHER | {"sharded": sharded})):
+        result, artifact = train(experiment, where, **compute)
+        assert result.success
+        details = artifact.require().details
+        assert details["changed_though_frozen"] == []
+        stored = load_file(artifact.folder / "adapter" / "adapter_model.safetensors")
+        found.append((details["losses_after"], {n: t.shape for n, t in stored.items()}))
+    (losses, shapes), (theirs, theirs_shapes) = found
+    assert shapes == theirs_shapes
+    for split, loss in losses.items():
+        assert theirs[split] == pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.slow
