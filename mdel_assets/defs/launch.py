@@ -34,7 +34,7 @@ from mdel_assets.machine.child_processes import (
     ending_children,
     workers_deaf_to_interrupts,
 )
-from mdel_assets.machine.memory import give_memory_back
+from mdel_assets.machine.memory import give_memory_back, spare_libraries
 from mdel_assets.machine.side_by_side import prepare
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
 from mdel_assets.store.in_use import using
@@ -295,6 +295,7 @@ class Runner:
 
     def _execute(self, kind: str, shown: str, keys: Sequence[str], **options: Any) -> RunOutcome:
         started = time.monotonic()
+        spare_libraries()
         history, place = "Dagster's history of the run", Path(self.instance.root_directory)
         require_room(history, place, wanted_bytes=RUN_BYTES)
         with explaining_full_disk(history, place), noting_signals() as has_come, using():

@@ -5,6 +5,7 @@ checks on the saved files.
 """
 
 import dataclasses
+import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.machine.memory import collect_garbage
 from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.adapters import Adapted, require_peft
 from mdel_assets.training.layers import (
@@ -147,7 +147,7 @@ def train_layers(
     save_trained(tensors, folder, seed_folder=seed_folder, store=training.store)
     if conditions.is_sharded or not take_stored_values(model, tensors, folder):
         model = states = None
-    collect_garbage()
+    gc.collect()
     model = model or _on_device(precision.load_in_fp32(folder))
     return ExpertResult(
         trained_layers=moving.parts.layers,

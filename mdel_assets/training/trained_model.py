@@ -6,6 +6,7 @@ tensor is in which file. ``from_pretrained``, merging and scoring read both, to 
 link takes no space, and its file stays whole when the seed model is remade.
 """
 
+import gc
 import json
 import shutil
 from collections.abc import Collection, Iterable, Mapping
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.machine.memory import collect_garbage
 from mdel_assets.store.carry_over import carry_over
 from mdel_assets.store.durable_files import link_or_copy
 from mdel_assets.store.tensor_files import (
@@ -52,7 +52,7 @@ def save_trained(
     model.save_pretrained(folder)
     load_tokenizer(seed_folder).save_pretrained(folder)
     del model
-    collect_garbage()
+    gc.collect()
 
 
 def _save_copy(tensors: "Mapping[str, torch.Tensor]", folder: Path, seed_folder: Path) -> None:

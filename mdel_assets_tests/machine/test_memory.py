@@ -2,10 +2,12 @@
 
 import gc
 import os
+import sys
+from types import ModuleType
 
 import psutil
 
-from mdel_assets.machine.memory import collect_garbage, give_memory_back
+from mdel_assets.machine.memory import give_memory_back, spare_libraries
 
 
 class Circle:
@@ -27,12 +29,17 @@ def test_what_refers_to_itself_is_given_back_to_the_system():
     assert process.memory_info().rss - before < 0.2 * held
 
 
-def test_a_process_that_has_not_grown_is_left_alone():
-    collect_garbage()
-    before = gc.get_stats()[2]["collections"]
-    assert not collect_garbage()
-    assert gc.get_stats()[2]["collections"] == before
-    held = bytearray(150 << 20)
-    held[:: 1 << 12] = b"x" * len(held[:: 1 << 12])
-    assert collect_garbage()
-    assert not collect_garbage()
+def test_libraries_are_spared_once_and_what_comes_after_them_is_given_back(monkeypatch):
+    for number in range(100):
+        monkeypatch.setitem(sys.modules, f"library.part_{number}", ModuleType("part"))
+    try:
+        spare_libraries()
+        spared = gc.get_freeze_count()
+        assert spared > 10_000
+        later = [[] for _ in range(1000)]
+        spare_libraries()
+        assert gc.get_freeze_count() <= spared
+        assert any(one is later for one in gc.get_objects())
+        test_what_refers_to_itself_is_given_back_to_the_system()
+    finally:
+        gc.unfreeze()

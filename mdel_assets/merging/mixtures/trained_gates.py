@@ -5,6 +5,7 @@ Branch-Train-MiX (Sukhbaatar et al. 2024, arXiv 2403.07816). It is a training li
 watched, resumable, the last batch the same whether it was interrupted or not.
 """
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 from mdel_assets.experiment.fields import ExpertTraining
 from mdel_assets.experiment.mixtures import GateTraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
-from mdel_assets.machine.memory import collect_garbage
 from mdel_assets.model_families.mixture_families import family_called
 from mdel_assets.model_families.mixture_family import read_content
 from mdel_assets.training.optimize import optimize
@@ -62,7 +62,7 @@ def train_gates(
     balance_load(model, weight=training.load_balancing)
     trained = optimize(model, blocks_NT, settings, work_folder=work_folder, conditions=conditions)
     del model
-    collect_garbage()
+    gc.collect()
     family = family_called(read_content(folder)["model_type"])
     stored = {name: name.replace(f".mlp{_GATE}", f".{family.block}{_GATE}") for name in names}
     write_over(folder, {stored[name]: tensor for name, tensor in trained.tensors.items()})
