@@ -6,7 +6,7 @@ often. Data files in a task's YAML are relative to the folder of that YAML.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from mdel_assets.store.digests import file_digest, text_digest
 
 # The loaders of `datasets` that read files of this machine; other names are of the Hub.
 _FILE_LOADERS = ("json", "csv", "parquet", "arrow", "text", "xml")
+# The arguments of theirs that say where the data lies.
+_PLACES = frozenset({"data_files", "data_dir"})
 _FUNCTION = "!function"
 
 
@@ -24,12 +26,14 @@ _FUNCTION = "!function"
 class OwnTask:
     """A task or a group: its name, its YAML file, and its content with what that includes.
 
-    A function of Python stands as the text ``!function NAME`` in the content.
+    A function of Python stands as the text ``!function NAME`` in the content; ``code_folders`` are
+    those of the YAML files that name functions, where the harness looks for their code.
     """
 
     name: str
     path: Path
     content: Mapping[str, Any]
+    code_folders: Sequence[Path]
 
     @property
     def is_group(self) -> bool:
@@ -63,9 +67,8 @@ class OwnTask:
             return dict(content)
         changed: dict[str, Any] = {}
         arguments = dict(content.get("dataset_kwargs") or {})
-        for name in ("data_files", "data_dir"):
-            if name in arguments:
-                arguments[name] = _mapped(arguments[name], self._place)
+        for name in _PLACES & arguments.keys():
+            arguments[name] = _mapped(arguments[name], self._place)
         if arguments:
             changed["dataset_kwargs"] = arguments
         if self._is_folder:
@@ -73,19 +76,17 @@ class OwnTask:
         return {**content, **changed}
 
     def made_of(self) -> dict[str, Any]:
-        """Return what the task is, by content: of its files the digests, not the places."""
+        """Return what the task is, by content: local places are replaced by digests."""
         content = dict(self.content)
         if self._is_local:
-            arguments = dict(content.pop("dataset_kwargs", None) or {})
-            arguments.pop("data_files", None)
-            arguments.pop("data_dir", None)
+            arguments = dict(content.get("dataset_kwargs") or {})
+            for name in _PLACES & arguments.keys():
+                arguments[name] = _mapped(arguments[name], self._digests)
             content["dataset_kwargs"] = arguments
         if self._is_folder:
-            content.pop("dataset_path")
-        content["digests"] = [_digest(path) for path in self.files()]
-        if _FUNCTION in json.dumps(content, default=str):
-            code = sorted(self.path.parent.rglob("*.py"))
-            content["code"] = {path.name: file_digest(path) for path in code}
+            content["dataset_path"] = self._digests(str(content["dataset_path"]))
+        if self.code_folders:
+            content["code"] = [_code(folder) for folder in self.code_folders]
         return content
 
     @property
@@ -104,13 +105,16 @@ class OwnTask:
         if self._is_folder:
             yield str(self.content["dataset_path"])
         arguments = self.content.get("dataset_kwargs") or {}
-        for name in ("data_files", "data_dir"):
+        for name in sorted(_PLACES):
             yield from (each for each in _leaves(arguments.get(name)) if "://" not in each)
 
     def _place(self, written: str) -> str:
         if "://" in written:
             return written
         return str(self.path.parent / Path(written).expanduser())
+
+    def _digests(self, written: str) -> str | list[str]:
+        return written if "://" in written else [_digest(path) for path in self._found(written)]
 
     def _found(self, written: str) -> list[Path]:
         path = Path(self._place(written))
@@ -133,10 +137,10 @@ def own_tasks(folder: Path) -> dict[str, OwnTask]:
         )
     found: dict[str, OwnTask] = {}
     for path in sorted(folder.rglob("*.yaml")):
-        content = _read(path, ())
+        content, code_folders = _read(path, ())
         name = content.get("group") or content.get("task")
         if isinstance(name, str):
-            found[name] = OwnTask(name, path, content)
+            found[name] = OwnTask(name, path, content, code_folders)
     return found
 
 
@@ -164,8 +168,8 @@ def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
 _Reader.add_constructor(_FUNCTION, _function_name)
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a YAML's content over that of the files that it includes."""
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[Path]]:
+    """Return a YAML's content over that of the files that it includes, and folders of code."""
     if path in above:
         raise TaskError(f"evaluation.tasks_folder: {path} includes itself. Take one `include` out")
     try:
@@ -181,9 +185,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
             f"out"
         )
     merged: dict[str, Any] = {}
+    folders = [path.resolve().parent] if _FUNCTION in json.dumps(content, default=str) else []
     for place in _as_list(content.pop("include", None)):
-        merged |= _read(path.parent / place, (*above, path))
-    return merged | content
+        included, of_included = _read(path.parent / place, (*above, path))
+        merged |= included
+        folders += [folder for folder in of_included if folder not in folders]
+    return merged | content, folders
 
 
 def _as_list(value: Any) -> list[str]:
@@ -207,7 +214,13 @@ def _mapped(value: Any, change: Any) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         return {name: _mapped(inner, change) for name, inner in value.items()}
-    return [_mapped(inner, change) for inner in value]
+    return value if value is None else [_mapped(inner, change) for inner in value]
+
+
+def _code(folder: Path) -> dict[str, str]:
+    """Return the digests of a folder's Python files, by their places in it."""
+    files = sorted(folder.rglob("*.py"))
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
 
 
 def _digest(path: Path) -> str:
