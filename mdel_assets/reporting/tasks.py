@@ -9,7 +9,7 @@ from mdel_assets.reporting.made_of import Records
 from mdel_assets.tasks.chart import comparison_figure
 from mdel_assets.tasks.comparison import findings
 from mdel_assets.tasks.comparison_text import figures_of, heading
-from mdel_assets.tasks.steps import read_comparison
+from mdel_assets.tasks.steps import read_comparison, results_asked_for
 
 _FONT, _WIDTH = 10, 5.6
 
@@ -36,10 +36,13 @@ class Tasks:
 
 
 def tasks_of(lineage: Lineage, records: Records) -> Tasks | None:
-    """Return what models score on tasks; None where the experiment names none, or ran none."""
+    """Return what models score on tasks; None where the experiment names none, or ran none of them.
+
+    After a change of `evaluation.tasks`, reports of other tasks may remain.
+    """
     from mdel_assets.charts import to_svg
 
-    if records.get(Input("task_matrix")) is None:
+    if records.get(Input("task_matrix")) is None or not results_asked_for(lineage):
         return None
     comparison = read_comparison(lineage)
     drawn = comparison_figure(comparison, across=1, width=_WIDTH, font=_FONT)

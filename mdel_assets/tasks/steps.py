@@ -129,19 +129,34 @@ def compare_tasks(task: Task) -> Written:
     return Written(counts=counts, shown=comparison)
 
 
-def read_comparison(lineage: Lineage) -> Any:
-    """Return the comparison of all models with results of the tasks that are asked for."""
-    from mdel_assets.tasks.comparison import compare
-
-    evaluation = lineage.experiment.evaluation
-    split = evaluation.splits[0]
+def results_asked_for(lineage: Lineage) -> dict[str, dict[str, TaskResult]]:
+    """Return models' results of the tasks that the experiment names; none of tasks before those."""
     results = {}
     for key in reported(lineage):
         found = read_results(lineage.required("task_report", key))
-        if own := {name: found[name] for name in evaluation.tasks if name in found}:
+        named = lineage.experiment.evaluation.tasks
+        if own := {name: found[name] for name in named if name in found}:
             results[key] = own
+    return results
+
+
+def read_comparison(lineage: Lineage) -> Any:
+    """Return the comparison of all models with results of the tasks that are asked for.
+
+    Raises:
+        TaskError: no model has any.
+
+    """
+    from mdel_assets.tasks.comparison import compare
+
+    evaluation = lineage.experiment.evaluation
+    results = results_asked_for(lineage)
     if not results:
-        raise TaskError("No model has run its tasks yet: make `task_report` first, or `mdel run`.")
+        raise TaskError(
+            f"No model has results of {', '.join(evaluation.tasks)} yet: make `task_report` first, "
+            f"or `mdel run`."
+        )
+    split = evaluation.splits[0]
     bits = {key: mean for key in results if (mean := _mean_bits(lineage, key, split)) is not None}
     return compare(results, bits, split=split)
 

@@ -10,7 +10,9 @@ import yaml
 
 from mdel_assets.errors import TaskError
 from mdel_assets.home import MdelHome
+from mdel_assets.line.kind import Input
 from mdel_assets.line.making import make, make_all, make_one
+from mdel_assets.reporting.tasks import tasks_of
 from mdel_assets.tasks.results import RESULTS_NAME, read_results
 from mdel_assets.tasks.steps import read_comparison
 from mdel_assets_tests.conftest import PICO, forge, pico_experiment
@@ -238,3 +240,13 @@ def test_few_shot_examples_are_drawn_with_the_seed(lineage_with):
     lineage.artifact("task_report", "seed").remove()
     make_all(lineage, "task_report", ["seed"])
     assert results_of(lineage)[CHOICE] == first
+
+
+def test_results_of_tasks_that_are_no_longer_named_make_no_section(lineage_with):
+    before = lineage_with(CHOICE, task_documents=5)
+    records = {Input("task_matrix"): make_one(before, "task_report", "seed")}
+    assert tasks_of(before, records).rows[0].model == "seed"
+    after = lineage_with("cannot_be_had", task_documents=5)
+    assert tasks_of(after, records) is None
+    with pytest.raises(TaskError, match="No model has results of cannot_be_had yet"):
+        read_comparison(after)
