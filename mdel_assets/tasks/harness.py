@@ -16,6 +16,7 @@ from typing import Any
 from mdel_assets.errors import TaskError, unknown_name_message
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.tasks.own_tasks import OwnTask
+from mdel_assets.tasks.refusals import why_not_loaded, why_not_run
 from mdel_assets.tasks.results import TaskResult
 
 _log = logging.getLogger(__name__)
@@ -50,9 +51,12 @@ class Harness:
             raise TaskError(f"evaluation.tasks: {unknown_name_message('task', name, index)}")
         try:
             with _quiet():
+                self._write_out_places(name, set())
                 self._loaded[name] = self._tasks().load([name])
         except Exception as error:
-            self._refused[name] = TaskError(self._refusal(name, error))
+            own = self._own.get(name)
+            told = why_not_loaded(name, error, own, own.dataset if own else self._dataset_of(name))
+            self._refused[name] = TaskError(told)
             raise self._refused[name] from error
 
     def run(
@@ -70,11 +74,7 @@ class Harness:
                 with _quiet():
                     found = self._evaluate(model, name)
             except Exception as error:  # noqa: BLE001  (a task's own code fails in any way)
-                told = f"The task '{name}' failed on {folder}: {_one_line(error)}"
-                yield (
-                    name,
-                    TaskError(f"{told} Correct the task, or take it out of evaluation.tasks."),
-                )
+                yield name, TaskError(why_not_run(name, folder, error))
                 continue
             result = TaskResult.of(name, found)
             _log.info("%s on %s: %s", name, folder.name, _in_words(result))
@@ -130,7 +130,6 @@ class Harness:
         Reading all of those takes a quarter of a minute.
         """
         from lm_eval.tasks import TaskManager
-        from lm_eval.tasks._yaml_loader import load_yaml
 
         if self._manager is None:
             own = {name for name, task in self._own.items() if not task.is_group}
@@ -139,33 +138,53 @@ class Harness:
                 include_path=[str(folder) for folder in sorted(folders)],
                 include_defaults=not own.issuperset(self._evaluation.tasks),
             )
-            index = self._manager.task_index
-            for name in own & index.keys():
-                task = self._own[name]
-                content = task.with_whole_paths(load_yaml(task.path))
-                index[name] = dataclasses.replace(index[name], yaml_path=None, cfg=content)
         return self._manager
 
-    def _refusal(self, name: str, error: Exception) -> str:
-        own = self._own.get(name)
-        if own and own.files():
-            return (
-                f"The dataset of the task '{name}', {own.dataset}, cannot be had: "
-                f"{_one_line(error)} Correct the file, or `dataset_kwargs` in {own.path}; relative "
-                f"paths start at that file's folder."
-            )
-        dataset = own.dataset if own else self._dataset_of(name)
-        return (
-            f"The dataset of the task '{name}', {dataset}, cannot be had: {_one_line(error)} Run "
-            f"once with a network, so that the cache of `datasets` holds it; log in with "
-            f"`hf auth login` if it is gated; or take the task out of evaluation.tasks."
-        )
+    def _write_out_places(self, name: str, seen: set[str]) -> None:
+        """Write out the local places of an own task, or of those in a group or a tag.
+
+        This runs the Python code that the tasks' functions are in, so it leaves all others alone.
+        """
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        index = self._tasks().task_index
+        if name in seen or name not in index:
+            return
+        seen.add(name)
+        entry, task = index[name], self._own.get(name)
+        if task and not task.is_group and entry.yaml_path:
+            content = task.with_whole_paths(load_yaml(task.path))
+            index[name] = dataclasses.replace(entry, yaml_path=None, cfg=content)
+            return
+        for member in _members(entry):
+            self._write_out_places(member, seen)
 
     def _dataset_of(self, name: str) -> str:
         entry = self._manager.task_index.get(name) if self._manager else None
         content = (entry.cfg if entry else None) or {}
         words = [content.get("dataset_path"), content.get("dataset_name")]
         return ", ".join(str(word) for word in words if word) or "of its tasks"
+
+
+def _members(entry: Any) -> Iterator[str]:
+    """Yield the names in an entry of the harness's index that is a group or a tag."""
+    if entry.kind.name == "TAG":
+        yield from sorted(entry.tags)
+    elif entry.kind.name == "GROUP":
+        yield from _listed(entry.cfg)
+
+
+def _listed(group: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a group's ``task`` lists, and groups written inside of it."""
+    listed = group.get("task")
+    for each in listed if isinstance(listed, list) else []:
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each.get("task"), str):
+            yield each["task"]
+        else:
+            yield from filter(None, [each.get("group")])
+            yield from _listed(each)
 
 
 @contextlib.contextmanager
@@ -193,12 +212,3 @@ def _in_words(result: TaskResult) -> str:
         + (f" ± {figure.error:.4f}" if figure.error is not None else "")
         for figure in result.main
     )
-
-
-def _one_line(error: BaseException) -> str:
-    """Return an error's text as one sentence, with that of what caused it."""
-    cause = error.__cause__ or error.__context__
-    told = " ".join(str(error).split()) or type(error).__name__
-    if cause is not None and (more := " ".join(str(cause).split())) and more not in told:
-        told += f": {more}"
-    return told[:400].rstrip(". ") + "."
