@@ -250,3 +250,14 @@ def test_results_of_tasks_that_are_no_longer_named_make_no_section(lineage_with)
     assert tasks_of(after, records) is None
     with pytest.raises(TaskError, match="No model has results of cannot_be_had yet"):
         read_comparison(after)
+
+
+def test_a_task_that_runs_out_of_memory_stops_no_other(lineage_with):
+    path = lineage_with.folder / "last_word.yaml"
+    path.write_text(path.read_text() + "process_results: !function utils.score\n")
+    code = "def score(doc, results):\n    return {'acc': len(bytearray(2**62))}\n"
+    (lineage_with.folder / "utils.py").write_text(code)
+    lineage = lineage_with(LAST_WORD, CHOICE, task_documents=5)
+    told = str(make(lineage, "task_report", ["seed"]).failures["seed"])
+    assert told.startswith(f"The task '{LAST_WORD}' ran out of memory on ")
+    assert list(results_of(lineage)) == [CHOICE]
