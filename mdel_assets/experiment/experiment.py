@@ -26,6 +26,7 @@ from mdel_assets.experiment.fields import (
 )
 from mdel_assets.experiment.forecast import Forecast
 from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.experiment.mistakes import all_mistakes
 from mdel_assets.experiment.mixtures import MixtureRecipe
 from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family
@@ -184,6 +185,10 @@ class Experiment(Section):
         place = self.place(name)
         is_path = name.startswith(".") or name.count("/") > 1
         return place if name and (is_path or Path(place).exists()) else name
+
+    def adapter_of(self, name: str) -> tuple[str, str | None]:
+        """Return a recipe's model, and the adapter that is merged into it or None, by name."""
+        return adapter_of(name, self.place_of_model)
 
     @property
     def hub_endpoint(self) -> str | None:

@@ -1,5 +1,6 @@
 """The models of a merge recipe, whole or in slices, and their parameters, in mergekit's schema."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,13 +37,22 @@ def without_modules(content: Any) -> Any:
     return {**rest, **module} | ({"parameters": parameters} if parameters else {})
 
 
-def adapter_of(name: str) -> tuple[str, str | None]:
+def adapter_of(name: str, place: Callable[[str], str] = str) -> tuple[str, str | None]:
     """Return the two names in ``model+adapter``; None in place of the second if there is one.
 
-    The path of a folder that exists names one model, whatever it contains.
+    The path of a folder that exists names one model, whatever it contains: of several pluses, the
+    last counts before which there is a folder, or else the first. ``place`` gives a name's path.
     """
-    model, plus, adapter = name.partition(_PLUS)
-    return (model, adapter) if plus and not Path(name).expanduser().exists() else (name, None)
+    if _PLUS not in name or _exists(name, place):
+        return name, None
+    ends = [at for at, letter in enumerate(name) if letter == _PLUS]
+    there = [at for at in ends if at and _exists(name[:at], place)]
+    at = there[-1] if there else ends[0]
+    return name[:at], name[at + 1 :]
+
+
+def _exists(name: str, place: Callable[[str], str]) -> bool:
+    return Path(place(name)).expanduser().exists()
 
 
 def with_adapter(model: str, adapter: str | None) -> str:

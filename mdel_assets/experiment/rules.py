@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
-from mdel_assets.experiment.merged_models import adapter_of, with_adapter
+from mdel_assets.experiment.merged_models import with_adapter
 from mdel_assets.experiment.mistakes import sentences
 from mdel_assets.experiment.mixtures import mistakes_in_mixtures
 from mdel_assets.experiment.model_keys import Family
@@ -194,7 +194,7 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
 
 def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     """Return why a recipe cannot use a model of this name; None if it can."""
-    model, adapter = adapter_of(model)
+    model, adapter = experiment.adapter_of(model)
     if adapter is not None:
         return _model_mistake(experiment, model) or _adapter_mistake(experiment, model, adapter)
     family, _, key = model.partition(":")

@@ -19,7 +19,6 @@ from mdel_assets.errors import (
     unknown_name_message,
 )
 from mdel_assets.experiment.experiment import TEST_SHARD, VALIDATION_SHARD, Experiment, Shard
-from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.experiment.rules import (
     mistakes_of_mixing,
     mistakes_of_scoring,
@@ -259,7 +258,7 @@ def _look_at_other_models(experiment: Experiment, findings: Findings) -> None:
         _look_at_model(place, experiment, source.path, findings)
     for name, recipe in experiment.merges.items():
         for model in dict.fromkeys(recipe.model_names):
-            own, adapter = adapter_of(model)
+            own, adapter = experiment.adapter_of(model)
             if adapter is not None:
                 _look_at_adapter(f"merges.{name}", experiment, adapter, findings)
             if ":" not in own and own not in experiment.model_keys:

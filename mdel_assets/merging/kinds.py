@@ -5,7 +5,7 @@ from typing import Any
 
 from mdel_assets.data.kinds import absent_domains, datasets, domain_keys
 from mdel_assets.experiment.experiment import Experiment
-from mdel_assets.experiment.merged_models import adapter_of, with_adapter
+from mdel_assets.experiment.merged_models import with_adapter
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Input, Kind, by_inputs, model_input
 from mdel_assets.line.lineage import Lineage, present
@@ -60,7 +60,7 @@ def _named_models(experiment: Experiment, key: str) -> Iterator[Input]:
             yield from _named_models(experiment, stage)
             if stage in experiment.searched_recipes:
                 yield Input("searched_merge", stage)
-        elif (own := adapter_of(member.name)[0]) in known:
+        elif (own := experiment.adapter_of(member.name)[0]) in known:
             yield model_input(TRAINED, own)
 
 
@@ -93,7 +93,7 @@ def _recipe(lineage: Lineage, key: str, *, before: Artifact) -> dict[str, Any]:
         )
 
     digests = {
-        member.name: with_adapter(*map(digest, adapter_of(member.name)))
+        member.name: with_adapter(*map(digest, experiment.adapter_of(member.name)))
         for member in members
         if member.name not in known and not stage_of(member.name)
     }

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
-from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.hub.sources import hub_reference
 from mdel_assets.line.lineage import Lineage
@@ -105,7 +104,8 @@ def _outside_models(
         if stage := stage_of(member.name):
             yield from _outside_models(lineage, stage, config["stages"][stage])
         else:
-            named = zip(adapter_of(member.name), digests_in(digest), strict=False)
+            names = lineage.experiment.adapter_of(member.name)
+            named = zip(names, digests_in(digest), strict=False)
             yield from ((n, d) for n, d in named if n and d.startswith((FOLDER_PREFIX, HUB_PREFIX)))
 
 

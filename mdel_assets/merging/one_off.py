@@ -15,11 +15,13 @@ from mdel_assets.experiment.merge_recipe import RECIPE_NAME, MergeRecipe
 from mdel_assets.experiment.merged_models import adapter_of, with_adapter
 from mdel_assets.experiment.merged_tokenizer import BASE, UNION
 from mdel_assets.experiment.mistakes import validated
+from mdel_assets.merging.members import FOLDER_PREFIX
 from mdel_assets.merging.model_card import CARD_NAME, model_card
 from mdel_assets.merging.outside_models import HUB_PREFIX, digests_in
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.stages import PlannedMerge
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.digests import text_digest
 from mdel_assets.store.records import Identity
 
 MEAN = {"merge_method": "linear"}
@@ -129,7 +131,7 @@ def _beside(folder: Path, content: Any, stages: Collection[Any]) -> Any:
             return _beside(folder, name, stages)
         if (folder / name).is_dir():
             return placed_one(name)
-        return with_adapter(*map(placed_one, adapter_of(name)))
+        return with_adapter(*map(placed_one, adapter_of(name, lambda one: str(folder / one))))
 
     names = ("model", "base_model", "tokenizer_source", "source")
     return {k: placed(v) if k in names else _beside(folder, v, stages) for k, v in content.items()}
@@ -152,12 +154,12 @@ def merge_once(
     if len(merge.inputs) < 2 and not merge.recipe.slices:
         raise MergeError("A merge takes at least two models: give -e at least twice.")
     artifact = one_off_artifact(folder, experiment=identity.experiment)
-    located = merge.located()
+    located, names = merge.located(), _distinct_names(merge)
     with artifact.staging() as stage:
         result = merge.run(stage)
         places = {name: _place(entry) for name, (_, entry) in located.items()}
         (stage / RECIPE_NAME).write_text(merge.written(places), "utf-8")
-        digests = {entry.name: entry.digest or "" for _, entry in located.values()}
+        digests = {names[name]: entry.digest or "" for name, (_, entry) in located.items()}
         card = model_card(
             title,
             recipe_yaml=merge.written(shown_names(merge)),
@@ -190,11 +192,40 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 def shown_names(merge: PlannedMerge) -> dict[str, str]:
     """Return the models' names for others: Hub models with their commits."""
-    return {name: _shown(entry) for name, (_, entry) in merge.located().items()}
+    names = _distinct_names(merge)
+    return {
+        name: with_adapter(*map(_shown_one, adapter_of(names[name]), _digests(entry)))
+        for name, (_, entry) in merge.located().items()
+    }
 
 
-def _shown(entry: MergeInput) -> str:
-    return with_adapter(*map(_shown_one, adapter_of(entry.name), _digests(entry)))
+def _distinct_names(merge: PlannedMerge) -> dict[str, str]:
+    """Return a name for each model, by that in the recipe; no two models have the same.
+
+    Folders of one name are told apart by their parents, or else by a digest.
+    """
+    entries = {name: entry for name, (_, entry) in merge.located().items()}
+    found = {name: entry.name for name, entry in entries.items()}
+    for renamed in (_with_parents, _with_digest):
+        models: dict[str, set[str | None]] = {}
+        for name, entry in entries.items():
+            models.setdefault(found[name], set()).add(entry.digest)
+        found |= {n: renamed(n, entries[n]) for n, own in found.items() if len(models[own]) > 1}
+    return found
+
+
+def _with_parents(name: str, entry: MergeInput) -> str:
+    def shown(one: str | None, folder: Path | None, digest: str | None) -> Any:
+        if folder is None or not (digest or "").startswith(FOLDER_PREFIX):
+            return one
+        return "/".join(folder.resolve().parts[-2:])
+
+    folders = (entry.folder, entry.adapter)
+    return with_adapter(*map(shown, adapter_of(name), folders, _digests(entry)))
+
+
+def _with_digest(name: str, entry: MergeInput) -> str:
+    return f"{_with_parents(name, entry)} ({text_digest(entry.digest or '')[:8]})"
 
 
 def _shown_one(name: str | None, digest: str | None) -> Any:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdel_assets.experiment.merge_recipe import MergeRecipe
-from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.line.kind import Task
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.members import Member, Members, members_of, stage_of, with_weights
@@ -46,7 +45,7 @@ def members_of_all_stages(lineage: Lineage, recipe: str) -> list[Member]:
     found: dict[str, Member] = {}
     for member in recipe_members(lineage, recipe):
         stage = stage_of(member.name)
-        own = Member(adapter_of(member.name)[0], member.parameters)
+        own = Member(lineage.experiment.adapter_of(member.name)[0], member.parameters)
         within = members_of_all_stages(lineage, stage) if stage else [own]
         found |= {one.name: one for one in within}
     return list(found.values())
@@ -76,7 +75,7 @@ def merge_inputs(task: Task, members: Members) -> list[MergeInput]:
 
 def merge_input(lineage: Lineage, member: Member, *, digest: str) -> MergeInput:
     """Return where a member's model lies and, by its record, in which tensors it differs."""
-    model, adapter = adapter_of(member.name)
+    model, adapter = lineage.experiment.adapter_of(member.name)
     if adapter is not None:
         of_model, of_adapter = digests_in(digest)
         found = merge_input(lineage, Member(model, member.parameters), digest=of_model)

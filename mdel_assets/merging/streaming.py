@@ -87,7 +87,7 @@ def merge_models(
     located = [*inputs, *([base] if base else [])]
     names = [member.name for member in members] if members else []
     places = dict(zip(names, [entry.folder for entry in located], strict=bool(names)))
-    united = united_tokenizer(members, places) if members else None
+    united = united_tokenizer(members, places, [e.adapter for e in located]) if members else None
     tokenizer_folder = None if united else model_folder
     template = _chat_template(recipe, located, tokenizer_folder, has_base=base is not None)
     if not slices:

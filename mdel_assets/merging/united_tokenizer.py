@@ -21,11 +21,15 @@ _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_tok
 
 @dataclasses.dataclass(frozen=True)
 class TokenRow:
-    """The embedding that is given for a token: a row of the model in ``folder``; zero if None."""
+    """The embedding that is given for a token: a row of the model in ``folder``; zero if None.
+
+    ``adapter`` is the folder of the adapter that is merged into that model.
+    """
 
     folder: Path | None
     row: int = 0
     force: bool = False
+    adapter: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class UnitedTokenizer:
     ``ids`` maps tokens to rows of the merged model, which has ``num_rows``, those from
     ``num_used`` on for padding. ``own_ids`` maps each model's folder to the rows of its tokens.
     ``given`` has the tokens whose embedding the recipe says. ``first`` is the folder of the model
-    whose special tokens it has.
+    whose special tokens it has, ``first_ids`` the ids that mean a token of it.
     """
 
     tokenizer: Any
@@ -44,6 +48,7 @@ class UnitedTokenizer:
     own_ids: Mapping[Path, Mapping[str, int]]
     given: Mapping[str, TokenRow]
     first: Path
+    first_ids: frozenset[int]
 
     @property
     def num_used(self) -> int:
@@ -53,22 +58,36 @@ class UnitedTokenizer:
     def write(self, folder: Path, *, model_folder: Path) -> None:
         """Save the tokenizer in ``folder``, and correct the configuration, ``model_folder``'s.
 
-        If the special tokens are those of another model, their ids become that model's, too.
+        If the special tokens are those of another model, their ids become that model's, too. An id
+        that means no token of that model becomes None: another model's token may have it now.
         """
         self.tokenizer.save_pretrained(folder)
         path = folder / "config.json"
         config = json.loads(path.read_text("utf-8"))
         for part in _parts_with_vocabulary(config):
             part["vocab_size"] = self.num_rows
-        if self.first != model_folder:
-            others = _read_json(self.first / "config.json")
+        is_other = self.first != model_folder
+        others = _read_json(self.first / "config.json")
+        if is_other:
             _take_token_ids(config, others)
-            generation = folder / "generation_config.json"
-            if generation.is_file():
-                content = _read_json(generation)
+        self._drop_token_ids(config)
+        generation = folder / "generation_config.json"
+        if generation.is_file():
+            content = _read_json(generation)
+            if is_other:
                 _take_token_ids(content, _read_json(self.first / generation.name) or others)
-                generation.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+            self._drop_token_ids(content)
+            generation.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+    def _drop_token_ids(self, config: dict[str, Any]) -> None:
+        """Remove the ids in a configuration that mean no token of the first model."""
+        for name in _TOKEN_IDS:
+            value = config.get(name)
+            if isinstance(value, list):
+                config[name] = [one for one in value if one in self.first_ids] or None
+            elif value is not None and value not in self.first_ids:
+                config[name] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +99,15 @@ class _Own:
     num_rows: int
 
 
-def united_tokenizer(members: Members, folders: Mapping[str, Path]) -> UnitedTokenizer | None:
+def united_tokenizer(
+    members: Members,
+    folders: Mapping[str, Path],
+    adapters: Sequence[Path | None] = (),
+) -> UnitedTokenizer | None:
     """Return the tokenizer of a merge; None if its models share one.
 
-    ``folders`` has the place of each model.
+    ``folders`` has the place of each model, ``adapters`` those of the adapters that are merged
+    into them, in the order of ``members``.
 
     Raises:
         MergeError: a model has no tokenizer, or one of a kind that cannot be changed as asked, or
@@ -102,6 +126,8 @@ def united_tokenizer(members: Members, folders: Mapping[str, Path]) -> UnitedTok
     else:
         tokenizer = _loaded(first.name, folders[first.name])
         _strip(tokenizer, first.name, num_rows=found[first.name].num_rows)
+    merged = {member.name: one for member, one in zip(members, adapters, strict=False)}
+    first_ids = frozenset(tokenizer.get_vocab().values())
     if settings.source == UNION:
         _add_all(tokenizer, [found[name] for name in names])
     known = tokenizer.get_vocab()
@@ -114,8 +140,9 @@ def united_tokenizer(members: Members, folders: Mapping[str, Path]) -> UnitedTok
         ids=ids,
         num_rows=-(-num_used // multiple) * multiple,
         own_ids={folders[name]: own.ids for name, own in found.items()},
-        given=_given(settings, found, folders),
+        given=_given(settings, found, folders, merged),
         first=folders[settings.model or first.name],
+        first_ids=first_ids,
     )
 
 
@@ -194,10 +221,19 @@ def _strip(tokenizer: Any, name: str, *, num_rows: int) -> None:
     model["merges"] = kept
     content["added_tokens"] = [e for e in content["added_tokens"] if e["id"] < num_rows]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    # When the tokenizer is loaded, special tokens that are still named would be added again.
+    for kind, token in tokenizer.special_tokens_map.items():
+        if isinstance(token, str) and token in unused:
+            setattr(tokenizer, kind, None)
+    extra = tokenizer.extra_special_tokens
+    tokenizer.extra_special_tokens = [token for token in extra if str(token) not in unused]
 
 
 def _given(
-    settings: MergedTokenizer, found: Mapping[str, _Own], folders: Mapping[str, Path]
+    settings: MergedTokenizer,
+    found: Mapping[str, _Own],
+    folders: Mapping[str, Path],
+    adapters: Mapping[str, Path | None],
 ) -> dict[str, TokenRow]:
     """Return the embeddings that a recipe gives; those that no model needs are left out."""
     rows = {}
@@ -217,7 +253,7 @@ def _given(
             continue
         name = entry.model or ""
         row = _row(token, source, found[name], name)
-        rows[token] = TokenRow(folders[name], row, force=entry.force)
+        rows[token] = TokenRow(folders[name], row, entry.force, adapters.get(name))
     return rows
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
+from mdel_assets.experiment.merged_models import with_adapter
 from mdel_assets.merging.slices import Part
 from mdel_assets.merging.sources import Source
 from mdel_assets.merging.tied_output import OUTPUT_NAME
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _OUTPUTS = (OUTPUT_NAME, OUTPUT_NAME.replace("weight", "bias"))
 _POSITIONS = re.compile(r"(^|\.)(wpe|\w*(pos|type)\w*)(\.|$)")
+# A model of a part: its folder, and that of the adapter that is merged into it.
+_Model = tuple[Path, Path | None]
 # What stands for a donor of a row.
 _ZERO, _MEAN, _PADDING = -1, -2, -3
 
@@ -150,8 +153,8 @@ def with_vocabulary(part: Part, united: UnitedTokenizer, *, is_first: bool) -> P
             token's embedding is that of a model that is not in this part.
 
     """
-    donors = {source.entry.folder: source for source in part.sources}
-    sizes = {folder: vocabulary_size(folder) for folder in donors}
+    donors = {_model_of(source): source for source in part.sources}
+    sizes = {folder: vocabulary_size(folder) for folder, _ in donors}
     names = [_vocabulary_names(s, sizes[s.entry.folder]) for s in part.sources]
     for source, own in zip(part.sources, names, strict=True):
         if is_first and not own:
@@ -162,14 +165,14 @@ def with_vocabulary(part: Part, united: UnitedTokenizer, *, is_first: bool) -> P
             )
     if not any(names):
         return part
-    base = part.sources[-1].entry.folder if part.has_base else None
+    base = _model_of(part.sources[-1]) if part.has_base else None
     tables = _tables(united, list(donors), base)
     lock = threading.Lock()
     everyone = tuple(donors.values())
     sources = [
         VocabularySource(
             **{f.name: getattr(source, f.name) for f in dataclasses.fields(Source)},
-            rows=tables[source.entry.folder],
+            rows=tables[_model_of(source)],
             donors=everyone,
             names=own,
             lock=lock,
@@ -177,6 +180,10 @@ def with_vocabulary(part: Part, united: UnitedTokenizer, *, is_first: bool) -> P
         for source, own in zip(part.sources, names, strict=True)
     ]
     return dataclasses.replace(part, sources=tuple(sources))
+
+
+def _model_of(source: Source) -> _Model:
+    return source.entry.folder, source.entry.adapter
 
 
 def _vocabulary_names(source: Source, size: int | None) -> frozenset[str]:
@@ -191,15 +198,15 @@ def _vocabulary_names(source: Source, size: int | None) -> frozenset[str]:
 
 
 def _tables(
-    united: UnitedTokenizer, folders: Sequence[Path], base: Path | None
-) -> dict[Path, Rows]:
-    """Return each model's rows; ``folders`` are the models of one part, by number."""
+    united: UnitedTokenizer, models: Sequence[_Model], base: _Model | None
+) -> dict[_Model, Rows]:
+    """Return each model's rows; ``models`` are those of one part, by number."""
     import numpy as np
 
     shape = united.num_rows
-    donor = {folder: np.full(shape, _ZERO, np.int16) for folder in folders}
-    row = {folder: np.zeros(shape, np.int64) for folder in folders}
-    own_ids = [united.own_ids[folder] for folder in folders]
+    donor = {model: np.full(shape, _ZERO, np.int16) for model in models}
+    row = {model: np.zeros(shape, np.int64) for model in models}
+    own_ids = [united.own_ids[folder] for folder, _ in models]
     means: dict[int, list[tuple[int, int]]] = {}
     for token, place in united.ids.items():
         own = [ids.get(token) for ids in own_ids]
@@ -208,39 +215,45 @@ def _tables(
         spare = (_ZERO, 0)
         if is_forced or None in own:
             has = [(number, at) for number, at in enumerate(own) if at is not None]
-            spare = _spare(token, given, has, folders, base)
+            spare = _spare(token, given, has, models, base)
             if spare[0] == _MEAN:
                 means[place] = has
-        for number, folder in enumerate(folders):
+        for number, model in enumerate(models):
             at = own[number]
-            donor[folder][place], row[folder][place] = (
+            donor[model][place], row[model][place] = (
                 spare if is_forced or at is None else (number, at)
             )
-    for folder in folders:
-        donor[folder][united.num_used :] = _PADDING
-    return {f: Rows(donor[f], row[f], means, united.num_used) for f in folders}
+    for model in models:
+        donor[model][united.num_used :] = _PADDING
+    return {m: Rows(donor[m], row[m], means, united.num_used) for m in models}
 
 
 def _spare(
     token: str,
     given: TokenRow | None,
     has: Sequence[tuple[int, int]],
-    folders: Sequence[Path],
-    base: Path | None,
+    models: Sequence[_Model],
+    base: _Model | None,
 ) -> tuple[int, int]:
     """Return the donor and its row for models that lack a token; ``has`` are those that do not."""
     if given is not None:
         if given.folder is None:
             return _ZERO, 0
-        if given.folder not in folders:
-            names = ", ".join(folder.name for folder in folders)
+        model = (given.folder, given.adapter)
+        if model not in models:
+            names = ", ".join(map(_shown, models))
             raise MergeError(
                 f"tokenizer.tokens: the embedding of {token!r} is to be that of "
-                f"{given.folder.name}, which is not among the models that the embedding is merged "
+                f"{_shown(model)}, which is not among the models that the embedding is merged "
                 f"from ({names}). Name one of those, or add it to the slice."
             )
-        return folders.index(given.folder), given.row
+        return models.index(model), given.row
     if len(has) < 2:
         return has[0] if has else (_ZERO, 0)
-    of_base = [entry for entry in has if folders[entry[0]] == base]
+    of_base = [entry for entry in has if models[entry[0]] == base]
     return of_base[0] if of_base else (_MEAN, 0)
+
+
+def _shown(model: _Model) -> str:
+    folder, adapter = model
+    return with_adapter(folder.name, adapter.name if adapter else None)

@@ -16,7 +16,7 @@ _LEFT_BEHIND = {
 }
 _OF_TOKENIZER = re.compile(
     r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges|chat_template"
-    r"|spiece|sentencepiece\.bpe|.*tiktoken)\.(json|txt|model|jinja|tiktoken)|.*\.tiktoken"
+    r"|spiece|spm|sentencepiece|sentencepiece\.bpe|tekken|.*tiktoken)\.(json|txt|model|jinja|tiktoken)|.*\.tiktoken"
 )
 
 

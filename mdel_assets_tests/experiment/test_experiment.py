@@ -234,3 +234,17 @@ def test_relative_paths_begin_in_the_yamls_folder_and_change_no_fingerprint(
         identities.append((adopted.fingerprint, digest))
     assert identities[0] == identities[1]
     assert adopted.config == {"path": "models/seed", "revision": "main", "pretrain": None}
+
+
+def test_a_plus_in_a_folder_beside_the_yaml_begins_no_adapter(tmp_path, monkeypatch):
+    (tmp_path / "c++" / "model").mkdir(parents=True)
+    (tmp_path / "shell").mkdir()
+    recipe = {"merge_method": "linear", "models": [{"model": "./c++/model"}, {"model": "seed"}]}
+    source = {"train": ["a.jsonl"], "validation": "b.jsonl"}
+    content = PICO | {"source": source, "merges": {"mean": recipe}}
+    (tmp_path / "plus.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path / "shell")
+    experiment = load_experiment(str(tmp_path / "plus.yaml"))
+    assert experiment.adapter_of("./c++/model") == ("./c++/model", None)
+    assert experiment.adapter_of("./c++/model+./c++/lora") == ("./c++/model", "./c++/lora")
+    assert experiment.adapter_of("seed+./c++/lora") == ("seed", "./c++/lora")

@@ -7,14 +7,19 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mdel_assets.errors import MergeError
+from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.merged_models import adapter_of
+from mdel_assets.home import MdelHome
+from mdel_assets.merging.one_off import one_off_recipes, shown_names
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
+from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge
 from mdel_assets.store.lora_files import Factors
 from mdel_assets_tests.merging.folders import recipe_of
+from mdel_assets_tests.merging.speakers import END, merge_ours, placed
 
 LINEAR = {
     "gpt_neox": ["query_key_value", "dense", "dense_4h_to_h"],
@@ -36,7 +41,8 @@ def save_adapter(model_folder, folder, family="llama", *, seed=0, **changes):
         "init_lora_weights": False,
     }
     model = AutoModelForCausalLM.from_pretrained(model_folder)
-    get_peft_model(model, LoraConfig(**(settings | changes))).save_pretrained(folder)
+    adapted = get_peft_model(model, LoraConfig(**(settings | changes)))
+    adapted.save_pretrained(folder, save_embedding_layers=False)
     return folder
 
 
@@ -206,6 +212,11 @@ def test_names_are_cut_at_the_plus_unless_a_folder_has_it(tmp_path):
     assert adapter_of("seed") == ("seed", None)
     (tmp_path / "c++").mkdir()
     assert adapter_of(str(tmp_path / "c++")) == (str(tmp_path / "c++"), None)
+    (tmp_path / "c++" / "base").mkdir()
+    base = str(tmp_path / "c++" / "base")
+    assert adapter_of(f"{base}+/data/c++/lora") == (base, "/data/c++/lora")
+    assert adapter_of("seed+/data/c++/lora") == ("seed", "/data/c++/lora")
+    assert adapter_of("+./a") == ("", "./a")
 
 
 def test_a_command_takes_a_recipe_with_an_adapter_beside_it(make_model, tmp_path, monkeypatch):
@@ -241,3 +252,69 @@ def test_a_command_takes_a_recipe_with_an_adapter_beside_it(make_model, tmp_path
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(content).replace("+adapter", "+none"))
     failed = CliRunner().invoke(main, words)
     assert "There is no adapter 'none': expected a folder, or a Hub id" in failed.output
+
+
+def test_adapters_whose_folders_share_a_name_are_told_apart(make_model, tmp_path):
+    base = make_model("llama")
+    for number, owner in enumerate(("one/github", "one/pubmed", "two/pubmed")):
+        save_adapter(base, tmp_path / owner / "adapter", seed=number)
+    folders = [tmp_path / owner / "adapter" for owner in ("one/github", "one/pubmed")]
+    content = {
+        "merge_method": "linear",
+        "models": [{"model": f"{base}+{folder}"} for folder in folders],
+    }
+    lineage = MdelHome(tmp_path / "home").lineage(load_experiment("sample"))
+
+    def made(name):
+        (tmp_path / "recipe.yml").write_text(yaml.safe_dump(content))
+        merge = plan_merge(lineage, one_off_recipes([], tmp_path / "recipe.yml"))
+        merged = make_one_off(lineage, merge, tmp_path / name)
+        shown = yaml.safe_load(merge.written(shown_names(merge)))
+        assert [entry["model"] for entry in shown["models"]] == list(merged.inputs)
+        card = (tmp_path / name / "README.md").read_text()
+        assert all(f"`{name}`" in card for name in merged.inputs)
+        return merged.inputs
+
+    before = f"{base.parent.name}/{base.name}+"
+    assert list(made("of-two")) == [f"{before}github/adapter", f"{before}pubmed/adapter"]
+    content["models"].append({"model": f"{base}+{tmp_path / 'two' / 'pubmed' / 'adapter'}"})
+    inputs = made("of-three")
+    assert len(inputs) == len(set(inputs.values())) == 3
+    assert sum(name.startswith(f"{before}pubmed/adapter (") for name in inputs) == 2
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [{}, {END: {"source": "second", "force": True}}],
+)
+def test_adapters_of_one_model_move_its_output_layer_each_by_itself(speakers, tmp_path, tokens):
+    """The oracle is the same merge of models that PEFT has merged the adapters into."""
+    base = speakers["B"]
+    names, merged = {"base": base}, {"base": base}
+    for number, name in enumerate(("first", "second")):
+        adapter = save_adapter(
+            base, tmp_path / name, seed=number, target_modules=["lm_head", "q_proj"]
+        )
+        names[name] = f"{base}+{adapter}"
+        merged[name] = tmp_path / f"{name}-merged"
+        whole = AutoModelForCausalLM.from_pretrained(base)
+        PeftModel.from_pretrained(whole, adapter).merge_and_unload().save_pretrained(merged[name])
+        AutoTokenizer.from_pretrained(base).save_pretrained(merged[name])
+    content = {
+        "merge_method": "task_arithmetic",
+        "base_model": "base",
+        "models": [
+            {"model": "first", "parameters": {"weight": 0.5}},
+            {"model": "second", "parameters": {"weight": 0.25}},
+        ],
+        "tokenizer": {"source": "union", "tokens": tokens},
+        "dtype": "float32",
+    }
+    found, expected = (
+        load_file(merge_ours(placed(content, named), tmp_path, out) / "model.safetensors")
+        for named, out in ((names, "adapters"), (merged, "models"))
+    )
+    before = load_file(base / "model.safetensors")
+    assert not torch.equal(found["lm_head.weight"], before["lm_head.weight"])
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected[name], rtol=0, atol=1e-6)

@@ -17,11 +17,13 @@ from mdel_assets.merging.one_off import one_off_recipes
 from mdel_assets.merging.sources import MergeInput
 from mdel_assets.merging.streaming import merge_models
 from mdel_assets_tests.merging.speakers import (
+    END,
     assert_same,
     ids_of,
     merge_ours,
     merge_theirs,
     placed,
+    save_model,
 )
 
 RECIPES = {
@@ -263,7 +265,8 @@ def test_the_ids_of_special_tokens_are_those_of_the_models_tokenizer(speakers, t
 def test_nothing_is_left_of_a_tokenizer_that_is_replaced(speakers, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(speakers["A"], own)
-    (own / "vocab.json").write_text("{}")
+    for name in ("vocab.json", "tekken.json", "sentencepiece.model", "spm.model"):
+        (own / name).write_text("{}")
     (own / "notes.txt").write_text("kept")
     content = yaml.safe_load(RECIPES["union of two BPE vocabularies"])
     content = placed(content | {"tokenizer_source": "D"}, speakers | {"A": own})
@@ -324,3 +327,37 @@ def test_models_beside_the_recipe_are_found_in_its_tokenizer(speakers, tmp_path)
     far = merge_ours(placed(content, speakers), tmp_path, "far")
     names = ("model.safetensors", "tokenizer.json", "config.json")
     assert all((near / name).read_bytes() == (far / name).read_bytes() for name in names)
+
+
+def test_special_tokens_without_a_row_are_gone_when_it_is_loaded_again(tmp_path):
+    """The base has a token for padding, and another one, for which it has no row."""
+    base, other = tmp_path / "base", tmp_path / "other"
+    save_model(base, seed=0, text="cats", added=["<pad>", "<more>"], missing_rows=2)
+    save_model(other, seed=1, text="cats", added=["<|im_start|>"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    tokenizer.pad_token = "<pad>"
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<more>"]})
+    tokenizer.save_pretrained(base)
+    num_rows = json.loads((base / "config.json").read_text())["vocab_size"]
+    assert tokenizer.pad_token_id == num_rows
+    ids = {"pad_token_id": num_rows, "eos_token_id": [0, num_rows + 1]}
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((base / name).read_text()) | ids
+        (base / name).write_text(json.dumps(content))
+    content = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(base),
+        "models": [{"model": str(other), "parameters": {"weight": 0.5}}],
+        "tokenizer_source": "union",
+    }
+    out = merge_ours(content | {"dtype": "float32"}, tmp_path)
+    found = transformers.AutoTokenizer.from_pretrained(out)
+    assert found.get_vocab().keys() == ids_of(other).keys()
+    assert found.get_vocab()["<|im_start|>"] == num_rows
+    assert found.pad_token is None
+    assert found.eos_token == END
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert model.get_input_embeddings().weight.shape[0] == num_rows + 1
+    for name in ("config.json", "generation_config.json"):
+        written = json.loads((out / name).read_text())
+        assert (written["pad_token_id"], written["eos_token_id"]) == (None, [0]), name
