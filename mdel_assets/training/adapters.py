@@ -176,8 +176,8 @@ class Adapted:
                 scale=self.adapter.strength / self.adapter.rank,
                 is_transposed=name.removesuffix(".weight") in self.transposed,
             )
-            factors.add_to(weight.flatten())
-            found[name] = weight
+            found[name] = weight.contiguous()
+            factors.add_to(found[name].view(-1))
         return found
 
     def _save(
