@@ -51,7 +51,8 @@ def leading_directions(features_NF: Any, *, seed: int) -> tuple[Array, Array]:
 
     num_directions = max(1, min(_NUM_DIRECTIONS, features_NF.shape[0] - 1))
     svd = TruncatedSVD(num_directions, random_state=seed)
-    reduced_NK = svd.fit_transform(features_NF)
+    # Column by column its products take less time, and give the same bits.
+    reduced_NK = svd.fit_transform(features_NF.tocsc())
     return svd.components_, unit_rows(reduced_NK)
 
 

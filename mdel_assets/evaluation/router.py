@@ -23,6 +23,7 @@ from mdel_assets.data.text_features import (
     unit_rows,
 )
 from mdel_assets.errors import ScoringError
+from mdel_assets.evaluation.softmax_regression import fit_softmax
 from mdel_assets.experiment.evaluation import Ensemble
 
 ROUTER_NAME = "router.safetensors"
@@ -30,6 +31,8 @@ ROUTERS = ("tfidf", "linear")
 # Characters: a router must cope with a line as well as with a page.
 _BEGINNINGS = (128, 2048)
 _DOMAINS_KEY = "domains"
+# Of the linear router's weights: the larger, the less they are held back.
+_INVERSE_STRENGTH = 10.0
 
 # Shapes in names: N texts, F features, K directions, E domains.
 Array = NDArray[np.float64]
@@ -98,7 +101,6 @@ def train_router(
 
     """
     from safetensors.numpy import save_file
-    from sklearn.linear_model import LogisticRegression
 
     if len(datasets) < 2:
         raise ScoringError(
@@ -116,20 +118,21 @@ def train_router(
     idf = inverse_document_frequency(counts_NF)
     features_NF = tfidf(counts_NF, idf)
     labels_N = np.array(labels)
-    linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
     with ThreadPoolExecutor(1) as thread:
-        fitted = thread.submit(linear.fit, features_NF, labels_N)
+        fitted = thread.submit(
+            fit_softmax,
+            features_NF,
+            labels_N,
+            num_classes=len(datasets),
+            inverse_strength=_INVERSE_STRENGTH,
+        )
         directions, reduced_NK = leading_directions(features_NF, seed=seed)
         # As the stored router will have it.
         held_out = _held_out_features(datasets, idf.astype(np.float32), count=count, seed=seed)
-        fitted.result()
+        weights, bias = fitted.result()
     centroids = np.stack(
         [reduced_NK[labels_N == label].mean(axis=0) for label in range(len(datasets))]
     )
-    weights, bias = linear.coef_, linear.intercept_
-    if len(datasets) == 2:
-        # scikit-learn keeps one row for two classes: that of the second against the first.
-        weights, bias = np.stack([-weights[0], weights[0]]) / 2, np.stack([-bias[0], bias[0]]) / 2
     arrays = {
         "idf": idf,
         "directions": directions,
