@@ -12,6 +12,7 @@ from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes
 from mdel_assets.planning.in_words import parsed_size
+from mdel_assets.planning.placements import Placements
 
 
 @click.command()
@@ -68,7 +69,8 @@ def plan(
         device = named_device(device_name, count=count)
     elif tflops is not None:
         device = device_of_rate(tflops, count=count)
-    lineage = MdelHome.from_environment().lineage(load_experiment(name or experiment_name()))
+    home = MdelHome.from_environment()
+    lineage = home.lineage(load_experiment(name or experiment_name()))
     if until is not None and until not in lineage.kinds():
         raise click.UsageError(unknown_name_message("asset", until, lineage.kinds()))
     refuse_mistakes(lineage)
@@ -77,7 +79,8 @@ def plan(
     from mdel_assets.planning.planned import plan_run
     from mdel_assets.planning.table import plan_lines
 
-    found = plan_run(lineage, device=device, until=until)
+    placements = _placements(home)
+    found = plan_run(lineage, device=device, until=until, placements=placements)
     if device is None and until is None:
         keep_plan(lineage, found)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(plan_lines(found)))
@@ -99,5 +102,14 @@ def refuse_what_exceeds(
     from mdel_assets.planning.limits import refuse_excess
     from mdel_assets.planning.planned import plan_run
 
-    plan = plan_run(lineage, until=until)
+    placements = _placements(MdelHome(lineage.root.parent))
+    plan = plan_run(lineage, until=until, placements=placements)
     refuse_excess(plan, max_hours=max_hours, max_disk_bytes=max_disk_bytes)
+
+
+def _placements(home: MdelHome) -> Placements:
+    """Return where `compute.yaml` lets artifacts be made."""
+    from mdel_assets.defs.compute import load_compute
+    from mdel_assets.defs.placements import placements_of
+
+    return placements_of(load_compute(home))

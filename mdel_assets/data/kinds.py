@@ -94,6 +94,7 @@ KINDS = (
         inputs=_first_shard,
         config=_clustering,
         write=steps.find_clusters,
+        price=prices.of_clusters,
         is_heavy=True,
     ),
     Kind(

@@ -3,6 +3,7 @@
 import math
 
 from mdel_assets.data.text_sizes import Amount
+from mdel_assets.evaluation.judged_models import JudgedModel, judged_model
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.price import Pace, Price
@@ -26,32 +27,28 @@ _SECONDS_PER_TEXT = 2.5e-3
 _TOKENIZED_PER_SECOND = 2.5e6
 
 
-def of_scores(sizes: Sizes, key: str) -> Price | None:
-    """Return the price of one model's scores; None for one whose sizes are not known."""
-    family = key.split("-")[0]
-    if family in (Family.REFERENCE, Family.MIXTURE):
-        return None
-    experiment, model = sizes.experiment, sizes.model
+def of_scores(sizes: Sizes, key: str) -> Price:
+    """Return the price of one model's scores."""
+    experiment, judged = sizes.experiment, judged_model(sizes, key)
     evaluation = experiment.evaluation
     amount = evaluated(sizes)
-    tokens = amount.num_bytes * sizes.tokens_per_byte
+    tokens = amount.num_bytes * judged.tokens_per_byte
     length = min(float(evaluation.max_length), tokens / max(1.0, amount.num_documents))
-    window = max(2, round(length))
     # With a stride, a later window reads what comes before its new tokens once more.
     read = tokens * (evaluation.max_length / (evaluation.stride or evaluation.max_length))
-    shared = model.trained(experiment.training.trained_layers).first
-    pack = min(_MODELS_PER_PACK, math.ceil(len(experiment.model_keys) / sizes.num_processes))
-    operations = model.forward(read, length=window, first=shared)
-    operations += model.below(read, length=window, first=shared) / (pack if shared else 1)
+    is_like_seed = not (Family.REFERENCE.has(key) or Family.MIXTURE.has(key))
+    others = math.ceil(len(experiment.model_keys) / sizes.num_processes)
+    pack = min(_MODELS_PER_PACK, others) if is_like_seed else 1
     cells = sum(len(splits) for splits in sizes.text.datasets.values())
     disk = _SCORE_BYTES * tokens + _DOCUMENT_BYTES * amount.num_documents
     return Price(
         num_tokens=tokens,
-        operations=operations,
+        operations=judged.forward(read, length=max(2, round(length)), num_together=pack),
         disk_bytes=disk + _CELL_BYTES * _num_in_cells(sizes) + RECORD_BYTES / 2 + cells,
-        memory_bytes=_scoring_memory(sizes, pack),
+        memory_bytes=_scoring_memory(sizes, judged, pack),
         core_seconds=0.3 + amount.num_bytes / _TOKENIZED_PER_SECOND / pack,
         pace=Pace("scoring", evaluation.max_length, evaluation.dtype),
+        config=judged.config,
     )
 
 
@@ -188,15 +185,18 @@ def _num_in_cells(sizes: Sizes) -> float:
     )
 
 
-def _scoring_memory(sizes: Sizes, pack: int) -> float:
+def _scoring_memory(sizes: Sizes, judged: JudgedModel, pack: int) -> float:
     """Return the peak of scoring a pack of models on a processor, besides libraries.
 
     Models use the same memory for tensors that are equal in their files.
     """
-    model, evaluation = sizes.model, sizes.experiment.evaluation
+    model, evaluation = judged.model, sizes.experiment.evaluation
     training = sizes.experiment.training
-    changed = model.trained(training.trained_layers, training.adapter).num_changed
+    others = 0.0
+    if pack > 1:
+        changed = model.trained(training.trained_layers, training.adapter).num_changed
+        others = float((pack - 1) * changed)
     rows = max(1, math.ceil(_TOKENS_PER_BATCH / evaluation.max_length))
     states: float = 4.0 * rows * evaluation.max_length * model.hidden_size
     logits = 4.0 * _TOKENS_PER_BATCH * _LOGITS_PER_TOKEN
-    return 4.0 * (model.num_parameters + (pack - 1) * changed) + 12 * states + 2 * logits
+    return 4.0 * (judged.num_parameters + others) + 12 * states + 2 * logits

@@ -165,6 +165,17 @@ def fetch_model(reference: HubReference, commit: str) -> Path:
     return folder
 
 
+def is_fetched(reference: HubReference) -> bool:
+    """Whether the Hub client's cache has the weights of a model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors", "model.safetensors.index.json")
+    found = (
+        try_to_load_from_cache(reference.name, name, revision=reference.revision) for name in names
+    )
+    return any(isinstance(path, str) for path in found)
+
+
 def at_commit(source: Mapping[str, Any], artifact: Artifact, *, place: str) -> dict[str, Any]:
     """Return a model source in which a Hub id has its commit as revision; others unchanged.
 

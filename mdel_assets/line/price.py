@@ -5,7 +5,10 @@ sums the prices and turns operations into seconds on a machine.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
+
+# What a remote source is taken to send, and a Hub to receive, in a second.
+FETCHED_PER_SECOND = SENT_PER_SECOND = 3.0e7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Price:
     ``num_tokens`` are read by a model, which takes ``operations`` (floating-point operations of
     matrix products) at a ``pace``. ``disk_bytes`` stay on the disk. ``memory_bytes`` is the peak of
     the process that makes it, besides libraries. ``core_seconds`` is other work: reading,
-    tokenizing, hashing, drawing samples, on one processor core.
+    tokenizing, hashing, drawing samples, on one processor core. ``config`` is the configuration of
+    the model that computes, where that is not the seed's. ``sent_bytes`` go to a Hub.
     """
 
     num_tokens: float = 0.0
@@ -41,3 +45,5 @@ class Price:
     memory_bytes: float = 0.0
     core_seconds: float = 0.0
     pace: Pace | None = None
+    config: Any = None
+    sent_bytes: float = 0.0

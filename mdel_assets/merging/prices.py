@@ -1,9 +1,12 @@
 """The prices of differences, searched weights, merged models and mixtures."""
 
+import dataclasses
+
 from mdel_assets.data.text_sizes import Amount
 from mdel_assets.line.price import Pace, Price
 from mdel_assets.merging.members import members_of
-from mdel_assets.training.prices import stored_model
+from mdel_assets.merging.mixture_sizes import mixture_sizes
+from mdel_assets.training.prices import of_gate_training, stored_model
 from mdel_assets.training.sizes import RECORD_BYTES, TRAINING_RECORD_BYTES, Sizes
 
 # Parameters of one model that a merge reads, computes with and writes in a second.
@@ -74,25 +77,50 @@ def of_merge(sizes: Sizes, key: str) -> Price:
     )
 
 
-def of_mixture(sizes: Sizes, key: str) -> Price | None:
-    """Return the price of a mixture whose gates are made of text; None where they are trained."""
-    recipe = sizes.experiment.mixtures[key]
-    if recipe.router != "domains":
-        return None
-    named = [d for d in recipe.named_domains(sizes.experiment.domain_keys) if d in sizes.domains]
-    model = sizes.model
-    num_mlps = len(named) + recipe.general_expert
-    weights = model.num_parameters + (num_mlps - 1) * model.num_mlp_parameters
-    tokens = float(recipe.router_tokens * num_mlps)
-    length = sizes.experiment.evaluation.max_length
+def of_mixture(sizes: Sizes, key: str) -> Price:
+    """Return the price of a mixture: of the text that its gates are made of, and their training.
+
+    It is taken to compute at the seed's pace.
+    """
+    recipe, model = sizes.experiment.mixtures[key], sizes.model
+    mixture = mixture_sizes(sizes, key)
+    weights = mixture.num_parameters
+    num_read = len(sizes.domains) if recipe.general_expert else mixture.num_experts
+    tokens = float(recipe.router_tokens * num_read)
+    length = sizes.experiment.training.block_size
     disk = stored_model(sizes, num_parameters=weights) - TRAINING_RECORD_BYTES + RECORD_BYTES
-    return Price(
+    made = Price(
         num_tokens=tokens,
-        operations=model.forward(tokens, length=length),
+        operations=model.below(tokens, length=length, first=model.num_layers),
         disk_bytes=disk,
-        memory_bytes=4.0 * (model.num_parameters + weights),
+        memory_bytes=4.0 * model.num_parameters + _BLOCK_BYTES,
         core_seconds=1.0 + weights / _MERGED_PER_SECOND,
         pace=Pace("scoring", length, "float32"),
+    )
+    return made if recipe.router == "domains" else _with_trained_gates(sizes, key, made)
+
+
+def _with_trained_gates(sizes: Sizes, key: str, made: Price) -> Price:
+    """Return the price of a mixture as ``made`` from text, whose gates are trained then."""
+    mixture, model = mixture_sizes(sizes, key), sizes.model
+    gates = mixture.gate_training()
+    settings = sizes.experiment.training.model_copy(
+        update={
+            "max_steps": sizes.experiment.mixtures[key].training.num_steps,
+            "num_epochs": None,
+            "adapter": None,
+        }
+    )
+    price = of_gate_training(sizes, settings, gates)
+    more = price.num_tokens * mixture.more_per_trained_token
+    memory = price.memory_bytes + 4.0 * (mixture.num_parameters - model.num_parameters)
+    return dataclasses.replace(
+        price,
+        num_tokens=made.num_tokens + price.num_tokens,
+        operations=made.operations + price.operations + more,
+        disk_bytes=made.disk_bytes + TRAINING_RECORD_BYTES - RECORD_BYTES,
+        memory_bytes=max(made.memory_bytes, memory),
+        core_seconds=made.core_seconds + price.core_seconds,
     )
 
 

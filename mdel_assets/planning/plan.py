@@ -7,6 +7,7 @@ turns them into seconds: of this machine, or of a device that is named.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mdel_assets.errors import ArtifactError, MdelError
@@ -14,6 +15,7 @@ from mdel_assets.line.kind import Kind
 from mdel_assets.line.price import Price
 from mdel_assets.planning.clock import SECONDS_OF_LIBRARIES, Clock, num_runs, peak_memory
 from mdel_assets.planning.in_words import size_in_words
+from mdel_assets.planning.placements import Placement, Placements, placement_of
 from mdel_assets.store.looking_once import looking_once
 from mdel_assets.training.sizes import Sizes
 
@@ -27,7 +29,8 @@ class StagePlan:
 
     ``not_priced`` are those of them without a price; the figures leave them out. ``seconds`` and
     ``operations`` are of all together, ``memory_bytes`` is the peak while ``num_at_once`` are made
-    at the same time. ``why`` says why something has no price.
+    at the same time. ``why`` says why something has no price. ``jobs`` says which jobs of a cluster
+    make them: then the memory is that of a job, and it does not matter here.
     """
 
     kind: str
@@ -42,6 +45,7 @@ class StagePlan:
     memory_bytes: float
     num_at_once: int
     fits: bool
+    jobs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +86,9 @@ class Plan:
 
     @property
     def memory_bytes(self) -> float:
-        """The largest peak of a stage."""
-        return max((stage.memory_bytes for stage in self.stages), default=0.0)
+        """The largest peak of a stage that is no job of a cluster."""
+        peaks = (stage.memory_bytes for stage in self.stages if not stage.jobs)
+        return max(peaks, default=0.0)
 
     @property
     def num_to_make(self) -> int:
@@ -142,20 +147,20 @@ def wanted_artifacts(sizes: Sizes, *, until: str | None = None) -> list[Wanted]:
         kinds = kinds[: kinds.index(until) + 1]
     found = []
     for kind in kinds:
-        try:
-            keys = lineage.keys(kind)
-        except ArtifactError:
-            keys = _promised(sizes, lineage.registry[kind])
+        keys = keys_of(sizes, lineage.registry[kind])
         stale = tuple(key for key in keys if lineage.stale(kind, key))
         if keys:
             found.append(Wanted(kind, stale, len(keys) - len(stale)))
     return found
 
 
-def _promised(sizes: Sizes, kind: Kind) -> list[str]:
-    """Return a kind's keys where only the sizes tell which domains have text."""
+def keys_of(sizes: Sizes, kind: Kind) -> list[str]:
+    """Return the keys of a kind, as far as its domains are known or promised."""
     experiment = sizes.experiment
-    keys = list(kind.keys(experiment))
+    try:
+        keys = sizes.lineage.keys(kind.name)
+    except ArtifactError:
+        keys = list(kind.keys(experiment))
     if kind.absent is None or not sizes.domains:
         return keys
     missing = [domain for domain in experiment.domain_keys if domain not in sizes.domains]
@@ -163,13 +168,19 @@ def _promised(sizes: Sizes, kind: Kind) -> list[str]:
     return [key for key in keys if key not in absent]
 
 
-def plan_stages(sizes: Sizes, wanted: Sequence[Wanted], clock: Clock) -> list[StagePlan]:
+def plan_stages(
+    sizes: Sizes,
+    wanted: Sequence[Wanted],
+    clock: Clock,
+    placements: Placements = MappingProxyType({}),
+) -> list[StagePlan]:
     """Return what making the ``wanted`` artifacts takes, as ``clock`` measures time."""
     stages = []
     for entry in wanted:
         kind = sizes.lineage.registry[entry.kind]
         prices, why = prices_of(sizes, kind, entry.keys)
-        stages.append(_stage(entry, kind, prices, why, clock, sizes))
+        placement = placement_of(kind, placements)
+        stages.append(_stage(entry, kind, prices, why, clock, sizes, placement))
     return stages
 
 
@@ -198,10 +209,12 @@ def _stage(
     why: str,
     clock: Clock,
     sizes: Sizes,
+    placement: Placement,
 ) -> StagePlan:
     pieces = list(prices.values())
-    count = clock.num_at_once(kind, pieces, sizes)
-    memory = peak_memory(pieces, count)
+    count = clock.num_at_once(kind, pieces, sizes, placement)
+    memory = peak_memory(pieces, count * clock.num_copies(placement))
+    is_of_others = placement.is_elsewhere and not clock.has_jobs
     disk = _sum(pieces, lambda price: price.disk_bytes)
     return StagePlan(
         kind=entry.kind,
@@ -211,11 +224,12 @@ def _stage(
         why=why if len(prices) < len(entry.keys) else "",
         num_tokens=_sum(pieces, lambda price: price.num_tokens),
         operations=_sum(pieces, lambda price: price.operations),
-        seconds=clock.seconds(kind, pieces, count, sizes),
-        disk_bytes=disk + _HISTORY_BYTES * num_runs(kind, len(pieces)),
+        seconds=clock.seconds(kind, pieces, count, sizes, placement),
+        disk_bytes=disk + _HISTORY_BYTES * num_runs(kind, len(pieces), placement),
         memory_bytes=memory,
         num_at_once=count,
-        fits=memory <= clock.memory_bytes,
+        fits=is_of_others or memory <= clock.memory_bytes,
+        jobs=placement.in_words(kind, len(entry.keys)),
     )
 
 

@@ -8,6 +8,7 @@ from mdel_assets.experiment.section import Section
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.planning.clock import Clock
 from mdel_assets.planning.in_words import amount_in_words, duration_in_words, size_in_words
+from mdel_assets.planning.placements import Placements
 from mdel_assets.planning.plan import StagePlan, Wanted, plan_stages
 from mdel_assets.training.sizes import Sizes
 
@@ -19,13 +20,17 @@ _MAX_TOKENS = 100_000
 
 
 def remedies_of(
-    sizes: Sizes, wanted: Sequence[Wanted], stages: Sequence[StagePlan], clock: Clock
+    sizes: Sizes,
+    wanted: Sequence[Wanted],
+    stages: Sequence[StagePlan],
+    clock: Clock,
+    placements: Placements,
 ) -> list[str]:
     """Return a sentence for every change that saves much, the largest saving of time first."""
     found = []
     for told, experiment in _changes(sizes):
         other = sizes.of(_with(sizes.lineage, experiment))
-        changed = plan_stages(other, _left(wanted, other.lineage), clock)
+        changed = plan_stages(other, _left(wanted, other.lineage), clock, placements)
         saved = [
             sum(getattr(stage, figure) for stage in stages)
             - sum(getattr(stage, figure) for stage in changed)

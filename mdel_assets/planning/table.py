@@ -45,7 +45,8 @@ def stage_in_words(stage: StagePlan) -> str:
         f"about {duration_in_words(stage.seconds)}" if stage.seconds else "",
         f"{size_in_words(stage.disk_bytes)} of disk" if stage.disk_bytes else "",
         f"{size_in_words(stage.memory_bytes)} of memory at most" if stage.memory_bytes else "",
-        f"{len(stage.not_priced)} not priced" if stage.not_priced else "",
+        f"in {stage.jobs}" if stage.jobs else "",
+        f"{len(stage.not_priced)} not priced: {stage.why}" if stage.not_priced else "",
     ]
     return ", ".join(filter(None, figures))
 
@@ -78,7 +79,7 @@ def _stage(stage: StagePlan) -> list[str]:
         amount_in_words(stage.operations) if stage.operations else "",
         duration_in_words(stage.seconds),
         size_in_words(stage.disk_bytes),
-        size_in_words(stage.memory_bytes) + mark,
+        size_in_words(stage.memory_bytes) + (" a job" if stage.jobs else "") + mark,
     ]
 
 

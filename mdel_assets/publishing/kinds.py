@@ -1,5 +1,7 @@
 """The kinds of artifact that tell what was published, and where. No run of the line makes them."""
 
+from functools import partial
+
 from mdel_assets.data.kinds import absent_domains, domain_keys
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Input, Kind
@@ -9,6 +11,7 @@ from mdel_assets.merging.kinds import (
     mixture_names,
     recipe_names,
 )
+from mdel_assets.publishing.prices import of_publication
 
 
 def _dataset(experiment: Experiment, key: str) -> list[Input]:
@@ -35,6 +38,7 @@ KINDS = (
         keys=domain_keys,
         absent=absent_domains,
         inputs=_dataset,
+        price=partial(of_publication, "domain_dataset"),
         is_in_line=False,
     ),
     Kind(
@@ -44,6 +48,7 @@ KINDS = (
         keys=domain_keys,
         absent=absent_domains,
         inputs=_expert,
+        price=partial(of_publication, "expert_model"),
         is_in_line=False,
     ),
     Kind(
@@ -53,6 +58,7 @@ KINDS = (
         keys=recipe_names,
         is_in=has_recipes,
         inputs=_merged,
+        price=partial(of_publication, "merged_model"),
         is_in_line=False,
     ),
     Kind(
@@ -62,6 +68,7 @@ KINDS = (
         keys=mixture_names,
         is_in=has_mixtures,
         inputs=_mixture,
+        price=partial(of_publication, "moe_model"),
         is_in_line=False,
     ),
 )

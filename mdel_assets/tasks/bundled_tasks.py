@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PACKAGE = "lm_eval"
@@ -24,21 +25,28 @@ def harness_version() -> str | None:
         return None
 
 
-@functools.cache
 def likely_names() -> frozenset[str]:
     """Return the names that lines of the harness's YAML files give to tasks, groups and tags.
 
     Reading lines takes a second where parsing takes a quarter of a minute. A name that code or
     a list gives is not among them: ask `is_bundled`.
     """
+    return frozenset(likely_files())
+
+
+@functools.cache
+def likely_files() -> Mapping[str, Sequence[Path]]:
+    """Return the harness's YAML files that hold each of the `likely_names`, in order."""
     spec = importlib.util.find_spec(PACKAGE)
+    found: dict[str, list[Path]] = {}
     if spec is None or spec.origin is None:
-        return frozenset()
+        return found
     folder = Path(spec.origin).parent / "tasks"
-    files = (path for path in folder.rglob("*") if path.suffix in (".yaml", "") and path.is_file())
-    return frozenset(
-        name for path in files for name in _NAMES.findall(path.read_text("utf-8", "replace"))
-    ) - {"null"}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".yaml", "") and path.is_file():
+            for name in set(_NAMES.findall(path.read_text("utf-8", "replace"))) - {"null"}:
+                found.setdefault(name, []).append(path)
+    return found
 
 
 def is_bundled(name: str) -> bool:

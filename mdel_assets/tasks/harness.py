@@ -15,13 +15,13 @@ from typing import Any
 
 from mdel_assets.errors import TaskError, unknown_name_message
 from mdel_assets.experiment.evaluation import Evaluation
-from mdel_assets.tasks.own_tasks import OwnTask
+from mdel_assets.tasks.own_tasks import OwnTask, listed_members
 from mdel_assets.tasks.refusals import why_not_loaded, why_not_run
 from mdel_assets.tasks.results import TaskResult
 
 _log = logging.getLogger(__name__)
 # On a processor; a GPU takes as many at a time as fit, up to a limit.
-_BATCH_TOKENS, _MAX_BATCH = 8192, 64
+BATCH_TOKENS, MAX_BATCH = 8192, 64
 
 
 class Harness:
@@ -109,8 +109,8 @@ class Harness:
         has_gpu = torch.cuda.is_available()
         device = "cuda" if has_gpu else "cpu"
         loaded = load_model(folder, dtype="float32").to(device)
-        length = num_positions(loaded.config) or _BATCH_TOKENS
-        on_processor = min(_MAX_BATCH, max(1, _BATCH_TOKENS // length))
+        length = num_positions(loaded.config) or BATCH_TOKENS
+        on_processor = min(MAX_BATCH, max(1, BATCH_TOKENS // length))
         is_half = self._evaluation.dtype == "bfloat16"
         with _quiet():
             from lm_eval.models.huggingface import HFLM
@@ -120,7 +120,7 @@ class Harness:
                 tokenizer=load_tokenizer(folder),
                 device=device,
                 batch_size="auto" if has_gpu else on_processor,
-                max_batch_size=_MAX_BATCH,
+                max_batch_size=MAX_BATCH,
                 mixed_precision_dtype="bfloat16" if is_half else None,
             )
 
@@ -171,20 +171,7 @@ def _members(entry: Any) -> Iterator[str]:
     if entry.kind.name == "TAG":
         yield from sorted(entry.tags)
     elif entry.kind.name == "GROUP":
-        yield from _listed(entry.cfg)
-
-
-def _listed(group: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names that a group's ``task`` lists, and groups written inside of it."""
-    listed = group.get("task")
-    for each in listed if isinstance(listed, list) else []:
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each.get("task"), str):
-            yield each["task"]
-        else:
-            yield from filter(None, [each.get("group")])
-            yield from _listed(each)
+        yield from listed_members(entry.cfg)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.merging.kinds import KINDS as MERGED
 from mdel_assets.tasks import prices, steps
 from mdel_assets.tasks.bundled_tasks import harness_version
-from mdel_assets.tasks.own_tasks import definition_digest
+from mdel_assets.tasks.own_tasks import definition_digest, own_tasks_of
 from mdel_assets.training.kinds import KINDS as TRAINED
 
 _MODELS = (*TRAINED, *MERGED)
@@ -46,7 +46,7 @@ def _comparing(lineage: Lineage, key: str) -> dict[str, Any]:
 
 def _running(lineage: Lineage, key: str) -> dict[str, Any]:
     """Return what tasks are made of: own ones by their content, others by the harness's version."""
-    evaluation, own = lineage.experiment.evaluation, steps.own_tasks_of(lineage.experiment)
+    evaluation, own = lineage.experiment.evaluation, own_tasks_of(lineage.experiment)
     return {
         **evaluation.made_of({"dtype", "seed", "task_documents", "num_fewshot"}),
         "harness": harness_version(),
@@ -65,6 +65,7 @@ KINDS = (
         inputs=_model,
         config=_running,
         write_together=steps.run_tasks,
+        price=prices.of_results,
         is_report=True,
         is_heavy=True,
     ),

@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 
 from mdel_assets.errors import TaskError
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.store.digests import file_digest, text_digest
 
 # The loaders of `datasets` that read files of this machine; other names are of the Hub.
 _FILE_LOADERS = ("json", "csv", "parquet", "arrow", "text", "xml")
 # The arguments of theirs that say where the data lies.
 _PLACES = frozenset({"data_files", "data_dir"})
-_FUNCTION = "!function"
+FUNCTION = "!function"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,22 @@ class OwnTask:
     def files(self) -> list[Path]:
         """Return the local files and folders of its dataset, whether they are there or not."""
         return [path for place in self._places() for path in self._found(place)]
+
+    def files_of_split(self, split: str) -> list[Path] | None:
+        """Return the local files of one split of its dataset; None where they are not local.
+
+        A file that is named without a split is of the split `train`.
+        """
+        if not self._is_local:
+            return None
+        named = (self.content.get("dataset_kwargs") or {}).get("data_files")
+        if not self._is_folder and not isinstance(named, Mapping):
+            named = {"train": named}
+        if isinstance(named, Mapping):
+            places = [each for each in _leaves(named.get(split)) if "://" not in each]
+            return [path for place in places for path in self._found(place)]
+        folder = Path(self._place(str(self.content["dataset_path"])))
+        return sorted(path for path in folder.rglob(f"*{split}*") if path.is_file())
 
     def missing_files(self) -> list[Path]:
         """Return those that are not there."""
@@ -137,11 +154,21 @@ def own_tasks(folder: Path) -> dict[str, OwnTask]:
         )
     found: dict[str, OwnTask] = {}
     for path in sorted(folder.rglob("*.yaml")):
-        content, code_folders = _read(path, ())
-        name = content.get("group") or content.get("task")
-        if isinstance(name, str):
-            found[name] = OwnTask(name, path, content, code_folders)
+        if task := read_task(path):
+            found[task.name] = task
     return found
+
+
+def read_task(path: Path) -> OwnTask | None:
+    """Return the task or the group in a YAML file of the harness; None if it names neither.
+
+    Raises:
+        TaskError: the file cannot be read.
+
+    """
+    content, code_folders = _read(path, ())
+    name = content.get("group") or content.get("task")
+    return OwnTask(name, path, content, code_folders) if isinstance(name, str) else None
 
 
 def definition_digest(name: str, own: Mapping[str, OwnTask]) -> str | None:
@@ -157,15 +184,39 @@ def definition_digest(name: str, own: Mapping[str, OwnTask]) -> str | None:
     return text_digest(json.dumps(content, sort_keys=True, default=str))
 
 
+def own_tasks_of(experiment: Experiment) -> dict[str, OwnTask]:
+    """Return the tasks that the experiment defines itself.
+
+    Raises:
+        TaskError: its folder of tasks cannot be read.
+
+    """
+    folder = experiment.evaluation.tasks_folder
+    return own_tasks(Path(experiment.place(folder)).expanduser()) if folder else {}
+
+
+def listed_members(group: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a group's ``task`` lists, and groups written inside of it."""
+    listed = group.get("task")
+    for each in listed if isinstance(listed, list) else []:
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each.get("task"), str):
+            yield each["task"]
+        else:
+            yield from filter(None, [each.get("group")])
+            yield from listed_members(each)
+
+
 class _Reader(yaml.SafeLoader):
     """Reads the harness's YAML and runs none of its functions."""
 
 
 def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
-    return f"{_FUNCTION} {loader.construct_scalar(node)}"
+    return f"{FUNCTION} {loader.construct_scalar(node)}"
 
 
-_Reader.add_constructor(_FUNCTION, _function_name)
+_Reader.add_constructor(FUNCTION, _function_name)
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[Path]]:
@@ -185,7 +236,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], list[Pat
             f"out"
         )
     merged: dict[str, Any] = {}
-    folders = [path.resolve().parent] if _FUNCTION in json.dumps(content, default=str) else []
+    folders = [path.resolve().parent] if FUNCTION in json.dumps(content, default=str) else []
     for place in _as_list(content.pop("include", None)):
         included, of_included = _read(path.parent / place, (*above, path))
         merged |= included

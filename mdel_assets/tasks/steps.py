@@ -2,33 +2,20 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import ArtifactError, MdelError, TaskError
-from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.scoring.report_rows import rows_of
 from mdel_assets.tasks.bundled_tasks import NOT_INSTALLED, harness_version
-from mdel_assets.tasks.own_tasks import OwnTask, own_tasks
+from mdel_assets.tasks.own_tasks import own_tasks_of
 from mdel_assets.tasks.results import TaskResult, read_results, write_results
 
 if TYPE_CHECKING:
     from mdel_assets.tasks.harness import Harness
 
 TABLE_NAME = "tasks"
-
-
-def own_tasks_of(experiment: Experiment) -> dict[str, OwnTask]:
-    """Return the tasks that the experiment defines itself.
-
-    Raises:
-        TaskError: its folder of tasks cannot be read.
-
-    """
-    folder = experiment.evaluation.tasks_folder
-    return own_tasks(Path(experiment.place(folder)).expanduser()) if folder else {}
 
 
 def run_tasks(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]]:

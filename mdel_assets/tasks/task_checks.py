@@ -10,8 +10,7 @@ from mdel_assets.tasks.bundled_tasks import (
     is_bundled,
     likely_names,
 )
-from mdel_assets.tasks.own_tasks import OwnTask
-from mdel_assets.tasks.steps import own_tasks_of
+from mdel_assets.tasks.own_tasks import OwnTask, own_tasks_of
 
 
 def mistakes_of_tasks(experiment: Experiment) -> Iterator[str]:

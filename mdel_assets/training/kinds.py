@@ -222,6 +222,7 @@ KINDS = (
         keys=reference_names,
         config=_reference,
         write=steps.fetch_reference,
+        price=prices.of_reference,
         is_heavy=True,
     ),
 )

@@ -101,6 +101,12 @@ class ModelSizes:
         count = sum(own[name].numel() for name in names)
         return Training(count, count, first, names)
 
+    def feed_forward_of(self, layer: int) -> frozenset[str]:
+        """Return the names of the parameters of a layer's feed-forward."""
+        prefix = f"{self._name}.{layer}.mlp."
+        own = (name for name, _ in self._model.named_parameters())
+        return frozenset(name for name in own if name.startswith(prefix))
+
     def forward(self, num_tokens: float, *, length: int, first: int = 0) -> float:
         """Return the operations of a forward pass from layer ``first`` on, with the output layer.
 

