@@ -146,6 +146,86 @@ def test_dagsters_own_commands_begin_no_run_without_room_either(corpus, home, di
     assert "Traceback" not in done.stdout
 
 
+# Runs one of Dagster's commands with home $2 on a disk $1 of 40 MiB, which something else fills
+# once the run has begun; makes room, and runs it again; tells what is wrong with the databases.
+FILLED_MEANWHILE = """
+mount -t tmpfs -o size=40m none "$1"
+cp -a "$2" "$1/home"
+disk=$1 filling=$3 awaited=$4 examining=$5
+shift 5
+"$0" -c "$filling" "$disk/filler" "$awaited" "$@"; echo "the first ended with $?"
+rm "$disk/filler"
+"$0" -c "from mdel_assets.cli.main import main; main()" "$@"; echo "the second ended with $?"
+find "$disk/home" -name "*.db" | while read -r path; do
+    echo "database: $("$0" -c "$examining" "$path")"
+done
+"""
+# Fills the disk as soon as a file whose path matches $1 is opened.
+FILLING = """
+import contextlib, re, sys
+from pathlib import Path
+from mdel_assets.cli.main import main
+filler, awaited = Path(sys.argv.pop(1)), re.compile(sys.argv.pop(1))
+
+def fill(event, arguments):
+    if event not in ("open", "sqlite3.connect") or filler.exists():
+        return
+    if awaited.search(str(arguments[0])):
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+
+sys.addaudithook(fill)
+main()
+"""
+
+
+LAUNCH = ("dg", "launch", "--assets", "raw_pile_shard", "--partition", "val")
+MATERIALIZE = (
+    "dagster",
+    "asset",
+    "materialize",
+    "--select",
+    "raw_pile_shard",
+    "--partition",
+    "val",
+)
+# Of the run that Dagster has begun, and of the artifact that its step makes.
+DATABASE_OF_RUN, LOCK_OF_ARTIFACT = r"/runs/[0-9a-f-]{36}[.]db$", r"/locks/raw_pile_shard-val$"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "opened"), [(LAUNCH, LOCK_OF_ARTIFACT), (MATERIALIZE, DATABASE_OF_RUN)]
+)
+def test_a_disk_that_fills_during_a_run_of_dagsters_own_is_told_in_one_sentence(
+    corpus, home, disk, tmp_path, words, opened
+):
+    experiment = pico_experiment(corpus)
+    open_instance(home, experiment.name).dispose()
+    variables = environment(experiment, home, tmp_path)
+    variables["MDEL_HOME"] = str(disk / "home")
+    del variables["DAGSTER_HOME"]
+    arguments = [sys.executable, disk, home.root, FILLING, opened, CHECK, *words]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", FILLED_MEANWHILE, *arguments],
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
+    first, _, second = done.stdout.partition("the first ended with 1")
+    moved = MdelHome(disk / "home").dagster_home(experiment.name)
+    (refusal,) = (line for line in first.splitlines() if line.startswith("Error: "))
+    assert f"Dagster's history of the run (some 16 MiB) under {moved} (0 MiB free" in refusal
+    assert "Traceback" not in first
+    assert "the second ended with 0" in second
+    databases = [line for line in second.splitlines() if line.startswith("database: ")]
+    assert len(databases) > 4
+    assert set(databases) == {"database: ok"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("free_kib", [16, 512])
 def test_the_line_goes_on_once_there_is_room(corpus, home, disk, tmp_path, free_kib):
