@@ -1,5 +1,8 @@
 """The asset that shows the whole line on one page."""
 
+import textwrap
+from collections.abc import Sequence
+
 import dagster as dg
 
 from mdel_assets.defs.line_assets import LineAssets
@@ -7,6 +10,9 @@ from mdel_assets.defs.metadata import result_of
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.line.making import make_one
 from mdel_assets.reporting.steps import REPORT_NAME
+
+# What a window of 1280 pixels shows of a table's values.
+_MOST_CHARACTERS = 42
 
 
 def report_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
@@ -24,10 +30,23 @@ def report_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         record = make_one(lineage, "experiment_report")
         artifact = lineage.artifact("experiment_report")
         shown = {
-            "verdict": dg.MetadataValue.md("\n\n".join(record.details["verdict"])),
+            "verdict": dg.MetadataValue.md(_narrow(record.details["verdict"])),
             "report": dg.MetadataValue.path(str(artifact.folder / REPORT_NAME)),
             **record.counts,
         }
         return result_of(record, artifact, shown)
 
     return [experiment_report]
+
+
+def _narrow(paragraphs: Sequence[str]) -> str:
+    """Return paragraphs as Markdown of short lines.
+
+    Dagster makes all values of a page as wide as the widest, the path: a paragraph of that width
+    would be cut.
+    """
+    wrapped = (
+        textwrap.wrap(text, _MOST_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+        for text in paragraphs
+    )
+    return "\n\n".join("  \n".join(lines) for lines in wrapped)

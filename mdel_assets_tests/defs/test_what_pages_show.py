@@ -218,6 +218,18 @@ def test_a_report_shows_how_many_rows_it_has(finished):
     assert event.metadata["dagster/row_count"].value == len(lines.read_text().splitlines())
 
 
+def test_the_verdict_fits_a_page_that_a_long_path_makes_wider_than_the_window(finished):
+    experiment, home, _ = finished
+    done = materialize(experiment, home, "experiment_report", None)
+    (event,) = done.asset_materializations_for_node("experiment_report")
+    shown = event.metadata["verdict"].value
+    # A window of 1280 pixels shows 42 characters of a value.
+    assert max(map(len, (line.rstrip() for line in shown.splitlines()))) <= 42
+    record = home.lineage(experiment).artifact("experiment_report").require()
+    paragraphs = [part.replace("  \n", " ") for part in shown.split("\n\n")]
+    assert paragraphs == record.details["verdict"]
+
+
 def test_links_lead_to_the_commit_that_something_was_taken_from(monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     model = model_address({"path": "EleutherAI/pythia-1b", "commit": COMMIT})
