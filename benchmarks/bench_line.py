@@ -24,7 +24,7 @@ from benchmarks.figures import show
 from benchmarks.models import gpt_neox
 from benchmarks.pile_like import SHAPES, write_corpus
 from mdel_assets.data.package_files import PackageFile, fetch_package
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.home import MdelHome
 

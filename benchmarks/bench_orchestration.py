@@ -19,7 +19,7 @@ _ROUNDS = 3
 _DOMAIN = "github"
 _ALONE = """
 import os
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 home = MdelHome.from_environment()
 make_expert(home.lineage(load_experiment(os.environ["MDEL_EXPERIMENT"])), {domain!r})

@@ -9,7 +9,8 @@ import dagster as dg
 from mdel_assets.defs.failures import in_words
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.line_job import line_job
-from mdel_assets.experiment.experiment import Experiment, load_experiment
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 

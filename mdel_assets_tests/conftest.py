@@ -13,8 +13,9 @@ import pytest
 import yaml
 import zstandard
 
-from mdel_assets.experiment.experiment import Experiment, parse_experiment
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.fields import ExpertTraining
+from mdel_assets.experiment.loading import parse_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_all, make_one

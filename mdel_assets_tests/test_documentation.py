@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mdel_assets.cli.main import main
-from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,7 +9,7 @@ import click
 
 from mdel_assets.cli.completion import complete_partitioned_asset, complete_partitions
 from mdel_assets.errors import WebserverError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mdel_assets.cli.completion import complete_experiment
-from mdel_assets.experiment.experiment import Experiment, load_experiment
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
 from mdel_assets.experiment.families import bundled_families, load_family
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.kind import only_one
 from mdel_assets.line.lineage import Lineage

@@ -11,7 +11,7 @@ import warnings
 
 import click
 
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import click
 
-from mdel_assets.experiment.experiment import Experiment, load_experiment
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.maintenance import examination
 from mdel_assets.maintenance.examination import Finding

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mdel_assets.cli.completion import complete_domain
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 if TYPE_CHECKING:

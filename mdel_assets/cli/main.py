@@ -43,7 +43,7 @@ from mdel_assets.cli.tasks import tasks
 from mdel_assets.cli.ui import ui
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.evaluation import Evaluation
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.experiment.mistakes import validated
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.machine.console import show_log_lines, showing_progress

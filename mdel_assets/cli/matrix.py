@@ -5,7 +5,7 @@ import shutil
 
 import click
 
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.reporting.steps import REPORT_NAME

@@ -37,7 +37,7 @@ def new(
     without --force.
     """
     from mdel_assets.data.look import look_at
-    from mdel_assets.experiment.experiment import load_experiment
+    from mdel_assets.experiment.loading import load_experiment
     from mdel_assets.maintenance.experiment_checks import look_around
     from mdel_assets.maintenance.first_experiment import first_experiment
     from mdel_assets.planning.first_choice import this_machine

@@ -7,7 +7,7 @@ import click
 
 from mdel_assets.cli.completion import complete_asset, complete_experiment
 from mdel_assets.errors import unknown_name_message
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes

@@ -8,7 +8,8 @@ import click
 
 from mdel_assets.cli.completion import complete_domain, completing_keys_of
 from mdel_assets.errors import UnknownKeyError, unknown_name_message
-from mdel_assets.experiment.experiment import Experiment, load_experiment
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 if TYPE_CHECKING:

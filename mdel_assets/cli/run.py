@@ -16,7 +16,8 @@ from mdel_assets.cli.plan import refuse_what_exceeds
 from mdel_assets.cli.run_views import JsonLines, PlainLines, RunView
 from mdel_assets.data.source_sizes import source_bytes
 from mdel_assets.errors import unknown_name_message
-from mdel_assets.experiment.experiment import Experiment, load_experiment
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mdel_assets.errors import ServingError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.machine.console import showing_progress
 

@@ -5,7 +5,7 @@ import json
 
 import click
 
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.what_is_stale import what_is_stale
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes

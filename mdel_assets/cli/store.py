@@ -5,7 +5,7 @@ import json
 import click
 
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.store.remote.unreferenced import remove_files, superseded, unreferenced_files
 

@@ -6,7 +6,7 @@ import shutil
 import click
 
 from mdel_assets.errors import TaskError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.store.durable_files import write_text_atomically
 

@@ -8,54 +8,25 @@ anyone who can start a run could run any command. None of the settings enters a 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import dagster as dg
 import yaml
 from pydantic import TypeAdapter, create_model
 
-from mdel_assets.defs.compute_plan import Place, Plan, untracked
+from mdel_assets.defs.compute_plan import Plan, untracked
+from mdel_assets.defs.compute_settings import COMMANDS, LAUNCHER, QUEUES, ComputeSettings
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.engines.division import Division
-from mdel_assets.engines.jobs import Engine
-from mdel_assets.engines.ray_jobs import RayJobs
-from mdel_assets.engines.settings import (
-    QueueSettings,
-    RaySettings,
-    SlurmSettings,
-    read_settings,
-    refuse_unknown_keys,
-)
-from mdel_assets.engines.slurm import Slurm
-from mdel_assets.errors import (
-    ExperimentError,
-    MdelError,
-    TrainingInterruptedError,
-    UnknownKeyError,
-    unknown_name_message,
-)
+from mdel_assets.engines.settings import refuse_unknown_keys
+from mdel_assets.errors import ExperimentError, MdelError, TrainingInterruptedError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
-from mdel_assets.kinds import KINDS
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
 from mdel_assets.store.records import Record
 
-_ENGINES = ["local", "accelerate", "slurm", "ray"]
-_QUEUES = ["slurm", "ray"]
-_SHARES = tuple(Division.model_fields)
-# Settings of a kind hold for its further replicates, too.
-_SETTINGS_OF = {kind.name: kind.replicate_of or kind.name for kind in KINDS}
-_OWN = [kind for kind in KINDS if not kind.replicate_of]
-_TRAININGS = [kind.name for kind in _OWN if kind.is_training]
-_MOVABLE = [kind.name for kind in _OWN if kind.is_heavy]
-_DIVISIBLE = [kind.name for kind in _OWN if kind.parts]
-# Settings that become a command, or that choose the machines that run it.
-_LAUNCHER = "launcher"
-_COMMANDS = ("python", "environment", "modules", "options", "address")
 
-
-class Compute(dg.ConfigurableResource):
+class Compute(ComputeSettings):
     """Where artifacts are made: in the step's process, in local workers, or in cluster jobs.
 
     ``engine`` is that of trainings. ``kinds`` maps other kinds of artifact, or trainings that need
@@ -72,22 +43,6 @@ class Compute(dg.ConfigurableResource):
     ``launcher`` and, of those settings, ``python``, ``environment``, ``modules``, ``options`` and
     ``address`` come only from the file (`load_compute`).
     """
-
-    # Not a field, so run configuration cannot set it: {"launcher": [...], "slurm": {...}, ...}.
-    of_file: ClassVar[Mapping[str, Any]] = {}
-
-    engine: str = "local"
-    models_at_once: int | None = None
-    max_seconds: float | None = None
-    num_processes: int = 1
-    sharded: bool = False
-    slurm: dict[str, Any] = {}
-    ray: dict[str, Any] = {}
-    kinds: dict[str, Any] = {}
-
-    def backfill_policy(self, kind: str) -> dg.BackfillPolicy | None:
-        """Return one run for all partitions if they become jobs, else Dagster's default."""
-        return dg.BackfillPolicy.single_run() if self.place_of(kind).queue else None
 
     def made(
         self,
@@ -153,89 +108,6 @@ class Compute(dg.ConfigurableResource):
             raise_where_cancelled(failure)
         return made
 
-    def checked(self) -> None:
-        """Refuse settings that are unknown, contradict each other, or cannot be set here.
-
-        Raises:
-            ExperimentError: what is wrong, and where it can be set.
-
-        """
-        if self.engine not in _ENGINES:
-            raise ExperimentError(unknown_name_message("compute.engine", self.engine, _ENGINES))
-        given = {name: getattr(self, name) for name in _QUEUES}
-        given |= {f"kinds.{kind}": entry for kind, entry in self.kinds.items()}
-        for name, settings in given.items():
-            if not isinstance(settings, dict):
-                raise ExperimentError(f"compute.{name} must be a mapping of settings.")
-            if found := sorted(set(settings) & set(_COMMANDS)):
-                raise ExperimentError(
-                    f"compute.{name}.{found[0]} cannot be set in run configuration: it becomes a "
-                    f"command, and anyone who can start a run could run any command. Set it in "
-                    f"compute.yaml."
-                )
-        together = self.num_processes > 1 or self.sharded or self.of_file.get(_LAUNCHER)
-        if self.engine == "local" and together:
-            raise ExperimentError(
-                "compute.num_processes, sharded and launcher are for workers: set compute.engine "
-                "to accelerate."
-            )
-        for kind in ("expert_model", *self.kinds):
-            self.place_of(kind)
-
-    def place_of(self, kind: str) -> "Place":
-        """Return where artifacts of a kind are made.
-
-        Raises:
-            ExperimentError: a setting of the kind is unknown or invalid.
-
-        """
-        kind = _SETTINGS_OF.get(kind, kind)
-        entry = {**self.of_file.get("kinds", {}).get(kind, {}), **self.kinds.get(kind, {})}
-        if kind in self.kinds and kind not in _MOVABLE:
-            raise UnknownKeyError(unknown_name_message("compute.kinds: kind", kind, _MOVABLE))
-        engine = entry.pop("engine", self.engine if kind in (*self.kinds, *_TRAININGS) else "local")
-        known = _ENGINES if kind in _TRAININGS else ["local", *_QUEUES]
-        if engine not in known:
-            raise ExperimentError(
-                f"{unknown_name_message(f'compute.kinds.{kind}.engine', engine, known)} Only "
-                f"trainings run in workers of accelerate."
-            )
-        shares = {name: entry.pop(name) for name in _SHARES if name in entry}
-        if shares and kind not in _DIVISIBLE:
-            raise ExperimentError(
-                f"compute.kinds.{kind}.{next(iter(shares))} is for {', '.join(_DIVISIBLE)} alone."
-            )
-        division = read_settings(Division, shares, origin=f"compute.kinds.{kind}")
-        if engine not in _QUEUES:
-            if entry:
-                raise ExperimentError(
-                    f"compute.kinds.{kind}.{next(iter(entry))} is for jobs of a cluster: set "
-                    f"compute.engine, or compute.kinds.{kind}.engine, to slurm or ray."
-                )
-            return Place(engine, None, division)
-        content = {**self.of_file.get(engine, {}), **getattr(self, engine), **entry}
-        origin = f"compute.kinds.{kind}" if entry else f"compute.{engine}"
-        model = SlurmSettings if engine == "slurm" else RaySettings
-        return Place(engine, read_settings(model, content, origin=origin), division)
-
-    def command(self, python: str, *, is_training: bool = True) -> list[str]:
-        """Return the command that starts a worker, without its last argument, the spec's path."""
-        launcher: Sequence[str] = self.of_file.get(_LAUNCHER, []) if is_training else []
-        if not launcher and (self.num_processes == 1 or not is_training):
-            launcher = [python]
-        elif not launcher:
-            number = f"--nproc-per-node={self.num_processes}"
-            launcher = [python, "-m", "torch.distributed.run", "--standalone", number]
-        return [*launcher, "-m", "mdel_assets.worker"]
-
-    def make_engine(self, settings: QueueSettings, *, is_training: bool) -> Engine:
-        """Return the engine for ``settings``; only trainings have several processes for a job."""
-        command = self.command(settings.python, is_training=is_training)
-        if isinstance(settings, RaySettings):
-            return RayJobs(settings, command=command)
-        assert isinstance(settings, SlurmSettings)
-        return Slurm(settings, command=command)
-
 
 def raise_where_cancelled(error: MdelError) -> None:
     """Raise Dagster's interruption error if ``error`` says that a person asked to stop."""
@@ -264,15 +136,17 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
         raise ExperimentError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ExperimentError(f"{path} must be a mapping of keys, such as 'engine: slurm'.")
-    known = [name for name in Compute.__annotations__ if name != "of_file"]
-    refuse_unknown_keys(content, [*known, _LAUNCHER], origin=str(path))
+    known = [name for name in ComputeSettings.__annotations__ if name != "of_file"]
+    refuse_unknown_keys(content, [*known, LAUNCHER], origin=str(path))
     of_file, fields = _apart(content)
     try:
-        TypeAdapter(list[str]).validate_python(of_file.get(_LAUNCHER, []))
+        TypeAdapter(list[str]).validate_python(of_file.get(LAUNCHER, []))
         Compute(**fields)
         # Run configuration replaces all values of an instance at once. It changes single values
         # only if the file's settings are the class's own defaults.
-        defaults: Any = {name: (Compute.__annotations__[name], fields[name]) for name in fields}
+        defaults: Any = {
+            name: (ComputeSettings.__annotations__[name], fields[name]) for name in fields
+        }
         made = create_model("Compute", __base__=Compute, **defaults)
         made.of_file = of_file
         compute: Compute = made()
@@ -284,9 +158,9 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
 
 def _apart(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings that run configuration cannot change, and those that it can."""
-    of_file: dict[str, Any] = {name: value for name, value in content.items() if name == _LAUNCHER}
-    fields = {name: value for name, value in content.items() if name != _LAUNCHER}
-    for name in _QUEUES:
+    of_file: dict[str, Any] = {name: value for name, value in content.items() if name == LAUNCHER}
+    fields = {name: value for name, value in content.items() if name != LAUNCHER}
+    for name in QUEUES:
         if isinstance(settings := fields.get(name), dict):
             of_file[name], fields[name] = _commands_apart(settings)
     kinds = fields.get("kinds")
@@ -298,5 +172,5 @@ def _apart(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _commands_apart(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    commands = {key: settings[key] for key in settings if key in _COMMANDS}
-    return commands, {key: settings[key] for key in settings if key not in _COMMANDS}
+    commands = {key: settings[key] for key in settings if key in COMMANDS}
+    return commands, {key: settings[key] for key in settings if key not in COMMANDS}

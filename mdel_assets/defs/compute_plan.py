@@ -3,16 +3,16 @@
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
+from mdel_assets.defs.compute_settings import ComputeSettings, Place
 from mdel_assets.defs.job_messages import JobMessages
-from mdel_assets.engines.division import Division, Share, shares_of
+from mdel_assets.engines.division import Share, shares_of
 from mdel_assets.engines.job_folder import JobFolder, look_again
 from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
-from mdel_assets.engines.settings import QueueSettings
 from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.line.conditions import Conditions
@@ -25,27 +25,15 @@ from mdel_assets.store.records import Record
 from mdel_assets.tracking import Tracker
 from mdel_assets.training.time_left import num_parameters, operations_of
 
-if TYPE_CHECKING:
-    from mdel_assets.defs.compute import Compute
-
 # Per trained parameter: weights, gradients and two moments in fp32, and some activations.
 _TRAINING_BYTES = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where artifacts of a kind are made; ``queue`` are the settings where they become jobs."""
-
-    engine: str
-    queue: QueueSettings | None
-    division: Division
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The artifacts of one run, and everything needed to make them."""
 
-    compute: "Compute"
+    compute: ComputeSettings
     context: dg.AssetExecutionContext
     lineage: Lineage
     tracker: Tracker

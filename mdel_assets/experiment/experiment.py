@@ -1,19 +1,13 @@
-"""Experiment: what is studied, read from one YAML file, frozen and validated.
+"""Experiment: what is studied, frozen. `loading` reads it from a YAML file and validates it."""
 
-`load_experiment` takes a bundled name or a path. Every mistake in the file is refused here, before
-hours are spent, with the key, the value and the nearest known name.
-"""
-
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from mdel_assets.errors import ExperimentError, UnknownKeyError, listed, unknown_name_message
+from mdel_assets.errors import ExperimentError, UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.domains import ClusteredDomains, Domains
 from mdel_assets.experiment.evaluation import Evaluation
-from mdel_assets.experiment.families import setting_of_family
 from mdel_assets.experiment.fields import (
     Baselines,
     Domain,
@@ -27,27 +21,13 @@ from mdel_assets.experiment.fields import (
 from mdel_assets.experiment.forecast import Forecast
 from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.experiment.merged_models import adapter_of
-from mdel_assets.experiment.mistakes import all_mistakes
 from mdel_assets.experiment.mixtures import MixtureRecipe
 from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family
 from mdel_assets.experiment.pile_domains import PILE_DOMAINS
 from mdel_assets.experiment.publishing import Hub, Tracking
-from mdel_assets.experiment.rules import mistakes_between
 from mdel_assets.experiment.section import NUM_SEEDS, Section
 from mdel_assets.experiment.shard_locations import MAX_SHARDS, shard_keys, write_out
-from mdel_assets.experiment.yaml_mapping import read_mapping
 
-# Replacements for missing or wrong values, so that the rest of an experiment can be checked.
-_STAND_INS: dict[str, Any] = {
-    "name": "unnamed",
-    "source": {"train": ["unnamed"]},
-    "source.train": ["unnamed"],
-    "seed_model": {"path": "unnamed/unnamed"},
-    "training": {"trained_layers": "all"},
-    "training.trained_layers": "all",
-}
-# Sections of named entries; a mistake invalidates a whole entry.
-_ENTRIES = ("merges", "mixtures", "variants")
 _LENGTHS = {"num_tokens", "max_steps", "num_epochs"}
 _Settings = TypeVar("_Settings", bound=Optimization)
 VALIDATION_SHARD = "val"
@@ -244,70 +224,6 @@ class Experiment(Section):
 def _with_seed_moved(training: _Settings, more: int) -> _Settings:
     """Return the settings with ``more`` added to the seed, in the range of seeds."""
     return training.model_copy(update={"seed": (training.seed + more) % NUM_SEEDS})
-
-
-def bundled_experiments() -> list[str]:
-    """Return the names of the experiments that ship with the package."""
-    folder = resources.files("mdel_assets.experiments")
-    names = (entry.name for entry in folder.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
-def load_experiment(name_or_path: str) -> Experiment:
-    """Read a bundled experiment by name, any YAML file by path, or ``FAMILY/SETTING``.
-
-    Raises:
-        ExperimentError: the file does not exist, is not YAML, or holds invalid values: all of them
-            are named.
-
-    """
-    if found := setting_of_family(name_or_path):
-        family, setting = found
-        content = family.content(setting)
-        return _experiment_of(content, origin=name_or_path, folder=family.folder)
-    if name_or_path in bundled_experiments():
-        text = resources.files("mdel_assets.experiments").joinpath(f"{name_or_path}.yaml")
-        return parse_experiment(text.read_text("utf-8"), origin=name_or_path)
-    path = Path(name_or_path)
-    if not path.is_file():
-        known = unknown_name_message("experiment", name_or_path, bundled_experiments())
-        raise ExperimentError(
-            f"{known} There is no file of that name, either. Check MDEL_EXPERIMENT."
-        )
-    try:
-        text_of_file = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(
-            f"{path} cannot be read: {error}. Give a YAML file in UTF-8 that you may read."
-        ) from error
-    return parse_experiment(text_of_file, origin=str(path), folder=path.absolute().parent)
-
-
-def parse_experiment(text: str, *, origin: str, folder: Path | None = None) -> Experiment:
-    """Return the experiment that ``text`` describes; ``origin`` names it in messages.
-
-    Relative paths start at ``folder``, or at the working folder if it is None.
-
-    Raises:
-        ExperimentError: it is not YAML, or holds invalid values: all of them are named.
-
-    """
-    return _experiment_of(read_mapping(text, origin=origin), origin=origin, folder=folder)
-
-
-def _experiment_of(content: dict[Any, Any], *, origin: str, folder: Path | None) -> Experiment:
-    """Return the experiment that ``content`` describes; raises as `parse_experiment`."""
-    if "folder" in content:
-        raise ExperimentError(f"{origin}: Unknown key 'folder'. Remove it.")
-    if folder is not None:
-        content |= {"folder": str(folder)}
-    experiment, found = all_mistakes(Experiment, content, stand_ins=_STAND_INS, entries=_ENTRIES)
-    mistakes = list(found.values())
-    if experiment is not None:
-        mistakes += mistakes_between(experiment, wrong=found)
-    if experiment is None or mistakes:
-        raise ExperimentError(f"{origin}{listed(mistakes)}")
-    return experiment
 
 
 def _refuse_repeats(what: str, names: list[str]) -> None:

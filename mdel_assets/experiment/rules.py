@@ -7,11 +7,12 @@ skipped. The rules look only at the experiment.
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
 from mdel_assets.errors import unknown_name_message
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
 from mdel_assets.experiment.merged_models import with_adapter
@@ -24,9 +25,6 @@ from mdel_assets.experiment.trained_layers import layers_mistake
 from mdel_assets.model_families.mixture_families import misfit
 from mdel_assets.model_families.settings import ModelShape, shape_of
 
-if TYPE_CHECKING:
-    from mdel_assets.experiment.experiment import Experiment
-
 # Entries of a home that are not folders of experiments.
 NAMES_OF_THE_HOME = (
     *("cache", "dagster", "wandb", "merges", "maps"),
@@ -35,7 +33,7 @@ NAMES_OF_THE_HOME = (
 _MODELS = "seed, expert:<domain>, expert:*, random:*, merged:<recipe>, a folder, or a Hub id"
 
 
-def mistakes_between(experiment: "Experiment", *, wrong: Iterable[str]) -> Iterator[str]:
+def mistakes_between(experiment: Experiment, *, wrong: Iterable[str]) -> Iterator[str]:
     """Yield each mismatch between sections; rules that read a place in ``wrong`` are skipped."""
     wrong = list(wrong)
     for places, rule in _RULES:
@@ -43,7 +41,7 @@ def mistakes_between(experiment: "Experiment", *, wrong: Iterable[str]) -> Itera
             yield from rule(experiment)
 
 
-def mistakes_of_training(experiment: "Experiment", seed: ModelShape) -> Iterator[str]:
+def mistakes_of_training(experiment: Experiment, seed: ModelShape) -> Iterator[str]:
     """Yield the settings with which a seed model of this shape cannot be trained."""
     limit, num_layers = seed.max_positions, seed.num_layers
     for place, training in _trainings(experiment):
@@ -58,7 +56,7 @@ def mistakes_of_training(experiment: "Experiment", seed: ModelShape) -> Iterator
             yield f"{place}.trained_layers: {mistake}"
 
 
-def mistakes_of_scoring(experiment: "Experiment", seed: ModelShape) -> Iterator[str]:
+def mistakes_of_scoring(experiment: Experiment, seed: ModelShape) -> Iterator[str]:
     """Yield the settings with which models of this shape cannot be scored."""
     limit, max_length = seed.max_positions, experiment.evaluation.max_length
     if limit and max_length > limit:
@@ -68,13 +66,13 @@ def mistakes_of_scoring(experiment: "Experiment", seed: ModelShape) -> Iterator[
         )
 
 
-def mistakes_of_mixing(experiment: "Experiment", seed: Mapping[str, Any]) -> Iterator[str]:
+def mistakes_of_mixing(experiment: Experiment, seed: Mapping[str, Any]) -> Iterator[str]:
     """Yield why experts of a seed of this configuration cannot be mixed, where they are to be."""
     if experiment.mixtures and (mistake := misfit(seed)):
         yield f"mixtures: {mistake}"
 
 
-def _trainings(experiment: "Experiment") -> Iterator[tuple[str, Optimization]]:
+def _trainings(experiment: Experiment) -> Iterator[tuple[str, Optimization]]:
     if experiment.seed_model.pretrain:
         yield "seed_model.pretrain", experiment.seed_model.pretrain
     yield "training", experiment.training
@@ -89,7 +87,7 @@ def _meet(place: str, other: str) -> bool:
     return f"{place}.".startswith(f"{other}.") or f"{other}.".startswith(f"{place}.")
 
 
-def _name(experiment: "Experiment") -> Iterator[str]:
+def _name(experiment: Experiment) -> Iterator[str]:
     name = experiment.name
     if mistake := name_mistake(name):
         yield f"name: {mistake}"
@@ -97,7 +95,7 @@ def _name(experiment: "Experiment") -> Iterator[str]:
         yield f"name: '{name}' is reserved: MDEL_HOME has its own '{name.lower()}'. Choose another"
 
 
-def _names(experiment: "Experiment") -> Iterator[str]:
+def _names(experiment: Experiment) -> Iterator[str]:
     named: dict[str, Mapping[str, Any]] = {
         "merges": experiment.merges,
         "mixtures": experiment.mixtures,
@@ -123,7 +121,7 @@ def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield known, name
 
 
-def _domains(experiment: "Experiment") -> Iterator[str]:
+def _domains(experiment: Experiment) -> Iterator[str]:
     if not experiment.domain_table:
         yield "domains: the list is empty. Write 'pile', list domains, or use {clusters: 8}"
     labels = [label for d in experiment.domain_table for label in (d.name, *d.aliases)]
@@ -136,7 +134,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _source(experiment: "Experiment") -> Iterator[str]:
+def _source(experiment: Experiment) -> Iterator[str]:
     source, is_labelled = experiment.source, experiment.clusters is None
     if source.layout == "columns" and is_labelled and not source.domain_field:
         yield (
@@ -158,24 +156,24 @@ def _source(experiment: "Experiment") -> Iterator[str]:
             )
 
 
-def _splits(experiment: "Experiment") -> Iterator[str]:
+def _splits(experiment: Experiment) -> Iterator[str]:
     for split in _repeated(experiment.evaluation.splits):
         yield f"evaluation.splits: '{split}' occurs twice"
 
 
-def _tasks(experiment: "Experiment") -> Iterator[str]:
+def _tasks(experiment: Experiment) -> Iterator[str]:
     for task in _repeated(experiment.evaluation.tasks):
         yield f"evaluation.tasks: '{task}' occurs twice"
 
 
-def _variants(experiment: "Experiment") -> Iterator[str]:
+def _variants(experiment: Experiment) -> Iterator[str]:
     for name, variant in experiment.variants.items():
         if variant.domain not in experiment.domain_keys:
             told = unknown_name_message("domain", variant.domain, experiment.domain_keys)
             yield f"variants.{name}: {told}"
 
 
-def _variant_trainings(experiment: "Experiment") -> Iterator[str]:
+def _variant_trainings(experiment: Experiment) -> Iterator[str]:
     for name in experiment.variants:
         try:
             experiment.variant_training(name)
@@ -183,7 +181,7 @@ def _variant_trainings(experiment: "Experiment") -> Iterator[str]:
             yield from sentences(error, ExpertTraining, within=("variants", name, "training"))
 
 
-def _recipes(experiment: "Experiment") -> Iterator[str]:
+def _recipes(experiment: Experiment) -> Iterator[str]:
     for name, recipe in experiment.merges.items():
         for model in dict.fromkeys(recipe.model_names):
             if mistake := _model_mistake(experiment, model):
@@ -192,7 +190,7 @@ def _recipes(experiment: "Experiment") -> Iterator[str]:
             yield f"merges.{name}: {mistake}"
 
 
-def _model_mistake(experiment: "Experiment", model: str) -> str | None:
+def _model_mistake(experiment: Experiment, model: str) -> str | None:
     """Return why a recipe cannot use a model of this name; None if it can."""
     model, adapter = experiment.adapter_of(model)
     if adapter is not None:
@@ -220,7 +218,7 @@ def _model_mistake(experiment: "Experiment", model: str) -> str | None:
     return f"'{model}' does not name a model. Expected {_MODELS}"
 
 
-def _adapter_mistake(experiment: "Experiment", model: str, adapter: str) -> str | None:
+def _adapter_mistake(experiment: Experiment, model: str, adapter: str) -> str | None:
     """Return why a recipe cannot merge this adapter into this model; None if it can."""
     if model.endswith(":*") or model.startswith("merged:"):
         return (
@@ -232,7 +230,7 @@ def _adapter_mistake(experiment: "Experiment", model: str, adapter: str) -> str 
     return f"'{adapter}' does not name an adapter. Expected a folder, or a Hub id OWNER/NAME"
 
 
-def _stage_mistakes(experiment: "Experiment", name: str) -> Iterator[str]:
+def _stage_mistakes(experiment: Experiment, name: str) -> Iterator[str]:
     """Yield why a recipe cannot take what other recipes make."""
 
     def stages(recipe: str) -> list[str]:
@@ -265,7 +263,7 @@ def _number_mistakes(recipe: MergeRecipe) -> Iterator[str]:
             yield mistake
 
 
-def _mixtures(experiment: "Experiment") -> Iterator[str]:
+def _mixtures(experiment: Experiment) -> Iterator[str]:
     yield from mistakes_in_mixtures(
         experiment.mixtures,
         domains=experiment.domain_keys,
@@ -273,27 +271,27 @@ def _mixtures(experiment: "Experiment") -> Iterator[str]:
     )
 
 
-def _mixed_family(experiment: "Experiment") -> Iterator[str]:
+def _mixed_family(experiment: Experiment) -> Iterator[str]:
     pretrain = experiment.seed_model.pretrain
     if pretrain and not any(mistakes_in_model(pretrain.model)):
         yield from mistakes_of_mixing(experiment, pretrain.model)
 
 
-def _pretraining(experiment: "Experiment") -> Iterator[str]:
+def _pretraining(experiment: Experiment) -> Iterator[str]:
     if pretrain := experiment.seed_model.pretrain:
         for mistake in mistakes_in_model(pretrain.model):
             yield f"seed_model.pretrain.model: {mistake}"
 
 
-def _trained_sizes(experiment: "Experiment") -> Iterator[str]:
+def _trained_sizes(experiment: Experiment) -> Iterator[str]:
     yield from mistakes_of_training(experiment, _shape_to_be(experiment))
 
 
-def _scored_sizes(experiment: "Experiment") -> Iterator[str]:
+def _scored_sizes(experiment: Experiment) -> Iterator[str]:
     yield from mistakes_of_scoring(experiment, _shape_to_be(experiment))
 
 
-def _shape_to_be(experiment: "Experiment") -> ModelShape:
+def _shape_to_be(experiment: Experiment) -> ModelShape:
     """Return the shape of a seed model that will be pretrained; any other shape is unknown."""
     pretrain = experiment.seed_model.pretrain
     if pretrain is None or any(mistakes_in_model(pretrain.model)):
@@ -301,7 +299,7 @@ def _shape_to_be(experiment: "Experiment") -> ModelShape:
     return shape_of(pretrain.model)
 
 
-_RULES: tuple[tuple[tuple[str, ...], Callable[["Experiment"], Iterator[str]]], ...] = (
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Experiment], Iterator[str]]], ...] = (
     (("name",), _name),
     (("evaluation.references",), _names),
     (("domains",), _domains),

@@ -14,8 +14,8 @@ import yaml
 from mdel_assets.data.held_out import allows_a_verdict, fraction_for
 from mdel_assets.data.look import CorpusLook, LabelCount
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment.experiment import bundled_experiments
 from mdel_assets.experiment.fields import Source
+from mdel_assets.experiment.loading import bundled_experiments
 from mdel_assets.experiment.schema import SCHEMA_PATH
 from mdel_assets.experiment.section import MAX_NAME_LENGTH, name_mistake
 from mdel_assets.experiment.shard_locations import write_out

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from mdel_assets.errors import MdelError, MissingArtifactError
 from mdel_assets.evaluation.outcomes import Outcome, read_outcome
-from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import ExperimentFamily
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.mapping.map_files import read_map, write_map
 

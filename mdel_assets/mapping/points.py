@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mdel_assets.evaluation.outcomes import ENSEMBLE, MEAN, MIXTURE, SEARCH, Outcome
-from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import ExperimentFamily
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.forecasting.judgement import Judgement, judge, judgement_markdown
 from mdel_assets.forecasting.model import FITTED_NAME, Fitted, Point, fit
 from mdel_assets.forecasting.steps import read_probes

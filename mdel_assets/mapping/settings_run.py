@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import ExperimentFamily
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.what_is_stale import what_is_stale
 from mdel_assets.machine.child_processes import children_deaf_to_interrupts

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from mdel_assets.errors import MdelError, MergeError
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.experiment.merge_recipe import MergeRecipe
+from mdel_assets.merging.opening import open_sources
 from mdel_assets.merging.slices import Part
-from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
+from mdel_assets.merging.sources import MergeInput, Source, refuse_differences
 from mdel_assets.merging.streaming import merge_jobs
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.scoring.kept_states import KeptStates, KeptTrunk

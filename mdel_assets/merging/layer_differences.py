@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mdel_assets.merge_methods.block_sums import inner_products, sums
+from mdel_assets.merging.opening import open_sources
 from mdel_assets.merging.process import set_up_for_streaming
-from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
+from mdel_assets.merging.sources import MergeInput, Source, refuse_differences
 from mdel_assets.store.tensor_names import Layers
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The input models of a merge: opened side by side, and compared before anything is written.
+"""The input models of a merge, which are compared before anything is written.
 
 `Source.read` gives elements of a tensor in fp32, by its common name, and refuses a NaN or infinity.
 """
@@ -8,20 +8,18 @@ import filecmp
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import MergeError
-from mdel_assets.merging.tied_output import OUTPUT_NAME, with_one_form
 from mdel_assets.store.lora_files import LoraFolder
 from mdel_assets.store.tensor_files import TensorFolder, torch_dtype
 from mdel_assets.store.tensor_headers import StoredTensor
-from mdel_assets.store.tensor_names import common_names
 
 if TYPE_CHECKING:
     import torch
 
+OUTPUT_NAME = "lm_head.weight"
 _SHOWN_DIFFERENCES = 12
 
 
@@ -95,20 +93,6 @@ class Source:
                 f"it from the recipe."
             )
         return found
-
-
-@contextmanager
-def open_sources(inputs: Sequence[MergeInput], *, model_folder: Path) -> Iterator[list[Source]]:
-    """Open the inputs' files; the merged model has the configuration in ``model_folder``."""
-    with ExitStack() as stack:
-        found = []
-        for entry in inputs:
-            tensors = stack.enter_context(TensorFolder(entry.folder))
-            names, added = common_names(tensors.shapes), None
-            if entry.adapter:
-                added = LoraFolder(entry.adapter, tensors.shapes, name=entry.name)
-            found.append(Source(entry, tensors, names, added))
-        yield with_one_form(found, model_folder=model_folder)
 
 
 def largest_magnitude(numbers: "torch.Tensor") -> float:

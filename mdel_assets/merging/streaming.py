@@ -23,9 +23,10 @@ from mdel_assets.merging.chat_template import (
     write_chat_template,
 )
 from mdel_assets.merging.members import Members
+from mdel_assets.merging.opening import open_sources
 from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.slices import Part, parts_of, write_layers
-from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
+from mdel_assets.merging.sources import MergeInput, Source, refuse_differences
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.merging.united_tokenizer import united_tokenizer
 from mdel_assets.merging.vocabulary_rows import with_vocabulary

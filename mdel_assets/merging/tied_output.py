@@ -8,18 +8,14 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mdel_assets.merging.sources import OUTPUT_NAME, Source
 from mdel_assets.store.tensor_names import is_input_embedding
 
-if TYPE_CHECKING:
-    from mdel_assets.merging.sources import Source
-
-OUTPUT_NAME = "lm_head.weight"
 _ELEMENTS_AT_ONCE = 1 << 19
 
 
-def with_one_form(sources: "Sequence[Source]", *, model_folder: Path) -> "list[Source]":
+def with_one_form(sources: Sequence[Source], *, model_folder: Path) -> list[Source]:
     """Return the sources, all with an output layer or all without one, if this loses nothing.
 
     The merged model has the configuration in ``model_folder``. If that configuration, or a model's
@@ -47,7 +43,7 @@ def ties_output(folder: Path) -> bool:
     return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", True)))
 
 
-def _without_output(source: "Source") -> "Source":
+def _without_output(source: Source) -> Source:
     """Return the source without its output layer, if that is a copy of its embedding."""
     if OUTPUT_NAME not in source.own_names:
         return source
@@ -57,7 +53,7 @@ def _without_output(source: "Source") -> "Source":
     return dataclasses.replace(source, own_names=names)
 
 
-def _with_output(source: "Source") -> "Source":
+def _with_output(source: Source) -> Source:
     """Return the source with its embedding as output layer, if it is tied and has none."""
     embeddings = _embeddings(source)
     if OUTPUT_NAME in source.own_names or not embeddings or not ties_output(source.entry.folder):
@@ -66,7 +62,7 @@ def _with_output(source: "Source") -> "Source":
     return dataclasses.replace(source, own_names=names)
 
 
-def _embeddings(source: "Source") -> list[str]:
+def _embeddings(source: Source) -> list[str]:
     """Return the tensors that may be the input embedding.
 
     They have the output layer's shape. Without an output layer, the vocabulary is larger than the
@@ -80,7 +76,7 @@ def _embeddings(source: "Source") -> list[str]:
     return [n for n, t in stored.items() if (t.shape, t.dtype) == (wanted.shape, wanted.dtype)]
 
 
-def _is_same(source: "Source", name: str, other: str) -> bool:
+def _is_same(source: Source, name: str, other: str) -> bool:
     """Whether two tensors of one shape and dtype hold the same bytes."""
     import torch
 

@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mdel_assets.errors import MergeError
 from mdel_assets.experiment.merged_models import with_adapter
 from mdel_assets.merging.slices import Part
-from mdel_assets.merging.sources import Source
-from mdel_assets.merging.tied_output import OUTPUT_NAME
+from mdel_assets.merging.sources import OUTPUT_NAME, Source
 from mdel_assets.merging.united_tokenizer import TokenRow, UnitedTokenizer, vocabulary_size
 from mdel_assets.store.tensor_files import is_float, torch_dtype
 from mdel_assets.store.tensor_headers import StoredTensor

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.reporting.made_of import Records, of_kind
 from mdel_assets.reporting.settings import as_yaml, has_hidden_places, shown_settings

@@ -14,7 +14,7 @@ CODE = """
 import sys
 from pathlib import Path
 from mdel_assets.line.making import make_one
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))
 print("ready", flush=True)

@@ -127,7 +127,7 @@ def write_experiment(folder, planted):
 
 SCRIPT = """
 import sys
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 from pathlib import Path

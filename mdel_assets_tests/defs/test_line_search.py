@@ -174,7 +174,7 @@ def test_the_card_tells_of_search_and_perplexity(searched):
 STEP = """
 import sys
 from pathlib import Path
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))

@@ -16,7 +16,7 @@ from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.metadata import link, model_address, shard_address
 from mdel_assets.evaluation.regression import Change
 from mdel_assets.evaluation.sweep import SweepEntry, write_sweep
-from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.trials import Trial
 from mdel_assets.scoring.estimates import Estimate

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment.experiment import parse_experiment
+from mdel_assets.experiment.loading import parse_experiment
 
 pytestmark = pytest.mark.in_use
 
@@ -266,7 +266,7 @@ def test_aliases_that_unfold_without_end_are_refused():
 def test_reading_an_experiment_loads_no_heavy_library(tmp_path):
     (tmp_path / "firm.yaml").write_text(GOOD)
     code = (
-        "import sys; from mdel_assets.experiment.experiment import load_experiment\n"
+        "import sys; from mdel_assets.experiment.loading import load_experiment\n"
         f"load_experiment({str(tmp_path / 'firm.yaml')!r})\n"
         "print([m for m in ('torch', 'transformers', 'dagster') if m in sys.modules])"
     )

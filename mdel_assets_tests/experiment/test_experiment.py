@@ -7,11 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment.experiment import (
-    bundled_experiments,
-    load_experiment,
-    parse_experiment,
-)
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment, parse_experiment
 from mdel_assets.experiment.shard_locations import repeated_locations, shard_key
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one

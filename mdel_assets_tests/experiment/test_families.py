@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from mdel_assets.errors import ExperimentError, UnknownKeyError
-from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import bundled_families, load_family
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.maintenance.experiment_checks import look_around
 
 BASE = {

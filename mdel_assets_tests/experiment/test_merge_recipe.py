@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from mdel_assets.errors import ExperimentError, MdelError, MergeError
-from mdel_assets.experiment.experiment import parse_experiment
+from mdel_assets.experiment.loading import parse_experiment
 from mdel_assets.experiment.merge_recipe import MergeRecipe, settings_for
 from mdel_assets.merge_methods import METHODS
 from mdel_assets.merging.members import (

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from mdel_assets.errors import ExperimentError, MergeError
-from mdel_assets.experiment.experiment import parse_experiment
+from mdel_assets.experiment.loading import parse_experiment
 from mdel_assets.maintenance.experiment_checks import look_around
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.merging.mixtures.mixable import CHANGES

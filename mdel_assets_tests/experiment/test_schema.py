@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
-from mdel_assets.experiment.experiment import bundled_experiments
+from mdel_assets.experiment.loading import bundled_experiments
 from mdel_assets.experiment.schema import SCHEMA_PATH, schema_text
 from mdel_assets_tests.conftest import PICO
 

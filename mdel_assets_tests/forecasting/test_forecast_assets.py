@@ -7,7 +7,7 @@ import pytest
 
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.errors import ExperimentError
-from mdel_assets.experiment.experiment import bundled_experiments, load_experiment
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment
 from mdel_assets.forecasting.features import Probes
 from mdel_assets.forecasting.markdown import forecast_markdown
 from mdel_assets.forecasting.model import Prediction, fitted_text

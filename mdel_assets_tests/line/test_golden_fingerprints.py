@@ -7,12 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mdel_assets.experiment.experiment import (
-    Experiment,
-    bundled_experiments,
-    load_experiment,
-    parse_experiment,
-)
+from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment, parse_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.store.records import Identity

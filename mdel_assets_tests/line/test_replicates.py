@@ -6,7 +6,7 @@ import pickle
 import pytest
 import yaml
 
-from mdel_assets.experiment.experiment import parse_experiment
+from mdel_assets.experiment.loading import parse_experiment
 from mdel_assets.line.kind import Input
 from mdel_assets.line.replicates import replicate_key, replicates_of, split_key
 from mdel_assets_tests.conftest import PICO

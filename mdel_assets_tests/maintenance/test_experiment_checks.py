@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
 from mdel_assets.errors import ExperimentError, HomeError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.experiment.shard_locations import write_out
 from mdel_assets.home import MdelHome
 from mdel_assets.maintenance.experiment_checks import look_around, refuse_mistakes

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
 from mdel_assets.defs.launch import run_line
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.experiment.schema import SCHEMA_PATH
 from mdel_assets.home import MdelHome
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from mdel_assets.evaluation.outcomes import Outcome
-from mdel_assets.experiment.experiment import load_experiment
 from mdel_assets.experiment.families import load_family
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.forecasting.model import Fitted
 from mdel_assets.forecasting.steps import read_probes
 from mdel_assets.home import MdelHome

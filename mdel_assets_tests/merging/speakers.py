@@ -11,7 +11,7 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from safetensors.torch import load_file
 
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.one_off import one_off_recipes
 from mdel_assets.publishing.one_off_merge import make_one_off, plan_merge

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mdel_assets.errors import MergeError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.experiment.merged_models import adapter_of
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.one_off import one_off_recipes, shown_names

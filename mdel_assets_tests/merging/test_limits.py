@@ -76,7 +76,7 @@ def test_memory_stays_below_300_mib_whatever_the_size_and_number_of_models(tmp_p
 KILLED = """
 import sys
 from pathlib import Path
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
 lineage = MdelHome(Path(sys.argv[1])).lineage(load_experiment(sys.argv[2]))

@@ -12,7 +12,7 @@ from mergekit.options import MergeOptions
 from safetensors.torch import load_file
 
 from mdel_assets.errors import MergeError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.merging.members import members_of, recipe_config
 from mdel_assets.merging.one_off import one_off_recipes

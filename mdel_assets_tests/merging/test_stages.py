@@ -10,7 +10,7 @@ from mergekit.scripts.multimerge import main as multimerge
 from safetensors.torch import load_file
 
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_one
 from mdel_assets.merging.one_off import one_off_recipes

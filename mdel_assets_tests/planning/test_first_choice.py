@@ -6,7 +6,7 @@ import pytest
 
 from mdel_assets.data.look import CorpusLook, Counts, LabelCount, Places
 from mdel_assets.errors import ExperimentError, ShardError
-from mdel_assets.experiment.experiment import parse_experiment
+from mdel_assets.experiment.loading import parse_experiment
 from mdel_assets.maintenance.first_experiment import first_experiment
 from mdel_assets.planning.first_choice import Machine, chosen_domains, sizes_for
 

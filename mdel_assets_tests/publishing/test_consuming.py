@@ -24,7 +24,7 @@ OPEN = """
 import json, sys, logging
 from pathlib import Path
 from mdel_assets.errors import MdelError
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
 

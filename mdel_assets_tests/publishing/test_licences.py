@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.publishing.cards import languages_of, licence_of, public_place
 from mdel_assets.publishing.licences import PILE_NOTES, restricted_among, source_note
 

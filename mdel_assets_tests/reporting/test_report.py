@@ -11,11 +11,7 @@ import yaml
 
 from mdel_assets.cli.matrix import print_matrix
 from mdel_assets.evaluation.outcomes import read_outcome
-from mdel_assets.experiment.experiment import (
-    bundled_experiments,
-    load_experiment,
-    parse_experiment,
-)
+from mdel_assets.experiment.loading import bundled_experiments, load_experiment, parse_experiment
 from mdel_assets.experiment.publishing import Hub
 from mdel_assets.home import MdelHome
 from mdel_assets.line.kind import Input

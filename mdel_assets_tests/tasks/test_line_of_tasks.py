@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from mdel_assets.cli.main import main
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.launch import run_line
-from mdel_assets.experiment.experiment import load_experiment
+from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import PICO
 from mdel_assets_tests.reporting.reading import Read

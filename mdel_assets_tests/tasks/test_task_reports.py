@@ -86,7 +86,7 @@ def test_a_second_run_loads_no_model(lineage_with, tmp_path):
     record = make_one(lineage, "task_report", "seed")
     code = (
         "import pathlib, sys\n"
-        "from mdel_assets.experiment.experiment import load_experiment\n"
+        "from mdel_assets.experiment.loading import load_experiment\n"
         "from mdel_assets.home import MdelHome\n"
         "from mdel_assets.line.making import make_one\n"
         "experiment = load_experiment(sys.argv[1])\n"

@@ -15,9 +15,10 @@ from mdel_assets.experiment.merge_recipe import MergeRecipe
 from mdel_assets.experiment.mixtures import Router
 from mdel_assets.merge_methods.method import TensorSettings
 from mdel_assets.merging.mixtures.contents import MixtureContents
+from mdel_assets.merging.opening import open_sources
 from mdel_assets.merging.process import set_up_for_streaming
 from mdel_assets.merging.slices import Part
-from mdel_assets.merging.sources import MergeInput, Source, open_sources, refuse_differences
+from mdel_assets.merging.sources import MergeInput, Source, refuse_differences
 from mdel_assets.merging.streaming import (
     MergeResult,
     default_threads,

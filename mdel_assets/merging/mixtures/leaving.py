@@ -16,8 +16,9 @@ from mdel_assets.merging.mixtures.build import (
     too_few,
 )
 from mdel_assets.merging.mixtures.contents import MixtureContents
+from mdel_assets.merging.opening import open_sources
 from mdel_assets.merging.process import set_up_for_streaming
-from mdel_assets.merging.sources import MergeInput, Source, open_sources
+from mdel_assets.merging.sources import MergeInput, Source
 from mdel_assets.merging.streaming import default_threads, run_jobs
 from mdel_assets.model_families.mixture_families import family_called
 from mdel_assets.model_families.mixture_family import read_content, write_content
