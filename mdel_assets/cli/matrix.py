@@ -5,6 +5,7 @@ import shutil
 
 import click
 
+from mdel_assets.evaluation.ensemble_record import EnsembleRecord
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
@@ -51,7 +52,7 @@ def print_matrix(lineage: Lineage) -> None:
 
 def _ensemble_findings(lineage: Lineage) -> list[str]:
     record = lineage.artifact("ensemble_report").read_record()
-    return list(record.details["findings"]) if record else []
+    return list(EnsembleRecord.of(record).findings) if record else []
 
 
 def _report_hint(lineage: Lineage) -> str:

@@ -40,7 +40,7 @@ def hub_file(location: str) -> HubFile:
     return HubFile(kind.removesuffix("s"), repository, revision, name)
 
 
-def has_changed(location: str, *, commit: str, sha256: str) -> bool:
+def has_changed(location: str, *, commit: str | None, sha256: str) -> bool:
     """Whether a Hub file's branch has content other than ``sha256`` since ``commit``.
 
     False if that is unknown: the location is not on the Hub, or the Hub does not answer.

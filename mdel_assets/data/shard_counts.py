@@ -31,6 +31,11 @@ class DomainCount:
     num_bytes: int
 
 
+def domains_of(counts: Mapping[str, Any]) -> dict[str, DomainCount]:
+    """Return the domains that the counts of a routed shard's record hold."""
+    return {key: DomainCount(**count) for key, count in counts["domains"].items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class UnreadFiles:
     """Files of a folder that were not read, and the first names among them."""
@@ -75,11 +80,10 @@ class ShardCounts:
     def of(cls, counts: Mapping[str, Any]) -> "ShardCounts":
         """Return what the counts of a record hold."""
         unread = counts.get("unread_files", {})
-        domains = {key: DomainCount(**count) for key, count in counts["domains"].items()}
         files = {
             suffix: UnreadFiles(f["num_files"], tuple(f["names"])) for suffix, f in unread.items()
         }
-        return cls(**{**counts, "domains": domains, "unread_files": files})
+        return cls(**{**counts, "domains": domains_of(counts), "unread_files": files})
 
 
 def judge(counts: ShardCounts, *, name: str, source: Source, looks: Sequence[str] = ()) -> None:

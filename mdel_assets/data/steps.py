@@ -15,6 +15,8 @@ from typing import Any
 
 from mdel_assets.data.dataset_counts import Contamination, DatasetCounts
 from mdel_assets.data.fetch import fetch_shard, source_signature
+from mdel_assets.data.raw_shard import RawShard
+from mdel_assets.data.shard_counts import domains_of
 from mdel_assets.errors import ArtifactError, ShardError
 from mdel_assets.experiment.experiment import Shard
 from mdel_assets.experiment.fields import EVALUATION_SPLITS
@@ -37,16 +39,16 @@ def fetch_raw_shard(task: Task) -> Written:
         sha256=shard.sha256,
         is_folder=experiment.source.layout == "folders",
     )
-    details = {
-        "file": fetched.path.name,
-        "location": shard.location,
-        "role": shard.role,
-        "source_signature": fetched.source_signature,
-    }
-    counts = {"size_bytes": fetched.size_bytes}
+    raw = RawShard(
+        file=fetched.path.name,
+        location=shard.location,
+        role=shard.role,
+        source_signature=fetched.source_signature,
+        size_bytes=fetched.size_bytes,
+    )
     return Written(
-        counts=counts,
-        details=details,
+        counts={"size_bytes": raw.size_bytes},
+        details=raw.details(),
         config={"sha256": fetched.sha256},
         known_digests=fetched.digests,
     )
@@ -64,7 +66,7 @@ def current_shard(lineage: Lineage, key: str) -> Record | None:
     shard = _shard(lineage, key)
     if shard.sha256 and shard.sha256 != record.config["sha256"]:
         return None
-    recorded = record.details["source_signature"]
+    recorded = RawShard.of(record).source_signature
     if source_signature(shard.location) not in (None, recorded):
         return None
     if shard.sha256:
@@ -117,8 +119,7 @@ def _route(task: Task) -> Any:
 
 def _shard_file(lineage: Lineage, key: str) -> Path:
     shard = lineage.artifact("raw_pile_shard", key)
-    file: str = shard.require().details["file"]
-    return shard.folder / file
+    return shard.folder / RawShard.of(shard.require()).file
 
 
 def _keep_rejects(task: Task) -> str:
@@ -215,7 +216,7 @@ def _open_index(lineage: Lineage, work_folder: Path) -> Any:
     shards = lineage.experiment.shards()
     for position, shard in enumerate(shards):
         documents = lineage.artifact("shard_documents", shard.key)
-        found = documents.require().counts["domains"]
+        found = domains_of(documents.require().counts)
         files += [
             DocumentFile(documents.folder / f"{key}.parquet", key, shard.role, position)
             for key in lineage.experiment.domain_keys

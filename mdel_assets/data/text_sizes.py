@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mdel_assets.data.dataset_counts import DatasetCounts
+from mdel_assets.data.raw_shard import RawShard
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.source_sizes import source_bytes
 from mdel_assets.errors import MdelError
@@ -88,7 +89,7 @@ def text_sizes(lineage: Lineage) -> TextSizes:
 def _shard_bytes(lineage: Lineage, shard: Shard) -> float | None:
     record = lineage.artifact("raw_pile_shard", shard.key).read_record()
     if record is not None:
-        return float(record.counts["size_bytes"])
+        return float(RawShard.of(record).size_bytes)
     return source_bytes(shard.location)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.data.dataset_counts import DatasetCounts
+from mdel_assets.data.raw_shard import RawShard
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.data.steps import held_out_words
 from mdel_assets.defs import columns
@@ -61,13 +62,13 @@ def data_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]
         with retrying_transient_errors(context):
             record = make_one(lineage, "raw_pile_shard", shard)
         artifact = lineage.artifact("raw_pile_shard", shard)
-        location = record.details["location"]
+        raw = RawShard.of(record)
         metadata = {
-            "location": location,
-            "role": record.details["role"],
-            "size_bytes": record.counts["size_bytes"],
+            "location": raw.location,
+            "role": raw.role,
+            "size_bytes": raw.size_bytes,
             "sha256": record.config["sha256"],
-            **link("source", shard_address(location, commit=record.details["source_signature"])),
+            **link("source", shard_address(raw.location, commit=raw.source_signature)),
         }
         return result_of(record, artifact, metadata, _shard_is_whole(record, artifact))
 

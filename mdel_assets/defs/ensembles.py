@@ -8,6 +8,7 @@ from mdel_assets.defs import columns
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import change_entries, chart, result_of, table
 from mdel_assets.defs.resources import Workspace
+from mdel_assets.evaluation.ensemble_record import EnsembleRecord
 from mdel_assets.evaluation.ensemble_steps import read_ensembles, shown_merges
 from mdel_assets.experiment.model_keys import POSTERIOR, Family
 from mdel_assets.line.lineage import Lineage
@@ -92,7 +93,7 @@ def _report_metadata(
     )
     from mdel_assets.evaluation.glance import glance_of
 
-    num_experts = record.counts["num_experts"]
+    num_experts = EnsembleRecord.of(record).num_experts
     ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
     change = next(s.change for s in ranked if s.name == POSTERIOR)
     drawn = ensemble_figure(matrix, num_experts=num_experts)

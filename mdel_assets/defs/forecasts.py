@@ -42,6 +42,7 @@ def forecast_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         Predicted from the probes by a line that was fitted on the settings of `mdel map`, with an
         interval, for the ensemble of experts, their mean, a searched merge and a mixture.
         """
+        from mdel_assets.forecasting.model import predictions_of
         from mdel_assets.forecasting.steps import MARKDOWN_NAME
 
         lineage = workspace.lineage(experiment)
@@ -51,8 +52,8 @@ def forecast_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         artifact = lineage.artifact("merge_forecast")
         told = (artifact.folder / MARKDOWN_NAME).read_text("utf-8")
         gains = {
-            f"gain_percent_{name.replace(' ', '_')}": rounded(prediction["gain"])
-            for name, prediction in record.details["predictions"].items()
+            f"gain_percent_{name.replace(' ', '_')}": rounded(prediction.gain)
+            for name, prediction in predictions_of(record.details).items()
         }
         shown = {"advice": record.details["advice"], "forecast": dg.MetadataValue.md(told)}
         return result_of(record, artifact, {**shown, **gains})

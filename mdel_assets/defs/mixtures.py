@@ -11,6 +11,7 @@ from mdel_assets.defs.resources import Workspace
 from mdel_assets.merging.model_card import CARD_NAME
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
+from mdel_assets.training.results import history_of
 
 _FINITE = "tensors_finite"
 
@@ -67,6 +68,6 @@ def _shown(record: Record) -> dict[str, Any]:
         "num_parameters": details["num_parameters"],
         "num_active_parameters": details["num_active_parameters"],
     }
-    if history := details.get("history"):
-        shown["final_loss"] = rounded(history["final_loss"])
+    if history := history_of(details):
+        shown["final_loss"] = rounded(history.final_loss)
     return shown

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from mdel_assets.evaluation.ensemble_record import EnsembleRecord
 from mdel_assets.evaluation.steps import read_reported_cells, report_rows
 from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Task, Written
@@ -39,8 +40,12 @@ def make_ensemble_report(task: Task) -> Written:
     num_experts, merged = len(lineage.present_domains()), shown_merges(lineage)
     write_ensemble_report(matrix, task.folder, num_experts=num_experts, merged=merged)
     ranked = standings(matrix, matrix.splits[0], num_experts=num_experts)
-    counts = {"num_experts": num_experts}
-    return Written(counts=counts, details={"findings": ensemble_findings(ranked)}, shown=matrix)
+    told = EnsembleRecord(num_experts, tuple(ensemble_findings(ranked)))
+    return Written(
+        counts={"num_experts": told.num_experts},
+        details={"findings": list(told.findings)},
+        shown=matrix,
+    )
 
 
 def read_ensembles(lineage: Lineage, *, fingerprint: str = "") -> Any:

@@ -16,6 +16,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import DENSE, POSTERIOR, SEED, Family
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.scoring.estimates import Estimate
+from mdel_assets.training.results import ExpertResult, SeedResult
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import AverageRow, Matrix
@@ -169,15 +170,15 @@ def outcome_of(
 def setting_of(lineage: Lineage, name: str) -> Setting:
     """Return where a setting lies, by the records of its seed, experts and baseline."""
     experiment = lineage.experiment
-    seed = lineage.artifact("seed_model").require().details
+    seed = SeedResult.of(lineage.artifact("seed_model").require().details)
     layers = experiment.training.trained_layers
     experts = lineage.present_domains()
     return Setting(
         name=name,
-        seed_tokens=seed["history"]["num_tokens"] if seed["history"] else 0,
+        seed_tokens=seed.history.num_tokens if seed.history else 0,
         expert_tokens=sum(_tokens(lineage, "expert_model", domain) for domain in experts),
         dense_tokens=_tokens(lineage, "dense_baseline"),
-        num_weights=seed["num_parameters"],
+        num_weights=seed.num_parameters,
         num_domains=len(experts),
         general_ratio=experiment.mixture.general_ratio,
         trained_layers=layers if isinstance(layers, str) else ", ".join(map(str, layers)),
@@ -186,7 +187,7 @@ def setting_of(lineage: Lineage, name: str) -> Setting:
 
 
 def _tokens(lineage: Lineage, kind: str, key: str = "") -> int:
-    return int(lineage.artifact(kind, key).require().details["history"]["num_tokens"])
+    return ExpertResult.of(lineage.artifact(kind, key).require().details).history.num_tokens
 
 
 def _contenders(

@@ -171,6 +171,11 @@ def _gains(points: Sequence[Point], contender: str) -> NDArray[np.float64]:
     return np.array([point.gains[contender] for point in points], np.float64)
 
 
+def predictions_of(details: Mapping[str, Any]) -> dict[str, Prediction]:
+    """Return the predictions that a record's details have."""
+    return {name: Prediction(**found) for name, found in details["predictions"].items()}
+
+
 def as_json(predictions: Mapping[str, Prediction]) -> dict[str, Any]:
     """Return predictions as a record has them."""
     return {name: dataclasses.asdict(prediction) for name, prediction in predictions.items()}

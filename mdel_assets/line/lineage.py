@@ -11,7 +11,7 @@ from typing import Any
 
 from mdel_assets.errors import ExperimentError, MdelError, MissingArtifactError
 from mdel_assets.line.kind import Input, Kind
-from mdel_assets.line.presence import DATASET, Presence
+from mdel_assets.line.presence import DATASET, Presence, has_training_text
 from mdel_assets.line.staleness import Stale, reason_to_remake
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.looking_once import looking_once, seen_so_far
@@ -172,7 +172,7 @@ class Lineage(Presence):
 
     def _is_without_training_text(self, domain: str) -> bool:
         record = self.artifact(DATASET, domain).read_record()
-        if record is None or record.counts["train"]["num_domain_documents"]:
+        if record is None or has_training_text(record):
             return False
         return record.fingerprint == self._dataset_by_records(domain)
 

@@ -13,12 +13,18 @@ from mdel_assets.errors import ExperimentError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.kind import Kind, model_input, model_key
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
+from mdel_assets.store.records import Record
 from mdel_assets.store.remote.object_store import ObjectStore, RemotePlace
 
 DOCUMENTS, DATASET = "shard_documents", "domain_dataset"
 _REMEDY = (
     "run 'mdel dg launch --assets {kind}{partition}', or 'mdel run' for everything that is missing"
 )
+
+
+def has_training_text(dataset: Record) -> bool:
+    """Whether a dataset has training documents of its own domain, by its record."""
+    return bool(dataset.counts["train"]["num_domain_documents"])
 
 
 class Presence:
@@ -137,8 +143,7 @@ class Presence:
         return [key for key in self.experiment.domain_keys if key not in present]
 
     def _has_training_text(self, domain: str) -> bool:
-        record = self.artifact(DATASET, domain).look()
-        return bool(record.counts["train"]["num_domain_documents"])
+        return has_training_text(self.artifact(DATASET, domain).look())
 
     def unrouted_domains(self) -> set[str]:
         """Domains that no shard has a document of; none before every shard has been routed.

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mdel_assets.data.shard_counts import domains_of
 from mdel_assets.errors import (
     UnknownKeyError,
     unknown_name_message,
@@ -110,7 +111,7 @@ def _was_routed(lineage: Lineage, domain: str) -> bool:
         lineage.artifact("shard_documents", path.parent.name)
         for path in lineage.root.glob(f"documents/[!.]*/{RECORD_NAME}")
     )
-    return any(domain in record.counts["domains"] for a in records if (record := a.read_record()))
+    return any(domain in domains_of(record.counts) for a in records if (record := a.read_record()))
 
 
 def mark_forgotten(lineage: Lineage, plan: ForgettingPlan) -> None:

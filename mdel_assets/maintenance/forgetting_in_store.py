@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mdel_assets.data.shard_counts import domains_of
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.recorded_artifacts import Recorded, named_by, unknown_artifact
 from mdel_assets.store.artifacts import Artifact
@@ -35,7 +36,7 @@ def shards_in_store(lineage: Lineage, domain: str) -> list[str]:
     return [
         entry.record.key
         for entry in recorded_in_store(lineage)
-        if entry.record.kind == _ROUTED and domain in entry.record.counts["domains"]
+        if entry.record.kind == _ROUTED and domain in domains_of(entry.record.counts)
     ]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mdel_assets.data.dataset_counts import DatasetCounts
+from mdel_assets.data.raw_shard import RawShard
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.evaluation.sample_sizes import bytes_in_words
 from mdel_assets.experiment.fields import SPLITS
@@ -122,7 +123,7 @@ def _shards(lineage: Lineage, records: Records) -> list[ShardRow]:
                 shard.key,
                 shard.role,
                 public_place(shard.location),
-                bytes_in_words(raw.counts["size_bytes"]),
+                bytes_in_words(RawShard.of(raw).size_bytes),
                 counts.num_documents,
                 counts.num_rejects,
                 left_out,

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from mdel_assets.errors import MdelError
 from mdel_assets.evaluation.outcomes import read_outcome
+from mdel_assets.forecasting.model import predictions_of
 from mdel_assets.line.kind import Input
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.reporting.made_of import Records
@@ -39,10 +39,9 @@ def foretold_of(lineage: Lineage, records: Records) -> Foretold | None:
     if (record := records.get(Input("merge_forecast"))) is None:
         return None
     measured = _measured(lineage)
-    predictions: dict[str, dict[str, Any]] = record.details["predictions"]
     rows = [
-        ForecastRow(name, found["gain"], found["low"], found["high"], measured.get(name))
-        for name, found in predictions.items()
+        ForecastRow(name, found.gain, found.low, found.high, measured.get(name))
+        for name, found in predictions_of(record.details).items()
     ]
     return Foretold(record.details["advice"], rows, record.details["trust"])
 

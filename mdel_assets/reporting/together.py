@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from mdel_assets.evaluation.ensemble_record import EnsembleRecord
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.ensemble_steps import shown_merges
 from mdel_assets.evaluation.glance import labels_of
@@ -43,7 +44,7 @@ def together_of(lineage: Lineage, matrix: Matrix) -> Together | None:
     if "ensemble_report" not in lineage.kinds() or (record := artifact.read_record()) is None:
         return None
     split = matrix.splits[0]
-    num_experts = int(record.counts["num_experts"])
+    num_experts = EnsembleRecord.of(record).num_experts
     counts = [matrix.size(dataset, split)[0] for dataset in matrix.datasets]
     documents = documents_behind([count for count in counts if count])
     table = pq.read_table(artifact.folder / AVERAGES_NAME).to_pylist()

@@ -9,7 +9,7 @@ from mdel_assets.line.kind import Kind
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.reporting.made_of import Records, of_kind
 from mdel_assets.store.records import Record
-from mdel_assets.training.results import ExpertResult, TrainingHistory
+from mdel_assets.training.results import ExpertResult, history_of
 from mdel_assets.training.time_left import TRAINING_OPERATIONS
 
 # As many points of a curve as are told apart; the line is their mean between two of them.
@@ -200,8 +200,8 @@ def _cost(what: str, records: Iterable[Record], seen: set[str]) -> CostRow:
         for file in record.files.values():
             size += 0 if file["xxh3"] in seen else int(file["size_bytes"])
             seen.add(file["xxh3"])
-        if history := record.details.get("history"):
-            tokens = TrainingHistory(**history).num_tokens
+        if history := history_of(record.details):
+            tokens = history.num_tokens
             num_tokens += tokens
             operations += float(TRAINING_OPERATIONS * _num_parameters(record.details) * tokens)
     return CostRow(what, count, num_tokens, operations, size)

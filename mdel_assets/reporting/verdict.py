@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from mdel_assets.evaluation.ensemble_record import EnsembleRecord
 from mdel_assets.evaluation.findings import findings, rivals, verdict
 from mdel_assets.evaluation.matrix import Matrix
 from mdel_assets.experiment.model_keys import DENSE, POSTERIOR, SEED, Family
@@ -47,12 +48,12 @@ def verdict_of(lineage: Lineage, matrix: Matrix) -> Verdict:
     single = [line for line in found if _ON_AVERAGE not in line]
     report = lineage.artifact("ensemble_report")
     record = report.read_record() if "ensemble_report" in lineage.kinds() else None
-    together = list(record.details.get("findings", ())) if record else []
-    if together:
+    ensembles = EnsembleRecord.of(record) if record else None
+    together = list(ensembles.findings) if ensembles else []
+    if ensembles and together:
         told = together[0].removeprefix(f"`{POSTERIOR}`: ")
         headline = _headline(_TOGETHER, told)
-        num_experts = record.counts["num_experts"] if record else 0
-        evidence = f"All {num_experts} experts together (`{POSTERIOR}`): {told}"
+        evidence = f"All {ensembles.num_experts} experts together (`{POSTERIOR}`): {told}"
     else:
         headline, evidence = _alone(matrix)
     return Verdict(headline, evidence, intervals, together, single)

@@ -23,6 +23,12 @@ class TrainingHistory:
     tokens_per_second: float | None = None
 
 
+def history_of(details: Mapping[str, Any]) -> TrainingHistory | None:
+    """Return the training that the details of a model's record tell of; None if it had none."""
+    history = details.get("history")
+    return TrainingHistory(**history) if history else None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Result:
     history: TrainingHistory | None
@@ -31,8 +37,7 @@ class _Result:
     def of(cls, details: Mapping[str, Any]) -> Self:
         """Return what the details of a record hold."""
         names = {field.name for field in dataclasses.fields(cls)} & details.keys()
-        history = details["history"] and TrainingHistory(**details["history"])
-        return cls(**{name: details[name] for name in names} | {"history": history})
+        return cls(**{name: details[name] for name in names} | {"history": history_of(details)})
 
 
 @dataclasses.dataclass(frozen=True)
