@@ -148,8 +148,11 @@ def test_packing_is_seeded_and_stops_at_the_blocks_wanted(make_model, documents_
 def test_packing_takes_whole_texts_in_the_generators_order(make_model, documents_of, monkeypatch):
     """Reading and tokenizing a few at a time gives the blocks that all texts at once would."""
     tokenizer = load_tokenizer(make_model())
-    texts = [" ".join(["lemma", "theorem"][i % 2] for _ in range(40 * i)) for i in range(1, 300)]
+    texts = [" ".join(["lemma", "theorem"][i % 2] for _ in range(40 * i)) for i in range(1, 90)]
+    # Several reads and many batches, of a megabyte of text.
     monkeypatch.setattr("mdel_assets.training.packing._MIN_CHARACTERS", 100)
+    monkeypatch.setattr("mdel_assets.data.text_batches.MAX_CHARACTERS", 1 << 16)
+    monkeypatch.setattr("mdel_assets.data.split_documents._MAX_READ_BYTES", 1 << 18)
     order = np.random.default_rng(5).permutation(len(texts))
     tokens = tokenizer([texts[i] for i in order], add_special_tokens=False)["input_ids"]
     joined = [token for own in tokens for token in [*own, tokenizer.eos_token_id]]
