@@ -1,9 +1,10 @@
 """What stands in for the Python of a process that `warm_python` began, as its `sys.executable`.
 
-``python -I -S warm_client.py ADDRESS WORDS`` does what ``python WORDS`` does. Modules, and what
-multiprocessing starts, are forked from the interpreter at ADDRESS, with this process's open files;
-this process passes signals on and ends as the other one does, which is killed if this one is.
-Everything else becomes an ordinary Python. It imports little: it is to start at once.
+``python -I -S warm_client.py ADDRESS WORDS`` does what ``python WORDS`` does. Modules, commands of
+``mdel`` and what multiprocessing starts are forked from the interpreter at ADDRESS, with this
+process's open files; this process passes signals on and ends as the other one does, which is killed
+if this one is. Everything else becomes an ordinary Python. It imports little: it is to start at
+once.
 """
 
 import json
@@ -54,17 +55,19 @@ def _command(words: list[str]) -> tuple[list[str], bool]:
     """Return the words from ``-m`` or ``-c`` on, none where a new Python is to run them."""
     is_unbuffered = False
     while words:
-        if words[0] == "-m" or (words[0] == "-c" and _is_multiprocessing(words[1])):
+        if words[0] == "-m" or (words[0] == "-c" and _is_forked(words[1])):
             return words, is_unbuffered
-        if words[0] not in {"-u", "-B", "-W", "-X"}:
+        # Also in one word with its value, as multiprocessing writes them: -Wignore.
+        if words[0][:2] not in {"-u", "-B", "-W", "-X"}:
             break
         is_unbuffered = is_unbuffered or words[0] == "-u"
         del words[: 2 if words[0] in {"-W", "-X"} else 1]
     return [], is_unbuffered
 
 
-def _is_multiprocessing(code: str) -> bool:
-    return "multiprocessing.spawn" in code or "multiprocessing.forkserver" in code
+def _is_forked(code: str) -> bool:
+    modules = ("mdel_assets.cli.main", "multiprocessing.spawn", "multiprocessing.forkserver")
+    return any(module in code for module in modules)
 
 
 def _is_open(number: int, connection: socket.socket) -> bool:

@@ -30,7 +30,10 @@ _MAX_STREAMS = 250
 _ABOVE_STREAMS = 600
 _LIBRARIES = [
     "dagster._cli",
+    "httpx2",
+    "jinja2",
     "matplotlib.figure",
+    "mdel_assets.cli.main",
     "pandas",
     "pyarrow.dataset",
     "safetensors.torch",

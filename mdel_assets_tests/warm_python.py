@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -110,11 +109,13 @@ def start(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     output: IO[bytes] | int | None = subprocess.PIPE,
+    errors: IO[bytes] | None = None,
     with_hub: bool = True,
 ) -> Process:
     """Start ``python *words``, where the words begin with ``-c`` or ``-m``.
 
-    Both its streams go to ``output``, or into the pipe that is the process's ``stdout``. Without
+    Both its streams go to ``output``, or into the pipe that is the process's ``stdout``; with
+    ``errors``, its standard error goes there. Without
     ``with_hub``, the process itself loads what reads the Hub's settings from its environment.
     """
     reading, writing = None, output
@@ -135,7 +136,7 @@ def start(
         address = _interpreter(with_hub=with_hub)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(address)
-        streams = [nothing.fileno(), writing.fileno(), writing.fileno()]
+        streams = [nothing.fileno(), writing.fileno(), (errors or writing).fileno()]
         place = Path(f"{address}-{uuid.uuid4()}")
         place.write_text(json.dumps(request))
         socket.send_fds(connection, [str(place).encode()], streams)
@@ -153,14 +154,9 @@ def run(
     return done
 
 
-def executable(folder: Path) -> Path:
-    """Return a command in ``folder`` that stands in for this Python wherever a test names one."""
-    client = Path(__file__).with_name("warm_client.py")
-    words = [sys.executable, "-I", "-S", str(client), _interpreter(with_hub=True)]
-    path = folder / "python"
-    path.write_text(f'#!/bin/bash\nexec {shlex.join(words)} "$@"\n')
-    path.chmod(0o755)
-    return path
+def executable() -> str:
+    """Return the path of a command that stands in for this Python wherever a test names one."""
+    return f"{_interpreter(with_hub=True)}-python"
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -201,7 +197,10 @@ def _interpreter(*, with_hub: bool) -> str:
         shutil.rmtree(folder)
 
     atexit.register(end)
-    wait_until(lambda: process.poll() is not None or Path(address).exists(), every=0.02)
+    # Minutes where others keep all processors busy.
+    wait_until(
+        lambda: process.poll() is not None or Path(address).exists(), seconds=600.0, every=0.02
+    )
     assert process.poll() is None
     _addresses.append(address)
     return address

@@ -38,7 +38,7 @@ def run_by_jobs(experiment, folder, engine, **settings):
     flag = f"{folder}/killed-$(basename $folder | cut -d- -f1)"
     kill = f"[ -e {flag} ] || {{ touch {flag}; kill -9 $$; }}"
     environment = [*QUICK["environment"], kill]
-    python = str(warm_python.executable(folder))
+    python = warm_python.executable()
     compute = {
         "engine": engine,
         engine: QUICK | settings | {"environment": environment, "python": python},
