@@ -38,16 +38,26 @@ os.environ.pop("DAGSTER_HOME", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The first three begin together, so none of them waits for what another one makes for both.
 LONGEST_FIRST = (
     "test_slurm.py",
-    "test_ray.py",
+    "test_kills.py",
     "test_services.py",
     "test_operation.py",
-    "test_limits.py",
     "test_web_ui.py",
-    "test_interruptions.py",
+    "test_ray.py",
     "test_compute.py",
+    "test_limits.py",
+    "test_interruptions.py",
+    "test_map.py",
     "test_consuming.py",
+    "test_task_reports.py",
+    "test_ctrl_c.py",
+    "test_real_model.py",
+    "test_line_of_tasks.py",
+    "test_line_mixtures.py",
+    "test_full_disk.py",
+    "test_faults.py",
 )
 
 WORDS = {
