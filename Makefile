@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One more than two cores: some tests wait for services while others compute.
 TEST_WORKERS ?= 3
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# Bytecode is kept, whatever the environment says: tests start hundreds of processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 export MDEL_HOME ?= $(CURDIR)/mdel_home
