@@ -31,7 +31,7 @@ from mdel_assets_tests.waiting import wait_until
 from mdel_assets_tests.wandb_files import read_records
 
 DOMAINS = ("arxiv", "github")
-SAVE_STEPS = 2000
+SAVE_STEPS = 500
 # Each look is a query that takes a processor of the machine's few.
 _LOOK_SECONDS = 1.0
 SECRETS = {
