@@ -46,7 +46,9 @@ def main(address: str, *words: str) -> NoReturn:
         os.close(number)
     status = json.loads(connection.recv(1 << 16) or '{"status": 1}')["status"]
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        # SIGKILL has no handler to take away.
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 

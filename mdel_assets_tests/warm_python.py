@@ -29,6 +29,7 @@ import psutil
 from mdel_assets_tests.waiting import wait_until
 from mdel_assets_tests.warm_interpreter import MAX_REQUEST_BYTES
 
+CLIENT = Path(__file__).with_name("warm_client.py")
 _addresses: list[str] = []
 MDEL = ("-c", "from mdel_assets.cli.main import main; main(prog_name='mdel')")
 

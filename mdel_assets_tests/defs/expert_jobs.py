@@ -121,8 +121,11 @@ class Place:
             process
             for process in psutil.process_iter(["cmdline"])
             if process.info["cmdline"]
-            and process.info["cmdline"][1:] == ["-m", "mdel_assets.worker", spec]
+            and process.info["cmdline"][-3:] == ["-m", "mdel_assets.worker", spec]
         ]
+        if str(warm_python.CLIENT) in found.cmdline():
+            # It stands in for one that was forked.
+            return warm_python.family(found.pid)[1]
         return found
 
 

@@ -2,10 +2,12 @@
 
 import signal
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import forge, pico_experiment
 from mdel_assets_tests.defs.expert_jobs import (
     QUICK,
@@ -31,8 +33,9 @@ pytestmark = [
 
 
 def slurm(*, lines=(), **settings):
+    given = {"python": warm_python.executable()} | settings
     environment = [*QUICK["environment"], *lines]
-    return {"engine": "slurm", "slurm": QUICK | settings | {"environment": environment}}
+    return {"engine": "slurm", "slurm": QUICK | given | {"environment": environment}}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_a_backfill_is_an_array_and_a_domain_that_fails_does_not_stop_the_others
     local = Place.of(seeded, tmp_path / "local", experiment, {})
     with one_thread():
         assert not local.train("github", "arxiv").failure
-    place = Place.of(seeded, tmp_path / "home", experiment, slurm())
+    place = Place.of(seeded, tmp_path / "home", experiment, slurm(python=sys.executable))
     dataset = place.home.lineage(experiment).artifact("domain_dataset", "freelaw")
     (dataset.folder / "train.parquet").write_bytes(b"no Parquet")
     forge(dataset)
