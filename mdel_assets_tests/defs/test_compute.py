@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import dagster as dg
@@ -49,6 +50,12 @@ def train(experiment, home, **compute):
             raise_on_error=False,
         )
     return result, home.lineage(experiment).artifact("expert_model", DOMAIN)
+
+
+@pytest.fixture
+def warm(monkeypatch):
+    """Lets workers, and what launches them, have all libraries loaded when they start."""
+    monkeypatch.setattr(sys, "executable", warm_python.executable())
 
 
 def spec_of(experiment, home, folder, *, num_processes=1):
@@ -96,7 +103,7 @@ def test_a_worker_makes_the_same_bits_and_its_log_is_dagsters(branched, place, a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_train_the_adapter_of_one(branched, place, tmp_path, sharded):
+def test_two_processes_train_the_adapter_of_one(branched, place, tmp_path, warm, sharded):
     training = branched[0].training.model_copy(update={"adapter": Adapter(rank=4)})
     experiment = branched[0].model_copy(update={"training": training})
     home = MdelHome(shutil.copytree(branched[1].root, tmp_path / "alone"))
@@ -116,14 +123,16 @@ def test_two_processes_train_the_adapter_of_one(branched, place, tmp_path, shard
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_train_the_expert_of_one(branched, place, alone, sharded):
+def test_two_processes_train_the_expert_of_one(branched, place, alone, request, sharded):
     """Data parallel and sharded, with a stop in between that both processes have to agree on."""
     compute = TOGETHER | {"sharded": sharded}
+    # These load all that they need themselves, as a user's do.
     result, artifact = train(branched[0], place, **compute, max_seconds=0.0)
     assert "its 0 seconds are over. Run the same command again" in failure(result)
     (checkpoint,) = artifact.folder.parents[2].glob("work/expert_model-*/checkpoint-1")
     # Only a sharded model leaves its shards' files.
     assert bool(list(checkpoint.glob("*fsdp*"))) == sharded
+    request.getfixturevalue("warm")
     result, artifact = train(branched[0], place, **compute)
     assert result.success
     ours, theirs = (one.all_details(one.require()) for one in (artifact, alone))
@@ -138,7 +147,7 @@ def test_two_processes_train_the_expert_of_one(branched, place, alone, sharded):
 
 
 @pytest.mark.slow
-def test_a_workers_error_is_the_runs_with_its_remedy(corpus, place):
+def test_a_workers_error_is_the_runs_with_its_remedy(corpus, place, warm):
     training = PICO["training"] | {"trained_layers": ["1.cross_attention"]}
     experiment = pico_experiment(corpus, training=training)
     result, artifact = train(experiment, place, engine="accelerate")
