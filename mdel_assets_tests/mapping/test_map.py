@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +18,13 @@ from mdel_assets.home import MdelHome
 from mdel_assets.mapping.family_map import measured, write_family_map
 from mdel_assets.mapping.map_files import map_figure, read_map
 from mdel_assets.mapping.settings_run import stale_settings
+from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO
+from mdel_assets_tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-c", "from mdel_assets.cli.main import main; main()", "map"]
+COMMAND = [*warm_python.MDEL, "map"]
 
 SINGLES = ("dense", "seed", "merged-mean-all", "merged-ties-all")
 
@@ -62,38 +62,40 @@ def place(corpus, tmp_path_factory):
 def mapped(place, tmp_path_factory):
     """The home in which the command was killed once it had begun its second setting, and rerun.
 
-    Returns it with what the two runs of the command printed.
+    Returns it with what the two runs of the command said on the way, and what the second printed.
     """
-    home = tmp_path_factory.mktemp("map")
-    environment = os.environ | {"MDEL_HOME": str(home)}
-    first = subprocess.Popen(
-        [*COMMAND, place],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    told = [first.stderr.readline(), first.stderr.readline()]
-    # Its first setting is made, and its second begun.
+    home, folder = tmp_path_factory.mktemp("map"), tmp_path_factory.mktemp("told")
+    options = {"env": os.environ | {"MDEL_HOME": str(home)}}
+    told = [folder / "first", folder / "second"]
+    with told[0].open("wb") as errors:
+        first = warm_python.start([*COMMAND, place], errors=errors, **options)
+
+    def is_at_the_second():
+        assert first.poll() is None, told[0].read_text()
+        return told[0].read_text().count("\n") == 2
+
+    wait_until(is_at_the_second, seconds=600)
     first.send_signal(signal.SIGTERM)
-    rest = first.communicate()
+    first.communicate()
     assert first.returncode == 1
-    second = subprocess.run(
-        [*COMMAND, place, "--fit", "--json"], env=environment, capture_output=True, text=True
-    )
-    assert second.returncode == 0, second.stderr
-    return MdelHome(home), (told, rest), second
+    with told[1].open("wb") as errors:
+        command = [*COMMAND, place, "--fit", "--json"]
+        second = warm_python.run(command, errors=errors, **options)
+    first_told, second_told = (path.read_text() for path in told)
+    assert second.returncode == 0, second_told
+    return MdelHome(home), (first_told, second_told), second.stdout
 
 
 def test_a_map_that_was_told_to_end_goes_on_where_it_was(mapped):
-    home, (told, (_, rest)), second = mapped
-    assert "2 settings, 2 to run" in told[0]
-    assert told[1].startswith("1/2 three: made")
-    assert "run the same command again" in rest
-    lines = second.stderr.splitlines()
+    home, (first, second), printed = mapped
+    lines = first.splitlines()
+    assert "2 settings, 2 to run" in lines[0]
+    assert lines[1].startswith("1/2 three: made")
+    assert "run the same command again" in "\n".join(lines[2:])
+    lines = second.splitlines()
     assert "2 settings, 1 to run" in lines[0]
     assert lines[1].startswith("1/1 two: made")
-    assert json.loads(second.stdout) == json.loads((home.maps / "pico/map.json").read_text())
+    assert json.loads(printed) == json.loads((home.maps / "pico/map.json").read_text())
 
 
 def test_branched_models_and_dense_read_the_same_tokens(mapped, place):
