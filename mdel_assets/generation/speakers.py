@@ -259,7 +259,7 @@ class Speakers:
     def _model(self, key: str) -> Any:
         """Return a model with modules of its own that nothing else wires."""
         from mdel_assets.scoring.beside import load_beside
-        from mdel_assets.scoring.score_together import load_for_scoring
+        from mdel_assets.scoring.loading import load_for_scoring
 
         if key not in self._models:
             store = self._lineage

@@ -28,8 +28,8 @@ from mdel_assets.merging.sources import MergeInput, Source, refuse_differences
 from mdel_assets.merging.streaming import merge_jobs
 from mdel_assets.merging.tensor_job import TensorJob
 from mdel_assets.scoring.kept_states import KeptStates, KeptTrunk
+from mdel_assets.scoring.loading import load_for_scoring
 from mdel_assets.scoring.log_probabilities import Scorer, scoring_progress
-from mdel_assets.scoring.score_together import load_for_scoring
 from mdel_assets.scoring.shared_trunk import num_layers_before
 from mdel_assets.store.tensor_files import torch_dtype
 from mdel_assets.store.tensor_names import Layers

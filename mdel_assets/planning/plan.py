@@ -107,13 +107,19 @@ class Plan:
         return dataclasses.asdict(self) | {"total": total | {"not_priced": self.not_priced}}
 
 
+def _what_helps(kind: str) -> str:
+    """Return what a stage that does not fit into memory does, or what its user can do."""
+    if kind.startswith("token_scores"):
+        return "A model that does not fit is spread over GPUs, memory and its files, which is slow"
+    return "Lower micro_batch_size, set gradient_checkpointing, or train fewer layers"
+
+
 def warnings_of(plan: Plan) -> list[str]:
     """Return a sentence for every stage that does not fit into memory, and for the disk."""
     found = [
         f"{stage.kind} needs {size_in_words(stage.memory_bytes)} of memory"
         f"{f' ({stage.num_at_once} at a time)' if stage.num_at_once > 1 else ''}, of which "
-        f"{size_in_words(plan.memory_free_bytes)} are free. Lower micro_batch_size, set "
-        f"gradient_checkpointing, or train fewer layers"
+        f"{size_in_words(plan.memory_free_bytes)} are free. {_what_helps(stage.kind)}"
         for stage in plan.stages
         if not stage.fits
     ]

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def halve_linear_layers(model: Any) -> None:
+def halve_linear_layers(model: Any, *, read: set[int] | None = None) -> None:
     """Let every linear layer of ``model`` but the output layer multiply in bfloat16, in place.
 
-    A layer with weights that other modules read, too, stays unchanged.
+    A layer with weights that other modules read, too, stays unchanged. ``read`` are the ids of
+    those weights; without it, a pass over two tokens finds them.
     """
     import torch
     from torch.nn import functional
@@ -32,7 +33,8 @@ def halve_linear_layers(model: Any) -> None:
             return product if is_cast else product.float()
 
     output = model.get_output_embeddings()
-    read = weights_read_directly(model)
+    if read is None:
+        read = weights_read_directly(model)
     for module in model.modules():
         is_linear = type(module) in (torch.nn.Linear, WideningLinear) and module is not output
         if is_linear and id(module.weight) not in read:

@@ -18,6 +18,7 @@ from mdel_assets.machine.progress import Progress
 from mdel_assets.machine.shared_cores import sharing_cores
 from mdel_assets.scoring.batches import Inputs, Scores, batches_of, spread
 from mdel_assets.scoring.shared_trunk import SharedTrunk
+from mdel_assets.scoring.spread_layers import computing_device, is_spread
 from mdel_assets.scoring.windows import rolling_windows
 from mdel_assets.training.compiled_layers import compiled, layers_of
 
@@ -104,7 +105,9 @@ class Scorer:
     ) -> None:
         rounded: dict[int, torch.Tensor] = {}
         self._heads = [_Head(model, dtype, rounded) for model in models]
-        self._layers = {id(layer): layer for model in models for layer in layers_of(model)}
+        # Hooks around spread layers cannot be compiled.
+        whole = [model for model in models if not is_spread(model)]
+        self._layers = {id(layer): layer for model in whole for layer in layers_of(model)}
         num_parameters = sum(p.numel() for p in models[0].parameters())
         self._num_operations = 2.0 * num_parameters * num_tokens * len(models)
         self._trunk = _checked_trunk(self._heads, make_trunk)
@@ -228,7 +231,7 @@ class _Head:
 
         self.model = model
         self.dtype = getattr(torch, dtype)
-        self.device = next(model.parameters()).device
+        self.device = computing_device(model)
         self.output = model.get_output_embeddings()
         self.body = model.base_model
         vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -261,7 +264,9 @@ class _Head:
     def hidden(self, ids_BT: "torch.Tensor") -> "torch.Tensor":
         """Return hidden states, or the logits themselves if the model cannot be split."""
         if self.is_split:
-            return self.body(input_ids=ids_BT, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+            hidden_BTD = self.body(input_ids=ids_BT, use_cache=False).last_hidden_state
+            # A model that is spread over GPUs ends on another one than it begins on.
+            return hidden_BTD.to(self.device)  # type: ignore[no-any-return]
         return self.model(input_ids=ids_BT, use_cache=False).logits  # type: ignore[no-any-return]
 
     def log_probabilities(

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdel_assets.errors import MdelError, ScoringError
+from mdel_assets.errors import MdelError
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.line.kind import ALL, Part
-from mdel_assets.scoring.beside import load_beside
+from mdel_assets.machine.memory import give_memory_back
 from mdel_assets.scoring.chunks import (
     chunk_files,
     chunks_of,
@@ -35,21 +34,19 @@ from mdel_assets.scoring.evaluation_documents import (
     evaluation_documents,
     tokenize,
 )
-from mdel_assets.scoring.half_precision import halve_linear_layers
+from mdel_assets.scoring.loading import load_pack, load_to_score
 from mdel_assets.scoring.log_probabilities import Scorer, scoring_progress
-from mdel_assets.scoring.shared_trunk import share_equal_tensors
+from mdel_assets.scoring.spread_layers import Memory, computing_device
 from mdel_assets.scoring.token_scores import (
     DOCUMENT_SCHEMA,
     DOCUMENTS_NAME,
     DocumentSize,
     documents_table,
     prefix_token_id,
-    refuse_short_context,
     write_scores,
 )
 
 _log = logging.getLogger(__name__)
-_MODELS_PER_PACK = 8
 _ROWS_PER_BATCH = 256
 # A kill loses at most this much work: some seconds of a GPU, a minute of a CPU.
 _TOKENS_PER_CHUNK = {"cpu": 1 << 15, "cuda": 1 << 19}
@@ -103,16 +100,18 @@ def score_models(
     *,
     datasets: Mapping[str, Path],
     evaluation: Evaluation,
+    memory: Memory | None = None,
 ) -> Iterator[tuple[str, ScoringResult | MdelError]]:
     """Write every task's ``documents.parquet`` and ``cells.parquet``; yield each when it is done.
 
     ``datasets`` maps domains to dataset folders. A model that cannot be loaded or scored yields the
-    error that says why, and does not stop the others.
+    error that says why, and does not stop the others. Models take no more than ``memory``; without
+    it, what is free when each pack of them is loaded.
     """
     if not tasks:
         return
     documents = evaluation_documents(datasets, evaluation)
-    for done in _all_scored(tasks, documents, evaluation, ALL):
+    for done in _all_scored(tasks, documents, evaluation, ALL, memory):
         if done.error is not None:
             yield done.opened.name, done.error
             continue
@@ -155,6 +154,7 @@ def _all_scored(
     documents: EvaluationDocuments,
     evaluation: Evaluation,
     part: Part,
+    memory: Memory | None = None,
 ) -> Iterator[_Done]:
     """Score what the tasks lack: together those with one tokenizer that lack the same."""
     waiting: dict[tuple[Any, ...], list[_Open]] = {}
@@ -171,7 +171,7 @@ def _all_scored(
         waiting.setdefault(group, []).append(opened)
     for members in waiting.values():
         with TokenizedDocuments(members[0].task.work_folder) as tokenized:
-            yield from _scored(members, documents, tokenized, evaluation, part)
+            yield from _scored(members, documents, tokenized, evaluation, part, memory)
 
 
 def score_documents(
@@ -181,7 +181,9 @@ def score_documents(
     from mdel_assets.training.model_files import load_tokenizer, reading
 
     tokenizer = reading(load_tokenizer(model), evaluation.special_tokens)
-    with Scorer([load_for_scoring(model, evaluation)], dtype=evaluation.dtype) as scorer:
+    with Scorer(
+        [load_to_score(model, evaluation, Memory.free())], dtype=evaluation.dtype
+    ) as scorer:
         (scores,) = scorer.score(
             tokenize(tokenizer, [text for _, text in documents]),
             prefix=prefix_token_id(tokenizer, evaluation.prefix_token),
@@ -234,6 +236,7 @@ def _scored(
     tokenized: TokenizedDocuments,
     evaluation: Evaluation,
     part: Part,
+    memory: Memory | None,
 ) -> Iterator[_Done]:
     """Score a part of the documents that all ``members`` lack alike, some models at a time."""
     from mdel_assets.training.model_files import load_tokenizer, reading
@@ -247,11 +250,22 @@ def _scored(
     tokenized.add(documents.texts(members[0].new), tokenizer)
     left = list(members)
     while left:
-        models, pack, unloaded = _load_pack(left, evaluation)
-        yield from unloaded
-        left = left[len(pack) + len(unloaded) :]
+        folders = [opened.task.model for opened in left]
+        found = load_pack(folders, evaluation, memory or Memory.free())
+        tried, left = left[: len(found)], left[len(found) :]
+        models, pack = [], []
+        for opened, loaded in zip(tried, found, strict=True):
+            if isinstance(loaded, MdelError):
+                yield _Done(opened, loaded)
+            else:
+                models.append(loaded)
+                pack.append(opened)
         if pack:
             yield from _scored_pack(models, pack, tokenized, prefix, evaluation, part)
+        if left:
+            # The next pack finds the memory of this one free.
+            del found, models, loaded
+            give_memory_back()
 
 
 def _scored_pack(
@@ -263,7 +277,7 @@ def _scored_pack(
     part: Part,
 ) -> Iterator[_Done]:
     failed: dict[int, MdelError] = {}
-    size = _TOKENS_PER_CHUNK[models[0].device.type]
+    size = _TOKENS_PER_CHUNK[computing_device(models[0]).type]
     chunks = chunks_of(pack[0].new, tokenized.num_tokens, size)[part.number :: part.of]
     chunks = missing_in(chunks, pack[0].missing)
     num_tokens = sum(tokenized.num_tokens[key] for keys in chunks for key in keys)
@@ -292,85 +306,6 @@ def _scored_pack(
                     keep_chunk(pack[index].task.work_folder, table)
     for index, opened in enumerate(pack):
         yield _Done(opened, failed.get(index), num_layers)
-
-
-def _load_pack(
-    members: Sequence[_Open], evaluation: Evaluation
-) -> tuple[list[Any], list[_Open], list[_Done]]:
-    """Load as many of the first models as fit into half of the memory; share equal tensors."""
-    models: list[Any] = []
-    pack: list[_Open] = []
-    unloaded: list[_Done] = []
-    held, room = 0, _free_memory() // 2
-    for opened in members[:_MODELS_PER_PACK]:
-        largest = max((_weight_bytes(model) for model in models), default=0)
-        if models and held + largest > room:
-            break
-        beside = load_beside(models[0], pack[0].task.model, opened.task.model) if models else None
-        if beside is not None:
-            model, own_bytes = beside
-        else:
-            try:
-                model = load_for_scoring(opened.task.model, evaluation)
-            except MdelError as error:
-                unloaded.append(_Done(opened, error))
-                continue
-            own_bytes = share_equal_tensors(model, models[0]) if models else _weight_bytes(model)
-        held += own_bytes
-        models.append(model)
-        pack.append(opened)
-    return models, pack, unloaded
-
-
-def load_for_scoring(model: str | Path, evaluation: Evaluation, *, is_widened: bool = False) -> Any:
-    """Return a model as it is scored: on the GPU where there is one, in ``evaluation.dtype``.
-
-    ``is_widened``: weights that are stored in half precision are widened at once, to the same
-    results in twice the memory; widening them at use takes most of the time of a single token.
-    """
-    import torch
-
-    from mdel_assets.training.model_files import check_tokenizer_fits, load_tokenizer
-    from mdel_assets.training.stored_precision import load_in_fp32, load_to_compute_in_fp32
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_in_fp32(model) if is_widened else load_to_compute_in_fp32(model)
-    check_tokenizer_fits(loaded, load_tokenizer(model))
-    refuse_short_context(loaded, evaluation.max_length)
-    if evaluation.dtype == "bfloat16":
-        halve_linear_layers(loaded)
-    loaded.to(device)
-    _refuse_what_does_not_run(loaded, str(model))
-    return loaded
-
-
-def _refuse_what_does_not_run(model: Any, name: str) -> None:
-    """Refuse a model whose own code fails on two tokens, so that the others are still scored."""
-    import torch
-
-    ids_BT = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
-    try:
-        with torch.inference_mode():
-            model(input_ids=ids_BT, use_cache=False)
-    except Exception as error:
-        raise ScoringError(
-            f"{name} cannot be run: its {type(model).__name__} fails with "
-            f"{type(error).__name__}: {error} Check that it runs in transformers itself, and that "
-            f"its configuration fits its weights."
-        ) from error
-
-
-def _free_memory() -> int:
-    """Return the free bytes of the memory that models are loaded into."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    return int(psutil.virtual_memory().available)
-
-
-def _weight_bytes(model: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
 
 
 def _tokenizer_digest(model: Path) -> str:

@@ -81,14 +81,14 @@ class Place:
         ]
         return Run("\n".join(failures), log, recorded)
 
-    def start(self, *domains: str) -> warm_python.Process:
-        """Begin the same through Dagster's command line, in a process that can be killed."""
+    def start(self, *keys: str, kind: str = KIND) -> warm_python.Process:
+        """Materialize a range through Dagster's command line, in a process that can be killed."""
         self.home.initialize(self.experiment.name)
         path = self.home.root / "pico.yaml"
         content = self.experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
         path.write_text(yaml.safe_dump(content))
         words = ["-m", "dagster", "asset", "materialize", "-m", "mdel_assets.definitions"]
-        selection = ["--select", KIND, "--partition-range", f"{domains[0]}...{domains[-1]}"]
+        selection = ["--select", kind, "--partition-range", f"{keys[0]}...{keys[-1]}"]
         where = {
             "MDEL_EXPERIMENT": str(path),
             "MDEL_HOME": str(self.home.root),

@@ -96,6 +96,24 @@ def test_a_run_that_is_terminated_cancels_its_jobs_and_checkpoints_are_saved(
     assert not place.has_expert("github")
 
 
+def test_a_run_that_is_terminated_cancels_its_jobs_of_other_kinds(
+    seeded, corpus, tmp_path, cluster
+):
+    # The jobs wait before they begin, so that there is something to cancel.
+    waiting = {"environment": ["sleep 600"]}
+    kinds = {"kinds": {"token_scores": waiting | {"parts": 2}}}
+    place = Place.of(seeded, tmp_path / "home", pico_experiment(corpus), slurm() | kinds)
+    before = set(cluster.jobs())
+
+    def states():
+        return [job[1] for number, job in cluster.jobs().items() if number not in before]
+
+    with place.start("seed", kind="token_scores") as process:
+        wait_until(lambda: states() == ["RUNNING"] * 2)
+        process.send_signal(signal.SIGINT)
+    assert states() == ["CANCELLED"] * 2
+
+
 def test_jobs_of_a_run_that_was_killed_are_taken_over(seeded, long, alone, tmp_path, cluster):
     place = Place.of(seeded, tmp_path / "home", long, slurm())
     before = set(cluster.jobs())

@@ -10,7 +10,7 @@ from mdel_assets.generation.forward_passes import Manner
 from mdel_assets.generation.networks import Networks
 from mdel_assets.generation.sampling import Sampler
 from mdel_assets.generation.weighing import FixedWeights, PosteriorWeights, RoutedWeights
-from mdel_assets.scoring.score_together import load_for_scoring
+from mdel_assets.scoring.loading import load_for_scoring
 from mdel_assets.training.model_files import load_model
 from mdel_assets_tests.families import FAMILIES
 from mdel_assets_tests.generation.speaking import GPT2, SHAPES, greedy, prompts_of, speaker_of

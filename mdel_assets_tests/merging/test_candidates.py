@@ -192,7 +192,7 @@ def drawn_documents(model, *, count, length):
 
 
 def test_half_precision_scores_are_those_of_the_merge_in_half_precision(make_model, tmp_path):
-    from mdel_assets.scoring.score_together import load_for_scoring
+    from mdel_assets.scoring.loading import load_for_scoring
 
     evaluation = Evaluation(max_length=32, dtype="bfloat16")
     seed = make_model()

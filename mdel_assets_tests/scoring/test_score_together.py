@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.line.kind import Part
-from mdel_assets.scoring import score_together
+from mdel_assets.scoring import loading, score_together
 from mdel_assets.scoring.score_together import (
     ScoringResult,
     score_models,
     score_part,
     wholly_scored,
 )
+from mdel_assets.scoring.spread_layers import Memory
 from mdel_assets_tests.conftest import task_of, write_split
 from mdel_assets_tests.families import FAMILIES
 
@@ -57,8 +58,8 @@ def datasets(tmp_path):
     return {"arxiv": tmp_path / "data"}
 
 
-def run(tasks, datasets):
-    return dict(score_models(tasks, datasets=datasets, evaluation=EVALUATION))
+def run(tasks, datasets, memory=None):
+    return dict(score_models(tasks, datasets=datasets, evaluation=EVALUATION, memory=memory))
 
 
 def stored(folder):
@@ -121,17 +122,18 @@ def test_a_model_whose_own_code_fails_does_not_stop_the_others(
 
 
 def test_more_models_than_a_pack_holds(models, datasets, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_together, "_MODELS_PER_PACK", 2)
+    monkeypatch.setattr(loading, "_MODELS_PER_PACK", 2)
     tasks = {name: task_of(folder, tmp_path, f"s-{name}") for name, folder in models.items()}
     results = run(tasks, datasets)
     assert [r.num_shared_layers for r in results.values()] == [2, 2, 0]
     assert all(isinstance(r, ScoringResult) for r in results.values())
 
 
-def test_little_memory_makes_packs_of_one(models, datasets, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_together, "_free_memory", lambda: 1)
+def test_little_memory_makes_packs_of_one(models, datasets, tmp_path):
+    # A model fits, but half of the memory does not hold two.
+    memory = Memory((), 2 * (models["seed"] / "model.safetensors").stat().st_size)
     tasks = {name: task_of(folder, tmp_path, f"s-{name}") for name, folder in models.items()}
-    assert {r.num_shared_layers for r in run(tasks, datasets).values()} == {0}
+    assert {r.num_shared_layers for r in run(tasks, datasets, memory).values()} == {0}
 
 
 def test_parts_in_any_order_make_the_bytes_of_one_process(models, datasets, tmp_path, monkeypatch):
@@ -166,7 +168,7 @@ def test_a_part_tells_which_model_cannot_be_scored(models, datasets, tmp_path):
 CODE = """
 import sys
 from pathlib import Path
-from mdel_assets.scoring import score_together
+from mdel_assets.scoring import loading, score_together
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets_tests.conftest import task_of
 

@@ -7,8 +7,8 @@ import torch
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.scoring.beside import load_beside
 from mdel_assets.scoring.half_precision import halve_linear_layers
+from mdel_assets.scoring.loading import load_for_scoring
 from mdel_assets.scoring.log_probabilities import token_log_probabilities
-from mdel_assets.scoring.score_together import load_for_scoring
 from mdel_assets.training.expert import train_expert
 from mdel_assets.training.model_files import load_model
 from mdel_assets.training.stored_precision import load_in_fp32, load_to_compute_in_fp32
