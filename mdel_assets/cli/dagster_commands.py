@@ -5,12 +5,15 @@ pools. These commands create the instance that ``mdel ui`` shows and pass it on 
 """
 
 import importlib
+import importlib.util
+import logging
 import os
 import sys
 import warnings
 
 import click
 
+from mdel_assets.errors import MdelError
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
@@ -39,8 +42,14 @@ def _run(name: str, words: tuple[str, ...]) -> None:
 
     Raises:
         DiskFullError: Dagster's databases have no room, before the run or during it.
+        MdelError: the package of the command is not installed.
 
     """
+    if importlib.util.find_spec(_MODULES[name].partition(".")[0]) is None:
+        raise MdelError(
+            f"The command '{name}' is not installed in the environment of {sys.executable}. "
+            f"Run 'make install'."
+        )
     experiment = load_experiment(experiment_name()).name
     home = MdelHome.from_environment()
     with warnings.catch_warnings():
@@ -53,6 +62,8 @@ def _run(name: str, words: tuple[str, ...]) -> None:
         require_room("Dagster's history of the run", folder, wanted_bytes=RUN_BYTES)
     os.environ["DAGSTER_HOME"] = str(folder)
     os.environ["DAGSTER_MODULE_NAME"] = "mdel_assets.definitions"
+    # Dagster's commands show their log themselves.
+    logging.getLogger().handlers.clear()
     # The name under which Dagster's command shows how it is used.
     sys.argv = [name, *words]
     with explaining_full_disk("Dagster's history of the run (some 16 MiB)", folder):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mdel_assets.data.kinds import shard_keys
+from mdel_assets.errors import MdelError
 from mdel_assets.line.kind import Kind
 from mdel_assets.line.price import Price
 from mdel_assets.planning.devices import Device
@@ -83,9 +84,14 @@ class ThisMachine:
             return min(len(prices), placement.models_at_once)
         operations = max(price.operations for price in prices)
         size = _SCORING_BYTES if is_scoring else _TRAINING_BYTES
+        try:
+            num_parameters = sizes.model.num_parameters
+        except MdelError:
+            # Only models from elsewhere have a price then.
+            return 1
         return num_at_once(
             len(prices),
-            model_bytes=size * sizes.model.num_parameters,
+            model_bytes=size * num_parameters,
             num_operations=operations * (len(prices) / 2 if is_scoring else 1.0),
         )
 
@@ -132,7 +138,7 @@ class ThisMachine:
 class OtherDevices:
     """Devices of one kind: each makes an artifact, and all of them together a single one.
 
-    Where `compute.yaml` says how many processes train a model, so many devices do.
+    Where `compute.yaml` says how many processes train a model, so many devices do, if there are.
     """
 
     has_jobs = True
@@ -161,14 +167,15 @@ class OtherDevices:
         placement: Placement = HERE,
     ) -> float:
         """Return how long artifacts take on all devices."""
-        num_devices, num_together = self._device.count, placement.num_processes
+        num_devices = self._device.count
+        num_together = min(placement.num_processes, num_devices)
         if placement.engine == "local" and len(prices) == 1:
             num_together = num_devices
         each = []
         for price in prices:
             rate = self._device.rate(price.pace) if price.pace else math.inf
             each.append(price.core_seconds + price.operations / num_together / rate)
-        at_once = max(1, num_devices // num_together)
+        at_once = num_devices // num_together
         is_computed = any(price.pace for price in prices)
         if placement.is_elsewhere:
             limit = at_once if is_computed else None

@@ -46,12 +46,12 @@ def plan_run(
     )
     remedies: list[str] = []
     notes = [f"Text and tokens are judged by {sizes.text.known_by}."]
-    if any(stage.operations for stage in stages):
-        remedies = remedies_of(sizes, wanted, stages, clock, placements)
+    notes += _notes_on_time(device)
     try:
-        notes += _notes_on_time(device)
         if told := sharing_in_words(sizes):
             notes.append(f"Shared trunk: {told}.")
+        if any(stage.operations for stage in stages):
+            remedies = remedies_of(sizes, wanted, stages, clock, placements)
     except MdelError:
         # Why the model is not known is said where it has no price.
         pass

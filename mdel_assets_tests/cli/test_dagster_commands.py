@@ -1,5 +1,6 @@
 """Dagster's own commands through ``mdel``: recorded in the experiment's instance."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -61,12 +62,27 @@ def test_a_run_in_a_fresh_shell_is_recorded(shell, home, words):
     # The older command calls itself superseded.
     assert ("Warning" in printed) == (words[0] == "dagster")
     assert "Telemetry" not in printed
+    # Not a second time, as `mdel` shows log lines.
+    assert not [line for line in printed.splitlines() if line.startswith("      ")]
 
 
 def test_dg_comes_with_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert any(name.startswith("dagster-dg-cli") for name in project["dependencies"])
     assert "dagster-dg-cli==" in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize(("name", "package"), [("dg", "dagster_dg_cli"), ("dagster", "dagster")])
+def test_without_dagsters_package_the_remedy_is_named(home, monkeypatch, name, package):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda asked: None if asked == package else found(asked)
+    )
+    done = CliRunner().invoke(main, [name, "list"], env={"MDEL_HOME": str(home.root)})
+    assert done.exit_code == 1
+    assert f"The command '{name}' is not installed" in done.output
+    assert "Run 'make install'" in done.output
+    assert not home.root.exists()
 
 
 def test_a_taken_port_starts_nothing(home, monkeypatch):

@@ -1,5 +1,7 @@
 """Every kind has a price, and every artifact of experiments with all kinds has one, too."""
 
+import pytest
+
 from mdel_assets.kinds import KINDS
 from mdel_assets.planning.plan import keys_of, prices_of
 from mdel_assets.planning.planned import plan_run
@@ -69,6 +71,25 @@ def test_every_artifact_of_an_experiment_with_all_kinds_has_a_price(
         assert not [line for line in plan_lines(plan) if "ot priced" in line]
         assert "repositories, in about" in " ".join(plan.notes)
     assert seen == {kind.name for kind in KINDS} - set(WITHOUT_PRICE)
+
+
+@pytest.mark.parametrize("device", [None, ONE_TERAFLOP])
+def test_a_seed_of_unknown_size_leaves_a_plan_with_what_is_known(
+    corpus, home, make_model, monkeypatch, device
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    references = {name: {"path": str(make_model("llama"))} for name in ("one", "two")}
+    experiment = pico_experiment(
+        corpus,
+        seed_model={"path": "nobody/nothing"},
+        evaluation=PICO["evaluation"] | {"references": references},
+    )
+    plan = plan_run(home.lineage(experiment), device=device)
+    (scores,) = [stage for stage in plan.stages if stage.kind == "token_scores"]
+    assert scores.operations > 0
+    assert "seed" in scores.not_priced
+    assert "reference-one" not in scores.not_priced
+    assert any("nobody/nothing" in note for note in plan.notes)
 
 
 def variants():

@@ -117,6 +117,9 @@ def test_processes_divide_the_operations_of_a_training(placements):
     assert eight.seconds(kind, prices, 1, None, unlimited) == pytest.approx(2 * 258 + 0.25)
     twelve = OtherDevices(device_of_rate(1.0, count=12))
     assert twelve.seconds(kind, prices, 1, None, unlimited) == pytest.approx(258.25)
+    # Two devices are two, however many processes they are given.
+    two = OtherDevices(device_of_rate(1.0, count=2))
+    assert two.seconds(kind, prices, 1, None, together) == pytest.approx(1500.25)
 
 
 def test_this_machine_divides_among_processes_and_holds_a_model_in_each(branched, tmp_path):
