@@ -1,10 +1,13 @@
 """Dagster's own commands through ``mdel``: recorded in the experiment's instance."""
 
 import importlib.util
+import logging
 import os
 import socket
 import subprocess
+import sys
 import tomllib
+import types
 from pathlib import Path
 
 import dagster as dg
@@ -12,6 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from mdel_assets.cli import dagster_commands
 from mdel_assets.cli.main import main
 from mdel_assets.defs.instance import open_instance
 from mdel_assets_tests.conftest import PICO, pico_experiment
@@ -62,8 +66,6 @@ def test_a_run_in_a_fresh_shell_is_recorded(shell, home, words):
     # The older command calls itself superseded.
     assert ("Warning" in printed) == (words[0] == "dagster")
     assert "Telemetry" not in printed
-    # Not a second time, as `mdel` shows log lines.
-    assert not [line for line in printed.splitlines() if line.startswith("      ")]
 
 
 def test_dg_comes_with_the_package():
@@ -83,6 +85,24 @@ def test_without_dagsters_package_the_remedy_is_named(home, monkeypatch, name, p
     assert f"The command '{name}' is not installed" in done.output
     assert "Run 'make install'" in done.output
     assert not home.root.exists()
+
+
+def test_dagsters_commands_show_their_log_alone(home, monkeypatch):
+    seen = []
+
+    def command_of(name):
+        assert name == "dagster._cli"
+        return types.SimpleNamespace(main=lambda: seen.append(list(logging.getLogger().handlers)))
+
+    monkeypatch.setattr(dagster_commands, "importlib", types.SimpleNamespace(**vars(importlib)))
+    monkeypatch.setattr(dagster_commands.importlib, "import_module", command_of)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    for name in ("DAGSTER_HOME", "DAGSTER_MODULE_NAME"):
+        monkeypatch.setenv(name, "")
+    done = CliRunner().invoke(main, ["dagster", "dev"], env={"MDEL_HOME": str(home.root)})
+    assert done.exit_code == 0, done.output
+    # `mdel` itself shows log lines, too.
+    assert seen == [[]]
 
 
 def test_a_taken_port_starts_nothing(home, monkeypatch):
