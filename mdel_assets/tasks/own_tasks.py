@@ -15,6 +15,7 @@ import yaml
 from mdel_assets.errors import TaskError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.store.digests import file_digest, text_digest
+from mdel_assets.tasks.dataset_files import files_named_for
 
 # The loaders of `datasets` that read files of this machine; other names are of the Hub.
 _FILE_LOADERS = ("json", "csv", "parquet", "arrow", "text", "xml")
@@ -61,18 +62,25 @@ class OwnTask:
     def files_of_split(self, split: str) -> list[Path] | None:
         """Return the local files of one split of its dataset; None where they are not local.
 
-        A file that is named without a split is of the split `train`.
+        A file that is named without a split is of the split `train`; those of a folder are told
+        apart by their names. The list is empty where they do not say.
+
+        Raises:
+            TaskError: one of them has to be fetched.
+
         """
         if not self._is_local:
             return None
-        named = (self.content.get("dataset_kwargs") or {}).get("data_files")
-        if not self._is_folder and not isinstance(named, Mapping):
-            named = {"train": named}
-        if isinstance(named, Mapping):
-            places = [each for each in _leaves(named.get(split)) if "://" not in each]
+        arguments = self.content.get("dataset_kwargs") or {}
+        named = arguments.get("data_files")
+        if named is not None:
+            named = named if isinstance(named, Mapping) else {"train": named}
+            places = list(_leaves(named.get(split)))
+            if far := [place for place in places if "://" in place]:
+                raise TaskError(f"{far[0]} of task '{self.name}' is not here yet; a run fetches it")
             return [path for place in places for path in self._found(place)]
-        folder = Path(self._place(str(self.content["dataset_path"])))
-        return sorted(path for path in folder.rglob(f"*{split}*") if path.is_file())
+        folder = arguments.get("data_dir") or (self._is_folder and self.content["dataset_path"])
+        return files_named_for(Path(self._place(str(folder))), split) if folder else []
 
     def missing_files(self) -> list[Path]:
         """Return those that are not there."""

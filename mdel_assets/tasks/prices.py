@@ -1,5 +1,6 @@
 """The prices of tasks, and of comparing their results."""
 
+import math
 import os
 
 from mdel_assets.evaluation.judged_models import JudgedModel, judged_model
@@ -34,8 +35,12 @@ def of_results(sizes: Sizes, key: str) -> Price:
     rows = min(MAX_BATCH, max(1, BATCH_TOKENS // positions))
     num_tokens = operations = seconds = longest = 0.0
     for size in asked:
-        length = min(size.bytes_per_pass * judged.tokens_per_byte, float(positions))
+        whole = size.bytes_per_pass * judged.tokens_per_byte
+        length = min(whole, float(positions))
         num_requests = size.num_items * size.num_passes
+        if size.is_rolling:
+            # As in the harness, the last window is filled with what stands before it.
+            num_requests *= max(1, math.ceil(whole / positions))
         num_tokens += num_requests * length + size.num_items * size.num_written
         operations += judged.forward(num_requests * length, length=max(2, round(length)))
         seconds += _SECONDS_PER_REQUEST * num_requests + _other_seconds(size, judged, rows)

@@ -5,21 +5,23 @@ questions of the first items are written out as the task's templates say; no cod
 """
 
 import ast
-import csv
 import dataclasses
-import json
+import functools
 import os
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import TaskError
 from mdel_assets.experiment.evaluation import Evaluation
 from mdel_assets.tasks.bundled_tasks import likely_files
+from mdel_assets.tasks.dataset_files import count_records, files_in_cache
 from mdel_assets.tasks.own_tasks import FUNCTION, OwnTask, listed_members, read_task
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _SAMPLED_ITEMS = 200
 # As in the harness: what a model may write, where the task does not say; what lies between a solved
@@ -33,8 +35,9 @@ class TaskSize:
     """What a task asks of a model.
 
     Of each of ``num_items`` items the model reads ``num_passes`` texts of ``bytes_per_pass`` bytes,
-    and then writes ``num_written`` tokens at most. The errors of ``num_bootstrapped`` of
-    ``num_metrics`` take a bootstrap.
+    and then writes ``num_written`` tokens at most. A text that is longer than what the model reads
+    at once is cut; one that ``is_rolling`` is read whole, window by window. The errors of
+    ``num_bootstrapped`` of ``num_metrics`` take a bootstrap.
     """
 
     num_items: float
@@ -43,6 +46,7 @@ class TaskSize:
     num_written: float
     num_metrics: int
     num_bootstrapped: int
+    is_rolling: bool = False
 
 
 def task_sizes(
@@ -56,15 +60,19 @@ def task_sizes(
         TaskError: that is not known before the harness is loaded; the message says why.
 
     """
-    found = []
-    for task in _tasks_called(name, own, ()):
-        try:
+    found, called = [], name
+    try:
+        for task in _tasks_called(name, own, ()):
+            called = task.name
             found.append(_size_of(task, evaluation, cache or datasets_cache()))
-        except (LookupError, ValueError, TypeError, OSError) as error:
-            told = " ".join(str(error).split())[:120]
-            raise TaskError(
-                f"the items of task '{task.name}' cannot be counted beforehand ({told})"
-            ) from error
+    except TaskError:
+        raise
+    except Exception as error:
+        # A task's own files and templates fail in any way.
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise TaskError(
+            f"the items of task '{called}' cannot be counted beforehand ({told})"
+        ) from error
     return found
 
 
@@ -103,9 +111,13 @@ def _size_of(task: OwnTask, evaluation: Evaluation, cache: Path) -> TaskSize:
     if not rows:
         raise TaskError(f"the dataset of task '{task.name}' has no items")
     shapes = [_shape(content, row) for row in rows]
+    is_rolling = content.get("output_type") == "loglikelihood_rolling"
     num_fewshot = evaluation.num_fewshot
     if num_fewshot is None:
         num_fewshot = int(content.get("num_fewshot") or 0)
+    if is_rolling:
+        # The harness puts no solved examples before such a text.
+        num_fewshot = 0
     own = statistics.mean(shape.num_bytes for shape in shapes)
     metrics = [each.get("aggregation") for each in content.get("metric_list") or ()]
     return TaskSize(
@@ -115,6 +127,7 @@ def _size_of(task: OwnTask, evaluation: Evaluation, cache: Path) -> TaskSize:
         num_written=float(max(shape.num_written for shape in shapes)),
         num_metrics=max(1, len(metrics)),
         num_bootstrapped=sum(name in _BOOTSTRAPPED for name in metrics),
+        is_rolling=is_rolling,
     )
 
 
@@ -158,7 +171,6 @@ def _length(template: Any, row: Mapping[str, Any]) -> float:
 def _filled(template: Any, row: Mapping[str, Any]) -> Any:
     """Return a template with an item's values, or the value of the item that it names."""
     import jinja2
-    from jinja2.sandbox import SandboxedEnvironment
 
     if not isinstance(template, str):
         return template
@@ -166,15 +178,23 @@ def _filled(template: Any, row: Mapping[str, Any]) -> Any:
         raise TaskError(f"code writes its questions ({template})")
     if template in row:
         return row[template]
+    try:
+        return _compiled(template).render(**row)
+    except jinja2.TemplateError as error:
+        raise TaskError(f"its template '{template}' does not fit its dataset: {error}") from error
+
+
+@functools.lru_cache
+def _compiled(template: str) -> "Template":
+    import jinja2
+    from jinja2.sandbox import SandboxedEnvironment
+
     environment = SandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
     environment.filters["regex_replace"] = _replaced
-    try:
-        return environment.from_string(template).render(**row)
-    except jinja2.TemplateError as error:
-        raise TaskError(f"its template '{template}' does not fit its dataset: {error}") from error
+    return environment.from_string(template)
 
 
 def _replaced(text: str, pattern: str, new: str, count: int = 0) -> str:
@@ -188,61 +208,21 @@ def _counted(task: OwnTask, cache: Path) -> tuple[int, list[dict[str, Any]]]:
         raise TaskError(f"task '{task.name}' names neither test_split nor validation_split")
     files = task.files_of_split(split)
     if files is None:
-        files = _cached(task, split, cache)
+        dataset = str(task.content.get("dataset_path") or "")
+        files = files_in_cache(cache, dataset, task.content.get("dataset_name"), split=split)
         if not files:
             raise TaskError(
                 f"the dataset of task '{task.name}' ({task.dataset}) is not here yet; a run "
                 f"fetches it"
             )
+    if not files:
+        raise TaskError(
+            f"the dataset of task '{task.name}' ({task.dataset}): which of its files are split "
+            f"'{split}' is not known beforehand"
+        )
     total, rows = 0, list[dict[str, Any]]()
     for path in files:
-        count, first = _read(path)
+        count, first = count_records(path, num_first=_SAMPLED_ITEMS)
         total += count
         rows += first
     return total, rows[:_SAMPLED_ITEMS]
-
-
-def _cached(task: OwnTask, split: str, cache: Path) -> list[Path]:
-    """Return the files of a Hub dataset's split that `datasets` has made in its cache."""
-    place = str(task.content.get("dataset_path") or "").replace("/", "___")
-    config = task.content.get("dataset_name") or "default"
-    versions: dict[Path, list[Path]] = {}
-    for path in sorted(cache.glob(f"{place}/{config}/*/*/*-{split}*.arrow")):
-        versions.setdefault(path.parent, []).append(path)
-    # Of several versions, the one that was made last.
-    return max(versions.values(), key=lambda found: found[0].stat().st_mtime, default=[])
-
-
-def _read(path: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many records a file has, and the first ones."""
-    kind = path.suffix.lower()
-    if kind in (".parquet", ".arrow"):
-        return _read_table(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        if kind in (".csv", ".tsv"):
-            records = csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
-            first = [dict(record) for record in islice(records, _SAMPLED_ITEMS)]
-            return len(first) + sum(1 for _ in records), first
-        if kind == ".json" and file.read(1) == "[":
-            found = json.loads(path.read_text("utf-8"))
-            return len(found), found[:_SAMPLED_ITEMS]
-        if kind not in (".jsonl", ".ndjson", ".json"):
-            raise TaskError(f"records of {path.name} are not counted beforehand")
-        file.seek(0)
-        lines = (line for line in file if line.strip())
-        first = [json.loads(line) for line in islice(lines, _SAMPLED_ITEMS)]
-        return len(first) + sum(1 for _ in lines), first
-
-
-def _read_table(path: Path) -> tuple[int, list[dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.suffix.lower() == ".parquet":
-        with pq.ParquetFile(path) as file:
-            batch = next(file.iter_batches(_SAMPLED_ITEMS), None)
-            return file.metadata.num_rows, batch.to_pylist() if batch else []
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_stream(source).read_all()
-        first: Sequence[dict[str, Any]] = table.slice(0, _SAMPLED_ITEMS).to_pylist()
-        return table.num_rows, list(first)

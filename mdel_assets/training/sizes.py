@@ -50,10 +50,16 @@ class Sizes:
     def once(self, name: str, find: Callable[[], T]) -> T:
         """Return what ``find`` returns, and call it only the first time that ``name`` is asked for.
 
-        It must not depend on what `mdel_assets.planning.remedies` changes.
+        It must not depend on what `mdel_assets.planning.remedies` changes. An error of ``find`` is
+        raised again each time.
         """
         if name not in self._found:
-            self._found[name] = find()
+            try:
+                self._found[name] = find()
+            except MdelError as error:
+                self._found[name] = error
+        if isinstance(self._found[name], MdelError):
+            raise self._found[name]
         found: T = self._found[name]
         return found
 
