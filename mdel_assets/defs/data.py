@@ -31,6 +31,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_one
 from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.digests import sha256_of
 from mdel_assets.store.records import Record
 
 _MAX_CONTAMINATED_SHARE = 1e-3
@@ -46,7 +47,7 @@ def data_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]
         group="data",
         icons={"file"},
         blocking_checks={
-            "shard_is_whole": "The file is the one whose sha256 was recorded when it was fetched."
+            "shard_is_whole": "The file's sha256 is the one that was recorded when it was fetched."
         },
     )
     def raw_pile_shard(
@@ -63,6 +64,7 @@ def data_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]
             record = make_one(lineage, "raw_pile_shard", shard)
         artifact = lineage.artifact("raw_pile_shard", shard)
         raw = RawShard.of(record)
+        seen = sha256_of(artifact.folder / raw.file)
         metadata = {
             "location": raw.location,
             "role": raw.role,
@@ -70,7 +72,16 @@ def data_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]
             "sha256": record.config["sha256"],
             **link("source", shard_address(raw.location, commit=raw.source_signature)),
         }
-        return result_of(record, artifact, metadata, _shard_is_whole(record, artifact))
+        is_whole = dg.AssetCheckResult(
+            passed=seen == record.config["sha256"],
+            check_name="shard_is_whole",
+            description="The file is the one that was fetched."
+            if seen == record.config["sha256"]
+            else "The file has changed since it was fetched: materialize raw_pile_shard again.",
+            metadata={"sha256_now": seen, "sha256_recorded": record.config["sha256"]},
+        )
+        failed = [] if is_whole.passed else [artifact]
+        return result_of(record, artifact, metadata, barring(is_whole, failed))
 
     @line.asset(
         "shard_documents",
@@ -148,24 +159,6 @@ def data_assets(line: LineAssets, compute: Compute) -> list[dg.AssetsDefinition]
         )
 
     return [raw_pile_shard, shard_documents, domain_dataset]
-
-
-def _shard_is_whole(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
-    """Tell whether the shard is the file that was fetched.
-
-    Both digests of the record were found in one reading, so a file that still has its xxh3 has its
-    sha256, too. It is read here only if it has changed since, or was not read at all.
-    """
-    problem = artifact.damage(record)
-    check = dg.AssetCheckResult(
-        passed=problem is None,
-        check_name="shard_is_whole",
-        description=f"{problem}: materialize raw_pile_shard again."
-        if problem
-        else "The file is the one that was fetched.",
-        metadata={"sha256_recorded": record.config["sha256"]},
-    )
-    return barring(check, [artifact] if problem else [])
 
 
 def _every_line_is_counted(record: Record, artifact: Artifact) -> dg.AssetCheckResult:
