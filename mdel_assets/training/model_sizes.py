@@ -219,12 +219,15 @@ def small_config(config: Any, *, num_layers: int, vocab_size: int | None = None)
 
 
 def random_model(config: Any) -> Any:
-    """Return a model of ``config`` on the processor whose weights are small random numbers."""
+    """Return a model of ``config`` on the processor whose weights are small random numbers.
+
+    They are fp32, as those of a training are, whatever the model is stored in.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("cpu"):
-        return AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32)
 
 
 def _saved_bytes(config: Any, length: int) -> float:

@@ -107,3 +107,13 @@ def test_saved_bytes_grow_with_the_block():
     # Residual stream, norms, three projections and two of the feed-forward at the least.
     assert short > 32 * 4 * (5 * 64 + 3 * 160)
     assert long == pytest.approx(2 * short, rel=0.1)
+
+
+def test_a_model_that_is_stored_in_half_precision_is_measured_in_that_of_its_training():
+    from mdel_assets.training.model_sizes import ModelSizes, random_model
+
+    plain, halved = configuration("gpt_neox"), configuration("gpt_neox")
+    halved.dtype = "float16"
+    assert {str(tensor.dtype) for tensor in random_model(halved).parameters()} == {"torch.float32"}
+    kept = [ModelSizes(config).saved_bytes_per_layer(64) for config in (plain, halved)]
+    assert kept[0] == kept[1]
