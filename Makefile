@@ -1,4 +1,4 @@
-# Every target first brings .venv up to date.
+# Every target that uses .venv first brings it up to date.
 #
 # With a GPU, install your own torch into .venv first, or name the one to install:
 #   make install TORCH="torch==2.13.0 --index-url <the address of your CUDA build>"

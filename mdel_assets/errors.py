@@ -53,6 +53,11 @@ class MdelError(Exception):
 E = TypeVar("E", bound=MdelError)
 
 
+def install_extra(name: str) -> str:
+    """Return the command that installs one of the package's extras into its own checkout."""
+    return f"python -m pip install --constraint constraints.txt --editable '.[{name}]'"
+
+
 def transient(error: E) -> E:
     """Return ``error``, marked as one that a retry may mend."""
     error.is_transient = True

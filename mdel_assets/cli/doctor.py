@@ -18,7 +18,7 @@ from mdel_assets.maintenance.examination_of_store import examine_store
 @click.command()
 @click.option("--repair", is_flag=True, help="Repair what can be repaired.")
 @click.option("--digests", is_flag=True, help="Verify the digest of every file.")
-@click.option("--offline", is_flag=True, help="Do not contact the Hub or Weights & Biases.")
+@click.option("--offline", is_flag=True, help="Do not contact the Hub, W&B or the object store.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def doctor(*, repair: bool, digests: bool, offline: bool, as_json: bool) -> None:
     """Find what crashes leave behind: dead runs, held slots, half-written or damaged artifacts.

@@ -11,8 +11,10 @@ from mdel_assets.home import MdelHome
 
 @click.command("map")
 @click.argument("family", default="map")
-@click.option("--table", "only_table", is_flag=True, help="Run nothing: of what is finished.")
-@click.option("--fit", is_flag=True, help="Fit forecasts on it, and judge them.")
+@click.option(
+    "--table", "only_table", is_flag=True, help="Run nothing; show the finished settings."
+)
+@click.option("--fit", is_flag=True, help="Fit the forecast on this map, and judge it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def family_map(family: str, *, only_table: bool, fit: bool, as_json: bool) -> None:
     """Run every setting of a FAMILY that is not up to date, then map where branching pays.

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.option(
     "--mark", is_flag=True, help="Record what is derived, so that it cannot be published."
 )
-@click.option("--delete", is_flag=True, help="Delete what is derived on this machine.")
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Delete the domain's text and what was made from it, here and in the object store.",
+)
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 @click.option(
     "--yes-delete-remote", is_flag=True, help="Delete the repositories it was published to, too."

@@ -37,14 +37,16 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Another, another text.",
+    help="Random seed; another seed gives another text.",
 )
 @click.option(
     "--domain",
     shell_complete=complete_domain,
     help="Where the prompt is from, for ensembles that weigh by it.",
 )
-@click.option("--show-weights", is_flag=True, help="Say which experts spoke, on standard error.")
+@click.option(
+    "--show-weights", is_flag=True, help="Say which experts contributed, on standard error."
+)
 def generate(
     model: str,
     prompt: str | None,

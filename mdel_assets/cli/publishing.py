@@ -123,15 +123,14 @@ def publish(
     from mdel_assets.publishing.publisher import make_publisher
 
     experiment, home = load_experiment(experiment_name()), MdelHome.from_environment()
-    is_merged = kind == "merged"
-    names = list(experiment.merges) if is_merged else experiment.domain_keys
+    named = {"merged": list(experiment.merges), "mixture": list(experiment.mixtures)}.get(kind)
+    names = experiment.domain_keys if named is None else named
     if unknown := [key for key in keys if key not in names]:
-        what = "recipe" if is_merged else "domain"
+        what = {"merged": "recipe", "mixture": "mixture"}.get(kind, "domain")
         raise UnknownKeyError(unknown_name_message(what, unknown[0], names))
     publisher = make_publisher(experiment, dry_run=dry_run)
     lineage = home.lineage(experiment)
     step = steps_publishing.PUBLISH[PUBLISHED[kind]]
-    named = {"merged": list(experiment.merges), "mixture": list(experiment.mixtures)}.get(kind)
     for key in keys or (lineage.present_domains() if named is None else named):
         if named is None:
             experiment.require_domain(key)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mdel_assets.errors import ServingError
+from mdel_assets.errors import ServingError, install_extra
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.machine.console import showing_progress
@@ -45,7 +45,7 @@ _seconds = click.FloatRange(min=0)
     metavar="SIZE",
     callback=_to_bytes,
     show_default="half of the machine's, or of the GPU's",
-    help="For weights and caches; models used least recently are let go.",
+    help="For weights and caches; least recently used models are unloaded.",
 )
 @click.option(
     "--max-running", type=_count, default=32, show_default=True, help="Sequences decoded at once."
@@ -54,10 +54,10 @@ _seconds = click.FloatRange(min=0)
     "--max-waiting", type=_count, default=128, show_default=True, help="Sequences in the queue."
 )
 @click.option(
-    "--max-prompt-tokens", type=_count, default=32_768, show_default=True, help="Of one prompt."
+    "--max-prompt-tokens", type=_count, default=32_768, show_default=True, help="Longest prompt."
 )
 @click.option(
-    "--max-new-tokens", type=_count, default=4_096, show_default=True, help="Of one answer."
+    "--max-new-tokens", type=_count, default=4_096, show_default=True, help="Longest answer."
 )
 @click.option(
     "--max-body",
@@ -65,17 +65,21 @@ _seconds = click.FloatRange(min=0)
     callback=_to_bytes,
     default="1M",
     show_default=True,
-    help="Of one request's body.",
+    help="Largest body of a request.",
 )
 @click.option(
-    "--request-seconds", type=_seconds, default=600.0, show_default=True, help="For one answer."
+    "--request-seconds",
+    type=_seconds,
+    default=600.0,
+    show_default=True,
+    help="Longest time for one answer.",
 )
 @click.option(
     "--grace-seconds",
     type=_seconds,
     default=30.0,
     show_default=True,
-    help="What runs has so long to finish when the server is told to end.",
+    help="How long running requests may take once the server is told to end.",
 )
 def serve(
     host: str,
@@ -129,5 +133,5 @@ def _require_extra() -> None:
     if missing:
         raise ServingError(
             f"mdel serve needs {', '.join(missing)}, which the extra 'serve' holds. Install it: "
-            f".venv/bin/python -m pip install --constraint constraints.txt --editable '.[serve]'"
+            f"{install_extra('serve')}"
         )

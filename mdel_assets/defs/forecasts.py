@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from mdel_assets.defs.compute import Compute
 from mdel_assets.defs.line_assets import LineAssets
 from mdel_assets.defs.metadata import result_of, rounded, table
 from mdel_assets.defs.resources import Workspace
@@ -17,7 +18,9 @@ def forecast_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
     experiment = line.experiment
 
     @line.asset("forecast_probes", group="training", icons={"pytorch", "json"}, pool="gpu")
-    def forecast_probes(workspace: Workspace) -> dg.MaterializeResult:
+    def forecast_probes(
+        context: dg.AssetExecutionContext, workspace: Workspace, compute: Compute
+    ) -> dg.MaterializeResult:
         """Experts that end early, one per domain, and how far they moved from the seed.
 
         A few per cent of an expert's steps tell losses on the own and on other domains, cosines of
@@ -27,7 +30,9 @@ def forecast_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         lineage = workspace.lineage(experiment)
         if not lineage.keys("forecast_probes"):
             return dg.MaterializeResult(metadata=_NOTHING)
-        record = make_one(lineage, "forecast_probes")
+        made = compute.made(context, lineage, [""])
+        made.raise_failures()
+        record = made.records[""]
         rows = [
             {"probe": probe} | {text: rounded(loss) for text, loss in losses.items()}
             for probe, losses in record.details["probe_losses"].items()

@@ -13,7 +13,7 @@ from mdel_assets.engines.job_folder import token
 from mdel_assets.engines.job_script import UNSHARED, job_script
 from mdel_assets.engines.jobs import EngineDownError, JobState, Phase, Work
 from mdel_assets.engines.settings import RaySettings
-from mdel_assets.errors import WorkerError
+from mdel_assets.errors import WorkerError, install_extra
 
 _PHASES: dict[str, Phase] = {
     "PENDING": "waiting",
@@ -137,6 +137,6 @@ def _client_class() -> Any:
     except ImportError as error:
         raise WorkerError(
             "compute.engine ray needs Ray's client, which is not installed: install the extra "
-            "'ray' (python -m pip install 'mdel-assets[ray]'), in the version of the cluster."
+            f"'ray' ({install_extra('ray')}), in the version of the cluster."
         ) from error
     return JobSubmissionClient

@@ -99,7 +99,7 @@ def trust(judgement: Judgement | None) -> str:
         return ""
     found = [
         f"{'unknown' if a.rank_correlation is None else f'{a.rank_correlation:.2f}'} for the "
-        f"{a.what.removeprefix('gain of ')} (mean error {a.mean_error:.2f} points of percent, "
+        f"{a.what.removeprefix('gain of ')} (mean error {a.mean_error:.2f} percentage points, "
         f"{a.num_points} settings)"
         for a in judgement.lines
     ]
@@ -123,7 +123,7 @@ def judgement_markdown(judgement: Judgement | None) -> str:
             a.what,
             str(a.num_points),
             "unknown" if a.rank_correlation is None else f"{a.rank_correlation:.2f}",
-            f"{a.mean_error:.2f} points of percent",
+            f"{a.mean_error:.2f} percentage points",
         ]
         for a in (*judgement.lines, *judgement.laws)
     ]

@@ -1,4 +1,4 @@
-"""The kinds of artifact that foretell what experts will be worth."""
+"""The kinds of artifact that predict what experts will be worth."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -54,6 +54,7 @@ KINDS = (
         config=_probing,
         write=steps.train_probes,
         price=prices.of_probes,
+        is_heavy=True,
         resumes=True,
     ),
     Kind(

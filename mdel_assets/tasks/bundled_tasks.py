@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mdel_assets.errors import install_extra
+
 PACKAGE = "lm_eval"
 NOT_INSTALLED = (
     "evaluation.tasks: lm-evaluation-harness is not installed. Install the extra: "
-    "pip install 'mdel-assets[tasks]'"
+    f"{install_extra('tasks')}"
 )
 _NAMES = re.compile(
     r"""^(?:task|group|tag):[ ]*["']?([^\s"'#\[]+)["']?[ ]*(?:#.*)?$""", re.MULTILINE

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mdel_assets.errors import TrainingError, unknown_name_message
+from mdel_assets.errors import TrainingError, install_extra, unknown_name_message
 from mdel_assets.experiment.adapters import Adapter
 from mdel_assets.store.artifacts import RECORD_NAME
 from mdel_assets.store.lora_files import CONFIG_NAME, LORA_NAME, PREFIX, Factors
@@ -38,7 +38,7 @@ def require_peft() -> None:
     if not _is_there("peft"):
         raise TrainingError(
             "training.adapter needs PEFT, which is not installed: install the extra 'lora' "
-            "(python -m pip install 'mdel-assets[lora]')."
+            f"({install_extra('lora')})."
         )
 
 

@@ -23,14 +23,16 @@ KINDS = {
     "merged_model": {},
     "token_scores": {"parts": 2, "models_per_job": 4},
     "sample_texts": {},
+    "forecast_probes": {},
 }
 TRAININGS = ("seed_model", "expert_model")
 
 
 def experiment_of(corpus):
-    """Return the pico experiment with a search, and without baselines."""
+    """Return the pico experiment with a search and a forecast, and without baselines."""
     merges = {"mean-all": PICO["merges"]["mean-all"], "searched": SEARCHED}
-    return pico_experiment(corpus, merges=merges, baselines={"dense": False, "dense_one": False})
+    baselines = {"dense": False, "dense_one": False}
+    return pico_experiment(corpus, merges=merges, baselines=baselines, forecast={})
 
 
 def run_by_jobs(experiment, folder, engine, **settings):

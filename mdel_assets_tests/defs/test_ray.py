@@ -107,7 +107,7 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
     engine = RayJobs(RaySettings(), command=["python"])
-    with pytest.raises(WorkerError, match=r"pip install 'mdel-assets\[ray\]'"):
+    with pytest.raises(WorkerError, match=r"--editable '\.\[ray\]'"):
         engine.states(["mdel-1"])
 
 

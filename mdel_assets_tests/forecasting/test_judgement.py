@@ -93,6 +93,6 @@ def test_how_far_to_trust_a_forecast_is_said_with_its_figures():
         best={"a": "apart", "b": "dense", "c": "dense"},
     )
     told = trust(judgement)
-    assert "-0.51 for the ensemble (mean error 0.47 points of percent, 17 settings)" in told
-    assert "unknown for the mean (mean error 2.00 points of percent, 9 settings)" in told
+    assert "-0.51 for the ensemble (mean error 0.47 percentage points, 17 settings)" in told
+    assert "unknown for the mean (mean error 2.00 percentage points, 9 settings)" in told
     assert "right in 2 of 3 settings; always saying the same would have been right in 2." in told

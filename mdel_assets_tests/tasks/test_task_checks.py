@@ -65,7 +65,7 @@ def test_without_the_extra_the_remedy_is_told(experiment_with, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     (told,) = mistakes_of_tasks(experiment_with(CHOICE))
-    assert "pip install 'mdel-assets[tasks]'" in told
+    assert "--editable '.[tasks]'" in told
 
 
 def test_a_task_twice_is_refused(experiment_with):

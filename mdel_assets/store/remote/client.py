@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from mdel_assets.errors import ExperimentError, ObjectStoreError, transient
+from mdel_assets.errors import ExperimentError, ObjectStoreError, install_extra, transient
 
 # The library reads these itself only where it is given no options.
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
@@ -83,7 +83,7 @@ class Client:
         except ImportError as error:
             raise ObjectStoreError(
                 f"MDEL_STORE is {self.address}, which needs the library obstore: install the extra "
-                f"'store' (python -m pip install 'mdel-assets[store]')."
+                f"'store' ({install_extra('store')})."
             ) from error
         if self.address.startswith("file:"):
             return from_url(self.address, mkdir=True)

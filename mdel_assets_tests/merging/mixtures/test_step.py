@@ -1,9 +1,13 @@
 """Mixtures as artifacts of an experiment: made, left, killed, forgotten."""
 
+import json
 import shutil
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from mdel_assets.cli.main import main
 from mdel_assets.errors import TrainingInterruptedError
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
@@ -150,3 +154,19 @@ def test_a_mixture_is_published_with_its_active_weights_and_no_place_on_this_dis
     assert "training text of arxiv" not in card
     assert "experts/github" not in card
     assert "from_pretrained" in card
+
+
+def test_a_mixture_is_published_by_its_name(lineage_of, tmp_path, monkeypatch):
+    lineage = lineage_of(small={"experts": TWO}, other={"experts": TWO})
+    experiment = with_hub(lineage.experiment, endpoint=f"file:{tmp_path / 'hub'}", namespace="lab")
+    path = tmp_path / "mixtures.yaml"
+    path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_none=True))))
+    monkeypatch.setenv("MDEL_HOME", str(lineage.root.parent))
+    monkeypatch.setenv("MDEL_EXPERIMENT", str(path))
+    make_one(lineage, "moe_model", "small")
+    done = CliRunner().invoke(main, ["publish", "mixture", "small"])
+    assert done.exit_code == 0, done.output
+    published = (tmp_path / "hub" / "models" / "lab").iterdir()
+    assert [folder.name for folder in published] == ["mixture-small"]
+    refused = CliRunner().invoke(main, ["publish", "mixture", "smal"])
+    assert "Unknown mixture 'smal'. Did you mean 'small'?" in refused.output
