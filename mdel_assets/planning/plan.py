@@ -154,9 +154,9 @@ def wanted_artifacts(sizes: Sizes, *, until: str | None = None) -> list[Wanted]:
     found = []
     for kind in kinds:
         keys = keys_of(sizes, lineage.registry[kind])
-        stale = tuple(key for key in keys if lineage.stale(kind, key))
+        missing = tuple(key for key in keys if sizes.current(kind, key) is None)
         if keys:
-            found.append(Wanted(kind, stale, len(keys) - len(stale)))
+            found.append(Wanted(kind, missing, len(keys) - len(missing)))
     return found
 
 

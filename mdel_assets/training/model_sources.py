@@ -32,8 +32,8 @@ _SAMPLED_DOCUMENTS, _SAMPLED_CHARACTERS = 60, 20_000
 class SourceSizes:
     """The sizes of the model at ``place`` (a folder, a Hub id or a package's model).
 
-    They are those of the ``artifact`` that is made from it, once that is there. ``texts`` are files
-    of documents that its tokenizer is tried on.
+    They are those of the ``artifact`` that was made from it, where it is here and up to date.
+    ``texts`` are files of documents that its tokenizer is tried on.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class SourceSizes:
     @functools.cached_property
     def folder(self) -> Path | None:
         """A folder with the model's files: the artifact, or the one that was named."""
-        if self._artifact and self._artifact.record_path.exists():
+        if self._artifact:
             return self._artifact.folder
         folder = Path(self._place).expanduser()
         return folder if self._place and (folder / "config.json").is_file() else None

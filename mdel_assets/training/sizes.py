@@ -9,6 +9,8 @@ from mdel_assets.data.text_sizes import TextSizes, text_sizes
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.records import Record
 from mdel_assets.training.model_sizes import ModelSizes, pretrained_config
 from mdel_assets.training.model_sources import (
     SourceSizes,
@@ -36,6 +38,7 @@ class Sizes:
         self.num_processes = num_processes
         self._references: dict[str, SourceSizes] = {}
         self._found: dict[str, Any] = {}
+        self._current: dict[tuple[str, str], Record | None] = {}
 
     def of(self, lineage: Lineage) -> "Sizes":
         """Return the sizes of the same text and model for another experiment that reads them."""
@@ -62,6 +65,22 @@ class Sizes:
             raise self._found[name]
         found: T = self._found[name]
         return found
+
+    def current(self, kind: str, key: str = "") -> Record | None:
+        """Return the record of an artifact that a run would leave as it is, else None.
+
+        The files, and a Hub that they came from, are asked only the first time.
+        """
+        if (kind, key) not in self._current:
+            try:
+                self._current[kind, key] = self.lineage.current(kind, key)
+            except MdelError:
+                self._current[kind, key] = None
+        return self._current[kind, key]
+
+    def _current_and_here(self, kind: str, key: str = "") -> Artifact | None:
+        artifact, record = self.lineage.artifact(kind, key), self.current(kind, key)
+        return artifact if record and artifact.is_here(record) else None
 
     @property
     def experiment(self) -> Experiment:
@@ -104,30 +123,36 @@ class Sizes:
 
     @functools.cached_property
     def _seed(self) -> SourceSizes:
-        """The seed, as a model from elsewhere; one that is pretrained is such once it is made."""
+        """The seed, as a model from elsewhere; one that is pretrained is such once it is made.
+
+        A made seed that is stale has no say: its successor may have other sizes.
+        """
         seed = self.experiment.seed_model
-        place = self.experiment.place_of_model(seed.path) if seed.path else ""
-        artifact = self.lineage.artifact("seed_model")
         return SourceSizes(
-            place, revision=seed.revision, artifact=artifact, texts=self._validation_files
+            self.experiment.place_of_model(seed.path) if seed.path else "",
+            revision=seed.revision,
+            artifact=self._current_and_here("seed_model"),
+            texts=self._validation_files,
         )
 
     def reference(self, name: str) -> SourceSizes:
         """Return the sizes of a model to compare with, by its name."""
         if name not in self._references:
             source = self.experiment.evaluation.references[name]
-            is_made = self.lineage.stale("reference_model", name) is None
             self._references[name] = SourceSizes(
                 self.experiment.place_of_model(source.path),
                 revision=source.revision,
-                artifact=self.lineage.artifact("reference_model", name) if is_made else None,
+                artifact=self._current_and_here("reference_model", name),
                 texts=self._validation_files,
             )
         return self._references[name]
 
     @property
     def seed_folder(self) -> Path | None:
-        """A folder with the seed's files: the artifact, or the one that the experiment names."""
+        """A folder with the seed's files: the artifact, or the one that the experiment names.
+
+        None where the seed is to be pretrained or fetched.
+        """
         return self._seed.folder
 
     @property
