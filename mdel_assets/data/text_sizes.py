@@ -1,11 +1,12 @@
 """How much text an experiment has: counted where it was read, else judged by its sources' sizes.
 
 Every dataset's documents and bytes, split by split, come from the first of these that there is: the
-datasets' records; the records of routed shards; the sizes of the sources' files.
+datasets' records; the records of routed shards; the sizes of the sources' files. Records count as
+long as a run would leave what they are of as it is.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mdel_assets.data.dataset_counts import DatasetCounts
@@ -16,6 +17,8 @@ from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Shard
 from mdel_assets.experiment.fields import SPLITS
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.line.presence import DATASET, has_training_text
+from mdel_assets.store.looking_once import looking_once
 from mdel_assets.store.records import Record
 
 _COMPRESSED = (".zst", ".gz", ".bz2", ".xz", ".parquet")
@@ -26,6 +29,8 @@ _TEXT_IN_COMPRESSED, _TEXT_IN_PLAIN = 2.4, 0.9
 _BYTES_PER_DOCUMENT = 6000.0
 # What Parquet with zstd makes of a byte of text.
 _PACKED_TEXT = 0.38
+# The record of an artifact, by kind and key, that a run would leave as it is; None of any other.
+CurrentRecord = Callable[[str, str], Record | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,8 @@ class TextSizes:
 
     ``shards`` has the size of each shard's file in bytes (None where unknown), ``documents`` what
     is routed of each. ``datasets`` maps present domains to their splits; a split's own domain's
-    part alone is in ``own``. ``known_by`` says where the figures come from.
+    part alone is in ``own``. ``known_by`` says where the figures come from. ``are_datasets_there``:
+    from datasets that a run would leave as they are.
     """
 
     shards: Mapping[str, float | None]
@@ -64,15 +70,20 @@ class TextSizes:
     datasets: Mapping[str, Mapping[str, Amount]]
     own: Mapping[str, Mapping[str, Amount]]
     known_by: str
+    are_datasets_there: bool
 
 
-def text_sizes(lineage: Lineage) -> TextSizes:
+@looking_once()
+def text_sizes(lineage: Lineage, current: CurrentRecord) -> TextSizes:
     """Return how much text the experiment of ``lineage`` has, as far as that can be known."""
     shards = lineage.experiment.shards()
-    sizes = {shard.key: _shard_bytes(lineage, shard) for shard in shards}
-    documents, num_counted = _documents(lineage, shards, sizes)
-    found = _by_datasets(lineage)
-    if found:
+    sizes = {shard.key: _shard_bytes(current, shard) for shard in shards}
+    documents, num_counted = _documents(lineage, current, shards, sizes)
+    # Datasets are of the shards as they were read.
+    are_read = num_counted == len(shards)
+    by_datasets = _by_datasets(lineage, current) if are_read else None
+    if by_datasets:
+        found = by_datasets
         known_by = "the datasets' records"
     else:
         found = _by_documents(lineage, shards, documents)
@@ -83,23 +94,28 @@ def text_sizes(lineage: Lineage) -> TextSizes:
                 f"of a compressed file, and the first records of a source that is there"
             )
     datasets, own = found
-    return TextSizes(sizes, documents, datasets, own, known_by)
+    return TextSizes(sizes, documents, datasets, own, known_by, by_datasets is not None)
 
 
-def _shard_bytes(lineage: Lineage, shard: Shard) -> float | None:
-    record = lineage.artifact("raw_pile_shard", shard.key).read_record()
+def _shard_bytes(current: CurrentRecord, shard: Shard) -> float | None:
+    record = current("raw_pile_shard", shard.key)
     if record is not None:
         return float(RawShard.of(record).size_bytes)
     return source_bytes(shard.location)
 
 
 def _documents(
-    lineage: Lineage, shards: list[Shard], sizes: Mapping[str, float | None]
+    lineage: Lineage,
+    current: CurrentRecord,
+    shards: list[Shard],
+    sizes: Mapping[str, float | None],
 ) -> tuple[dict[str, dict[str, Amount]], int]:
     """Return each shard's documents by domain, and of how many shards they were counted."""
     counted: dict[str, dict[str, Amount]] = {}
     for shard in shards:
-        record = lineage.artifact("shard_documents", shard.key).read_record()
+        # Documents are up to date also where their shard is to be fetched anew.
+        is_fetched = current("raw_pile_shard", shard.key) is not None
+        record = current("shard_documents", shard.key) if is_fetched else None
         if record is not None:
             found = ShardCounts.of(record.counts).domains
             counted[shard.key] = {
@@ -182,15 +198,16 @@ def _file_bytes(record: Record, name: str) -> float:
 _Splits = dict[str, dict[str, Amount]]
 
 
-def _by_datasets(lineage: Lineage) -> tuple[_Splits, _Splits] | None:
-    try:
-        domains = lineage.present_domains()
-        records = {d: lineage.artifact("domain_dataset", d).require() for d in domains}
-    except MdelError:
-        return None
+def _by_datasets(lineage: Lineage, current: CurrentRecord) -> tuple[_Splits, _Splits] | None:
+    """Return what datasets hold; None unless all are up to date that the corpus has text for."""
     datasets: _Splits = {}
     own: _Splits = {}
-    for domain, record in records.items():
+    for domain in lineage.keys(DATASET):
+        record = current(DATASET, domain)
+        if record is None:
+            return None
+        if not has_training_text(record):
+            continue
         splits = DatasetCounts.of(record.counts).splits
         datasets[domain] = {
             name: Amount(

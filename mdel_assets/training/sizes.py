@@ -90,7 +90,7 @@ class Sizes:
     @functools.cached_property
     def text(self) -> TextSizes:
         """The sizes of its text."""
-        return text_sizes(self.lineage)
+        return text_sizes(self.lineage, self.current)
 
     @property
     def domains(self) -> list[str]:

@@ -3,10 +3,10 @@
 import pytest
 
 from mdel_assets.errors import TrainingError
-from mdel_assets.line.making import make_one
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets.training.prices import of_seed
 from mdel_assets.training.sizes import Sizes
-from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.conftest import PICO, make_documents, pico_experiment, write_shard
 
 
 def pretrained(**changes):
@@ -49,3 +49,53 @@ def test_a_seed_that_cannot_be_reached_has_no_price_though_the_old_one_is_there(
     sizes = Sizes(home.lineage(pico_experiment(corpus, seed_model={"path": "nobody/nothing"})))
     with pytest.raises(TrainingError, match="nobody/nothing are not known"):
         of_seed(sizes, "")
+
+
+def test_datasets_tell_the_text_though_a_domain_is_absent(branched):
+    text = Sizes(branched[1].lineage(branched[0])).text
+    assert text.known_by == "the datasets' records"
+    assert text.are_datasets_there
+    assert list(text.datasets) == ["github", "arxiv", "freelaw"]
+
+
+def test_an_added_shard_counts_beside_those_that_were_routed(corpus, home, tmp_path):
+    # Every domain has a dataset: none is absent.
+    domains = PICO["domains"][:3]
+    made = home.lineage(pico_experiment(corpus, domains=domains))
+    for key in made.keys("raw_pile_shard"):
+        make_one(made, "raw_pile_shard", key)
+        make_one(made, "shard_documents", key)
+    make_all(made, "domain_dataset", made.experiment.domain_keys)
+    assert Sizes(made).text.are_datasets_there
+    more = write_shard(tmp_path / "02.jsonl.zst", make_documents({"Github": 300}))
+    shards = [str(corpus / "00.jsonl.zst"), str(corpus / "01.jsonl.zst"), str(more)]
+    experiment = pico_experiment(corpus, domains=domains, source={"train": shards})
+    text = Sizes(home.lineage(experiment)).text
+    assert not text.are_datasets_there
+    # As many documents for a byte of its file as the four shards have that were routed: 20 of
+    # GitHub in each train shard, and 6 in each of the others.
+    names = ("00", "01", "val", "test")
+    read = sum((corpus / f"{name}.jsonl.zst").stat().st_size for name in names)
+    judged = 52 / read * more.stat().st_size
+    assert text.documents["02"]["github"].num_documents == pytest.approx(judged)
+    assert text.documents["00"]["github"].num_documents == 20
+    assert text.own["github"]["train"].num_documents == pytest.approx(40 + judged)
+
+
+def test_a_shard_that_lies_elsewhere_now_counts_as_its_new_file(corpus, branched, tmp_path):
+    moved = write_shard(tmp_path / "00.jsonl.zst", make_documents({"Github": 300}))
+    shards = [str(moved), str(corpus / "01.jsonl.zst")]
+    text = Sizes(branched[1].lineage(pico_experiment(corpus, source={"train": shards}))).text
+    assert text.shards["00"] == moved.stat().st_size
+    names = ("01", "val", "test")
+    read = sum((corpus / f"{name}.jsonl.zst").stat().st_size for name in names)
+    judged = 32 / read * moved.stat().st_size
+    assert text.documents["00"]["github"].num_documents == pytest.approx(judged)
+    assert text.own["github"]["train"].num_documents == pytest.approx(20 + judged)
+
+
+def test_datasets_of_another_mixture_are_judged_by_the_routed_shards(corpus, branched):
+    text = Sizes(branched[1].lineage(pico_experiment(corpus, mixture={"general_ratio": 0.5}))).text
+    assert text.known_by == "the records of routed shards"
+    # 24 documents of ArXiv, and half as many of other domains.
+    assert text.datasets["arxiv"]["train"].num_documents == pytest.approx(24 + 12)
