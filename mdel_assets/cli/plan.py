@@ -89,10 +89,10 @@ def plan(
 def refuse_what_exceeds(
     lineage: Lineage, *, until: str | None, max_hours: float | None, max_disk: str | None
 ) -> None:
-    """Plan a run, and refuse it if it takes more than it may; do nothing without a limit.
+    """Plan a run, and refuse it if it may take more than the limits; do nothing without a limit.
 
     Raises:
-        LimitError: it takes more.
+        LimitError: it takes more, or that is not known.
         ExperimentError: ``max_disk`` is no size.
 
     """

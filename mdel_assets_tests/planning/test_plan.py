@@ -159,6 +159,36 @@ def test_what_exceeds_a_limit_is_refused_with_figures_and_remedy(branched):
         refuse_excess(plan, max_disk_bytes=1e6)
 
 
+def test_a_limit_is_refused_where_something_has_no_price(branched):
+    experiment, home = branched
+    plan = plan_run(home.lineage(experiment), device=ONE_TERAFLOP)
+
+    def without_price(kind, why):
+        changed = [
+            dataclasses.replace(stage, not_priced=("one",), num_to_make=2, why=why)
+            if stage.kind == kind
+            else stage
+            for stage in plan.stages
+        ]
+        return dataclasses.replace(plan, stages=tuple(changed))
+
+    unknown_seed = without_price("seed_model", "owner/name is not known")
+    refuse_excess(unknown_seed)
+    with pytest.raises(
+        LimitError,
+        match=r"(?s)keeps within --max-hours and --max-disk is not known.*"
+        r"seed_model \(1 of 2\): owner/name is not known.*"
+        r"Make reachable.*'mdel run --until seed_model' first.*leave out --max-hours and",
+    ):
+        refuse_excess(unknown_seed, max_hours=1.0, max_disk_bytes=1e9)
+    # What comes after the seed does not get its price by a run up to there.
+    unknown_tasks = without_price("perplexity_report", "its dataset is not here")
+    with pytest.raises(LimitError, match=r"'--until token_scores'\); or leave out --max-disk\."):
+        refuse_excess(unknown_tasks, max_disk_bytes=1e9)
+    with pytest.raises(LimitError, match=r"\(without seed_model: not priced\)"):
+        refuse_excess(unknown_seed, max_hours=0.001)
+
+
 def test_run_refuses_what_takes_too_much_disk_before_it_makes_anything(corpus, tmp_path):
     file = experiment_file(corpus, tmp_path)
     environment = {"MDEL_HOME": str(tmp_path / "home"), "MDEL_EXPERIMENT": str(file)}
