@@ -57,6 +57,7 @@ class ModelSizes:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        self._saved: dict[int, float] = {}
         self._model = _on_meta(config)
         inner = text_config(config)
         self.num_layers: int = inner.num_hidden_layers
@@ -162,9 +163,12 @@ class ModelSizes:
         """Return what a layer keeps of one block for the backward pass, in fp32.
 
         One layer with its real width and no values of interest runs on one block, and autograd says
-        what it saves. Every buffer counts once, and no weight.
+        what it saves. Every buffer counts once, and no weight. It runs once for each length.
         """
-        return _saved_bytes(self.config, min(length, 2048)) * (length / min(length, 2048))
+        run = min(length, 2048)
+        if run not in self._saved:
+            self._saved[run] = _saved_bytes(self.config, run)
+        return self._saved[run] * (length / run)
 
 
 def pretrained_config(settings: dict[str, Any], *, vocab_size: int) -> Any:

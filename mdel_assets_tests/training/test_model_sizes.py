@@ -117,3 +117,23 @@ def test_a_model_that_is_stored_in_half_precision_is_measured_in_that_of_its_tra
     assert {str(tensor.dtype) for tensor in random_model(halved).parameters()} == {"torch.float32"}
     kept = [ModelSizes(config).saved_bytes_per_layer(64) for config in (plain, halved)]
     assert kept[0] == kept[1]
+
+
+def test_a_layer_runs_once_for_each_length():
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    from mdel_assets.training.model_sizes import ModelSizes
+
+    model = ModelSizes(configuration("llama"))
+    run = []
+    hook = register_module_forward_pre_hook(lambda module, _: run.append(module))
+    try:
+        first = model.saved_bytes_per_layer(LENGTH)
+        count = len(run)
+        assert count > 0
+        assert model.saved_bytes_per_layer(LENGTH) == first
+        assert len(run) == count
+        assert model.saved_bytes_per_layer(2 * LENGTH) > first
+        assert len(run) == 2 * count
+    finally:
+        hook.remove()
