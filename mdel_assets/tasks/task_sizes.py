@@ -112,11 +112,10 @@ def _size_of(task: OwnTask, evaluation: Evaluation, cache: Path) -> TaskSize:
         raise TaskError(f"the dataset of task '{task.name}' has no items")
     shapes = [_shape(content, row) for row in rows]
     is_rolling = content.get("output_type") == "loglikelihood_rolling"
-    num_fewshot = evaluation.num_fewshot
-    if num_fewshot is None:
-        num_fewshot = int(content.get("num_fewshot") or 0)
-    if is_rolling:
-        # The harness puts no solved examples before such a text.
+    of_task = content.get("num_fewshot")
+    num_fewshot = int(of_task or 0) if evaluation.num_fewshot is None else evaluation.num_fewshot
+    if is_rolling or of_task == 0:
+        # The harness puts no solved examples before such a text, nor where a task itself says 0.
         num_fewshot = 0
     own = statistics.mean(shape.num_bytes for shape in shapes)
     metrics = [each.get("aggregation") for each in content.get("metric_list") or ()]

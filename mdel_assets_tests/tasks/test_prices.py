@@ -77,6 +77,13 @@ def test_fewer_items_and_solved_examples_change_the_size(tmp_path):
     assert changed.bytes_per_pass == pytest.approx(3 * plain.bytes_per_pass + 2 * 3)
 
 
+def test_a_task_of_no_solved_examples_keeps_that_as_the_harness_does(tmp_path):
+    folder = with_task(write_tasks(tmp_path), "never", num_fewshot=0)
+    assert size_of(folder, "never", num_fewshot=2) == size_of(folder)
+    some = with_task(folder, "some", num_fewshot=1)
+    assert size_of(some, "some", num_fewshot=2) == size_of(folder, num_fewshot=2)
+
+
 def test_answers_of_one_letter_are_read_off_one_pass(tmp_path):
     folder = with_task(write_tasks(tmp_path), "letters", doc_to_choice=["A", "B", "C", "D"])
     assert size_of(folder, "letters").num_passes == 1
