@@ -7,6 +7,7 @@ from here.
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.data.steps import held_out_words
@@ -19,6 +20,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
 from mdel_assets.line.replicates import replicates_of
 from mdel_assets.store.looking_once import looking_once
+from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.time_left import num_parameters, operations_of
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def score_side_by_side(
     from mdel_assets.machine.side_by_side import Work, run_side_by_side
 
     missing = [key for key in model_keys if not _is_scored(lineage, kind, key)]
-    count = _num_scored_at_once(lineage, len(missing))
+    count = num_scored_at_once(lineage, missing)
     failures: dict[str, MdelError] = {}
     if count > 1:
         parts = [missing[first::count] for first in range(count)]
@@ -126,17 +128,27 @@ def _is_scored(lineage: Lineage, kind: str, key: str) -> bool:
         return False
 
 
-def _num_scored_at_once(lineage: Lineage, num_models: int) -> int:
+def num_scored_at_once(lineage: Lineage, model_keys: Sequence[str]) -> int:
     """Return how many processes score models at the same time where that pays."""
     from mdel_assets.machine.side_by_side import num_at_once
 
-    if num_models < 2:
+    if len(model_keys) < 2:
         return 1
+    largest = max(_fp32_bytes(lineage.model(key).folder) for key in model_keys)
     return num_at_once(
-        num_models,
-        model_bytes=_SCORING_BYTES * num_parameters(lineage),
-        num_operations=operations_of(lineage, "token_scores") * num_models / 2,
+        len(model_keys),
+        model_bytes=max(_SCORING_BYTES * num_parameters(lineage), largest),
+        num_operations=operations_of(lineage, "token_scores") * len(model_keys) / 2,
     )
+
+
+def _fp32_bytes(folder: Path) -> int:
+    """Return a model's size in fp32, by its files' headers; 0 where they are not here or broken."""
+    try:
+        return 4 * sum(tensor.num_elements for tensor in TensorFolder(folder).stored.values())
+    except MdelError:
+        # Scoring it fetches its files, or says what is wrong with them.
+        return 0
 
 
 def report(task: Task) -> Written:

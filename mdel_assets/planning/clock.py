@@ -89,9 +89,13 @@ class ThisMachine:
         except MdelError:
             # Only models from elsewhere have a price then.
             return 1
+        model_bytes = size * num_parameters
+        if is_scoring:
+            # Models to compare with may be larger than the seed.
+            model_bytes = max(model_bytes, int(max(price.memory_bytes for price in prices)))
         return num_at_once(
             len(prices),
-            model_bytes=size * num_parameters,
+            model_bytes=model_bytes,
             num_operations=operations * (len(prices) / 2 if is_scoring else 1.0),
         )
 

@@ -158,6 +158,22 @@ def test_models_at_once_are_those_that_the_file_says(branched, placements, tmp_p
     assert machine.num_at_once(kind, [Price(operations=1e15)] * 3, sizes, one) == 1
 
 
+def test_scorings_side_by_side_have_room_for_the_largest_model(branched, tmp_path):
+    import torch
+
+    from mdel_assets.planning.clock import ThisMachine
+    from mdel_assets.planning.measure import num_cores
+
+    experiment, home = branched
+    sizes = Sizes(home.lineage(experiment))
+    kind = sizes.lineage.registry["token_scores"]
+    machine = ThisMachine(cache=tmp_path)
+    small, large = (Price(operations=1e15, memory_bytes=size) for size in (1e6, 1e15))
+    if not torch.cuda.is_available():
+        assert machine.num_at_once(kind, [small] * 2, sizes) == min(2, num_cores())
+    assert machine.num_at_once(kind, [small, large], sizes) == 1
+
+
 def test_scores_are_divided_into_packs_and_parts(placements):
     from mdel_assets.kinds import KINDS
 
