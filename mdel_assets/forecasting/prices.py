@@ -16,7 +16,7 @@ def of_probes(sizes: Sizes, key: str) -> Price:
     assert experiment.forecast
     settings = experiment.forecast.probe_training(experiment.training)
     own = [
-        of_training(sizes, settings, num_tokens_there=tokens_of(sizes, domain))
+        of_training(sizes, settings, num_tokens_there=tokens_of(sizes, domain, settings))
         for domain in sizes.domains
     ]
     held_out = settings.num_validation_blocks * settings.block_size * len(own)

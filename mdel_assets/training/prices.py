@@ -1,11 +1,20 @@
 """The prices of models: of the seed, of experts and of what is trained like them."""
 
+import dataclasses
+from typing import Literal
+
 from mdel_assets.experiment.fields import Optimization
 from mdel_assets.line.price import FETCHED_PER_SECOND, Pace, Price
 from mdel_assets.training.model_sizes import ModelSizes, TrainedLayers, Training
 from mdel_assets.training.sizes import RECORD_BYTES, TRAINING_RECORD_BYTES, Sizes
 
-_VALIDATION_SPLITS = ("validation_domain", "validation_pile")
+# What a training reads: a seed and baselines have one validation split, which is of all domains.
+_Reads = Literal["own text", "a dataset", "all datasets"]
+_VALIDATION_SPLITS: dict[_Reads, tuple[str, ...]] = {
+    "own text": ("validation_domain",),
+    "a dataset": ("validation_domain", "validation_pile"),
+    "all datasets": ("validation_domain",),
+}
 # Bytes of text that a tokenizer takes in a second, when one core has it and a large vocabulary.
 _TOKENIZED_PER_SECOND = 2.5e6
 # Loading the model, the Trainer's beginning, checks and digests.
@@ -24,7 +33,8 @@ def of_seed(sizes: Sizes, key: str) -> Price:
     disk = stored_model(sizes)
     if pretrain is None:
         return _adopted(sizes.model, disk, has_to_be_fetched=sizes.seed_has_to_be_fetched)
-    return _trained(sizes, pretrain, None, disk_bytes=disk, num_tokens_there=_all_tokens(sizes))
+    there = _all_tokens(sizes, pretrain, own=True)
+    return _trained(sizes, pretrain, None, disk_bytes=disk, num_tokens_there=there)
 
 
 def of_reference(sizes: Sizes, key: str) -> Price:
@@ -45,27 +55,44 @@ def _adopted(model: ModelSizes, disk_bytes: float, *, has_to_be_fetched: bool) -
 
 def of_expert(sizes: Sizes, key: str) -> Price:
     """Return the price of a domain's expert."""
-    return of_training(sizes, sizes.experiment.training, num_tokens_there=tokens_of(sizes, key))
+    settings = sizes.experiment.training
+    return of_training(sizes, settings, num_tokens_there=tokens_of(sizes, key, settings))
 
 
 def of_variant(sizes: Sizes, key: str) -> Price:
     """Return the price of an expert of the sweep."""
     variant = sizes.experiment.variants[key]
-    there = tokens_of(sizes, variant.domain, own=variant.text == "domain")
-    return of_training(sizes, sizes.experiment.variant_training(key), num_tokens_there=there)
+    settings = sizes.experiment.variant_training(key)
+    there = tokens_of(sizes, variant.domain, settings, own=variant.text == "domain")
+    return of_training(sizes, settings, num_tokens_there=there)
 
 
 def of_one_share(sizes: Sizes, key: str) -> Price:
     """Return the price of what reads as much as one expert, of all datasets."""
-    there = _all_tokens(sizes) / max(1, len(sizes.domains))
-    return of_training(sizes, sizes.experiment.training, num_tokens_there=there)
+    return _of_baseline(sizes, num_experts=1)
 
 
 def of_dense(sizes: Sizes, key: str) -> Price:
     """Return the price of the baseline that reads as much as all experts together."""
-    count = max(1, len(sizes.domains))
-    there = _all_tokens(sizes) / count
-    return of_training(sizes, sizes.experiment.training, num_experts=count, num_tokens_there=there)
+    return _of_baseline(sizes, num_experts=max(1, len(sizes.domains)))
+
+
+def _of_baseline(sizes: Sizes, *, num_experts: int) -> Price:
+    """Return the price of a training on all datasets that reads as much as ``num_experts``."""
+    settings = sizes.experiment.training
+    there = _all_tokens(sizes, settings)
+    price = of_training(
+        sizes,
+        settings,
+        num_tokens_there=there / max(1, len(sizes.domains)),
+        num_experts=num_experts,
+        reads="all datasets",
+    )
+    if settings.num_epochs is None:
+        return price
+    # How long an epoch is, the text of all datasets has to tell.
+    counting = there / sizes.tokens_per_byte / _TOKENIZED_PER_SECOND
+    return dataclasses.replace(price, core_seconds=price.core_seconds + counting)
 
 
 def stored_model(sizes: Sizes, *, num_parameters: float | None = None) -> float:
@@ -74,18 +101,31 @@ def stored_model(sizes: Sizes, *, num_parameters: float | None = None) -> float:
     return sizes.bytes_per_parameter * stored + sizes.beside_weights + TRAINING_RECORD_BYTES
 
 
-def tokens_of(sizes: Sizes, domain: str, *, own: bool = False) -> float:
-    """Return about how many tokens a domain's training text has; none of an absent domain."""
+def tokens_of(sizes: Sizes, domain: str, settings: Optimization, *, own: bool = False) -> float:
+    """Return about how many tokens a training with ``settings`` has of a domain's text.
+
+    It has ``max_train_documents`` of them at most, and with ``own`` only those of the domain
+    itself; none of an absent domain.
+    """
     splits = (sizes.text.own if own else sizes.text.datasets).get(domain)
-    return splits["train"].num_bytes * sizes.tokens_per_byte if splits else 0.0
+    if not splits:
+        return 0.0
+    train, most = splits["train"], settings.max_train_documents
+    share = 1.0 if most is None else min(1.0, most / max(1.0, train.num_documents))
+    return share * train.num_bytes * sizes.tokens_per_byte
 
 
-def _all_tokens(sizes: Sizes) -> float:
-    return sum(tokens_of(sizes, domain) for domain in sizes.domains)
+def _all_tokens(sizes: Sizes, settings: Optimization, *, own: bool = False) -> float:
+    return sum(tokens_of(sizes, domain, settings, own=own) for domain in sizes.domains)
 
 
 def of_training(
-    sizes: Sizes, settings: Optimization, *, num_tokens_there: float, num_experts: int = 1
+    sizes: Sizes,
+    settings: Optimization,
+    *,
+    num_tokens_there: float,
+    num_experts: int = 1,
+    reads: _Reads = "a dataset",
 ) -> Price:
     """Return the price of a training like an expert's; ``num_tokens_there`` is its share of text.
 
@@ -104,6 +144,7 @@ def of_training(
         disk_bytes=disk,
         num_tokens_there=num_tokens_there,
         num_experts=num_experts,
+        reads=reads,
     )
 
 
@@ -131,6 +172,7 @@ def _trained(
     disk_bytes: float,
     num_tokens_there: float,
     num_experts: int = 1,
+    reads: _Reads = "own text",
 ) -> Price:
     """Return a training's price; ``num_tokens_there`` is an expert's share of the text."""
     model, length = sizes.model, settings.block_size
@@ -144,13 +186,15 @@ def _trained(
     trained = model.trained(layers, getattr(settings, "adapter", None))
     operations = num_steps * model.step(settings.batch_size, length=length, trained=trained)
     there = num_experts * num_tokens_there
-    if trained.first and settings.cache_prefix and not sizes.is_on_gpu and num_tokens > there > 0:
-        # Later epochs read the states of the layers below from a file.
+    rereads = reads != "all datasets" and num_tokens > there > 0
+    if trained.first and settings.cache_prefix and not sizes.is_on_gpu and rereads:
+        # Later epochs read the states of the layers below from a file. A baseline's have blocks of
+        # their own, because each dataset's text begins anew at another place.
         again = num_tokens - there
         operations -= model.below(again, length=length, first=trained.first)
     if settings.gradient_checkpointing:
         operations += model.below(num_tokens, length=length, first=model.num_layers)
-    operations += _held_out(sizes, settings, trained, is_seed=layers is None)
+    operations += _held_out(sizes, settings, trained, num_steps=num_steps, reads=reads)
     rows = settings.micro_batch_size or settings.batch_size
     text = min(num_tokens, there or num_tokens) / sizes.tokens_per_byte
     if layers is None:
@@ -179,20 +223,26 @@ def _pace(settings: Optimization, rows: int, layers: TrainedLayers) -> Pace:
     )
 
 
-def _held_out(sizes: Sizes, settings: Optimization, trained: Training, *, is_seed: bool) -> float:
-    """Return the operations of the losses of held-out blocks, before and after."""
-    splits = [sizes.text.datasets[domain] for domain in sizes.domains]
+def _held_out(
+    sizes: Sizes, settings: Optimization, trained: Training, *, num_steps: float, reads: _Reads
+) -> float:
+    """Return the operations of the losses of held-out blocks: before, after and in between.
+
+    A seed has only those after.
+    """
     num_tokens = 0.0
-    for name in _VALIDATION_SPLITS:
-        sizes_of = [split[name].num_bytes * sizes.tokens_per_byte for split in splits]
-        mean = sum(sizes_of) / max(1, len(sizes_of))
-        blocks = min(float(settings.num_validation_blocks), mean // settings.block_size)
-        num_tokens += blocks * settings.block_size
-    if is_seed:
-        return sizes.model.forward(num_tokens / 2, length=settings.block_size)
+    for name in _VALIDATION_SPLITS[reads]:
+        held = sum(sizes.text.datasets[domain][name].num_bytes for domain in sizes.domains)
+        if reads == "a dataset":
+            held /= max(1, len(sizes.domains))
+        blocks = held * sizes.tokens_per_byte // settings.block_size
+        num_tokens += min(float(settings.num_validation_blocks), blocks) * settings.block_size
     whole = sizes.model.forward(num_tokens, length=settings.block_size)
+    if reads == "own text":
+        return whole
     again = sizes.model.forward(num_tokens, length=settings.block_size, first=trained.first)
-    return whole + again
+    num_evaluations = num_steps // settings.eval_steps if settings.eval_steps else 0.0
+    return whole * (1.0 + num_evaluations) + again
 
 
 def training_memory(

@@ -1,15 +1,137 @@
-"""Prices of models from elsewhere, against the artifact that is made of one."""
+"""Prices of trainings against what they read, and of models from elsewhere against one made."""
 
+import pyarrow.parquet as pq
 import pytest
 
+from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.evaluation.prices import evaluated, of_scores
+from mdel_assets.forecasting.prices import of_probes
 from mdel_assets.generation.prices import of_samples
 from mdel_assets.line.making import make_all, make_one
 from mdel_assets.training import prices
+from mdel_assets.training.baseline import Part, mixed_blocks
+from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets.training.model_sizes import ModelSizes
 from mdel_assets.training.model_sources import config_of_source
+from mdel_assets.training.packing import pack
 from mdel_assets.training.sizes import Sizes
 from mdel_assets_tests.conftest import PICO, pico_experiment
+
+DOMAINS = ("github", "arxiv", "freelaw")
+
+
+def reading_epochs(corpus, **settings):
+    """Return the pico experiment whose trainings read their text three times."""
+    training = PICO["training"] | {"num_epochs": 3.0} | settings
+    del training["num_tokens"]
+    own = {"domain": "github", "text": "domain"}
+    return pico_experiment(corpus, training=training, variants={"own": own}, forecast={})
+
+
+def packed(lineage, domain, *, only=None):
+    """Return the blocks that an expert of ``domain`` reads in an epoch."""
+    training = lineage.experiment.training
+    documents = SplitDocuments.of(
+        lineage.folder("domain_dataset", domain) / "train.parquet", domain=only
+    )
+    return pack(
+        documents,
+        load_tokenizer(lineage.folder("seed_model")),
+        block_size=training.block_size,
+        num_blocks=None,
+        max_documents=training.max_train_documents,
+        seed=training.seed,
+    )
+
+
+@pytest.mark.parametrize("most", [None, 10, 1000])
+def test_epochs_are_of_the_documents_that_a_training_takes(corpus, branched, most):
+    lineage = branched[1].lineage(reading_epochs(corpus, max_train_documents=most))
+    sizes, training = Sizes(lineage), lineage.experiment.training
+    # Tokens in a byte are those of all domains' held-out text, and Github's words are others.
+    expected = pytest.approx(3 * packed(lineage, "github").size, rel=0.35)
+    assert prices.of_expert(sizes, "github").num_tokens == expected
+    own = pytest.approx(3 * packed(lineage, "github", only="github").size, rel=0.35)
+    assert prices.of_variant(sizes, "own").num_tokens == own
+    folders = {domain: lineage.folder("domain_dataset", domain) for domain in DOMAINS}
+    tokenizer = load_tokenizer(lineage.folder("seed_model"))
+    for price, number, part in (
+        (prices.of_dense(sizes, ""), 3, None),
+        (prices.of_one_share(sizes, ""), 1, None),
+        (prices.of_one_share(sizes, "1"), 1, Part(0, 3)),
+    ):
+        blocks = mixed_blocks(folders, tokenizer, training, num_experts=number, part=part)
+        assert price.num_tokens == pytest.approx(blocks.size, rel=0.35)
+    # A twentieth of what each expert reads, in whole steps of 128 tokens.
+    probes = sum(packed(lineage, domain).size for domain in DOMAINS) * 3 * 0.05
+    assert of_probes(sizes, "").num_tokens == pytest.approx(probes, rel=0.35, abs=3 * 64)
+
+
+@pytest.mark.parametrize("most", [None, 5])
+def test_epochs_of_the_seed_are_of_the_domains_own_text(corpus, branched, most):
+    pretrain = PICO["seed_model"]["pretrain"] | {"num_epochs": 4.0, "max_train_documents": most}
+    del pretrain["num_tokens"]
+    lineage = branched[1].lineage(pico_experiment(corpus, seed_model={"pretrain": pretrain}))
+    num_bytes = 0.0
+    for domain in DOMAINS:
+        table = pq.read_table(
+            lineage.folder("domain_dataset", domain) / "train.parquet"
+        ).to_pylist()
+        num_bytes += sum(
+            row["num_bytes"] for row in [r for r in table if r["domain"] == domain][:most]
+        )
+    sizes = Sizes(lineage)
+    expected = pytest.approx(4 * num_bytes * sizes.tokens_per_byte, rel=0.05)
+    assert prices.of_seed(sizes, "").num_tokens == expected
+
+
+def test_a_baseline_of_epochs_counts_the_tokens_of_all_datasets_first(corpus, branched):
+    lineage = branched[1].lineage(reading_epochs(corpus))
+    sizes, training = Sizes(lineage), lineage.experiment.training
+    num_bytes = sum(
+        sum(row["num_bytes"] for row in pq.read_table(folder / "train.parquet").to_pylist())
+        for folder in (lineage.folder("domain_dataset", domain) for domain in DOMAINS)
+    )
+    share = num_bytes * sizes.tokens_per_byte / 3
+    for price, number in ((prices.of_dense, 3), (prices.of_one_share, 1)):
+        alike = prices.of_training(sizes, training, num_tokens_there=share, num_experts=number)
+        more = price(sizes, "").core_seconds - alike.core_seconds
+        # A core tokenizes 2.5 MB in a second.
+        assert more == pytest.approx(num_bytes / 2.5e6)
+    by_tokens = Sizes(branched[1].lineage(branched[0]))
+    alike = prices.of_training(by_tokens, branched[0].training, num_tokens_there=share)
+    assert prices.of_one_share(by_tokens, "").core_seconds == alike.core_seconds
+
+
+def test_losses_of_held_out_blocks_are_of_the_splits_that_a_training_has(corpus, branched):
+    training = PICO["training"] | {"eval_steps": 5}
+    watched, quiet = (
+        Sizes(branched[1].lineage(pico_experiment(corpus, training=settings)))
+        for settings in (training, PICO["training"])
+    )
+    model = quiet.model
+    # Sixteen steps of 4 blocks of 32; a training has four held-out blocks of each split.
+    steps = 16 * model.step(4, length=32, trained=model.trained((1, 2)))
+    before, after = model.forward(128, length=32), model.forward(128, length=32, first=1)
+    expert, one = prices.of_expert, prices.of_one_share
+    assert expert(quiet, "github").operations == pytest.approx(steps + 2 * (before + after))
+    assert one(quiet, "").operations == pytest.approx(steps + before + after)
+    # After steps 5, 10 and 15, every layer of each held-out block runs again.
+    assert expert(watched, "github").operations == pytest.approx(steps + 2 * (4 * before + after))
+    assert one(watched, "").operations == pytest.approx(steps + 4 * before + after)
+    # The seed's 32 blocks are of all domains' text together.
+    whole = 16 * model.step(4, length=32, trained=model.trained(None))
+    seed = prices.of_seed(quiet, "").operations - whole
+    assert seed == pytest.approx(model.forward(32 * 32, length=32))
+
+
+def test_a_baseline_keeps_no_states_though_it_reads_text_again(corpus, branched):
+    training = PICO["training"] | {"num_tokens": 128_000}
+    sizes = Sizes(branched[1].lineage(pico_experiment(corpus, training=training)))
+    model = sizes.model
+    steps = 1000 * model.step(4, length=32, trained=model.trained((1, 2)))
+    assert prices.of_one_share(sizes, "").operations > steps
+    assert prices.of_expert(sizes, "github").operations < steps
 
 
 def with_reference(corpus, home, path):
