@@ -3,15 +3,26 @@
 import dataclasses
 
 from mdel_assets.data.text_sizes import Amount
+from mdel_assets.experiment.merge_recipe import MergeRecipe, settings_for
+from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.price import Pace, Price
-from mdel_assets.merging.members import members_of
+from mdel_assets.merging.members import Members, members_of
 from mdel_assets.merging.mixture_sizes import mixture_sizes
 from mdel_assets.training.prices import of_gate_training, stored_model
 from mdel_assets.training.sizes import RECORD_BYTES, TRAINING_RECORD_BYTES, Sizes
 
-# Parameters of one model that a merge reads, computes with and writes in a second.
+# Parameters of one model that a merge, or a pass over task vectors, reads and computes with in a
+# second.
 _MERGED_PER_SECOND = 8e7
-# What a merge holds of each model at a time, in fp32.
+# Parameters of one model that are compared with the seed's in a second: twice four bytes come from
+# the system's cache, at some GB/s, and are read once more.
+_COMPARED_PER_SECOND = 4e8
+# What all threads of a merge hold: pieces of 12 MiB, and as much while these are made.
+_PIECES_BYTES = 2.0 * (12 << 20)
+# What the differences hold: in eight threads at most pieces of 8 MiB of all models together, those
+# before them, and those joined with what is left of these.
+_DIFFERENCES_BYTES = 8 * 3.0 * (8 << 20)
+# What a mixture's text holds besides the model.
 _BLOCK_BYTES = 64e6
 _CHART_BYTES = 40_000.0
 _DTYPE_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
@@ -21,12 +32,18 @@ _TEST_SPLITS = ("test_domain", "test_pile")
 
 
 def of_differences(sizes: Sizes, key: str) -> Price:
-    """Return the price of the measured distances of one expert to its seed, and its neighbours."""
-    read = sizes.model.num_parameters * 2
+    """Return the price of the measured distances of one expert to its seed, and its neighbours.
+
+    All bytes are compared with the seed's; two passes are over what was trained.
+    """
+    training, model = sizes.experiment.training, sizes.model
+    changed = model.trained(training.trained_layers, training.adapter).num_changed
     return Price(
         disk_bytes=RECORD_BYTES + 5_000.0,
-        memory_bytes=2 * _BLOCK_BYTES,
-        core_seconds=0.1 + read / _MERGED_PER_SECOND,
+        memory_bytes=_DIFFERENCES_BYTES,
+        core_seconds=0.1
+        + model.num_parameters / _COMPARED_PER_SECOND
+        + 2 * changed / _MERGED_PER_SECOND,
     )
 
 
@@ -48,7 +65,7 @@ def of_search(sizes: Sizes, key: str) -> Price:
     operations = model.forward(tokens, length=length)
     operations += (search.num_trials - 1) * model.forward(tokens, length=length, first=first)
     operations += model.forward(judged_tokens, length=length)
-    num_models = _num_members(sizes, key) + 1
+    num_models = len(list(_members(sizes, key))) + 1
     weights = sizes.model.num_parameters
     return Price(
         num_tokens=search.num_trials * tokens + judged_tokens,
@@ -68,13 +85,40 @@ def of_merge(sizes: Sizes, key: str) -> Price:
         num_layers, count = sizes.model.num_layers, sum(part.num_layers for part in recipe.slices)
         weights += (count - num_layers) * sizes.model.trained((0,)).num_trained
     size_of = _DTYPE_BYTES.get(recipe.dtype_of_output or "", sizes.bytes_per_parameter)
-    count = _num_members(sizes, key)
-    disk = size_of * weights + sizes.beside_weights + RECORD_BYTES
+    # A matrix of the vocabulary is held whole, and read, for the mean that its padding gets.
+    rows = 8.0 * sizes.model.vocab_rows * sizes.model.hidden_size if recipe.vocabulary else 0.0
     return Price(
-        disk_bytes=disk,
-        memory_bytes=(count + 2) * min(_BLOCK_BYTES, 4.0 * weights),
-        core_seconds=0.1 + count * weights / _MERGED_PER_SECOND,
+        disk_bytes=size_of * weights + sizes.beside_weights + RECORD_BYTES,
+        memory_bytes=_PIECES_BYTES + rows,
+        core_seconds=0.1 + _num_read(sizes, key, weights) / _MERGED_PER_SECOND,
     )
+
+
+def _num_read(sizes: Sizes, key: str, weights: float) -> float:
+    """Return the parameters that a merge into ``weights`` reads, of all its models.
+
+    What all models have from the seed by their records is copied from one of them. The records of
+    those count that were trained as experts are.
+    """
+    recipe, members = sizes.experiment.merges[key], _members(sizes, key)
+    count = len(list(members))
+    alike = (Family.SEED, Family.DENSE, Family.EXPERT, Family.RANDOM)
+    known = all(
+        one.name in sizes.experiment.model_keys and any(family.has(one.name) for family in alike)
+        for one in members
+    )
+    if not known or recipe.slices or recipe.vocabulary or not _keeps_equal(recipe, members):
+        return count * weights
+    training = sizes.experiment.training
+    changed = sizes.model.trained(training.trained_layers, training.adapter).num_changed
+    return count * changed + (weights - changed)
+
+
+def _keeps_equal(recipe: MergeRecipe, members: Members) -> bool:
+    """Whether tensors stay as they are that all models share: those that no filter names."""
+    entries = [(one.name, one.parameters) for one in members.models]
+    settings = settings_for(recipe, entries, name="", shape=(), depth=0.0)
+    return recipe.method.keeps_equal(settings)
 
 
 def of_mixture(sizes: Sizes, key: str) -> Price:
@@ -124,15 +168,14 @@ def _with_trained_gates(sizes: Sizes, key: str, made: Price) -> Price:
     )
 
 
-def _num_members(sizes: Sizes, key: str) -> int:
+def _members(sizes: Sizes, key: str) -> Members:
     experiment = sizes.experiment
-    members = members_of(
+    return members_of(
         experiment.merges[key],
         name=key,
         domains=sizes.domains,
         random_numbers=experiment.random_split_keys[: len(sizes.domains)],
     )
-    return len(list(members))
 
 
 def _cut(amount: Amount, num_documents: int, max_bytes: int | None) -> float:
