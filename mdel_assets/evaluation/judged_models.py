@@ -14,8 +14,9 @@ class JudgedModel:
     """A model that is judged.
 
     ``num_shared`` of its layers, the first ones, are equal in other models, and run for all of them
-    at once. A token takes ``more_per_token`` operations more than ``model`` says. ``config`` is its
-    configuration where it computes at another pace than the seed.
+    at once. A token takes ``more_per_token`` operations more than ``model`` says, and passes
+    ``depth`` times as many layers. ``config`` is its configuration where it computes at another
+    pace than the seed.
     """
 
     model: ModelSizes
@@ -23,6 +24,7 @@ class JudgedModel:
     tokens_per_byte: float
     num_shared: int = 0
     more_per_token: float = 0.0
+    depth: float = 1.0
     config: Any = None
 
     def forward(self, num_tokens: float, *, length: int, num_together: int = 1) -> float:
@@ -30,7 +32,9 @@ class JudgedModel:
         shared = self.num_shared
         own = self.model.forward(num_tokens, length=length, first=shared)
         below = self.model.below(num_tokens, length=length, first=shared) / num_together
-        return own + below + num_tokens * self.more_per_token
+        layers = self.model.below(num_tokens, length=length, first=self.model.num_layers)
+        more = (self.depth - 1.0) * layers + num_tokens * self.more_per_token
+        return own + below + more
 
 
 def judged_model(sizes: Sizes, key: str) -> JudgedModel:
@@ -55,5 +59,15 @@ def judged_model(sizes: Sizes, key: str) -> JudgedModel:
             sizes.tokens_per_byte,
             more_per_token=mixture.more_per_token,
         )
+    if Family.MERGED.has(key) and (slices := sizes.experiment.merges[name].slices):
+        count = sum(part.num_layers for part in slices)
+        if count != model.num_layers:
+            more = (count - model.num_layers) * model.trained((0,)).num_trained
+            return JudgedModel(
+                model,
+                model.num_parameters + more,
+                sizes.tokens_per_byte,
+                depth=count / model.num_layers,
+            )
     shared = model.trained(sizes.experiment.training.trained_layers).first
     return JudgedModel(model, model.num_parameters, sizes.tokens_per_byte, num_shared=shared)

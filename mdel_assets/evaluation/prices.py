@@ -34,9 +34,12 @@ def of_scores(sizes: Sizes, key: str) -> Price:
     amount = evaluated(sizes)
     tokens = amount.num_bytes * judged.tokens_per_byte
     length = min(float(evaluation.max_length), tokens / max(1.0, amount.num_documents))
-    # With a stride, a later window reads what comes before its new tokens once more.
-    read = tokens * (evaluation.max_length / (evaluation.stride or evaluation.max_length))
-    is_like_seed = not (Family.REFERENCE.has(key) or Family.MIXTURE.has(key))
+    # With a stride, windows after a document's first read what comes before their new tokens again.
+    first = min(tokens, evaluation.max_length * amount.num_documents)
+    again = evaluation.max_length / (evaluation.stride or evaluation.max_length)
+    read = first + (tokens - first) * again
+    is_other = Family.REFERENCE.has(key) or Family.MIXTURE.has(key)
+    is_like_seed = not is_other and judged.depth == 1.0
     others = math.ceil(len(experiment.model_keys) / sizes.num_processes)
     pack = min(_MODELS_PER_PACK, others) if is_like_seed else 1
     cells = sum(len(splits) for splits in sizes.text.datasets.values())
