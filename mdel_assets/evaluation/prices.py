@@ -141,7 +141,10 @@ def evaluated(sizes: Sizes) -> Amount:
 
 
 def _counted(sizes: Sizes) -> Amount | None:
-    """Return the evaluated documents of datasets that are there; None where they are too many."""
+    """Return the evaluated documents of datasets that are there; None where they are too many.
+
+    None also where datasets are to be made anew.
+    """
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -151,6 +154,8 @@ def _counted(sizes: Sizes) -> Amount | None:
     folders = {d: sizes.lineage.folder("domain_dataset", d) for d in sizes.domains}
     files = [folders[d] / f"{name}.parquet" for d in folders for name in evaluation.splits]
     amounts = [splits[n] for splits in sizes.text.datasets.values() for n in evaluation.splits]
+    if not sizes.text.are_datasets_there:
+        return None
     is_much = sum(amount.num_documents for amount in amounts) > _MAX_COUNTED
     if is_much or not all(file.is_file() for file in files):
         return None

@@ -63,9 +63,10 @@ class ModelSizes:
         self.num_layers: int = inner.num_hidden_layers
         self.hidden_size: int = inner.hidden_size
         heads = getattr(inner, "num_attention_heads", 1)
-        self.attention_width: int = heads * (
-            getattr(inner, "head_dim", None) or inner.hidden_size // heads
-        )
+        head_width = getattr(inner, "head_dim", None) or inner.hidden_size // heads
+        self.attention_width: int = heads * head_width
+        # Of a token's keys in one layer, and of its values.
+        self.cache_width: int = head_width * (getattr(inner, "num_key_value_heads", None) or heads)
         self._name = layer_list_name(self._model, num_layers=self.num_layers)
         self.num_parameters: int = sum(p.numel() for p in self._model.parameters())
         self.vocab_rows: int = self._model.get_input_embeddings().weight.shape[0]

@@ -170,7 +170,12 @@ def test_scores_and_samples_of_a_reference_are_those_of_its_own_sizes(corpus, br
     assert scores.config is model.config
     assert seeds.config is None
     samples = of_samples(sizes, "reference-other")
-    assert samples.memory_bytes == 4 * model.num_parameters
+    # A text of each of three domains: keys and values of four layers, in an old and a new buffer.
+    length = round(samples.num_tokens / 3)
+    heads, kept = model.config.num_attention_heads, model.config.num_key_value_heads
+    cached = 2 * 3 * length * 4 * 2 * 4 * (64 // heads * kept)
+    assert samples.memory_bytes == 4 * model.num_parameters + cached
+    assert samples.operations == pytest.approx(model.forward(samples.num_tokens, length=length))
     assert samples.disk_bytes == of_samples(sizes, "seed").disk_bytes
 
 

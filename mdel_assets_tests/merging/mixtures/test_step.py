@@ -160,7 +160,7 @@ def test_a_mixture_is_published_by_its_name(lineage_of, tmp_path, monkeypatch):
     lineage = lineage_of(small={"experts": TWO}, other={"experts": TWO})
     experiment = with_hub(lineage.experiment, endpoint=f"file:{tmp_path / 'hub'}", namespace="lab")
     path = tmp_path / "mixtures.yaml"
-    path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_none=True))))
+    path.write_text(yaml.safe_dump(json.loads(experiment.model_dump_json(exclude_unset=True))))
     monkeypatch.setenv("MDEL_HOME", str(lineage.root.parent))
     monkeypatch.setenv("MDEL_EXPERIMENT", str(path))
     make_one(lineage, "moe_model", "small")
