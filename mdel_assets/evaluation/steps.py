@@ -18,7 +18,8 @@ from mdel_assets.experiment.model_keys import Family
 from mdel_assets.line.kind import Part, Task, Written
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made, make
-from mdel_assets.line.replicates import replicates_of
+from mdel_assets.line.replicates import Replicate, replicates_of, split_key
+from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.looking_once import looking_once
 from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.time_left import num_parameters, operations_of
@@ -104,7 +105,7 @@ def score_side_by_side(
     from mdel_assets.machine.side_by_side import Work, run_side_by_side
 
     missing = [key for key in model_keys if not _is_scored(lineage, kind, key)]
-    count = num_scored_at_once(lineage, missing)
+    count = num_scored_at_once(lineage, missing, kind=kind)
     failures: dict[str, MdelError] = {}
     if count > 1:
         parts = [missing[first::count] for first in range(count)]
@@ -128,18 +129,28 @@ def _is_scored(lineage: Lineage, kind: str, key: str) -> bool:
         return False
 
 
-def num_scored_at_once(lineage: Lineage, model_keys: Sequence[str]) -> int:
+def num_scored_at_once(
+    lineage: Lineage, model_keys: Sequence[str], *, kind: str = "token_scores"
+) -> int:
     """Return how many processes score models at the same time where that pays."""
     from mdel_assets.machine.side_by_side import num_at_once
 
     if len(model_keys) < 2:
         return 1
-    largest = max(_fp32_bytes(lineage.model(key).folder) for key in model_keys)
+    largest = max(_fp32_bytes(_model(lineage, kind, key).folder) for key in model_keys)
     return num_at_once(
         len(model_keys),
         model_bytes=max(_SCORING_BYTES * num_parameters(lineage), largest),
         num_operations=operations_of(lineage, "token_scores") * len(model_keys) / 2,
     )
+
+
+def _model(lineage: Lineage, kind: str, key: str) -> Artifact:
+    """Return the model that the scores with this key are of, in the line or another replicate."""
+    if not lineage.registry[kind].replicate_of:
+        return lineage.model(key)
+    own, number = split_key(key)
+    return Replicate(lineage, number).model(own)
 
 
 def _fp32_bytes(folder: Path) -> int:
