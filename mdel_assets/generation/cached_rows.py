@@ -24,9 +24,24 @@ class CachedRows(Cache):
 
     def __init__(self, *, num_rows: int, num_layers: int, num_columns: int = 0) -> None:
         self.num_rows = num_rows
-        self.num_columns = num_columns
-        self.parts = [_LayerRows(self) for _ in range(num_layers)]
+        # Layers know this and not the cache: a circle would keep all memory until it is collected.
+        self._filled = _Filled(num_columns)
+        self.parts = [_LayerRows(self._filled) for _ in range(num_layers)]
         super().__init__(layers=[*self.parts])
+
+    @property
+    def num_columns(self) -> int:
+        """How many columns are written."""
+        return self._filled.num_columns
+
+    def widen(self, num_columns: int) -> None:
+        """Count columns that all layers have written."""
+        self._filled.num_columns += num_columns
+
+
+@dataclasses.dataclass
+class _Filled:
+    num_columns: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,16 +92,16 @@ def _columns(row: Row, layer: int) -> "tuple[torch.Tensor, torch.Tensor] | None"
 class _LayerRows(DynamicLayer):
     """One layer's keys and values; layers that other models run for this one have none."""
 
-    def __init__(self, rows: CachedRows) -> None:
+    def __init__(self, filled: _Filled) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._rows = rows
+        self._filled = filled
         self._buffers: tuple[torch.Tensor, ...] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write new columns behind the last, and return all; `CachedRows` counts them later."""
-        first, last = self._rows.num_columns, self._rows.num_columns + key_states.shape[-2]
+        first, last = self._filled.num_columns, self._filled.num_columns + key_states.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < last:
             self._grow((key_states, value_states), last)
         assert self._buffers is not None
@@ -97,17 +112,17 @@ class _LayerRows(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Return how many columns there were before this pass."""
-        return self._rows.num_columns
+        return self._filled.num_columns
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many columns a mask is for, and the first one's number."""
-        return self._rows.num_columns + query_length, 0
+        return self._filled.num_columns + query_length, 0
 
     def of(self, row: Row) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return the (H, C, D) keys and values of ``row``; None where this layer has none."""
         if self._buffers is None:
             return None
-        last = self._rows.num_columns
+        last = self._filled.num_columns
         keys, values = (buffer[row.index, :, last - row.length : last] for buffer in self._buffers)
         return keys, values
 
@@ -116,7 +131,7 @@ class _LayerRows(DynamicLayer):
         like = next((pair for pair in columns if pair is not None), None)
         if like is None:
             return
-        last = self._rows.num_columns
+        last = self._filled.num_columns
         self._buffers = tuple(
             _zeros(part[None].expand(len(columns), *part.shape), last) for part in like
         )
@@ -125,7 +140,7 @@ class _LayerRows(DynamicLayer):
                 buffer[index, :, last - part.shape[1] : last] = part
 
     def _grow(self, like: tuple[torch.Tensor, torch.Tensor], num_columns: int) -> None:
-        before, held = self._buffers, self._rows.num_columns
+        before, held = self._buffers, self._filled.num_columns
         self._buffers = tuple(_zeros(part, num_columns) for part in like)
         for old, new in zip(before or (), self._buffers, strict=False):
             new[:, :, :held] = old[:, :, :held]

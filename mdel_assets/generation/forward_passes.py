@@ -117,7 +117,7 @@ class ForwardPass:
         options |= {self._cache_name: held, "use_cache": True}
         found = self._forward(new.ids_BT, **options)
         if self._manner is Manner.TOGETHER:
-            held.num_columns += num_tokens
+            held.widen(num_tokens)
         for row, length in zip(rows, new.lengths_B, strict=True):
             row.length += length
         return found

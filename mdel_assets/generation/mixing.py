@@ -17,12 +17,28 @@ def mix(log_p_EBV: torch.Tensor, log_weights_BE: Array) -> torch.Tensor:
 
     """
     mixed_BV = log_p_EBV[0] if len(log_p_EBV) == 1 else _mean(log_p_EBV, log_weights_BE)
-    if bool(mixed_BV.isnan().any()):
+    _refuse_no_numbers(are_there=bool(mixed_BV.isnan().any()))
+    return mixed_BV
+
+
+def mix_given(log_p_EC: Array, log_weights_CE: Array) -> Array:
+    """Return the (C,) logarithms of the weighted means of what the experts give C tokens.
+
+    Raises:
+        GenerationError: they are no numbers.
+
+    """
+    mixed_C: Array = np.logaddexp.reduce(log_p_EC + log_weights_CE.T, axis=0)
+    _refuse_no_numbers(are_there=bool(np.isnan(mixed_C).any()))
+    return mixed_C
+
+
+def _refuse_no_numbers(*, are_there: bool) -> None:
+    if are_there:
         raise GenerationError(
             "The model gives probabilities that are not numbers: its weights are damaged or its "
             "training diverged. Train it again."
         )
-    return mixed_BV
 
 
 def _mean(log_p_EBV: torch.Tensor, log_weights_BE: Array) -> torch.Tensor:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.generation.cached_rows import Row
 from mdel_assets.generation.forward_passes import DecodingTrunk, ForwardPass, Manner, NewIds
+from mdel_assets.generation.shared_head import SharedHead
 
 _log = logging.getLogger(__name__)
 _TOKENS_CAUGHT_UP = 512
@@ -74,12 +75,23 @@ class Networks:
     def _unshared(self, manner: Manner) -> None:
         self.manner = manner
         self._trunk: DecodingTrunk | None = None
+        self._head: SharedHead | None = None
         self._passes = [ForwardPass.of_model(model, manner) for model in self.models]
 
     def _share(self, expected: list[torch.Tensor], tolerance: float) -> None:
         """Run the first layers that all models have in common once, where that can be done."""
         if self.manner is Manner.ANEW or len(self.models) == 1:
             return
+        # While the models are whole: a forward pass of a wired one means nothing by itself.
+        head = SharedHead.of(self.models, torch.tensor(_PROBES[:1], device=self.device))
+        if head:
+            self._head = head
+            if not self._agrees(expected, tolerance=tolerance, num_models=len(self.models)):
+                head.put_back()
+                self._head = None
+        self._share_layers(expected, tolerance)
+
+    def _share_layers(self, expected: list[torch.Tensor], tolerance: float) -> None:
         trunk = DecodingTrunk(self.models)
         if not trunk.num_layers:
             return
@@ -124,14 +136,49 @@ class Networks:
         wanted. Either all sequences get as many ids, or none has any yet: the shorter ones are then
         padded before their first, and what is given for padding means nothing.
         """
+        return self._run(sequences, ids, wanted_EB, num_last, None)
+
+    def read(
+        self,
+        sequences: Sequence[HeldSequence],
+        ids: Sequence[Sequence[int]],
+        *,
+        wanted_EB: NDArray[np.bool_],
+        targets_BC: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Feed ids as `run` does, and keep of each position only what its next token needs.
+
+        Return the (E, B, C) log-probabilities of ``targets_BC`` after the last C positions, and the
+        (E, B, V) of what follows the last one.
+        """
+        num_last = targets_BC.shape[1]
+        found = self._run(sequences, ids, wanted_EB, num_last, targets_BC)
+        return found[..., :num_last], found[..., num_last:]
+
+    def _run(
+        self,
+        sequences: Sequence[HeldSequence],
+        ids: Sequence[Sequence[int]],
+        wanted_EB: NDArray[np.bool_],
+        num_last: int,
+        targets_BC: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return (E, B, C, V), or with targets (E, B, C + V): the targets', then the last ones."""
         if self.manner is not Manner.TOGETHER and len(sequences) > 1:
-            return self._run_one_by_one(sequences, ids, wanted_EB, num_last)
+            return self._run_one_by_one(sequences, ids, wanted_EB, num_last, targets_BC)
         assert len(set(map(len, ids))) == 1 or not any(sequence.inputs for sequence in sequences)
         for sequence, added in zip(sequences, ids, strict=True):
             sequence.inputs += added
         new = NewIds.padded(ids, device=self.device)
         states_BTD = self._run_trunk(sequences, new)
-        found = []
+        found: list[torch.Tensor | None] = []
+
+        def keep(model: int, logits_BTV: torch.Tensor) -> torch.Tensor:
+            log_p_BCV = _log_probabilities(logits_BTV, num_last)
+            if targets_BC is None:
+                return log_p_BCV
+            return _of_targets(log_p_BCV, targets_BC[torch.from_numpy(wanted_EB[model])])
+
         for model, wanted_B in enumerate(wanted_EB):
             members = [b for b, is_wanted in enumerate(wanted_B) if is_wanted]
             for b in members:
@@ -139,11 +186,14 @@ class Networks:
             own = slice(None) if len(members) == len(sequences) else members
             states = None if states_BTD is None else states_BTD[own]
             chosen = [sequences[b] for b in members]
-            found.append(
-                self._run_model(model, chosen, new.of(members), states, num_last)
-                if members
-                else None
-            )
+            part = None
+            if members:
+                part = self._run_model(model, chosen, new.of(members), states, num_last)
+                # Logits are large, and are not kept until all models have run.
+                part = part[:, -num_last:] if self._head else keep(model, part)
+            found.append(part)
+        if self._head:
+            found = self._head.run(found, keep)
         return _filled(found, wanted_EB)
 
     def _run_one_by_one(
@@ -152,12 +202,16 @@ class Networks:
         ids: Sequence[Sequence[int]],
         wanted_EB: NDArray[np.bool_],
         num_last: int,
+        targets_BC: torch.Tensor | None,
     ) -> torch.Tensor:
         parts = []
         for b, (one, added) in enumerate(zip(sequences, ids, strict=True)):
             last = min(num_last, len(added))
-            part = self.run([one], [added], wanted_EB=wanted_EB[:, b : b + 1], num_last=last)
-            parts.append(torch.nn.functional.pad(part, (0, 0, num_last - last, 0)))
+            targets = None if targets_BC is None else targets_BC[b : b + 1, -last:]
+            part = self._run([one], [added], wanted_EB[:, b : b + 1], last, targets)
+            missing = (num_last - last, 0)
+            pad = (0, 0, *missing) if targets is None else missing
+            parts.append(torch.nn.functional.pad(part, pad))
         return torch.cat(parts, dim=1)
 
     def _run_trunk(self, sequences: Sequence[HeldSequence], new: NewIds) -> torch.Tensor | None:
@@ -186,14 +240,15 @@ class Networks:
         states_BTD: torch.Tensor | None,
         num_last: int,
     ) -> torch.Tensor:
+        """Return the logits of the last positions at least; hidden states, with a shared head."""
         if self.manner is Manner.ANEW:
             whole_BT = torch.tensor([sequences[0].inputs], device=self.device)
-            logits = self.models[model](input_ids=whole_BT, use_cache=False).logits
-            return _log_probabilities(logits, num_last)
+            found: torch.Tensor = self.models[model](input_ids=whole_BT, use_cache=False).logits
+            return found
         if self._trunk is not None:
             self._trunk.recall(states_BTD)
         rows = [sequence.models[model] for sequence in sequences]
-        return _log_probabilities(self._passes[model].run(rows, new, num_last), num_last)
+        return self._passes[model].run(rows, new, num_last)
 
     def _agrees(
         self, expected: Sequence[torch.Tensor], *, tolerance: float, num_models: int
@@ -230,6 +285,12 @@ def _by_whole_texts(model: Any) -> torch.Tensor:
 
 def _log_probabilities(logits_BTV: torch.Tensor, num_last: int) -> torch.Tensor:
     return logits_BTV[:, -num_last:].float().log_softmax(dim=-1)
+
+
+def _of_targets(log_p_BCV: torch.Tensor, targets_BC: torch.Tensor) -> torch.Tensor:
+    """Return (B, C + V): each position's target, then all of the last position."""
+    given_BC = log_p_BCV.gather(2, targets_BC[:, :, None])[:, :, 0]
+    return torch.cat([given_BC, log_p_BCV[:, -1]], dim=1)
 
 
 def _filled(found: Sequence[torch.Tensor | None], wanted_EB: NDArray[np.bool_]) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mdel_assets.evaluation.ensemble import Array
-from mdel_assets.generation.mixing import mix
+from mdel_assets.generation.mixing import mix, mix_given
 from mdel_assets.generation.networks import Networks
 from mdel_assets.generation.sequences import TokenScore, TokenSequence
 from mdel_assets.generation.weighing import Weighing
@@ -28,8 +28,9 @@ _MAX_PADDING = 16
 class PromptReader:
     """Reads the prompts of one speaker's sequences; ``prefix`` opens each of them.
 
-    The log-probabilities that a pass gives are ``numbers_per_pass`` at most, all experts' and
-    prompts' together.
+    The log-probabilities that a pass gives are ``numbers_per_pass`` at most, those of all prompts
+    together. They are one expert's, of which only what the prompts' tokens get is kept; or all
+    experts', where the likeliest tokens are asked for.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class PromptReader:
         """Return how many tokens a pass may have with this sequence in it."""
         if not _is_weighed_along(sequence):
             return _TOKENS_PER_PASS
-        numbers = self._num_experts * self._networks.num_embedded
+        numbers = self._networks.num_embedded * (self._num_experts if sequence.num_top else 1)
         return min(_TOKENS_PER_PASS, max(1, self._numbers_per_pass // numbers))
 
     def _num_unread(self, sequence: TokenSequence) -> int:
@@ -97,15 +98,26 @@ class PromptReader:
 
     def _read_pieces(self, group: Sequence[TokenSequence], count: int) -> None:
         pieces = [_Piece(sequence, self._prefix, count) for sequence in group]
-        is_wanted_BE = [piece.weigh_ahead(self._num_experts) for piece in pieces]
-        log_p_EBCV = self._networks.run(
-            [sequence.held for sequence in group],
-            [piece.ids for piece in pieces],
-            wanted_EB=np.stack(is_wanted_BE, axis=1),
-            num_last=max(piece.num_wanted for piece in pieces),
+        wanted_EB = np.stack([piece.weigh_ahead(self._num_experts) for piece in pieces], axis=1)
+        held, ids = [sequence.held for sequence in group], [piece.ids for piece in pieces]
+        num_last = max(piece.num_wanted for piece in pieces)
+        targets_BC = torch.tensor(
+            [piece.targets_before(num_last) for piece in pieces],
+            dtype=torch.int64,
+            device=self._networks.device,
+        )
+        if any(sequence.num_top for sequence in group):
+            log_p_EBCV = self._networks.run(held, ids, wanted_EB=wanted_EB, num_last=num_last)
+            places_EBC1 = targets_BC[None, :, :, None].expand(len(log_p_EBCV), -1, -1, -1)
+            given_EBC = log_p_EBCV.gather(3, places_EBC1)[..., 0]
+            for b, piece in enumerate(pieces):
+                piece.take(given_EBC[:, b], log_p_EBCV[:, b, -1], log_p_EBCV[:, b])
+            return
+        given_EBC, last_EBV = self._networks.read(
+            held, ids, wanted_EB=wanted_EB, targets_BC=targets_BC
         )
         for b, piece in enumerate(pieces):
-            piece.take(log_p_EBCV[:, b, -piece.num_wanted :])
+            piece.take(given_EBC[:, b], last_EBV[:, b])
 
 
 class _Piece:
@@ -134,22 +146,41 @@ class _Piece:
             self._log_weights_CE = weighing.log_weights()[None]
         return np.asarray(np.isfinite(self._log_weights_CE).any(axis=0))
 
-    def take(self, log_p_ECV: torch.Tensor) -> None:
-        """Let the sequence have what the experts gave after each id, or after the last alone."""
+    def targets_before(self, num_places: int) -> list[int]:
+        """Return the tokens that follow the last ids; 0 where there is no id, or no token yet."""
+        followed = [*self._targets, *[0] * (len(self.ids) - len(self._targets))]
+        return [*[0] * (num_places - len(followed)), *followed][-num_places:]
+
+    def take(
+        self,
+        given_EC: torch.Tensor,
+        last_EV: torch.Tensor,
+        log_p_ECV: torch.Tensor | None = None,
+    ) -> None:
+        """Let the sequence have what the experts gave to the tokens after the last C ids.
+
+        ``last_EV`` is of what follows the last id; ``log_p_ECV`` all that the experts gave.
+        """
         sequence, targets = self._sequence, self._targets
-        log_weights_CE = self._log_weights_CE
+        log_weights_CE, given = self._log_weights_CE, None
+        if self._is_along:
+            given_EC = given_EC[:, -self.num_wanted :][:, : len(targets)]
+            given = given_EC.double().cpu().numpy()
         if log_weights_CE is None:
-            chosen_C = torch.tensor(targets, dtype=torch.int64, device=log_p_ECV.device)
-            places = torch.arange(len(targets), device=log_p_ECV.device)
-            given_EC = log_p_ECV[:, places, chosen_C].double().cpu().numpy()
-            log_weights_CE = _weights_along(sequence.weighing, len(self.ids), targets, given_EC)
+            log_weights_CE = _weights_along(sequence.weighing, len(self.ids), targets, given)
         if sequence.prompt_scores is not None:
-            count = len(targets)
-            mixed_CV = mix(log_p_ECV[:, :count], log_weights_CE[:count])
-            sequence.prompt_scores += _scores(mixed_CV, targets, sequence.num_top or 0)
+            assert given is not None
+            mixed_C = mix_given(given, log_weights_CE[: len(targets)])
+            tops: list[tuple[tuple[int, float], ...]] = [()] * len(targets)
+            if sequence.num_top and targets:
+                assert log_p_ECV is not None
+                whole_ECV = log_p_ECV[:, -self.num_wanted :][:, : len(targets)]
+                mixed_CV = mix(whole_ECV, log_weights_CE[: len(targets)])
+                tops = _likeliest(mixed_CV, sequence.num_top)
+            sequence.prompt_scores += map(TokenScore, targets, mixed_C.tolist(), tops)
         if len(targets) < len(self.ids):
-            mixed_1V = mix(log_p_ECV[:, -1:], log_weights_CE[-1:])
-            sequence.expect(mixed_1V[0], log_weights_CE[-1], log_p_ECV[:, -1])
+            mixed_1V = mix(last_EV[:, None], log_weights_CE[-1:])
+            sequence.expect(mixed_1V[0], log_weights_CE[-1], last_EV)
 
 
 def _is_new(sequence: TokenSequence) -> bool:
@@ -174,14 +205,8 @@ def _weights_along(
     return np.stack(found)
 
 
-def _scores(log_p_CV: torch.Tensor, targets: list[int], num_top: int) -> list[TokenScore]:
-    if not targets:
-        return []
-    chosen_C1 = torch.tensor(targets, dtype=torch.int64, device=log_p_CV.device)[:, None]
-    given_C = log_p_CV.gather(1, chosen_C1)[:, 0].tolist()
-    highest = log_p_CV.topk(min(num_top, log_p_CV.shape[1]), dim=1)
-    tops = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
-    return [
-        TokenScore(token, given, tuple(zip(ids, values, strict=True)))
-        for token, given, (ids, values) in zip(targets, given_C, tops, strict=True)
-    ]
+def _likeliest(log_p_CV: torch.Tensor, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """Return the likeliest tokens of each place, with their log-probabilities."""
+    highest = log_p_CV.topk(min(count, log_p_CV.shape[1]), dim=1)
+    found = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
+    return [tuple(zip(ids, values, strict=True)) for ids, values in found]

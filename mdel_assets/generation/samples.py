@@ -14,8 +14,8 @@ from mdel_assets.machine.shared_cores import sharing_cores
 if TYPE_CHECKING:
     from mdel_assets.generation.speaker import Speaker
 
-# So many texts are continued together.
-_NUM_TOGETHER = 16
+# So many texts are continued together at most, and so many that their keys and values take this.
+_MAX_TOGETHER, _CACHE_BYTES = 32, 768 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,19 @@ def sample_texts(
     """Let a speaker continue ``beginnings``; the same seed gives the same texts."""
     found: list[Sample] = []
     with sharing_cores():
-        for first in range(0, len(beginnings), _NUM_TOGETHER):
-            part = beginnings[first : first + _NUM_TOGETHER]
+        count = _num_together(speaker, beginnings, settings.max_new_tokens)
+        for first in range(0, len(beginnings), count):
+            part = beginnings[first : first + count]
             found += _sample_together(speaker, part, settings, seed=seed + first)
     return found
+
+
+def _num_together(speaker: "Speaker", beginnings: Sequence[Beginning], max_new_tokens: int) -> int:
+    """Return how many texts are in memory together: every step reads all weights once for them."""
+    prompts = [len(speaker.encode(each.prompt)) for each in beginnings]
+    num_tokens = max(prompts, default=0) + max_new_tokens
+    of_a_text = max(1, num_tokens * speaker.cache_bytes_per_token)
+    return max(1, min(_MAX_TOGETHER, _CACHE_BYTES // of_a_text))
 
 
 def _sample_together(
@@ -62,10 +71,12 @@ def _sample_together(
     ]
     written = _continue_together(speaker, prompts, samplers, settings.max_new_tokens)
     found = []
-    for each, ids, (tokens, ended_by) in zip(beginnings, prompts, written, strict=True):
+    costs = _bits_per_byte(speaker, beginnings)
+    for each, ids, (tokens, ended_by), bits in zip(
+        beginnings, prompts, written, costs, strict=True
+    ):
         stream = TextStream(speaker.tokenizer, prompt=ids)
         text = "".join([*map(stream.add, tokens), stream.end()])
-        bits = _bits_per_byte(speaker, each)
         about = (each.domain, each.document_id, each.prompt, each.reference)
         found.append(Sample(*about, text, ended_by, len(tokens), bits))
     return found
@@ -110,8 +121,29 @@ def _end_that_fits(speaker: "Speaker", prompt: list[int], num_following: int) ->
     return prompt[-room:] if room > 0 else []
 
 
-def _bits_per_byte(speaker: "Speaker", beginning: Beginning) -> float | None:
-    """Return what the document's own text after the prompt costs, in bits per byte of UTF-8."""
+def _bits_per_byte(speaker: "Speaker", beginnings: Sequence[Beginning]) -> list[float | None]:
+    """Return what each document's own text after the prompt costs, in bits per byte of UTF-8."""
+    found: list[float | None] = []
+    read = {}
+    for number, each in enumerate(beginnings):
+        if tokens := _true_tokens(speaker, each):
+            prompt, following = tokens
+            read[number] = len(prompt), speaker.begin(prompt + following, num_top=0)
+    speaker.prefill_together([sequence for _, sequence in read.values()])
+    for number, each in enumerate(beginnings):
+        if number not in read:
+            found.append(None)
+            continue
+        size, sequence = read[number]
+        scores = sequence.prompt_scores
+        assert scores is not None
+        nats = -math.fsum(score.log_probability for score in scores[size:])
+        found.append(nats / math.log(2) / len(each.reference.encode()))
+    return found
+
+
+def _true_tokens(speaker: "Speaker", beginning: Beginning) -> tuple[list[int], list[int]] | None:
+    """Return the tokens of the prompt and of what follows; None where that does not fit."""
     prompt = speaker.encode(beginning.prompt)
     ids = speaker.encode(beginning.prompt + beginning.reference)
     following = ids[len(prompt) :]
@@ -122,7 +154,4 @@ def _bits_per_byte(speaker: "Speaker", beginning: Beginning) -> float | None:
     num_tokens, limit = len(prompt) + len(following), speaker.context_length
     if not following or (limit is not None and num_tokens >= limit):
         return None
-    scores = speaker.start(prompt + following, num_top=0).prompt_scores
-    assert scores is not None
-    nats = -math.fsum(score.log_probability for score in scores[len(prompt) :])
-    return nats / math.log(2) / len(beginning.reference.encode())
+    return prompt, following

@@ -24,7 +24,8 @@ PAGE_NAME = "samples.md"
 def write_sample_texts(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written | MdelError]]:
     """Let models continue held-out beginnings, one after the other; one that fails stops no other.
 
-    The seed stays loaded, so that of the others only what differs is read.
+    The seed stays loaded, so that of the others only what differs is read. All experts together
+    are kept in the precision in which they are stored.
     """
     from mdel_assets.generation.samples import sample_texts
     from mdel_assets.generation.samples_markdown import samples_markdown
@@ -36,6 +37,9 @@ def write_sample_texts(tasks: Mapping[str, Task]) -> Iterator[tuple[str, Written
     with contextlib.suppress(MdelError):
         speakers.load(SEED)
     for key, task in tasks.items():
+        if key == POSTERIOR:
+            speakers.release(SEED)
+            speakers = Speakers(lineage, is_widened=False)
         try:
             _require_memory(speakers, key)
             samples = sample_texts(

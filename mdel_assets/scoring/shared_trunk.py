@@ -97,11 +97,11 @@ def num_shared_layers(models: Sequence[Any]) -> int:
     if any(len(layers) != len(own) for layers in rest):
         return 0
     before = _parameters_before_layers(first)
-    if not all(_same_tensors(before, _named(model, before)) for model in others):
+    if not all(same_tensors(before, _named(model, before)) for model in others):
         return 0
     for index, layer in enumerate(own):
         expected = dict(layer.named_parameters())
-        if not all(_same_tensors(expected, dict(each[index].named_parameters())) for each in rest):
+        if not all(same_tensors(expected, dict(each[index].named_parameters())) for each in rest):
             return index
     return len(own)
 
@@ -169,7 +169,8 @@ def _named(model: Any, names: Mapping[str, Any]) -> "dict[str, torch.Tensor]":
     return {name: tensor for name, tensor in model.named_parameters() if name in names}
 
 
-def _same_tensors(ours: Mapping[str, "torch.Tensor"], theirs: Mapping[str, "torch.Tensor"]) -> bool:
+def same_tensors(ours: Mapping[str, "torch.Tensor"], theirs: Mapping[str, "torch.Tensor"]) -> bool:
+    """Whether both have the same names, and under each the same numbers."""
     return ours.keys() == theirs.keys() and all(
         _same_tensor(tensor, theirs[name]) for name, tensor in ours.items()
     )

@@ -95,7 +95,7 @@ def load_to_compute_in_fp32(source: str | Path) -> Any:
         TrainingError: as `load_model`.
 
     """
-    half = None if torch.cuda.is_available() else _stored_half(Path(source))
+    half = _kept_half(Path(source))
     if half is None:
         return load_in_fp32(source)
     model = leaving_weights_alone(load_model(source, dtype=half))
@@ -104,6 +104,11 @@ def load_to_compute_in_fp32(source: str | Path) -> Any:
         return load_in_fp32(source)
     widen_where_used(model)
     return model
+
+
+def bytes_per_weight(source: str | Path) -> int:
+    """Return the bytes that `load_to_compute_in_fp32` keeps of most weights: 2 or 4."""
+    return 2 if _kept_half(Path(source)) else 4
 
 
 def widen_where_used(model: Any) -> None:
@@ -173,6 +178,11 @@ def widen_trained(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _kept_half(folder: Path) -> str | None:
+    """Return torch's name of the half precision in which weights stay; None for fp32."""
+    return None if torch.cuda.is_available() else _stored_half(folder)
 
 
 def _stored_half(folder: Path) -> str | None:

@@ -12,8 +12,10 @@ from markdown_it import MarkdownIt
 from mdel_assets.defs.sample_texts import _page
 from mdel_assets.experiment.evaluation import SampleTexts
 from mdel_assets.experiment.model_keys import POSTERIOR
+from mdel_assets.generation import samples
 from mdel_assets.generation.beginnings import Beginning, draw_beginnings
 from mdel_assets.generation.samples import Sample, sample_texts
+from mdel_assets.generation.samples import _continue_together as together
 from mdel_assets.generation.samples_markdown import samples_markdown
 from mdel_assets.generation.steps import read_samples, side_by_side
 from mdel_assets.home import MdelHome
@@ -106,6 +108,25 @@ def test_the_true_text_costs_what_the_model_says_of_its_tokens(make_model):
         bits = nats / math.log(2) / len(sample.reference.encode())
         assert sample.bits_per_byte == pytest.approx(bits, rel=1e-5)
     assert samples[3].bits_per_byte is None
+
+
+def test_texts_in_parts_for_want_of_memory_are_the_same(make_model, monkeypatch):
+    speaker = speaker_of(make_model())
+    settings = SampleTexts(max_new_tokens=12)
+    whole = sample_texts(speaker, BEGINNINGS, settings=settings, seed=0)
+    longest = max(len(speaker.encode(each.prompt)) for each in BEGINNINGS)
+    room = 2 * (longest + 12) * speaker.cache_bytes_per_token
+    monkeypatch.setattr(samples, "_CACHE_BYTES", room)
+    begun = []
+    monkeypatch.setattr(
+        samples, "_continue_together", lambda *given: begun.append(given) or together(*given)
+    )
+    parts = sample_texts(speaker, BEGINNINGS, settings=settings, seed=0)
+    assert [len(prompts) for _, prompts, *_ in begun] == [2, 2]
+    for one, other in zip(whole, parts, strict=True):
+        assert one.continuation == other.continuation
+    bits = [[each.bits_per_byte for each in found[:3]] for found in (whole, parts)]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-6)
 
 
 def test_a_small_context_reads_the_end_of_a_prompt(make_model):

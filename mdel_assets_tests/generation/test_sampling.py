@@ -47,6 +47,12 @@ def test_the_nucleus_is_the_fewest_of_the_likeliest_that_make_up_top_p(top_p, ke
     np.testing.assert_allclose(found[kept], expected, atol=0.024)
 
 
+def test_of_tokens_that_tie_for_the_nucleus_the_first_are_in_it():
+    shares = [1 / 8, 1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 8]
+    found = frequencies(Sampler(top_p=0.7, seed=0), shares)
+    assert np.flatnonzero(found).tolist() == [0, 1, 2, 4]
+
+
 def test_a_seed_repeats_and_another_differs():
     draws = {
         seed: [sampler.choose(log_p(SHARES)) for _ in range(50)]
