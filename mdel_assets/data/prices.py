@@ -35,7 +35,9 @@ def of_shard(sizes: "Sizes", key: str) -> Price:
     shard = next(shard for shard in sizes.experiment.shards() if shard.key == key)
     is_remote = "://" in shard.location
     seconds = size / FETCHED_PER_SECOND if is_remote else 0.0
-    return Price(disk_bytes=size + 900.0, core_seconds=seconds + size / _HASHED_PER_SECOND)
+    return Price(
+        disk_bytes=size + 900.0, core_seconds=size / _HASHED_PER_SECOND, network_seconds=seconds
+    )
 
 
 def of_clusters(sizes: "Sizes", key: str) -> Price:

@@ -35,7 +35,8 @@ class Price:
     ``num_tokens`` are read by a model, which takes ``operations`` (floating-point operations of
     matrix products) at a ``pace``. ``disk_bytes`` stay on the disk. ``memory_bytes`` is the peak of
     the process that makes it, besides libraries. ``core_seconds`` is other work: reading,
-    tokenizing, hashing, drawing samples, on one processor core. ``config`` is the configuration of
+    tokenizing, hashing, drawing samples, on one core of a processor of 2023 that has it alone.
+    ``network_seconds`` pass while something is fetched or sent. ``config`` is the configuration of
     the model that computes, where that is not the seed's. ``sent_bytes`` go to a Hub.
     """
 
@@ -44,6 +45,7 @@ class Price:
     disk_bytes: float = 0.0
     memory_bytes: float = 0.0
     core_seconds: float = 0.0
+    network_seconds: float = 0.0
     pace: Pace | None = None
     config: Any = None
     sent_bytes: float = 0.0

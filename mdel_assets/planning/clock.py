@@ -10,7 +10,7 @@ from mdel_assets.errors import MdelError
 from mdel_assets.line.kind import Kind
 from mdel_assets.line.price import Price
 from mdel_assets.planning.devices import Device
-from mdel_assets.planning.measure import device_name, measured_pace, num_cores
+from mdel_assets.planning.measure import device_name, measured_pace, num_cores, slowness
 from mdel_assets.planning.placements import HERE, Placement
 from mdel_assets.training.sizes import Sizes
 
@@ -25,11 +25,13 @@ _RUN_BYTES, _FORKED_BYTES = 700e6, 480e6
 class Clock(Protocol):
     """Turns prices into seconds.
 
-    ``memory_bytes`` is the memory that there is, which jobs share if ``has_jobs``.
+    ``memory_bytes`` is the memory that there is, which jobs share if ``has_jobs``. ``slowness`` is
+    how many times as long as prices say other work takes than a model's.
     """
 
     name: str
     memory_bytes: float
+    slowness: float
     has_jobs: bool
 
     def num_at_once(
@@ -62,6 +64,7 @@ class ThisMachine:
 
         self._cache = cache
         self.name = device_name()
+        self.slowness = slowness()
         self.memory_bytes = float(psutil.virtual_memory().available)
         self._has_gpu = torch.cuda.is_available()
         if self._has_gpu:
@@ -120,7 +123,7 @@ class ThisMachine:
         num_measured = 1 if self._has_gpu else min(count * num_processes, max(count, num_cores()))
         each = []
         for price in prices:
-            seconds = price.core_seconds
+            seconds = self.slowness * price.core_seconds + price.network_seconds
             if price.pace:
                 config = price.config or sizes.model.config
                 found = measured_pace(
@@ -129,14 +132,15 @@ class ThisMachine:
                 seconds += price.operations / num_processes / found.operations_per_second
             each.append(seconds)
         if placement.is_elsewhere:
-            return _seconds_of_jobs(placement, kind, each)
+            return _seconds_of_jobs(placement, kind, each, slowness=self.slowness)
         # Scorings are dealt out beforehand; of others, each has a process of its own.
         is_dealt_out = bool(kind.write_together)
         rounds = len(each) / count if is_dealt_out else math.ceil(len(each) / count)
         num_begun = 1 if is_dealt_out else math.ceil(len(each) / count)
         begun = _SECONDS_PER_PROCESS * num_begun if count > 1 else 0.0
         begun += SECONDS_OF_LIBRARIES * len(each) if num_processes > 1 else 0.0
-        return _mean(each) * rounds + begun + _SECONDS_PER_RUN * num_runs(kind, len(each))
+        begun += _SECONDS_PER_RUN * num_runs(kind, len(each))
+        return _mean(each) * rounds + self.slowness * begun
 
 
 class OtherDevices:
@@ -146,6 +150,7 @@ class OtherDevices:
     """
 
     has_jobs = True
+    slowness = 1.0
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -178,7 +183,8 @@ class OtherDevices:
         each = []
         for price in prices:
             rate = self._device.rate(price.pace) if price.pace else math.inf
-            each.append(price.core_seconds + price.operations / num_together / rate)
+            other = price.core_seconds + price.network_seconds
+            each.append(other + price.operations / num_together / rate)
         at_once = num_devices // num_together
         is_computed = any(price.pace for price in prices)
         if placement.is_elsewhere:
@@ -194,13 +200,14 @@ def _seconds_of_jobs(
     each: Sequence[float],
     *,
     at_once: int | None = None,
+    slowness: float = 1.0,
 ) -> float:
     """Return how long jobs take whose artifacts take ``each`` so many seconds, without a queue."""
     if not each:
         return 0.0
     num_jobs = placement.num_jobs(kind, len(each))
-    of_one = math.fsum(each) / num_jobs + SECONDS_OF_LIBRARIES
-    return of_one * placement.rounds(num_jobs, at_once=at_once) + _SECONDS_PER_RUN
+    of_one = math.fsum(each) / num_jobs + slowness * SECONDS_OF_LIBRARIES
+    return of_one * placement.rounds(num_jobs, at_once=at_once) + slowness * _SECONDS_PER_RUN
 
 
 def peak_memory(prices: Sequence[Price], count: int) -> float:

@@ -5,11 +5,13 @@ is measured with fewer layers and blocks: an operation takes about as long in ea
 found is kept under MDEL_HOME/cache/paces, by device, shape and number of processes.
 
 The pace is that of a quiet machine: on processors, time that threads wait for a core does not
-count. A run beside other work takes longer.
+count. A run beside other work takes longer. How quick a core is at other work than a model's is
+measured anew for each plan, which takes a third of a second.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -18,6 +20,7 @@ import platform
 import statistics
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ _STEP_OPERATIONS, _ALL_OPERATIONS = 1e11, 1.5e11
 _FEWEST_STEPS, _MOST_STEPS = 4, 40
 _NUM_WARM = 1
 _BATCH_TOKENS = 2048
+# What `_other_work` takes on the processor that the prices' seconds of other work are of.
+_OTHER_WORK_SECONDS, _NUM_OTHER_WORK = 0.0163, 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,32 @@ def measured_pace(config: Any, pace: Pace, *, num_processes: int, cache: Path) -
     content = {"measured": dataclasses.asdict(found), **key}
     write_text_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
     return found
+
+
+@functools.cache
+def slowness() -> float:
+    """Return how many times as long as the prices say a core of this machine takes for other work.
+
+    A processor of 2023 in a quiet machine has about 1.
+    """
+    seconds = []
+    for _ in range(_NUM_OTHER_WORK):
+        begun = time.process_time()
+        _other_work()
+        seconds.append(time.process_time() - begun)
+    return _typical(seconds) / _OTHER_WORK_SECONDS
+
+
+def _other_work() -> None:
+    """Do some of what a run does besides computing: text, counts, JSON, compression, digests."""
+    text = "".join(f"word{number * 7919 % 1000} " for number in range(60_000))
+    counts: dict[str, int] = {}
+    for word in text.split():
+        counts[word] = counts.get(word, 0) + 1
+    json.loads(json.dumps(sorted(counts.items())))
+    encoded = text.encode()
+    zlib.compress(encoded, 6)
+    hashlib.sha256(encoded * 4).hexdigest()
 
 
 def device_name() -> str:

@@ -52,7 +52,7 @@ class StagePlan:
 class Plan:
     """A whole run, stage by stage. ``notes`` say what the figures rest on, and what they leave out.
 
-    ``remedies`` say what would change the bill, and by how much.
+    ``remedies`` say what would change the bill, and by how much. ``slowness`` is the clock's.
     """
 
     experiment: str
@@ -62,11 +62,12 @@ class Plan:
     memory_free_bytes: float
     notes: tuple[str, ...]
     remedies: tuple[str, ...] = ()
+    slowness: float = 1.0
 
     @property
     def seconds(self) -> float:
         """The seconds of all stages, which run one after the other, and of loading libraries."""
-        begun = SECONDS_OF_LIBRARIES if self.num_to_make else 0.0
+        begun = self.slowness * SECONDS_OF_LIBRARIES if self.num_to_make else 0.0
         return sum(stage.seconds for stage in self.stages) + begun
 
     @property

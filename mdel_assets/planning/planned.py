@@ -43,6 +43,7 @@ def plan_run(
         disk_free_bytes=_disk_free(lineage),
         memory_free_bytes=clock.memory_bytes,
         notes=(),
+        slowness=clock.slowness,
     )
     remedies: list[str] = []
     notes = [f"Text and tokens are judged by {sizes.text.known_by}."]

@@ -18,7 +18,7 @@ def publishing_in_words(sizes: Sizes) -> str:
     if not found:
         return ""
     sent = math.fsum(price.sent_bytes for price in found)
-    seconds = math.fsum(price.core_seconds for price in found)
+    seconds = math.fsum(price.network_seconds for price in found)
     return (
         f"Publishing is no part of a run. 'mdel publish' of everything would send up to "
         f"{size_in_words(sent)} to {len(found)} repositories, in about "

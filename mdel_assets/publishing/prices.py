@@ -20,7 +20,7 @@ def of_publication(kind: str, sizes: Sizes, key: str) -> Price | None:
         num_bytes += _stored("experiment_report", sizes, "") or 0.0
     return Price(
         disk_bytes=RECORD_BYTES + _CARD_BYTES,
-        core_seconds=_SECONDS_PER_COMMIT + num_bytes / SENT_PER_SECOND,
+        network_seconds=_SECONDS_PER_COMMIT + num_bytes / SENT_PER_SECOND,
         sent_bytes=num_bytes,
     )
 

@@ -5,7 +5,7 @@ import os
 
 from mdel_assets.evaluation.judged_models import JudgedModel, judged_model
 from mdel_assets.experiment.experiment import Experiment
-from mdel_assets.generation.prices import SECONDS_TO_LOAD, seconds_to_write
+from mdel_assets.generation.prices import seconds_to_load, seconds_to_write
 from mdel_assets.line.price import Pace, Price
 from mdel_assets.tasks.harness import BATCH_TOKENS, MAX_BATCH
 from mdel_assets.tasks.own_tasks import own_tasks_of
@@ -54,7 +54,7 @@ def of_results(sizes: Sizes, key: str) -> Price:
         operations=operations,
         disk_bytes=_RECORD_BYTES + _BYTES_PER_METRIC * sum(size.num_metrics for size in asked),
         memory_bytes=4.0 * judged.num_parameters + logits,
-        core_seconds=SECONDS_TO_LOAD + seconds,
+        core_seconds=seconds_to_load(judged.num_parameters) + seconds,
         pace=Pace("scoring", max(2, round(longest)), experiment.evaluation.dtype),
         config=judged.config,
     )
@@ -73,7 +73,11 @@ def _other_seconds(size: TaskSize, judged: JudgedModel, rows: int) -> float:
     written = 0.0
     if size.num_written:
         written = seconds_to_write(
-            size.num_items, size.num_written, num_parameters=judged.num_parameters, at_once=rows
+            size.num_items,
+            size.num_written,
+            num_read_weights=judged.forward(1, length=2) / 2,
+            vocab_rows=judged.model.vocab_rows,
+            at_once=rows,
         )
     return written + drawn / (os.cpu_count() or 1)
 

@@ -49,7 +49,8 @@ def _adopted(model: ModelSizes, disk_bytes: float, *, has_to_be_fetched: bool) -
     return Price(
         disk_bytes=disk_bytes,
         memory_bytes=_WEIGHT * model.num_parameters,
-        core_seconds=fetched + 4 * _SECONDS_PER_STORED_BYTE * disk_bytes,
+        core_seconds=4 * _SECONDS_PER_STORED_BYTE * disk_bytes,
+        network_seconds=fetched,
     )
 
 

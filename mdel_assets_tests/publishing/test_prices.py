@@ -29,7 +29,7 @@ def test_what_is_sent_is_what_a_publication_holds(finished, branched, own_home, 
     price = of_publication(source, Sizes(lineage), key)
     # A card's chart has the figures of three domains here, and is small.
     assert price.sent_bytes == pytest.approx(sent, rel=0.1, abs=35_000)
-    assert price.core_seconds == 2.0 + price.sent_bytes / SENT_PER_SECOND
+    assert price.network_seconds == 2.0 + price.sent_bytes / SENT_PER_SECOND
     # Before it is made, it is as large as it is planned to be.
     before = of_publication(source, Sizes(branched[1].lineage(experiment)), key)
     assert before.sent_bytes == pytest.approx(price.sent_bytes, rel=0.1, abs=20_000)

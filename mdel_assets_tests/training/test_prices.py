@@ -170,11 +170,19 @@ def test_scores_and_samples_of_a_reference_are_those_of_its_own_sizes(corpus, br
     assert scores.config is model.config
     assert seeds.config is None
     samples = of_samples(sizes, "reference-other")
-    # A text of each of three domains: keys and values of four layers, in an old and a new buffer.
-    length = round(samples.num_tokens / 3)
+    # A text of each of three domains, a prompt and eight tokens: keys and values of four layers.
+    settings = sizes.experiment.evaluation.sample_texts
+    rate = sizes.reference("other").tokens_per_byte
+    prompt, written = settings.prompt_characters * rate, settings.max_new_tokens
+    length = round(prompt + written)
     heads, kept = model.config.num_attention_heads, model.config.num_key_value_heads
-    cached = 2 * 3 * length * 4 * 2 * 4 * (64 // heads * kept)
-    assert samples.memory_bytes == 4 * model.num_parameters + cached
+    cached = 3 * length * 4 * 2 * 4 * (64 // heads * kept)
+    logits = 3 * 4 * 512 * model.vocab_rows
+    assert samples.memory_bytes == pytest.approx(
+        4 * model.num_parameters + 1.3 * cached + logits, rel=1e-6
+    )
+    # The prompt is read before what is written, and before the true text.
+    assert samples.num_tokens == pytest.approx(3 * (2 * prompt + 4 * written * rate + written))
     assert samples.operations == pytest.approx(model.forward(samples.num_tokens, length=length))
     assert samples.disk_bytes == of_samples(sizes, "seed").disk_bytes
 
