@@ -102,7 +102,7 @@ def source_signature(location: str) -> str | None:
         from mdel_assets.data.sample_corpus import sample_signature
 
         return sample_signature()
-    if "://" in location:
+    if is_remote(location):
         return None
     path = Path(location).expanduser()
     if path.is_file():
@@ -111,6 +111,11 @@ def source_signature(location: str) -> str | None:
     files = folder_files(path) if path.is_dir() else []
     marks = [f"{f.relative_to(path)} {source_signature(str(f))}" for f in files]
     return hashlib.sha256(os.fsencode("\n".join(marks))).hexdigest() if marks else None
+
+
+def is_remote(location: str) -> bool:
+    """Whether a source is asked over the network."""
+    return "://" in location and not location.startswith("sample://")
 
 
 def _require_folder(location: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.data.dataset_counts import Contamination, DatasetCounts
-from mdel_assets.data.fetch import fetch_shard, source_signature
+from mdel_assets.data.fetch import fetch_shard, is_remote, source_signature
 from mdel_assets.data.raw_shard import RawShard
 from mdel_assets.data.shard_counts import domains_of
 from mdel_assets.errors import ArtifactError, ShardError
@@ -66,11 +66,14 @@ def current_shard(lineage: Lineage, key: str) -> Record | None:
     shard = _shard(lineage, key)
     if shard.sha256 and shard.sha256 != record.config["sha256"]:
         return None
-    recorded = RawShard.of(record).source_signature
+    fetched = RawShard.of(record)
+    recorded = fetched.source_signature
     if source_signature(shard.location) not in (None, recorded):
         return None
     if shard.sha256:
         return record
+    if is_remote(shard.location) and shard.location != fetched.location:
+        return None
     moved = has_changed(shard.location, commit=recorded, sha256=record.config["sha256"])
     return None if moved else record
 
