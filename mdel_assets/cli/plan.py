@@ -10,6 +10,7 @@ from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.machine.console import alone_on_standard_output
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes
 from mdel_assets.planning.in_words import parsed_size
 from mdel_assets.planning.placements import Placements
@@ -80,7 +81,9 @@ def plan(
     from mdel_assets.planning.table import plan_lines
 
     placements = _placements(home)
-    found = plan_run(lineage, device=device, until=until, placements=placements)
+    # Libraries that are loaded to measure the machine print what is no part of a plan.
+    with alone_on_standard_output():
+        found = plan_run(lineage, device=device, until=until, placements=placements)
     if device is None and until is None:
         keep_plan(lineage, found)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else "\n".join(plan_lines(found)))
@@ -103,7 +106,8 @@ def refuse_what_exceeds(
     from mdel_assets.planning.planned import plan_run
 
     placements = _placements(MdelHome(lineage.root.parent))
-    plan = plan_run(lineage, until=until, placements=placements)
+    with alone_on_standard_output():
+        plan = plan_run(lineage, until=until, placements=placements)
     refuse_excess(plan, max_hours=max_hours, max_disk_bytes=max_disk_bytes)
 
 

@@ -48,7 +48,7 @@ def of_scores(sizes: Sizes, key: str) -> Price:
         num_tokens=tokens,
         operations=judged.forward(read, length=max(2, round(length)), num_together=pack),
         disk_bytes=disk + _CELL_BYTES * _num_in_cells(sizes) + RECORD_BYTES / 2 + cells,
-        memory_bytes=_scoring_memory(sizes, judged, pack),
+        memory_bytes=_scoring_memory(sizes, key, judged, pack),
         core_seconds=0.3 + amount.num_bytes / _TOKENIZED_PER_SECOND / pack,
         pace=Pace("scoring", evaluation.max_length, evaluation.dtype),
         config=judged.config,
@@ -193,10 +193,10 @@ def _num_in_cells(sizes: Sizes) -> float:
     )
 
 
-def _scoring_memory(sizes: Sizes, judged: JudgedModel, pack: int) -> float:
+def _scoring_memory(sizes: Sizes, key: str, judged: JudgedModel, pack: int) -> float:
     """Return the peak of scoring a pack of models on a processor, besides libraries.
 
-    Models use the same memory for tensors that are equal in their files.
+    Models use the same memory for tensors that are equal in their files, and keep half precision.
     """
     model, evaluation = judged.model, sizes.experiment.evaluation
     training = sizes.experiment.training
@@ -207,4 +207,11 @@ def _scoring_memory(sizes: Sizes, judged: JudgedModel, pack: int) -> float:
     rows = max(1, math.ceil(_TOKENS_PER_BATCH / evaluation.max_length))
     states: float = 4.0 * rows * evaluation.max_length * model.hidden_size
     logits = 4.0 * _TOKENS_PER_BATCH * _LOGITS_PER_TOKEN
-    return 4.0 * (judged.num_parameters + others) + 12 * states + 2 * logits
+    weights = judged.num_parameters + others
+    return kept_bytes_per_weight(sizes, key) * weights + 12 * states + 2 * logits
+
+
+def kept_bytes_per_weight(sizes: Sizes, key: str) -> float:
+    """Return the bytes of a weight that is widened where it is used: as stored, or fp32's."""
+    source = sizes.reference(key.partition("-")[2]) if Family.REFERENCE.has(key) else sizes
+    return 4.0 if sizes.is_on_gpu else max(2.0, min(4.0, source.bytes_per_parameter))

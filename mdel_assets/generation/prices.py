@@ -3,6 +3,7 @@
 import math
 
 from mdel_assets.evaluation.judged_models import JudgedModel, judged_model
+from mdel_assets.evaluation.prices import kept_bytes_per_weight
 from mdel_assets.experiment.model_keys import POSTERIOR
 from mdel_assets.line.price import Pace, Price
 from mdel_assets.training.sizes import RECORD_BYTES, Sizes
@@ -13,7 +14,7 @@ _SECONDS_TO_LOAD, _BYTES_LOADED_PER_SECOND = 0.2, 5.4e8
 _SECONDS_PER_STEP, _BYTES_PER_SECOND, _WIDENING = 2.8e-3, 9e9, 1.6
 # A token is drawn from the sorted vocabulary.
 _SECONDS_PER_WORD = 2.4e-8
-_TEXTS_PER_STEP, _CACHE_BYTES = 32, 768 << 20
+_TEXTS_PER_STEP, _CACHE_BYTES = 32, 512 << 20
 # Keys and values have room to grow, and are copied where texts of several lengths come together.
 _CACHE_COPIES = 1.3
 # Logits and their logarithms, of a pass over prompts.
@@ -43,7 +44,7 @@ def of_samples(sizes: Sizes, key: str) -> Price:
     of_a_text = 2 * 4.0 * model.cache_width * length * _num_cached_layers(judged, experts)
     together = max(1, min(_TEXTS_PER_STEP, num_texts, int(_CACHE_BYTES // of_a_text)))
     # All experts together are kept as they are stored.
-    stored = min(4.0, sizes.bytes_per_parameter) if is_posterior else 4.0
+    stored = kept_bytes_per_weight(sizes, key) if is_posterior else 4.0
     held = stored * judged.num_parameters
     if is_posterior:
         training = sizes.experiment.training

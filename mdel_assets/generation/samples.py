@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mdel_assets.generation.speaker import Speaker
 
 # So many texts are continued together at most, and so many that their keys and values take this.
-_MAX_TOGETHER, _CACHE_BYTES = 32, 768 << 20
+_MAX_TOGETHER, _CACHE_BYTES = 32, 512 << 20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The pace of this machine: a few real training steps and scoring passes, once per model's shape.
 
 Random weights of the model's own widths run through the code that trains and scores. A large model
-is measured with fewer layers and blocks: an operation takes about as long in each layer. What was
-found is kept under MDEL_HOME/cache/paces, by device, shape and number of processes.
+is measured with fewer layers, words and blocks: an operation takes about as long in each layer, and
+the output layer keeps its share of them. What was found is kept under MDEL_HOME/cache/paces, by
+device, shape and number of processes.
 
 The pace is that of a quiet machine: on processors, time that threads wait for a core does not
 count. A run beside other work takes longer. How quick a core is at other work than a model's is
@@ -30,12 +31,13 @@ from mdel_assets.store.durable_files import write_text_atomically
 
 _log = logging.getLogger(__name__)
 # Raised when the code that is measured becomes faster or slower.
-_VERSION = 1
+_VERSION = 2
 # Operations of a measured step at most, and of all steps of a measurement about.
 _STEP_OPERATIONS, _ALL_OPERATIONS = 1e11, 1.5e11
 _FEWEST_STEPS, _MOST_STEPS = 4, 40
 _NUM_WARM = 1
 _BATCH_TOKENS = 2048
+_FEWEST_WORDS = 1024
 # What `_other_work` takes on the processor that the prices' seconds of other work are of.
 _OTHER_WORK_SECONDS, _NUM_OTHER_WORK = 0.0163, 9
 
@@ -153,13 +155,13 @@ def _run(family: Any, content: dict[str, Any], pace: Pace) -> tuple[float, float
 def _training(config: Any, pace: Pace) -> float:
     import numpy as np
 
-    from mdel_assets.training.model_sizes import ModelSizes, random_model, small_config
+    from mdel_assets.training.model_sizes import ModelSizes, random_model
     from mdel_assets.training.optimize import optimize
 
     small, rows = config, pace.num_rows
     sizes = ModelSizes(small)
     if (most := _STEP_OPERATIONS / _step(sizes, rows, pace)) < 1:
-        small = small_config(config, num_layers=max(1, int(sizes.num_layers * most)))
+        small = _smaller(config, sizes, most)
         sizes = ModelSizes(small)
         rows = max(1, int(rows * min(1.0, _STEP_OPERATIONS / _step(sizes, rows, pace))))
     operations = _step(sizes, rows, pace)
@@ -178,6 +180,15 @@ def _training(config: Any, pace: Pace) -> float:
 def _step(sizes: Any, rows: int, pace: Pace) -> float:
     found: float = sizes.step(rows, length=pace.length, trained=sizes.trained(None))
     return found
+
+
+def _smaller(config: Any, sizes: Any, share: float) -> Any:
+    """Return a configuration with about a ``share`` of a model's layers, and of its words."""
+    from mdel_assets.training.model_sizes import small_config
+
+    num_layers = max(1, int(sizes.num_layers * share))
+    words = max(_FEWEST_WORDS, sizes.vocab_rows * num_layers // sizes.num_layers)
+    return small_config(config, num_layers=num_layers, vocab_size=min(words, sizes.vocab_rows))
 
 
 def _num_times(operations: float) -> int:
@@ -209,13 +220,13 @@ def _scoring(config: Any, pace: Pace) -> float:
     import numpy as np
 
     from mdel_assets.scoring.log_probabilities import Scorer
-    from mdel_assets.training.model_sizes import ModelSizes, random_model, small_config
+    from mdel_assets.training.model_sizes import ModelSizes, random_model
 
     small = config
     sizes = ModelSizes(small)
     tokens = max(_BATCH_TOKENS, pace.length)
     if (most := _STEP_OPERATIONS / sizes.forward(tokens, length=pace.length)) < 1:
-        small = small_config(config, num_layers=max(1, int(sizes.num_layers * most)))
+        small = _smaller(config, sizes, most)
         sizes = ModelSizes(small)
     documents_per_batch = max(1, _BATCH_TOKENS // pace.length)
     operations = sizes.forward(documents_per_batch * pace.length, length=pace.length)

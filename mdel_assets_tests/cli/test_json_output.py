@@ -16,6 +16,7 @@ from mdel_assets.cli.main import main
 from mdel_assets.cli.run_views import JsonLines
 from mdel_assets.defs.launch import RunOutcome
 from mdel_assets.errors import DiskFullError
+from mdel_assets.planning import planned
 from mdel_assets_tests.conftest import pico_experiment, write_shard
 from mdel_assets_tests.warm_python import MDEL
 
@@ -53,6 +54,22 @@ def test_status_of_a_finished_line(command):
         "is_cut_off": False,
         "absent_domains": ["enron"],
     }
+
+
+def test_what_libraries_print_while_the_machine_is_measured_is_no_part_of_a_plan(
+    command, monkeypatch, capfd
+):
+    plan_run = planned.plan_run
+
+    def noisy(*given, **options):
+        os.write(1, b"[INFO] Running in WANDB offline mode\n")
+        return plan_run(*given, **options)
+
+    monkeypatch.setattr(planned, "plan_run", noisy)
+    assert json.loads(command("plan", "--json").stdout)["experiment"] == "pico"
+    out, err = capfd.readouterr()
+    assert "WANDB" not in out
+    assert "WANDB" in err
 
 
 def test_status_lists_the_same_as_its_text(command, gone):
