@@ -16,6 +16,7 @@ import click
 from mdel_assets.errors import MdelError
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.machine.console import standard_streams_restored
 from mdel_assets.store.durable_files import RUN_BYTES, explaining_full_disk, require_room
 
 _MODULES = {"dg": "dagster_dg_cli.cli", "dagster": "dagster._cli"}
@@ -66,5 +67,6 @@ def _run(name: str, words: tuple[str, ...]) -> None:
     logging.getLogger().handlers.clear()
     # The name under which Dagster's command shows how it is used.
     sys.argv = [name, *words]
-    with explaining_full_disk("Dagster's history of the run (some 16 MiB)", folder):
+    told = explaining_full_disk("Dagster's history of the run (some 16 MiB)", folder)
+    with standard_streams_restored(), told:
         importlib.import_module(_MODULES[name]).main()

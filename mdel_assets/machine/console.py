@@ -91,6 +91,22 @@ def diverting_lines(descriptors: Sequence[int], show: Callable[[str], None]) -> 
         diverted.is_over.wait()
 
 
+@contextlib.contextmanager
+def standard_streams_restored() -> Iterator[None]:
+    """Let both streams lead afterwards to where they lead now, whatever the block did to them.
+
+    Dagster lets them lead to files while a step runs, and leaves it so where the last lines find no
+    room on the disk: an error would be told to nobody.
+    """
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    try:
+        yield
+    finally:
+        for descriptor, original in kept.items():
+            os.dup2(original, descriptor)
+            os.close(original)
+
+
 def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()

@@ -206,6 +206,8 @@ def test_a_disk_that_fills_during_a_run_of_dagsters_own_is_told_in_one_sentence(
     variables = environment(experiment, home, tmp_path)
     variables["MDEL_HOME"] = str(disk / "home")
     del variables["DAGSTER_HOME"]
+    # Lines that wait in a buffer find the disk full only at the end.
+    variables.pop("PYTHONUNBUFFERED", None)
     arguments = [sys.executable, disk, home.root, FILLING, opened, CHECK, *words]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", FILLED_MEANWHILE, *arguments],

@@ -32,12 +32,12 @@ import os, subprocess, sys
 from mdel_assets.machine.console import diverting_lines
 lines = []
 with diverting_lines([1, 2], lines.append):
-    print("printed")
+    print("printed", flush=True)
     print("an error", file=sys.stderr)
     os.system("echo a child; echo its error >&2")
     os.write(2, b"half a line")
     CHILD
-print(lines)
+print(lines, flush=True)
 """
 
 
@@ -58,6 +58,22 @@ def test_a_child_that_stays_does_not_hold_up_the_end_and_is_still_heard():
         assert ran.stdout.readline() == "late\n"
         ran.communicate("")
     assert ran.returncode == 0
+
+
+def test_streams_lead_back_after_a_block_that_leaves_them_elsewhere(tmp_path):
+    code = f"""
+import os, sys
+from mdel_assets.machine.console import standard_streams_restored
+try:
+    with standard_streams_restored():
+        for descriptor in (1, 2):
+            os.dup2(os.open({str(tmp_path / "log")!r}, os.O_CREAT | os.O_WRONLY), descriptor)
+        raise OSError("no room")
+except OSError as error:
+    print(error)
+    print("told", file=sys.stderr)
+"""
+    assert run(code) == ("no room\n", "told\n")
 
 
 def test_who_shows_lines_and_fails_does_not_let_writers_wait():
