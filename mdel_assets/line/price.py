@@ -35,7 +35,7 @@ class Price:
     ``num_tokens`` are read by a model, which takes ``operations`` (floating-point operations of
     matrix products) at a ``pace``. ``disk_bytes`` stay on the disk. ``memory_bytes`` is the peak of
     the process that makes it, besides libraries. ``core_seconds`` is other work: reading,
-    tokenizing, hashing, drawing samples, on one core of a processor of 2023 that has it alone.
+    tokenizing, hashing, drawing samples, on one core for which `planning.measure.slowness` is 1.
     ``network_seconds`` pass while something is fetched or sent. ``config`` is the configuration of
     the model that computes, where that is not the seed's. ``sent_bytes`` go to a Hub.
     """
