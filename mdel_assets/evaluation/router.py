@@ -101,6 +101,7 @@ def train_router(
 
     """
     from safetensors.numpy import save_file
+    from threadpoolctl import threadpool_limits
 
     if len(datasets) < 2:
         raise ScoringError(
@@ -118,7 +119,8 @@ def train_router(
     idf = inverse_document_frequency(counts_NF)
     features_NF = tfidf(counts_NF, idf)
     labels_N = np.array(labels)
-    with ThreadPoolExecutor(1) as thread:
+    # Two products at a time on one core each; and any number of cores gives the same bits.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(1) as thread:
         fitted = thread.submit(
             fit_softmax,
             features_NF,
