@@ -47,7 +47,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -q mdel_assets_tests/test_architecture.py mdel_assets_tests/test_documentation.py
 
-# Chromium, PostgreSQL and SLURM for tests; without a service, its tests are skipped and say so.
+# Chromium, PostgreSQL, SLURM and Azurite for tests; without a service, its tests are skipped and say so.
 test_services:
 	@deploy/install_test_services.sh
 

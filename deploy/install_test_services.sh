@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that some tests need. It never fails: without a package, its tests are
-# skipped and say so.
+# Installs the Debian packages that some tests need, and Azurite where npm is. It never fails: without
+# one of them, its tests are skipped and say so.
 cd "$(dirname "$0")/.."
+azurite=azurite@3.37.0
+folder=.venv/$azurite
+if [ ! -x "$folder/node_modules/.bin/azurite-blob" ]; then
+    if command -v npm >/dev/null; then
+        mkdir -p "$folder"
+        npm install --prefix "$folder" --no-audit --no-fund --silent "$azurite" >/dev/null ||
+            echo "$azurite could not be installed. Its tests will be skipped." >&2
+    else
+        echo "npm is not installed. Tests with Azurite will be skipped." >&2
+    fi
+fi
 packages=$(grep -vE '^(#|$)' deploy/test_packages.txt)
 missing=""
 for package in $packages; do

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 BUCKET = "artifacts"
 _HOST = "127.0.0.1"
 # moto verifies no signature, but takes a request without one for a stranger's.
-_SIGNED = {
+SIGNED = {
     "Authorization": "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/s3/aws4_request, "
     "SignedHeaders=host, Signature=b"
 }
@@ -47,7 +47,7 @@ class S3Server:
         """Return status, headers and content of an answer."""
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=60)
         with contextlib.closing(connection):
-            connection.request(method, path, body=body, headers=headers or _SIGNED)
+            connection.request(method, path, body=body, headers=headers or SIGNED)
             answer = connection.getresponse()
             return answer.status, answer.getheaders(), answer.read()
 
@@ -179,7 +179,7 @@ class FaultyProxy:
             request.end_headers()
             return
         headers = {k: v for k, v in request.headers.items() if k.lower() != "connection"}
-        status, answered, content = self.server.ask(method, path, body=body, headers=headers)
+        status, answered, content = self.pass_on(method, path, body=body, headers=headers)
         request.send_response_only(status)
         dropped = {"connection", "transfer-encoding", "keep-alive"}
         for key, value in answered:
@@ -194,6 +194,10 @@ class FaultyProxy:
             _hang_up(request)
         elif method != "HEAD":
             request.wfile.write(content)
+
+    def pass_on(self, method, path, *, body, headers):
+        """Return the server's status, headers and content."""
+        return self.server.ask(method, path, body=body, headers=headers)
 
     def num_asked(self, method, part=""):
         """Return how many requests there were with ``part`` in their path."""

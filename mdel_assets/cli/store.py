@@ -25,7 +25,7 @@ def store(*, remove_superseded: bool, remove_unreferenced: bool, as_json: bool) 
     if found is None:
         raise ExperimentError(
             "MDEL_STORE is not set. Set it to s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
-            "az://ACCOUNT/CONTAINER/PREFIX."
+            "az://CONTAINER/PREFIX."
         )
     found.look_again()
     name = lineage.experiment.name

@@ -54,7 +54,7 @@ def require_store(spec: WorkerSpec) -> str:
         raise WorkerError(
             "Jobs with shares_folder: false exchange artifacts through an object store, and "
             "MDEL_STORE is not set. Set it to s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or "
-            "az://ACCOUNT/CONTAINER/PREFIX, or let the jobs share MDEL_HOME."
+            "az://CONTAINER/PREFIX, or let the jobs share MDEL_HOME."
         )
     if spec.part:
         raise WorkerError(

@@ -57,7 +57,7 @@ def checked_address(address: str) -> str:
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ExperimentError(
             f"MDEL_STORE is '{_without_secrets(address)}', which is no address of an object store: "
-            f"expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://ACCOUNT/CONTAINER/PREFIX, or "
+            f"expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or "
             f"file:///FOLDER."
         )
     if "@" in parts.netloc or parts.query or parts.fragment:
@@ -168,18 +168,14 @@ class Client:
                 obstore.put(self._store, name, content)
             return True
 
-        return self._asked(f"writing {name}", ask)
+        return self._written(name, ask)
 
     def upload(self, name: str, path: Path) -> None:
         """Write a file of any size; the object is there once it is whole."""
         import obstore
 
-        self._asked(
-            f"writing {name}",
-            lambda: obstore.put(
-                self._store, name, path, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
-            ),
-        )
+        put = functools.partial(obstore.put, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+        self._written(name, lambda: put(self._store, name, path))
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; those that are gone already are skipped."""
@@ -189,6 +185,15 @@ class Client:
             with contextlib.suppress(FileNotFoundError):
                 delete = functools.partial(obstore.delete, self._store, name)
                 self._asked(f"deleting {name}", delete)
+
+    def _written(self, name: str, put: Callable[[], T]) -> T:
+        try:
+            return self._asked(f"writing {name}", put)
+        except FileNotFoundError:
+            raise ObjectStoreError(
+                f"The object store {self.address} has no such bucket or container: {name} cannot "
+                f"be written. Create it, or correct MDEL_STORE, then run the same command again."
+            ) from None
 
     def _asked(self, what: str, ask: Callable[[], T]) -> T:
         """Return what ``ask`` returns; ask again where the library does not, as for a cut answer.

@@ -163,7 +163,13 @@ def test_no_credential_reaches_an_error_an_entry_or_a_file(tmp_path, proxy, s3):
 
 @pytest.mark.parametrize(
     "address",
-    ["bucket/prefix", "ftp://host/x", "s3://", "s3://key:secret@bucket", "az://a/c?sig=secret"],
+    [
+        "bucket/prefix",
+        "ftp://host/x",
+        "s3://",
+        "s3://key:secret@bucket",
+        "az://container?sig=secret",
+    ],
 )
 def test_an_address_that_is_none_or_holds_a_credential_is_refused(address):
     with pytest.raises(ExperimentError, match="MDEL_STORE") as refusal:
