@@ -154,7 +154,7 @@ class Plan:
             self.lineage.remote.look_again()
         for key in keys:
             look_again(self.lineage.artifact(self.kind, key).folder, within=self.lineage.root)
-        if self.declared.parts:
+        if any(share.part for share in errors):
             look_again(self.lineage.work_folder(), within=self.lineage.root)
             whole = with_all_parts(self.lineage, self.kind, keys)
             written = make(self.lineage, self.kind, whole, takes_locks=False)

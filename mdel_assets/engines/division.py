@@ -35,9 +35,10 @@ def shares_of(kind: Kind, keys: Sequence[str], division: Division) -> list[Share
     if kind.parts:
         size = division.models_per_job
         packs = [tuple(keys[first : first + size]) for first in range(0, len(keys), size)]
-        dealt = [(pack, number) for pack in packs for number in range(division.parts)]
+        count = division.parts
+        dealt = [(pack, number) for pack in packs for number in range(count)]
         return [
-            Share(f"{place + 1} of {len(dealt)}", pack, (number, division.parts))
+            Share(f"{place + 1} of {len(dealt)}", pack, (number, count) if count > 1 else None)
             for place, (pack, number) in enumerate(dealt)
         ]
     if kind.write_together and len(keys) > 1:

@@ -35,23 +35,36 @@ def experiment_of(corpus):
     return pico_experiment(corpus, merges=merges, baselines=baselines, forecast={})
 
 
-def run_by_jobs(experiment, folder, engine, **settings):
-    """Run the line; the first job of each kind is killed before it begins."""
-    flag = f"{folder}/killed-$(basename $folder | cut -d- -f1)"
+def run_by_jobs(
+    experiment,
+    folder,
+    engine,
+    *,
+    kinds=KINDS,
+    kind="$(basename $folder | cut -d- -f1)",
+    lines=(),
+    **settings,
+):
+    """Run the line; the first job of each kind is killed before it begins.
+
+    ``kind`` is how a job's script tells its kind.
+    """
+    flag = f"{folder}/killed-{kind}"
     kill = f"[ -e {flag} ] || {{ touch {flag}; kill -9 $$; }}"
-    environment = [*QUICK["environment"], kill]
+    environment = [*QUICK["environment"], *lines, kill]
     python = warm_python.executable()
     compute = {
         "engine": engine,
         engine: QUICK | settings | {"environment": environment, "python": python},
-        "kinds": KINDS,
+        "kinds": kinds,
     }
     home = MdelHome(folder / "home")
-    home.root.mkdir()
+    home.root.mkdir(exist_ok=True)
     (home.root / "compute.yaml").write_text(yaml.safe_dump(compute))
     with dg.DagsterInstance.ephemeral() as instance:
         outcomes = list(run_line(experiment, home, instance=instance))
-    assert [(o.kind, o.message) for o in outcomes if o.state == "failed"] == []
+    failed = [(o.kind, o.message) for o in outcomes if o.state == "failed"]
+    assert failed == [], failed
     killed = {path.name.removeprefix("killed-") for path in folder.glob("killed-*")}
     assert killed == {*KINDS, *TRAININGS}
     return home
@@ -63,7 +76,8 @@ def assert_same_records(home, other, experiment):
     compared = set()
     for kind, keys in lineage.walk():
         for key in keys:
-            ours, theirs = (each.artifact(kind, key).record_path for each in (lineage, rival))
-            assert ours.read_bytes() == theirs.read_bytes(), (kind, key)
+            ours, theirs = (each.artifact(kind, key) for each in (lineage, rival))
+            ours.require()
+            assert ours.record_path.read_bytes() == theirs.record_path.read_bytes(), (kind, key)
             compared.add(kind)
     assert compared >= {*KINDS, *TRAININGS, "perplexity_matrix"}
