@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mdel_assets_tests.slurm_cluster import free_ports
+from mdel_assets_tests.slurm_cluster import free_ports, hiding
 
 NUM_CPUS = 2
 # No figures leave this machine; a job that is stopped has time to save a checkpoint.
@@ -22,11 +22,15 @@ _ENVIRONMENT = {
 
 
 class RayCluster:
-    """A head and a second node, each of which says to have two processors."""
+    """A head and a second node, each of which says to have two processors.
 
-    def __init__(self) -> None:
+    Neither sees ``hidden_folder``, where one is named.
+    """
+
+    def __init__(self, *, hidden_folder: Path | None = None) -> None:
         if importlib.util.find_spec("ray") is None:
             pytest.skip("no Ray: install the extra 'ray' (make setup_dev installs it)")
+        self._hide = hiding(hidden_folder)
         # Ray's sockets allow for short paths only.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -42,12 +46,13 @@ class RayCluster:
         """Start both nodes and wait for the dashboard to know them."""
         for node, options in enumerate(self._options):
             own = ["--node-ip-address=127.0.0.1", f"--num-cpus={NUM_CPUS}", "--block"]
+            command = [sys.executable, "-m", "ray.scripts.scripts", "start"]
             memory = "--object-store-memory=80000000"
             if node == 0:
                 options += ["--dashboard-host=127.0.0.1", f"--temp-dir={self.folder}"]
             with (self.folder / f"node{node}.out").open("wb") as output:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "ray.scripts.scripts", "start", *own, memory, *options],
+                    [*self._hide, *command, *own, memory, *options],
                     env=os.environ | _ENVIRONMENT,
                     stdout=output,
                     stderr=output,

@@ -53,10 +53,8 @@ class SlurmCluster:
         missing = sorted({package for name, package in PROGRAMS.items() if not _which(name)})
         if missing:
             pytest.skip(f"no SLURM: {' and '.join(missing)} missing; run make test_services")
-        if hidden_folder is not None and os.geteuid() != 0:
-            pytest.skip("only root can hide a folder from a process: run this test as root")
+        self._hide = hiding(hidden_folder)
         self.folder = folder
-        self.hidden_folder = hidden_folder
         self.configuration = folder / "slurm.conf"
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -82,11 +80,7 @@ class SlurmCluster:
         self._start("munged", "--force", "--foreground", "--num-threads=2", *munge)
         self._wait_until((self.folder / "munge.socket").exists)
         self._start("slurmctld", "-D", "-f", str(self.configuration))
-        hide = []
-        if self.hidden_folder is not None:
-            mount = 'mount -t tmpfs none "$1" && shift && exec "$@"'
-            hide = ["unshare", "--mount", "sh", "-c", mount, "sh", str(self.hidden_folder)]
-        self._start(*hide, _which("slurmd"), "-D", "-f", str(self.configuration))
+        self._start(*self._hide, _which("slurmd"), "-D", "-f", str(self.configuration))
         self._wait_until(lambda: self.run("sinfo", "--noheader", "--format=%T") == "idle")
 
     def stop(self) -> None:
@@ -127,6 +121,16 @@ class SlurmCluster:
 
 def _which(name: str) -> str:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or ""
+
+
+def hiding(folder: Path | None) -> list[str]:
+    """Return words before a command with which it and its children do not see a folder."""
+    if folder is None:
+        return []
+    if os.geteuid() != 0:
+        pytest.skip("only root can hide a folder from a process: run this test as root")
+    mount = 'mount -t tmpfs none "$1" && shift && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", mount, "sh", str(folder)]
 
 
 def free_ports(count: int) -> list[int]:

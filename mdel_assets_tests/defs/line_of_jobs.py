@@ -25,6 +25,8 @@ KINDS = {
     "sample_texts": {},
     "forecast_probes": {},
 }
+# Without a shared folder.
+WHOLE_KINDS = KINDS | {"token_scores": {}}
 TRAININGS = ("seed_model", "expert_model")
 
 
@@ -35,20 +37,9 @@ def experiment_of(corpus):
     return pico_experiment(corpus, merges=merges, baselines=baselines, forecast={})
 
 
-def run_by_jobs(
-    experiment,
-    folder,
-    engine,
-    *,
-    kinds=KINDS,
-    kind="$(basename $folder | cut -d- -f1)",
-    lines=(),
-    **settings,
-):
-    """Run the line; the first job of each kind is killed before it begins.
-
-    ``kind`` is how a job's script tells its kind.
-    """
+def run_by_jobs(experiment, folder, engine, *, lines=(), **settings):
+    """Run the line; the first job of each kind is killed before it begins."""
+    kind = '$(grep -oE \'"kind": ?"[a-z_]+"\' $folder/spec.json | tail -1 | cut -d\'"\' -f4)'
     flag = f"{folder}/killed-{kind}"
     kill = f"[ -e {flag} ] || {{ touch {flag}; kill -9 $$; }}"
     environment = [*QUICK["environment"], *lines, kill]
@@ -56,7 +47,7 @@ def run_by_jobs(
     compute = {
         "engine": engine,
         engine: QUICK | settings | {"environment": environment, "python": python},
-        "kinds": kinds,
+        "kinds": KINDS if settings.get("shares_folder", True) else WHOLE_KINDS,
     }
     home = MdelHome(folder / "home")
     home.root.mkdir(exist_ok=True)

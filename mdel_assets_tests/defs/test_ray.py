@@ -125,3 +125,24 @@ def test_a_line_of_jobs_whose_first_of_each_kind_is_killed_makes_the_bits_of_one
     experiment = experiment_of(corpus)
     home = run_by_jobs(experiment, tmp_path, "ray", address=cluster.address)
     assert_same_records(home, alone_line, experiment)
+
+
+@pytest.mark.slow
+def test_a_line_of_jobs_on_nodes_that_share_only_the_store_makes_the_same_bits(
+    corpus, alone_line, tmp_path, proxy, s3
+):
+    (tmp_path / "home").mkdir()
+    there = tmp_path / "elsewhere"
+    nodes = RayCluster(hidden_folder=tmp_path / "home")
+    try:
+        nodes.start()
+        settings = {"address": nodes.address, "shares_folder": False}
+        lines = [f"export MDEL_JOB_HOME={there}"]
+        experiment = experiment_of(corpus)
+        home = run_by_jobs(experiment, tmp_path, "ray", lines=lines, **settings)
+    finally:
+        nodes.stop()
+    assert_same_records(home, alone_line, experiment)
+    # What the jobs made was made in their own home.
+    assert (there / "pico" / "models" / "experts" / "github").is_dir()
+    assert s3.names("shared/jobs/") == []

@@ -226,26 +226,18 @@ def test_a_line_of_jobs_whose_first_of_each_kind_is_killed_makes_the_bits_of_one
 def test_a_line_of_jobs_on_a_node_that_shares_only_the_store_makes_the_same_bits(
     corpus, alone_line, tmp_path, proxy, s3, monkeypatch, tmp_path_factory
 ):
-    root = tmp_path / "home"
-    root.mkdir()
-    whole = {kind: {} if kind == "token_scores" else given for kind, given in KINDS.items()}
-    job_home = f"export MDEL_JOB_HOME={tmp_path}/elsewhere"
-    elsewhere = SlurmCluster(tmp_path_factory.mktemp("slurm"), hidden_folder=root)
+    (tmp_path / "home").mkdir()
+    there = tmp_path / "elsewhere"
+    node = SlurmCluster(tmp_path_factory.mktemp("slurm"), hidden_folder=tmp_path / "home")
     try:
-        elsewhere.start()
-        monkeypatch.setenv("SLURM_CONF", str(elsewhere.configuration))
-        home = run_by_jobs(
-            experiment_of(corpus),
-            tmp_path,
-            "slurm",
-            kinds=whole,
-            kind="$(echo $SLURM_JOB_NAME | cut -d/ -f2)",
-            lines=[job_home],
-            shares_folder=False,
-        )
+        node.start()
+        monkeypatch.setenv("SLURM_CONF", str(node.configuration))
+        lines = [f"export MDEL_JOB_HOME={there}"]
+        experiment = experiment_of(corpus)
+        home = run_by_jobs(experiment, tmp_path, "slurm", lines=lines, shares_folder=False)
     finally:
-        elsewhere.stop()
-    assert_same_records(home, alone_line, experiment_of(corpus))
+        node.stop()
+    assert_same_records(home, alone_line, experiment)
     # What the jobs made was made in their own home.
-    assert (tmp_path / "elsewhere" / "pico" / "models" / "experts" / "github").is_dir()
+    assert (there / "pico" / "models" / "experts" / "github").is_dir()
     assert s3.names("shared/jobs/") == []
