@@ -6,7 +6,8 @@ what lies on disk.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from mdel_assets.errors import ExperimentError, MdelError, MissingArtifactError
@@ -21,8 +22,12 @@ from mdel_assets.store.records import Identity, Record
 class Lineage(Presence):
     """The identities of all artifacts of one experiment."""
 
-    def identity(self, kind: str, key: str = "") -> Identity:
+    def identity(
+        self, kind: str, key: str = "", *, coming: Mapping[str, str] = MappingProxyType({})
+    ) -> Identity:
         """Return what the artifact should be, given its inputs as they are on disk.
+
+        ``coming`` are the fingerprints, by label, of inputs that will be there, or will be others.
 
         Raises:
             MissingArtifactError: an input was never made; the message names the command.
@@ -31,7 +36,7 @@ class Lineage(Presence):
         declared = self.registry[kind]
         with looking_once() if self.remote else contextlib.nullcontext():
             config = declared.config(self, key)
-            inputs = self._fingerprints(self.inputs(kind, key))
+            inputs = self._fingerprints(self.inputs(kind, key), coming)
         return self._identity(declared, key, config, inputs)
 
     def _identity(
@@ -50,14 +55,17 @@ class Lineage(Presence):
         """Return the identity of a source, which is what was found: it is made from nothing."""
         return self._identity(self.registry[kind], key, config, {})
 
-    def _fingerprints(self, inputs: Sequence[Artifact]) -> dict[str, str]:
+    def _fingerprints(
+        self, inputs: Sequence[Artifact], coming: Mapping[str, str]
+    ) -> dict[str, str]:
         """Return the inputs' fingerprints; an absent domain's is of the dataset it would have."""
         has_datasets = any(artifact.kind == DATASET for artifact in inputs)
         absent = dict(self.absent_datasets()) if has_datasets else {}
         return {
             artifact.label: absent.get(artifact.label) or self._version(artifact).fingerprint
             for artifact in inputs
-        }
+            if artifact.label not in coming
+        } | dict(coming)
 
     def _version(self, artifact: Artifact) -> Record:
         """Return the record of an input: of several versions, that of the experiment as it is now.

@@ -11,6 +11,7 @@ one replicate in their places. So no step knows of replicates.
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.experiment.experiment import Experiment
@@ -99,9 +100,11 @@ class Replicate(Lineage):
         """Return the place of an artifact."""
         return self.line.artifact(*self.name(kind, key))
 
-    def identity(self, kind: str, key: str = "") -> Identity:
+    def identity(
+        self, kind: str, key: str = "", *, coming: Mapping[str, str] = MappingProxyType({})
+    ) -> Identity:
         """Return what the artifact should be; raises as that of the line."""
-        return self.line.identity(*self.name(kind, key))
+        return self.line.identity(*self.name(kind, key), coming=coming)
 
     def current(self, kind: str, key: str = "") -> Record | None:
         """Return the record if the artifact is whole and is what it should be, else None."""

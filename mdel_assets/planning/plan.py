@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from mdel_assets.errors import ArtifactError, MdelError
+from mdel_assets.errors import MdelError
 from mdel_assets.line.kind import Kind
 from mdel_assets.line.price import Price
 from mdel_assets.planning.clock import SECONDS_OF_LIBRARIES, Clock, num_runs, peak_memory
 from mdel_assets.planning.in_words import size_in_words
 from mdel_assets.planning.placements import Placement, Placements, placement_of
-from mdel_assets.store.looking_once import looking_once
+from mdel_assets.planning.wanted import Wanted
 from mdel_assets.training.sizes import Sizes
 
 # What Dagster keeps of a run.
@@ -131,48 +131,6 @@ def warnings_of(plan: Plan) -> list[str]:
             f"another disk"
         )
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """The artifacts of a kind that a run would make, and how many are up to date."""
-
-    kind: str
-    keys: tuple[str, ...]
-    num_up_to_date: int
-
-
-@looking_once()
-def wanted_artifacts(sizes: Sizes, *, until: str | None = None) -> list[Wanted]:
-    """Return what a run would make, kind by kind; ``until`` is the last kind of the run.
-
-    Before it is known which domains the corpus has, all are taken that the sources promise.
-    """
-    lineage = sizes.lineage
-    kinds = lineage.kinds()
-    if until is not None:
-        kinds = kinds[: kinds.index(until) + 1]
-    found = []
-    for kind in kinds:
-        keys = keys_of(sizes, lineage.registry[kind])
-        missing = tuple(key for key in keys if sizes.current(kind, key) is None)
-        if keys:
-            found.append(Wanted(kind, missing, len(keys) - len(missing)))
-    return found
-
-
-def keys_of(sizes: Sizes, kind: Kind) -> list[str]:
-    """Return the keys of a kind, as far as its domains are known or promised."""
-    experiment = sizes.experiment
-    try:
-        keys = sizes.lineage.keys(kind.name)
-    except ArtifactError:
-        keys = list(kind.keys(experiment))
-    if kind.absent is None or not sizes.domains:
-        return keys
-    missing = [domain for domain in experiment.domain_keys if domain not in sizes.domains]
-    absent = kind.absent(experiment, missing)
-    return [key for key in keys if key not in absent]
 
 
 def plan_stages(

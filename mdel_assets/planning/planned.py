@@ -11,9 +11,10 @@ from mdel_assets.planning.clock import Clock, OtherDevices, ThisMachine
 from mdel_assets.planning.devices import Device
 from mdel_assets.planning.measure import num_cores
 from mdel_assets.planning.placements import HERE, Placements
-from mdel_assets.planning.plan import Plan, StagePlan, plan_stages, wanted_artifacts
+from mdel_assets.planning.plan import Plan, StagePlan, plan_stages
 from mdel_assets.planning.publications import publishing_in_words
 from mdel_assets.planning.remedies import remedies_of, sharing_in_words
+from mdel_assets.planning.wanted import wanted_artifacts
 from mdel_assets.training.sizes import Sizes
 
 

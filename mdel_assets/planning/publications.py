@@ -3,7 +3,8 @@
 import math
 
 from mdel_assets.planning.in_words import duration_in_words, size_in_words
-from mdel_assets.planning.plan import keys_of, prices_of
+from mdel_assets.planning.plan import prices_of
+from mdel_assets.planning.wanted import keys_of
 from mdel_assets.training.sizes import Sizes
 
 

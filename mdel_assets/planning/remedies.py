@@ -9,7 +9,8 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.planning.clock import Clock
 from mdel_assets.planning.in_words import amount_in_words, duration_in_words, size_in_words
 from mdel_assets.planning.placements import Placements
-from mdel_assets.planning.plan import StagePlan, Wanted, plan_stages
+from mdel_assets.planning.plan import StagePlan, plan_stages
+from mdel_assets.planning.wanted import Wanted
 from mdel_assets.training.sizes import Sizes
 
 S = TypeVar("S", bound=Section)

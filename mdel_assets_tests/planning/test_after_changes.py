@@ -1,9 +1,15 @@
 """Plans after the experiment has changed: what was made before it changed has no say."""
 
+import shutil
+
+import dagster as dg
 import pytest
 
+from mdel_assets.defs.launch import run_line
 from mdel_assets.errors import TrainingError
+from mdel_assets.home import MdelHome
 from mdel_assets.line.making import make_all, make_one
+from mdel_assets.planning.wanted import wanted_artifacts
 from mdel_assets.training.prices import of_seed
 from mdel_assets.training.sizes import Sizes
 from mdel_assets_tests.conftest import PICO, make_documents, pico_experiment, write_shard
@@ -99,3 +105,53 @@ def test_datasets_of_another_mixture_are_judged_by_the_routed_shards(corpus, bra
     assert text.known_by == "the records of routed shards"
     # 24 documents of ArXiv, and half as many of other domains.
     assert text.datasets["arxiv"]["train"].num_documents == pytest.approx(24 + 12)
+
+
+def to_make(experiment, home):
+    """Return what a run would make, by kind."""
+    wanted = wanted_artifacts(Sizes(home.lineage(experiment)))
+    return {entry.kind: set(entry.keys) for entry in wanted if entry.keys}
+
+
+def made_by_a_run(experiment, home):
+    """Run the line; return what it has made, by kind."""
+    found = {}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for outcome in run_line(experiment, home, instance=instance):
+            assert outcome.state != "failed", outcome.message
+            if outcome.state == "made":
+                found.setdefault(outcome.kind, set()).update(outcome.keys)
+    return found
+
+
+@pytest.mark.slow
+def test_what_follows_a_change_is_planned_as_it_is_made_then(corpus, finished, tmp_path):
+    experiment, finished_home, _ = finished
+    home = MdelHome(shutil.copytree(finished_home.root, tmp_path / "home", symlinks=True))
+    assert to_make(experiment, home) == {}
+    # Experts are trained anew, and what is made of them is made anew; the seed's scores stay.
+    changed = pico_experiment(corpus, training=PICO["training"] | {"learning_rate": 1e-3})
+    wanted = to_make(changed, home)
+    assert wanted["expert_model"] == {"github", "arxiv", "freelaw"}
+    assert "expert-arxiv" in wanted["token_scores"]
+    assert "seed" not in wanted["token_scores"]
+    assert wanted == made_by_a_run(changed, home)
+    # After another seed, every model is another, of the same datasets.
+    reseeded = pico_experiment(corpus, seed_model=pretrained(intermediate_size=48))
+    wanted = to_make(reseeded, home)
+    assert not {"shard_documents", "domain_dataset"} & wanted.keys()
+    assert wanted["expert_model"] == {"github", "arxiv", "freelaw"}
+    assert {"merged_model", "token_scores", "perplexity_matrix"} <= wanted.keys()
+
+
+@pytest.mark.slow
+def test_what_was_lost_is_planned_alone(finished, tmp_path):
+    experiment, finished_home, _ = finished
+    home = MdelHome(shutil.copytree(finished_home.root, tmp_path / "home", symlinks=True))
+    lineage = home.lineage(experiment)
+    shutil.rmtree(lineage.folder("expert_model", "arxiv"))
+    wanted = to_make(experiment, home)
+    # The matrix takes the models that are there, so it may be another until they all are.
+    assert wanted.keys() - {"perplexity_matrix", "experiment_report"} == {"expert_model"}
+    assert wanted["expert_model"] == {"arxiv"}
+    assert made_by_a_run(experiment, home) == {"expert_model": {"arxiv"}}

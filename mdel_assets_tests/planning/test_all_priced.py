@@ -3,9 +3,10 @@
 import pytest
 
 from mdel_assets.kinds import KINDS
-from mdel_assets.planning.plan import keys_of, prices_of
+from mdel_assets.planning.plan import prices_of
 from mdel_assets.planning.planned import plan_run
 from mdel_assets.planning.table import plan_lines
+from mdel_assets.planning.wanted import keys_of
 from mdel_assets.training.sizes import Sizes
 from mdel_assets_tests.conftest import PICO, pico_experiment
 from mdel_assets_tests.defs.line_of_jobs import SEARCHED

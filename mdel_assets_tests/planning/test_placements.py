@@ -14,9 +14,10 @@ from mdel_assets.line.price import Price
 from mdel_assets.planning.clock import OtherDevices, peak_memory
 from mdel_assets.planning.devices import device_of_rate
 from mdel_assets.planning.placements import Placement
-from mdel_assets.planning.plan import Wanted, plan_stages, warnings_of
+from mdel_assets.planning.plan import plan_stages, warnings_of
 from mdel_assets.planning.planned import plan_run
 from mdel_assets.planning.table import plan_lines, stage_in_words
+from mdel_assets.planning.wanted import Wanted
 from mdel_assets.training.sizes import Sizes
 from mdel_assets_tests.planning.test_plan import experiment_file
 

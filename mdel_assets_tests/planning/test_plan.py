@@ -13,9 +13,10 @@ from mdel_assets.planning.devices import DEVICES, device_of_rate, named_device
 from mdel_assets.planning.in_words import amount_in_words, parsed_size, size_in_words
 from mdel_assets.planning.kept import keep_plan, kept_plan
 from mdel_assets.planning.limits import refuse_excess
-from mdel_assets.planning.plan import Wanted, plan_stages, wanted_artifacts, warnings_of
+from mdel_assets.planning.plan import plan_stages, warnings_of
 from mdel_assets.planning.planned import plan_run
 from mdel_assets.planning.table import plan_lines, plan_markdown
+from mdel_assets.planning.wanted import Wanted, wanted_artifacts
 from mdel_assets.training.sizes import Sizes
 from mdel_assets_tests.conftest import pico_experiment
 
