@@ -7,7 +7,9 @@ folder=.venv/$azurite
 if [ ! -x "$folder/node_modules/.bin/azurite-blob" ]; then
     if command -v npm >/dev/null; then
         mkdir -p "$folder"
-        npm install --prefix "$folder" --no-audit --no-fund --silent "$azurite" >/dev/null ||
+        # Without its registry, npm tries for a quarter of an hour.
+        timeout 120 npm install --prefix "$folder" --fetch-retries=1 --fetch-timeout=20000 \
+            --no-audit --no-fund --silent "$azurite" >/dev/null ||
             echo "$azurite could not be installed. Its tests will be skipped." >&2
     else
         echo "npm is not installed. Tests with Azurite will be skipped." >&2
