@@ -6,7 +6,8 @@ process, and has a name that is chosen before it starts.
 
 import contextlib
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mdel_assets.engines.job_folder import token
@@ -15,6 +16,9 @@ from mdel_assets.engines.jobs import EngineDownError, JobState, Phase, Work
 from mdel_assets.engines.settings import RaySettings
 from mdel_assets.errors import WorkerError, install_extra
 
+# A cluster that has just started answers before it can take jobs.
+_STARTING = "No available agent"
+_START_SECONDS, _ASK_AGAIN_SECONDS = 60.0, 1.0
 _PHASES: dict[str, Phase] = {
     "PENDING": "waiting",
     "RUNNING": "running",
@@ -28,10 +32,17 @@ class RayJobs:
 
     name = "ray"
 
-    def __init__(self, settings: RaySettings, *, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: RaySettings,
+        *,
+        command: Sequence[str],
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
         """Start workers by ``command``, which is given the specification's path."""
         self.settings = settings
         self.command = command
+        self.wait = wait
         self._client: Any = None
 
     def submit(self, submission: str, works: Sequence[Work]) -> list[str]:
@@ -52,8 +63,7 @@ class RayJobs:
                 shares_folder=settings.shares_folder,
             )
             job = _job(submission, index)
-            self._ask(
-                "submit_job",
+            self._submit(
                 submission_id=job,
                 # exec replaces the shell that Ray starts, so that signals reach the worker.
                 entrypoint=f"exec bash -c {shlex.quote(script)}",
@@ -64,6 +74,19 @@ class RayJobs:
             )
             jobs.append(job)
         return jobs
+
+    def _submit(self, **job: Any) -> None:
+        """Submit a job; wait for a cluster that is starting."""
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._ask("submit_job", **job)
+            except EngineDownError as error:
+                if _STARTING not in str(error) or time.monotonic() > until:
+                    raise
+            else:
+                return
+            self.wait(_ASK_AGAIN_SECONDS)
 
     def find(self, submission: str, index: int) -> str | None:
         """Return the id of a submitted job, if Ray has a record of it."""

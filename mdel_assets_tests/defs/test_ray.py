@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mdel_assets.engines.jobs import EngineDownError
+from mdel_assets.engines.job_folder import JobFolder
+from mdel_assets.engines.jobs import EngineDownError, Work
 from mdel_assets.engines.ray_jobs import RayJobs
 from mdel_assets.engines.settings import RaySettings
 from mdel_assets.errors import WorkerError
@@ -109,6 +110,32 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     engine = RayJobs(RaySettings(), command=["python"])
     with pytest.raises(WorkerError, match=r"--editable '\.\[ray\]'"):
         engine.states(["mdel-1"])
+
+
+def test_a_cluster_that_is_starting_is_waited_for(monkeypatch, tmp_path):
+    busy = "Request failed with status code 500: No available agent to submit job."
+    answers = [RuntimeError(busy), RuntimeError(busy), "mdel-1"]
+    asked, waited = [], []
+
+    class Client:
+        def __init__(self, address):
+            pass
+
+        def submit_job(self, **job):
+            asked.append(job["submission_id"])
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+
+    monkeypatch.setattr("mdel_assets.engines.ray_jobs._client_class", lambda: Client)
+    engine = RayJobs(RaySettings(), command=["python"], wait=waited.append)
+    work = Work("pico/seed_model", JobFolder(tmp_path), "token", {})
+    (job,) = engine.submit("0123456789abcdef", [work])
+    assert asked == [job] * 3
+    assert len(waited) == 2
+    answers.append(RuntimeError("Request failed with status code 500: out of order"))
+    with pytest.raises(EngineDownError, match="out of order"):
+        engine.submit("0123456789abcdef", [work])
 
 
 def test_a_dashboard_that_does_not_answer_is_named():

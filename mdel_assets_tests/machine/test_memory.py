@@ -15,7 +15,7 @@ class Circle:
 
     def __init__(self):
         self.own = self
-        self.content = [bytes([number % 251]) * 500 for number in range(200_000)]
+        self.content = [bytes([number % 251]) * 500 for number in range(400_000)]
 
 
 def test_what_refers_to_itself_is_given_back_to_the_system():
