@@ -18,8 +18,9 @@ from mdel_assets.training.sizes import Sizes
 _SECONDS_PER_RUN, _SECONDS_PER_PROCESS, SECONDS_OF_LIBRARIES = 0.25, 1.2, 8.0
 # As `defs/compute.py` and `evaluation/steps.py` reckon the memory of models made side by side.
 _TRAINING_BYTES, _SCORING_BYTES = 20, 32
-# What a process has before it loads a model: that of the run with Dagster, and one forked for work.
-_RUN_BYTES, _FORKED_BYTES = 700e6, 480e6
+# What a process has besides a model: that of the run with Dagster, by itself and while others work
+# for it, and one that was forked for work.
+_RUN_BYTES, _WAITING_BYTES, _FORKED_BYTES = 1.0e9, 0.9e9, 0.3e9
 
 
 class Clock(Protocol):
@@ -214,8 +215,10 @@ def peak_memory(prices: Sequence[Price], count: int) -> float:
     """Return the memory in bytes while ``count`` of the artifacts are made at the same time."""
     if not prices:
         return 0.0
-    libraries = _RUN_BYTES if count == 1 else _FORKED_BYTES
-    return count * (libraries + max(price.memory_bytes for price in prices))
+    of_one = max(price.memory_bytes for price in prices)
+    if count == 1:
+        return _RUN_BYTES + of_one
+    return _WAITING_BYTES + count * (_FORKED_BYTES + of_one)
 
 
 def num_runs(kind: Kind, num_to_make: int, placement: Placement = HERE) -> int:
