@@ -45,6 +45,9 @@ class RayCluster:
     def start(self) -> None:
         """Start both nodes and wait for the dashboard to know them."""
         for node, options in enumerate(self._options):
+            # Those of another cluster on this machine would be taken.
+            ports = zip(("listen", "grpc"), free_ports(2), strict=True)
+            agent = [f"--dashboard-agent-{use}-port={port}" for use, port in ports]
             own = ["--node-ip-address=127.0.0.1", f"--num-cpus={NUM_CPUS}", "--block"]
             command = [sys.executable, "-m", "ray.scripts.scripts", "start"]
             memory = "--object-store-memory=80000000"
@@ -52,7 +55,7 @@ class RayCluster:
                 options += ["--dashboard-host=127.0.0.1", f"--temp-dir={self.folder}"]
             with (self.folder / f"node{node}.out").open("wb") as output:
                 process = subprocess.Popen(
-                    [*self._hide, *command, *own, memory, *options],
+                    [*self._hide, *command, *own, *agent, memory, *options],
                     env=os.environ | _ENVIRONMENT,
                     stdout=output,
                     stderr=output,
