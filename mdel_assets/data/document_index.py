@@ -195,11 +195,20 @@ def salted_hash(ids: NDArray[np.uint64], *, salt: str) -> NDArray[np.uint64]:
     """Return one uniform 64-bit number per id, independent between salts (splitmix64)."""
     offset = np.uint64(xxhash.xxh3_64_intdigest(salt.encode()))
     with np.errstate(over="ignore"):
-        value = (ids[:, 0] ^ offset) + _GOLDEN * (ids[:, 1] | np.uint64(1))
-        for shift, factor in _MIX:
-            value = (value ^ (value >> shift)) * factor
-        mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
-        return mixed
+        return _mixed((ids[:, 0] ^ offset) + _GOLDEN * (ids[:, 1] | np.uint64(1)))
+
+
+def numbered_hashes(ids: NDArray[np.uint64], numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return (numbers, ids) uniform 64-bit numbers: the splitmix64 sequence that each id begins."""
+    with np.errstate(over="ignore"):
+        return _mixed(ids + _GOLDEN * (numbers[:, None] + np.uint64(1)))
+
+
+def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    for shift, factor in _MIX:
+        value = (value ^ (value >> shift)) * factor
+    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
 
 
 def _read_columns(path: Path) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:

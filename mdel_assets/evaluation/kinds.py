@@ -6,6 +6,7 @@ from typing import Any
 from mdel_assets.data.kinds import absent_domains, datasets
 from mdel_assets.evaluation import ensemble_steps, prices, steps, sweep_step
 from mdel_assets.evaluation.reported import reported_models, stale_cells, unreported_models
+from mdel_assets.experiment.evaluation import shares_documents
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import SEED, Family
 from mdel_assets.line.kind import Input, Kind, Parts, by_inputs, model_input
@@ -115,7 +116,12 @@ def _scoring(lineage: Lineage, key: str) -> dict[str, Any]:
 
 
 def _sampling(lineage: Lineage, key: str) -> dict[str, Any]:
-    return lineage.experiment.evaluation.made_of({"num_bootstrap_samples", "seed"})
+    evaluation = lineage.experiment.evaluation
+    sampling = evaluation.made_of({"num_bootstrap_samples", "seed"})
+    if any(shares_documents(split) for split in evaluation.splits):
+        # Tells these intervals from earlier ones, which took shared documents for different ones.
+        sampling["shared_documents"] = "drawn once"
+    return sampling
 
 
 def _matrix(lineage: Lineage, key: str) -> dict[str, Any]:

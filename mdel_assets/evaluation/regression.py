@@ -83,6 +83,7 @@ def changes_since(
         if not sizes_D.sum():
             continue
         old_D = np.array([old[keys[row]] for row in rows])
+        shared = cell.shared_ids
         draws = [
             bootstrap_bits_per_byte(
                 nll_D,
@@ -90,6 +91,7 @@ def changes_since(
                 num_samples=num_samples,
                 seed=seed,
                 name=f"{cell.dataset}/{cell.split}",
+                shared_ids=shared and [shared[row] for row in rows],
             )
             for nll_D in (cell.nll_nats_D[rows], old_D)
         ]

@@ -49,6 +49,11 @@ class SampleTexts(Section):
     ensemble: bool = True
 
 
+def shares_documents(split: str) -> bool:
+    """Whether domains' cells of a split may hold the same documents: those of all other domains."""
+    return split.endswith("_pile")
+
+
 # What else than model and document a token's score depends on.
 WINDOW_SETTINGS = ("max_length", "stride", "prefix_token", "dtype")
 

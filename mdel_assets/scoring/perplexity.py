@@ -11,7 +11,14 @@ Over a set of documents, with every token scored exactly once:
 Intervals are 95 % percentile intervals of a document bootstrap: documents are drawn with
 replacement and the ratio of sums is computed for each draw. The draws depend only on the seed and
 the cell, so two models are always compared on the same draws: their difference is paired.
-Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13.
+
+Text of all domains (the splits ``*_pile``) is drawn document by document instead, because several
+domains hold the same documents there: each is drawn a Poisson number of times, with mean 1, which
+depends only on the seed, the document and the draw. So what two domains share is drawn equally
+often for both, and a mean over domains has the interval of the documents that it is really of.
+
+Sources: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13; Hanley
+and MacGibbon 2006, "Creating Non-parametric Bootstrap Samples Using Poisson Frequencies".
 """
 
 import dataclasses
@@ -25,10 +32,14 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from mdel_assets.data.document_index import numbered_hashes
+from mdel_assets.experiment.evaluation import shares_documents
 from mdel_assets.scoring.report_rows import Measures, ReportRow
 from mdel_assets.scoring.token_scores import CELLS_NAME, DOCUMENTS_NAME
 
 _DRAWS_PER_STEP = 50
+# A uniform 64-bit number tells of this many draws how often they hold a document.
+_DRAWS_PER_HASH = 4
 SAMPLES_SCHEMA = pa.schema(
     [("dataset", pa.string()), ("split", pa.string()), ("samples", pa.list_(pa.float64()))]
 )
@@ -61,7 +72,13 @@ class Cell:
             num_samples=num_samples,
             seed=seed,
             name=f"{self.dataset}/{self.split}",
+            shared_ids=self.shared_ids,
         )
+
+    @property
+    def shared_ids(self) -> list[str] | None:
+        """The documents' ids, if other domains' cells may hold some of the same documents."""
+        return self.document_ids if shares_documents(self.split) else None
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -189,11 +206,21 @@ def bootstrap_bits_per_byte(
     num_samples: int,
     seed: int,
     name: str,
+    shared_ids: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
     """Return bits per byte of ``num_samples`` draws of D documents with replacement.
 
-    The draws depend on ``seed``, ``name`` and D alone. A draw without any byte gives NaN.
+    The draws depend on ``seed``, ``name`` and D alone; with ``shared_ids``, the ids of documents
+    that other figures are of, too, on ``seed`` and the ids. A draw without any byte gives NaN.
     """
+    if shared_ids is not None:
+        sums = [
+            times @ np.column_stack([nll_nats_D, num_bytes_D])
+            for times in shared_draws(shared_ids, num_samples=num_samples, seed=seed)
+        ]
+        nats, sizes = np.concatenate(sums).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(nats / sizes / math.log(2))
     found = np.empty(num_samples, np.float64)
     first = 0
     for chosen in document_draws(len(nll_nats_D), num_samples=num_samples, seed=seed, name=name):
@@ -216,6 +243,31 @@ def document_draws(
     for first in range(0, num_samples, _DRAWS_PER_STEP):
         steps = min(_DRAWS_PER_STEP, num_samples - first)
         yield draw.integers(0, num_documents, (steps, num_documents))
+
+
+def shared_draws(
+    document_ids: Sequence[str], *, num_samples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield how often ``num_samples`` draws hold each document, some draws at a time.
+
+    Each array is (draws, documents) numbers of times.
+    """
+    keys = [xxhash.xxh3_64_intdigest(key.encode(), seed) for key in document_ids]
+    keys_D, times_of = np.array(keys, np.uint64), _poisson_times()
+    step = _DRAWS_PER_HASH * (_DRAWS_PER_STEP // _DRAWS_PER_HASH)
+    for first in range(0, num_samples, step):
+        numbers = np.arange(first, first + step, _DRAWS_PER_HASH, dtype=np.uint64)
+        hashes = numbered_hashes(keys_D, numbers).astype("<u8", copy=False)
+        pieces = hashes.view("<u2").reshape(len(numbers), len(keys_D), _DRAWS_PER_HASH)
+        times = times_of[pieces.transpose(0, 2, 1)].reshape(-1, len(keys_D))
+        yield times[: num_samples - first]
+
+
+def _poisson_times() -> NDArray[np.float64]:
+    """Return the Poisson number, of mean 1, that belongs to each of 2^16 uniform numbers."""
+    shares = np.cumsum([math.exp(-1) / math.factorial(times) for times in range(18)])
+    uniform = (np.arange(2**16) + 0.5) / 2**16
+    return np.searchsorted(shares, uniform, side="right").astype(np.float64)
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:

@@ -14,10 +14,12 @@ from mdel_assets.scoring.evaluation_documents import evaluation_documents
 from mdel_assets.scoring.half_precision import halve_linear_layers
 from mdel_assets.scoring.log_probabilities import Scorer, _Head, token_log_probabilities
 from mdel_assets.scoring.perplexity import (
+    Cell,
     bootstrap_bits_per_byte,
     interval,
     perplexity_row,
     read_cells,
+    shared_draws,
 )
 from mdel_assets.scoring.score_together import score_models
 from mdel_assets.scoring.token_scores import count_words
@@ -340,3 +342,44 @@ def test_two_models_are_resampled_on_the_same_documents():
         for n in (nll, nll * 0.9)
     )
     np.testing.assert_allclose(second / first, 0.9, rtol=1e-12)
+
+
+def pile_cell(dataset, nll_D, ids):
+    """Return a cell of documents of 50 bytes, which other domains' cells may hold too."""
+    ones, sizes = np.ones(len(ids), np.int64), np.full(len(ids), 50)
+    return Cell(dataset, "validation_pile", list(ids), ones, sizes, ones, nll_D)
+
+
+def test_a_document_is_drawn_equally_often_for_all_domains_that_share_it():
+    ids = [f"{number:032x}" for number in range(30)]
+    nll_D = np.random.default_rng(0).normal(100.0, 10.0, 30)
+    turned = np.argsort(nll_D)
+    one = pile_cell("github", nll_D, ids)
+    other = pile_cell("arxiv", nll_D[turned], [ids[row] for row in turned])
+    first, second = (cell.samples(num_samples=120, seed=3) for cell in (one, other))
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+    assert not np.allclose(first, one.samples(num_samples=120, seed=4))
+
+
+def test_a_mean_of_domains_that_share_documents_is_as_uncertain_as_the_documents_are():
+    """Three domains that hold the same text are no three samples of text."""
+    ids = [f"{number:032x}" for number in range(400)]
+    nll_D = np.random.default_rng(0).normal(100.0, 10.0, 400)
+    cells = [pile_cell(name, nll_D, ids) for name in ("github", "arxiv", "books3")]
+    draws = np.mean([cell.samples(num_samples=4000, seed=0) for cell in cells], axis=0)
+    # As for one of them: the standard error of a mean of 400.
+    error = nll_D.std() / math.sqrt(400) / 50 / math.log(2)
+    assert draws.std() == pytest.approx(error, rel=0.05)
+    assert draws.mean() == pytest.approx(nll_D.mean() / 50 / math.log(2), rel=1e-3)
+
+
+def test_documents_are_drawn_a_poisson_number_of_times():
+    ids = [f"{number:032x}" for number in range(1000)]
+    times = np.concatenate(list(shared_draws(ids, num_samples=130, seed=0)))
+    assert times.shape == (130, 1000)
+    shares = [float((times == count).mean()) for count in range(4)]
+    # e^-1 / k!
+    assert shares == pytest.approx([0.36788, 0.36788, 0.18394, 0.06131], abs=0.005)
+    # No two documents, and no two draws, go together.
+    assert np.abs(np.corrcoef(times.T[:20])[np.triu_indices(20, 1)]).max() < 0.35
+    assert np.abs(np.corrcoef(times[:20])[np.triu_indices(20, 1)]).max() < 0.15
