@@ -5,8 +5,11 @@ import click
 
 @click.command()
 @click.option("--path", is_flag=True, help="Print the path of the file that is installed instead.")
-def schema(*, path: bool) -> None:
+@click.option("--page", is_flag=True, help="Print all settings as a page in Markdown instead.")
+def schema(*, path: bool, page: bool) -> None:
     """Print the JSON Schema of experiments, from which editors complete and explain keys."""
     from mdel_assets.experiment.schema import SCHEMA_PATH, schema_text
+    from mdel_assets.experiment.settings_page import settings_page
 
-    click.echo(SCHEMA_PATH if path else schema_text(), nl=path)
+    text = settings_page() if page else schema_text()
+    click.echo(SCHEMA_PATH if path else text, nl=path)

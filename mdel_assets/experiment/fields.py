@@ -282,7 +282,11 @@ class ModelSource(Section):
 
 
 class SeedModel(Section):
-    """The model every expert branches from: a `ModelSource`, or pretrained from scratch."""
+    """The model every expert branches from.
+
+    ``path`` is a folder or a Hub id, at ``revision``. ``pretrain`` instead trains a model from
+    scratch.
+    """
 
     path: Text | None = None
     revision: Text = "main"

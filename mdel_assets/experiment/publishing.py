@@ -60,7 +60,10 @@ class Hub(Section):
 
 
 class Tracking(Section):
-    """Where training is tracked."""
+    """Where trainings are tracked: in a project of Weights & Biases, or nowhere.
+
+    ``wandb_entity`` is the user or team of ``wandb_project``, by default your own.
+    """
 
     wandb_project: str | None = None
     wandb_entity: str | None = None

@@ -15,7 +15,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.section import Section
 
 SCHEMA_PATH = Path(__file__).with_name("experiment.schema.json")
-_SENTENCE_END = re.compile(r"(?<=\.)\s+(?=[A-Z`])")
+SENTENCE_END = re.compile(r"(?<=\.)\s+(?=[A-Z`])")
 # Set by the loader, never written in the YAML.
 _FOLDER = "folder"
 
@@ -51,7 +51,7 @@ def _sentences(section: type) -> list[str]:
     if not issubclass(section, Section) or section is Section:
         return []
     paragraphs = [" ".join(part.split()) for part in (section.__doc__ or "").split("\n\n")]
-    return [one for paragraph in paragraphs for one in _SENTENCE_END.split(paragraph)]
+    return [one for paragraph in paragraphs for one in SENTENCE_END.split(paragraph)]
 
 
 def _as_markdown(sentences: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from mdel_assets.cli.main import main
 from mdel_assets.experiment.loading import bundled_experiments
 from mdel_assets.experiment.schema import SCHEMA_PATH, schema_text
+from mdel_assets.experiment.settings_page import settings_page
 from mdel_assets_tests.conftest import PICO
 
 README = Path(__file__).parents[2] / "README.md"
@@ -32,6 +33,23 @@ def mistakes(validator, content):
 def test_what_ships_is_what_the_sections_say_now():
     remedy = "mdel schema > mdel_assets/experiment/experiment.schema.json"
     assert SCHEMA_PATH.read_text("utf-8") == schema_text(), remedy
+
+
+def test_the_page_of_settings_is_what_the_sections_say_now():
+    page = README.parent / "docs" / "settings.md"
+    assert page.read_text("utf-8") == settings_page(), "mdel schema --page > docs/settings.md"
+
+
+def test_the_page_of_settings_tells_defaults_and_limits():
+    page = settings_page()
+    assert "| `general_ratio` | `1.0` | number ≥ 0 |" in page
+    assert (
+        '| `splits` | `["validation_domain", "validation_pile"]` | list: `validation_domain`'
+        in page
+    )
+    assert "| `name` | required | text |" in page
+    assert "## `seed_model.pretrain`" in page
+    assert "## `merges.NAME.mdel.search`" in page
 
 
 @pytest.mark.parametrize("name", bundled_experiments())
