@@ -1,6 +1,6 @@
 # Every target that uses .venv first brings it up to date.
 #
-# With a GPU, install your own torch into .venv first, or name the one to install:
+# With a GPU, name the torch to install; it replaces another one:
 #   make install TORCH="torch==2.13.0 --index-url <the address of your CUDA build>"
 
 PYTHON ?= python3
@@ -18,10 +18,15 @@ export MDEL_HOME ?= $(CURDIR)/mdel_home
 .PHONY: install setup_dev demo ui status test test_unit test_in_use test_services screenshots check bench bench_gpu bench_line clean
 
 install: $(VENV)/.installed
+ifeq ($(origin TORCH),command line)
+	@test "$$(cat $(VENV)/.torch 2>/dev/null)" = '$(TORCH)' || { \
+	  $(BIN)/python -m pip uninstall --quiet --yes torch && $(PIP) $(TORCH) && \
+	  echo '$(TORCH)' > $(VENV)/.torch; }
+endif
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) $(TORCH)
+	@$(BIN)/python -c 'import torch' 2>/dev/null || { $(PIP) $(TORCH) && echo '$(TORCH)' > $(VENV)/.torch; }
 	$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
