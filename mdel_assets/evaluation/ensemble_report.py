@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mdel_assets.errors import ScoringError
 from mdel_assets.evaluation.ensemble_scores import num_experts_run
 from mdel_assets.evaluation.findings import verdict
 from mdel_assets.evaluation.glance import RANDOM_SPLIT, ROUTED, glance_of
 from mdel_assets.evaluation.matrix import AverageRow, Matrix
 from mdel_assets.evaluation.matrix_files import averages_table
-from mdel_assets.evaluation.sample_sizes import too_few, total_label
+from mdel_assets.evaluation.sample_sizes import left_out, too_few, total_label
 from mdel_assets.experiment.model_keys import DENSE, POSTERIOR, Family
 from mdel_assets.scoring.estimates import TOO_FEW, Estimate
 from mdel_assets.scoring.markdown_table import as_markdown
@@ -58,8 +59,10 @@ class Standing:
 
 
 def standings(matrix: Matrix, split: str, *, num_experts: int) -> list[Standing]:
-    """Return models and ensembles of one split, the best first."""
+    """Return models and ensembles of one split, the best first; none where it has no text."""
     rows = [average for average in matrix.averages if average.split == split]
+    if not rows:
+        return []
     best = best_single(rows)
     found = [
         Standing(row, row.against(best), num_experts_run(row.model, num_experts)) for row in rows
@@ -79,9 +82,19 @@ def write_ensemble_report(
     """Write ``ensemble.parquet``, ``ensemble_averages.parquet``, two charts and ``ensemble.md``.
 
     ``merged`` gives the label of each merged model that `glance` shows.
+
+    Raises:
+        ScoringError: there is nothing to judge by on the first split.
+
     """
     from mdel_assets.charts import to_png
 
+    if matrix.splits[0] not in _judged_splits(matrix):
+        raise ScoringError(
+            f"Ensembles are judged on {matrix.splits[0]}, the first of evaluation.splits, but no "
+            f"domain has text there that every model was scored on. Put a split with text first, "
+            f"or materialize token_scores again."
+        )
     runs = [num_experts_run(str(row["model"]), num_experts) for row in matrix.rows]
     table = rows_to_table(matrix.rows).append_column("num_experts_run", pa.array(runs, pa.int64()))
     pq.write_table(table, folder / "ensemble.parquet")
@@ -94,12 +107,21 @@ def write_ensemble_report(
     (folder / "glance.png").write_bytes(to_png(drawn))
 
 
+def _judged_splits(matrix: Matrix) -> list[str]:
+    """Return the splits that models have averages on."""
+    judged = {average.split for average in matrix.averages}
+    return [split for split in matrix.splits if split in judged]
+
+
 def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
     """Return the whole report."""
     header = _HEADER.format(over=matrix.over.strip() or "of a document bootstrap")
     parts = [header, matrix.intervals_in_words, ""]
     for split in matrix.splits:
         ranked = standings(matrix, split, num_experts=num_experts)
+        if not ranked:
+            parts += [f"## `{split}`", "", *(left_out(matrix, [split]) or ["No text."]), ""]
+            continue
         rows = [["", "bits per byte", "95 % interval", "change", "runs"]]
         for standing in ranked:
             change, macro = standing.change, standing.macro
@@ -113,7 +135,8 @@ def ensemble_markdown(matrix: Matrix, *, num_experts: int) -> str:
                 ]
             )
         parts += [f"## `{split}`", "", f"{total_label(matrix, split)}.", "", *as_markdown(rows), ""]
-        lines = [*too_few(matrix, [split]), *ensemble_findings(ranked)]
+        lines = [*left_out(matrix, [split]), *too_few(matrix, [split])]
+        lines += ensemble_findings(ranked)
         parts += [f"- {line}" for line in lines]
         parts.append("")
     return "\n".join(parts)
@@ -162,16 +185,17 @@ def _runs(count: int) -> str:
 
 
 def ensemble_figure(matrix: Matrix, *, num_experts: int) -> Any:
-    """Return the change against the best single model, with intervals, one panel per split.
+    """Return the change against the best single model, with intervals.
 
-    All panels have one scale. A row says how many models run per token, if it is more than one.
+    There is one panel for each split with text, all with one scale. A row says how many models run
+    per token, if it is more than one.
     """
     from matplotlib.lines import Line2D
 
     from mdel_assets.charts import figure
 
     names = list(dict.fromkeys(average.model for average in matrix.averages))
-    splits = matrix.splits
+    splits = _judged_splits(matrix)
     drawn = figure(width=2.9 + 2.1 * len(splits), height=1.6 + 0.2 * max(1, len(names)))
     all_axes = drawn.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
     for axes, split in zip(all_axes, splits, strict=True):

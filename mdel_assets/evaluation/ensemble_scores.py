@@ -26,6 +26,7 @@ from mdel_assets.evaluation.ensemble import (
     mix,
     moving_average_prior,
     prefixes,
+    reading_places,
     spread_readings,
 )
 from mdel_assets.evaluation.router import ROUTERS, Router
@@ -44,7 +45,10 @@ _RANDOM_KEPT = ("ensemble-uniform", "ensemble-posterior-all")
 
 @dataclasses.dataclass(frozen=True)
 class _Document:
-    """The inputs to the experts' weights on one document, besides their log-probabilities."""
+    """The inputs to the experts' weights on one document, besides their log-probabilities.
+
+    ``label`` is the number of its domain's expert; None if no expert is of its domain.
+    """
 
     label: int | None
     readings_RE: Mapping[str, NDArray[np.float32]]
@@ -62,8 +66,9 @@ def ensemble_cells(
     """Return each ensemble's cells, by its name.
 
     ``scores`` maps each expert's domain to its token-scores folder, in the router's order;
-    ``datasets`` maps domains to dataset folders. ``tokenizer`` is the experts' common one. Of a
-    text longer than ``max_bytes`` only the beginning was scored.
+    ``datasets`` maps domains to dataset folders. ``tokenizer`` is the experts' common one, and
+    reads special tokens as it did when they were scored. Of a text longer than ``max_bytes`` only
+    the beginning was scored.
 
     Raises:
         ScoringError: the experts were not scored on the same documents and tokens.
@@ -134,18 +139,29 @@ def num_experts_run(name: str, num_experts: int) -> int:
 
 
 def _label_free_weights(document: _Document, log_p_ET: Array) -> dict[str, Array]:
-    """Return the (E, T) log-weights of every ensemble that needs no prior of the cell."""
+    """Return the (E, T) log-weights of every ensemble that needs no prior of the cell.
+
+    Raises:
+        ScoringError: the routers read other tokens than those of the log-probabilities.
+
+    """
     num_experts, num_tokens = log_p_ET.shape
     uniform_E = np.full(num_experts, -np.log(num_experts))
-    found = {
-        f"{_PREFIX}uniform": np.broadcast_to(uniform_E[:, None], log_p_ET.shape),
-        f"{_PREFIX}posterior-all-without-prior": log_posterior(log_p_ET, uniform_E),
-    }
+    of_label_E = uniform_E
     if document.label is not None:
         of_label_E = np.full(num_experts, -np.inf)
         of_label_E[document.label] = 0.0
-        found[f"{_PREFIX}label"] = np.broadcast_to(of_label_E[:, None], log_p_ET.shape)
+    found = {
+        f"{_PREFIX}uniform": np.broadcast_to(uniform_E[:, None], log_p_ET.shape),
+        f"{_PREFIX}posterior-all-without-prior": log_posterior(log_p_ET, uniform_E),
+        f"{_PREFIX}label": np.broadcast_to(of_label_E[:, None], log_p_ET.shape),
+    }
     for router, readings_RE in document.readings_RE.items():
+        if len(readings_RE) != len(reading_places(num_tokens)):
+            raise ScoringError(
+                "The routers read other tokens than were scored. Materialize token_scores of all "
+                "experts again."
+            )
         weights_ET = spread_readings(readings_RE.astype(np.float64), num_tokens)
         found |= _by_number_kept(router, weights_ET)
     return found

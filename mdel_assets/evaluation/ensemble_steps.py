@@ -87,7 +87,7 @@ def _ensembles(lineage: Lineage) -> dict[str, list[Any]]:
     from mdel_assets.evaluation.ensemble_scores import ensemble_cells, random_split_cells
     from mdel_assets.evaluation.router import Router
     from mdel_assets.scoring.perplexity import with_samples
-    from mdel_assets.training.model_files import load_tokenizer
+    from mdel_assets.training.model_files import load_tokenizer, reading
 
     domains, evaluation = lineage.present_domains(), lineage.experiment.evaluation
     seed = lineage.artifact("seed_model")
@@ -96,7 +96,7 @@ def _ensembles(lineage: Lineage) -> dict[str, list[Any]]:
         {d: lineage.folder("token_scores", Family.EXPERT.key(d)) for d in domains},
         {domain: lineage.folder("domain_dataset", domain) for domain in domains},
         router=Router(lineage.folder("domain_router"), temperature=evaluation.ensemble.temperature),
-        tokenizer=load_tokenizer(seed.folder),
+        tokenizer=reading(load_tokenizer(seed.folder), evaluation.special_tokens),
         prior_decay=evaluation.ensemble.prior_decay,
         max_bytes=evaluation.max_document_bytes,
     )

@@ -1,14 +1,15 @@
 """Findings of a matrix: experts and merges against seed and baselines, and which model to choose.
 
 Every difference is paired and has a 95 % interval. If the seed or a baseline wins, the findings say
-so. If a difference has too few documents, they name no winner.
+so. If a difference has too few documents, they name no winner. Domains that some model was not
+scored on are left out, and named.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mdel_assets.evaluation.sample_sizes import too_few
+from mdel_assets.evaluation.sample_sizes import left_out, too_few
 from mdel_assets.experiment.model_keys import DENSE, DENSE_ONE, SEED, Family, ModelKey
 from mdel_assets.scoring.estimates import TOO_FEW
 
@@ -35,7 +36,7 @@ def findings(matrix: "Matrix") -> list[str]:
     """Return sentences about experts and merged models on the first split."""
     split = matrix.splits[0]
     experts = own_domains(matrix, split)
-    lines = too_few(matrix, matrix.splits)
+    lines = [*left_out(matrix, matrix.splits), *too_few(matrix, matrix.splits)]
     for rival in rivals(matrix):
         changes = {place[0]: matrix.difference([place], [_as(rival, place)]) for place in experts}
         lines.append(_experts_against(rival, changes, split))
@@ -104,16 +105,14 @@ def comparisons(matrix: "Matrix", split: str) -> dict[str, dict[str, "Estimate"]
 
 
 def best_models(matrix: "Matrix", split: str) -> list[Best]:
-    """Return the best model of each domain that has text, against the seed."""
+    """Return the best model of each compared domain, against the seed."""
     found = []
-    for dataset in matrix.datasets:
+    for dataset in matrix.compared(split):
         bits = {
             model: matrix.bits[model, dataset, split]
             for model in matrix.models
             if (model, dataset, split) in matrix.bits and not Family.REFERENCE.has(model)
         }
-        if not bits:
-            continue
         ranked = sorted(bits, key=lambda model: bits[model])
         places: list[Place] = [(model, dataset, split) for model in ranked]
         close = [p[0] for p in places[1:] if not matrix.difference([p], places[:1]).is_worse]
@@ -150,13 +149,14 @@ def best_rows(matrix: "Matrix", split: str) -> list[list[str]]:
 
 
 def own_domains(matrix: "Matrix", split: str) -> "list[Place]":
-    """Return each expert's place on its own domain, if that has text."""
+    """Return each expert's place on its own domain, if that is compared."""
     places = [
         (model, key.name, split)
         for model in matrix.models
         if (key := ModelKey.parse(model)).family is Family.EXPERT
     ]
-    return [place for place in places if place in matrix.bits]
+    known = matrix.compared(split)
+    return [place for place in places if place in matrix.bits and place[1] in known]
 
 
 def verdict(change: "Estimate", *, than: str) -> str:

@@ -26,7 +26,7 @@ Place = tuple[str, str, str]
 
 @dataclasses.dataclass(frozen=True)
 class AverageRow:
-    """A model's averages over the domains of one split, in bits per byte.
+    """A model's averages over the compared domains of one split, in bits per byte.
 
     ``change`` is the macro average minus the seed's, paired; ``figure`` is the macro average with
     its draws, for other differences.
@@ -100,11 +100,16 @@ class Matrix:
         rest = f" Of fewer trainings: {', '.join(fewer)}." if fewer else ""
         return f"Figures are means, and intervals are{self.over}.{rest}"
 
+    def compared(self, split: str) -> list[str]:
+        """Return the datasets of a split that averages and comparisons are of, in their order."""
+        known = _compared(self.figures, split)
+        return [dataset for dataset in self.datasets if dataset in known]
+
     def places(self, model: str, split: str) -> list[Place]:
-        """Return a model's cells with text on one split, in the order of datasets."""
+        """Return a model's compared cells on one split, in the order of datasets."""
         return [
             (model, dataset, split)
-            for dataset in self.datasets
+            for dataset in self.compared(split)
             if (model, dataset, split) in self.figures
         ]
 
@@ -127,6 +132,17 @@ class Matrix:
         rows = [self.row_of.get((model, dataset, split)) for model in self.models]
         found = [(int(r["num_documents"] or 0), int(r["num_bytes"] or 0)) for r in rows if r]
         return max(found, default=(0, 0))
+
+
+def _compared(figures: Collection[Place], split: str) -> list[str]:
+    """Return the datasets on which the seed has a figure, and every model with any on ``split``.
+
+    Averages over others would not compare. Where no scores are missing, these are all with text.
+    """
+    there = [(model, dataset) for model, dataset, other in figures if other == split]
+    models = {SEED, *(model for model, _ in there)}
+    datasets = dict.fromkeys(dataset for _, dataset in there)
+    return [d for d in datasets if all((model, d, split) in figures for model in models)]
 
 
 def build_matrix(
@@ -171,9 +187,9 @@ def build_matrix(
     ]
     averages = [
         average
-        for split in splits
+        for split, known in ((split, _compared(figures, split)) for split in splits)
         for model in cells_of
-        if (average := _average(model, split, trained, figures))
+        if (average := _average(model, split, known, trained, figures))
     ]
     return Matrix(
         models=list(cells_of),
@@ -250,11 +266,16 @@ def _place(row: Row) -> Place:
 def _average(
     model: str,
     split: str,
+    datasets: Collection[str],
     trained: Mapping[Place, Sequence[Cell]],
     figures: Mapping[Place, Figure],
 ) -> AverageRow | None:
-    """Return a model's averages over the datasets of ``split`` that hold text."""
-    own = [place for place in figures if place[0] == model and place[2] == split]
+    """Return a model's averages over ``datasets``, those compared on ``split``; None without."""
+    own = [
+        place
+        for place in figures
+        if place[0] == model and place[1] in datasets and place[2] == split
+    ]
     if not own:
         return None
     seeds: list[Place] = [(SEED, *place[1:]) for place in own]

@@ -151,7 +151,7 @@ def outcome_of(
         name: Change(row.model, row.against(dense))
         for name, row in _contenders(rows, experiment).items()
     }
-    own = [(f"{Family.EXPERT.key(d)}", d, split) for d in matrix.datasets]
+    own = [(Family.EXPERT.key(d), d, split) for d in matrix.compared(split)]
     fallen = [
         100 * (1 - matrix.bits[place] / matrix.bits[SEED, place[1], split])
         for place in own

@@ -1,9 +1,10 @@
-"""The amount of text behind figures, in words, and sentences about splits with too little."""
+"""The amount of text behind figures, in words, and sentences about what has too little, or none."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mdel_assets.experiment.evaluation import MIN_DOCUMENTS
+from mdel_assets.experiment.model_keys import SEED
 
 if TYPE_CHECKING:
     from mdel_assets.evaluation.matrix import Matrix
@@ -47,6 +48,22 @@ def too_few(matrix: "Matrix", splits: Sequence[str]) -> list[str]:
                 f"Too few documents for a verdict on `{split}`, which needs {MIN_DOCUMENTS}: "
                 f"{', '.join(few)}. Hold out more text."
             )
+    return lines
+
+
+def left_out(matrix: "Matrix", splits: Sequence[str]) -> list[str]:
+    """Return one sentence for each domain with text that some models have no figure of."""
+    lines = []
+    for split in splits:
+        scored = {SEED, *(model for model, _, other in matrix.bits if other == split)}
+        compared = matrix.compared(split)
+        for dataset in matrix.datasets:
+            lacking = {model for model in scored if (model, dataset, split) not in matrix.bits}
+            if dataset not in compared and lacking != scored:
+                named = ", ".join(f"`{model}`" for model in matrix.models if model in lacking)
+                lines.append(
+                    f"`{dataset}` is left out of comparisons on `{split}`: no figure of {named}."
+                )
     return lines
 
 

@@ -34,11 +34,11 @@ class SweepEntry:
 def sweep_entry(
     matrix: "Matrix", model: str, *, domain: str, num_trained_parameters: int, num_tokens: int
 ) -> SweepEntry:
-    """Return a model's changes on the dataset of ``domain``, on splits that have text."""
+    """Return a model's changes on the dataset of ``domain``, on splits that both have text on."""
     changes = {
         split: matrix.difference([(model, domain, split)], [(SEED, domain, split)])
         for split in matrix.splits
-        if (model, domain, split) in matrix.bits
+        if {(model, domain, split), (SEED, domain, split)} <= matrix.bits.keys()
     }
     return SweepEntry(model, domain, num_trained_parameters, num_tokens, changes)
 

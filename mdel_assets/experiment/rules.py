@@ -161,6 +161,30 @@ def _splits(experiment: Experiment) -> Iterator[str]:
         yield f"evaluation.splits: '{split}' occurs twice"
 
 
+def _judged_split(experiment: Experiment) -> Iterator[str]:
+    first = experiment.evaluation.splits[0]
+    if first in _splits_without_text(experiment):
+        yield (
+            f"evaluation.splits: models are judged on the first one, '{first}', but it holds no "
+            f"text, because mixture.general_ratio is 0. Put a split of text of the own domain "
+            f"first, such as '{first.replace('_pile', '_domain')}', or set general_ratio"
+        )
+
+
+def notes_on_splits(experiment: Experiment) -> list[str]:
+    """Return what there will be nothing to say about."""
+    return [
+        f"evaluation.splits: '{split}' holds no text, because mixture.general_ratio is 0"
+        for split in _splits_without_text(experiment)
+    ]
+
+
+def _splits_without_text(experiment: Experiment) -> list[str]:
+    if experiment.mixture.general_ratio:
+        return []
+    return [split for split in experiment.evaluation.splits if split.endswith("_pile")]
+
+
 def _tasks(experiment: Experiment) -> Iterator[str]:
     for task in _repeated(experiment.evaluation.tasks):
         yield f"evaluation.tasks: '{task}' occurs twice"
@@ -305,6 +329,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Experiment], Iterator[str]]], ...
     (("domains",), _domains),
     (("source", "domains"), _source),
     (("evaluation.splits",), _splits),
+    (("evaluation.splits", "mixture"), _judged_split),
     (("evaluation.tasks",), _tasks),
     (("domains",), _variants),
     (("training.trained_layers",), _variant_trainings),

@@ -23,6 +23,7 @@ from mdel_assets.experiment.rules import (
     mistakes_of_mixing,
     mistakes_of_scoring,
     mistakes_of_training,
+    notes_on_splits,
 )
 from mdel_assets.experiment.shard_locations import (
     repeated_locations,
@@ -76,6 +77,7 @@ def look_around(lineage: Lineage) -> Findings:
     _look_at_other_models(lineage.experiment, findings)
     findings.mistakes += mistakes_of_tokenizers(lineage)
     findings.mistakes += mistakes_of_tasks(lineage.experiment)
+    findings.notes += notes_on_splits(lineage.experiment)
     findings.notes += notes_on_tasks(lineage.experiment)
     return findings
 

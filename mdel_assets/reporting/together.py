@@ -1,6 +1,7 @@
 """Ensembles as the page shows them, from the files of their report: no score is read again."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,8 @@ def together_of(lineage: Lineage, matrix: Matrix) -> Together | None:
     documents = documents_behind([count for count in counts if count])
     table = pq.read_table(artifact.folder / AVERAGES_NAME).to_pylist()
     rows = [_row(row, num_experts, documents) for row in table if row["split"] == split]
-    rows.sort(key=lambda row: row.bits)
+    # Reports that were made before every cell of `ensemble-label` had a figure hold NaN.
+    rows.sort(key=lambda row: (math.isnan(row.bits), row.bits))
     labels = labels_of(num_experts, shown_merges(lineage))
     by_gain = sorted((r for r in rows if r.model in labels), key=lambda row: row.change.value)
     glance = [

@@ -1,5 +1,6 @@
 """Ensembles: Bayes by hand, causality, and every figure against a loop without arrays."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -19,9 +20,11 @@ from mdel_assets.evaluation.ensemble import (
 )
 from mdel_assets.evaluation.ensemble_report import (
     best_single,
+    ensemble_figure,
     ensemble_findings,
     ensemble_markdown,
     standings,
+    write_ensemble_report,
 )
 from mdel_assets.evaluation.ensemble_scores import ensemble_cells, num_experts_run
 from mdel_assets.evaluation.matrix import build_matrix
@@ -31,7 +34,7 @@ from mdel_assets.experiment.model_keys import POSTERIOR
 from mdel_assets.scoring.perplexity import perplexity_row, read_cells
 from mdel_assets.scoring.token_scores import CELL_SCHEMA, DOCUMENT_SCHEMA
 from mdel_assets.training.model_files import load_tokenizer
-from mdel_assets_tests.conftest import make_documents
+from mdel_assets_tests.conftest import WORDS, make_documents
 
 LABELS = {"github": "Github", "arxiv": "ArXiv", "freelaw": "FreeLaw"}
 UNIFORM = np.log([0.5, 0.5])
@@ -277,9 +280,8 @@ def test_experts_scored_on_different_tokens_are_refused(
         ensemble_cells({"github": scores["github"]}, datasets, **settings)
 
 
-def test_the_report_judges_against_the_best_single_model(ensembles, scores):
-    singles = {name: read_cells(folder) for name, folder in scores.items()}
-    cells = {**singles, **ensembles}
+def matrix_of(cells, splits):
+    """Return the matrix of models and ensembles with these cells."""
     rows = {
         name: [
             perplexity_row(
@@ -295,10 +297,14 @@ def test_the_report_judges_against_the_best_single_model(ensembles, scores):
         ]
         for name, own in cells.items()
     }
+    return build_matrix(rows, cells, datasets=list(LABELS), splits=splits, num_samples=100, seed=0)
+
+
+def test_the_report_judges_against_the_best_single_model(ensembles, scores):
+    singles = {name: read_cells(folder) for name, folder in scores.items()}
+    cells = {**singles, **ensembles}
     splits = ["validation_domain", "validation_pile"]
-    matrix = build_matrix(
-        rows, cells, datasets=list(LABELS), splits=splits, num_samples=100, seed=0
-    )
+    matrix = matrix_of(cells, splits)
     ranked = standings(matrix, splits[0], num_experts=3)
     assert [s.macro.value for s in ranked] == sorted(s.macro.value for s in ranked)
     best = best_single([a for a in matrix.averages if a.split == splits[0]])
@@ -316,3 +322,77 @@ def test_the_report_judges_against_the_best_single_model(ensembles, scores):
     assert "per token" in said[-1]
     markdown = ensemble_markdown(matrix, num_experts=3)
     assert all(f"| {name} |" in markdown for name in cells)
+
+
+def without_text(cell):
+    """Return the same cell without any document."""
+    none = {
+        field.name: getattr(cell, field.name)[:0]
+        for field in dataclasses.fields(cell)
+        if field.name.endswith("_D") or field.name == "document_ids"
+    }
+    return dataclasses.replace(cell, **none)
+
+
+def test_a_split_without_text_is_named_and_the_others_are_judged(ensembles, scores, tmp_path):
+    singles = {name: read_cells(folder) for name, folder in scores.items()}
+    cells = {
+        name: [without_text(c) if c.split == "validation_pile" else c for c in own]
+        for name, own in {**singles, **ensembles}.items()
+    }
+    splits = ["validation_domain", "validation_pile"]
+    matrix = matrix_of(cells, splits)
+    assert standings(matrix, "validation_pile", num_experts=3) == []
+    whole = ensemble_markdown(matrix_of({**singles, **ensembles}, splits), num_experts=3)
+    domain, pile = ensemble_markdown(matrix, num_experts=3).split("## `validation_pile`")
+    assert domain == whole.split("## `validation_pile`")[0]
+    assert pile.split() == ["No", "text."]
+    (axes,) = ensemble_figure(matrix, num_experts=3).axes
+    assert axes.get_title().startswith("validation_domain\n")
+    write_ensemble_report(matrix, tmp_path, num_experts=3, merged={})
+    assert pq.read_table(tmp_path / "ensemble_averages.parquet").num_rows == len(cells)
+    first = dataclasses.replace(matrix, splits=splits[::-1])
+    with pytest.raises(ScoringError, match=r"on validation_pile, .* Put a split with text first"):
+        write_ensemble_report(first, tmp_path, num_experts=3, merged={})
+
+
+@pytest.fixture(scope="module")
+def of_other_domains(datasets, tmp_path_factory):
+    """The datasets, with general halves that hold documents of a domain without an expert."""
+    folder = tmp_path_factory.mktemp("of_other_domains")
+    for key, source in datasets.items():
+        (folder / key).mkdir()
+        for path in source.iterdir():
+            table = pq.read_table(path)
+            if path.stem == "validation_pile":
+                labels = ["enron", *table.column("domain").to_pylist()[1:]]
+                table = table.set_column(2, "domain", pa.array(labels))
+            pq.write_table(table, folder / key / path.name)
+    return {key: folder / key for key in datasets}
+
+
+def test_the_label_weighs_experts_alike_on_text_of_a_domain_without_one(
+    of_other_domains, scores, router, tokenizer
+):
+    experts = {key: scores[key] for key in LABELS}
+    found = ensemble_cells(
+        experts, of_other_domains, router=router[0], tokenizer=tokenizer, prior_decay=0.9
+    )
+    for label, uniform in zip(found["ensemble-label"], found["ensemble-uniform"], strict=True):
+        assert np.isfinite(label.nll_nats_D).all()
+        if label.split == "validation_pile":
+            assert label.nll_nats_D[0] == uniform.nll_nats_D[0]
+            assert (label.nll_nats_D[1:] != uniform.nll_nats_D[1:]).all()
+
+
+def test_a_router_that_reads_other_tokens_than_were_scored_is_refused(
+    datasets, scores, router, make_model, tmp_path
+):
+    """Else it would read text that is still to be predicted, or the report would end midway."""
+    every_second = load_tokenizer(make_model())
+    every_second.add_tokens(["def return", "theorem proof", "court appeal"])
+    every_second.add_tokens([f" {word}" for words in WORDS.values() for word in words])
+    experts = {key: scores[key] for key in LABELS}
+    settings = {"router": router[0], "tokenizer": every_second, "prior_decay": 0.9}
+    with pytest.raises(ScoringError, match="other tokens than were scored"):
+        ensemble_cells(experts, datasets, **settings)

@@ -194,6 +194,11 @@ CASES = [
         ["variants.deep.training: Unknown key 'batch'. Did you"],
     ),
     ("max_length: 32", "splits: [test_domain, test_domain]", ["'test_domain' occurs twice"]),
+    (
+        "evaluation: {max_length: 32}",
+        "mixture: {general_ratio: 0}\nevaluation: {splits: [test_pile, test_domain]}",
+        ["the first one, 'test_pile', but it holds no text, because mixture.general_ratio is 0"],
+    ),
     ("name: firm", "name: firm\nreplicates: 0", ["replicates: expected 1 or more, got 0"]),
     ("name: firm", "name: firm\nreplicates: -3", ["replicates: expected 1 or more, got -3"]),
     ("name: firm", "name: firm\nreplicates: 101", ["replicates: expected 100 or less, got 101"]),

@@ -95,6 +95,14 @@ def test_what_lies_elsewhere_is_named_and_not_asked_for(firm):
     ]
 
 
+def test_a_split_without_text_is_noted(firm):
+    findings = look_around(firm(mixture={"general_ratio": 0.0}))
+    assert findings.mistakes == []
+    told = "evaluation.splits: 'validation_pile' holds no text, because mixture.general_ratio is 0"
+    assert told in findings.notes
+    assert told not in look_around(firm()).notes
+
+
 @pytest.mark.parametrize(
     ("address", "told"),
     [

@@ -3,14 +3,18 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from mdel_assets.cli.matrix import print_matrix
 from mdel_assets.evaluation.outcomes import read_outcome
+from mdel_assets.evaluation.steps import read_matrix
 from mdel_assets.experiment.loading import bundled_experiments, load_experiment, parse_experiment
 from mdel_assets.experiment.publishing import Hub
 from mdel_assets.home import MdelHome
@@ -24,6 +28,7 @@ from mdel_assets.reporting.made_of import records_behind
 from mdel_assets.reporting.page import render, visible
 from mdel_assets.reporting.settings import as_yaml, shown_settings
 from mdel_assets.reporting.texts import texts_of
+from mdel_assets.reporting.together import AVERAGES_NAME, together_of
 from mdel_assets.reporting.trainings import _apart, curves_svg
 from mdel_assets.scoring.estimates import Estimate
 from mdel_assets_tests.conftest import pico_experiment
@@ -284,6 +289,25 @@ def test_hostile_names_and_texts_are_text(place, tmp_path):
     assert HOSTILE.replace("`code`", "code") in read.text
     assert "long" * 125 in read.text
     assert read.text.count(HOSTILE[:20]) > read.text.count(HOSTILE)
+
+
+def test_an_ensemble_without_a_figure_comes_last(lineage, tmp_path):
+    """Reports from before documents of no expert's domain were weighed have such."""
+    home = MdelHome(tmp_path / "home")
+    shutil.copytree(lineage.root, home.root / lineage.root.name)
+    old = home.lineage(lineage.experiment)
+    path = old.artifact("ensemble_report").folder / AVERAGES_NAME
+    rows = pq.read_table(path).to_pylist()
+    for row in rows:
+        if row["model"] in ("ensemble-label", "dense"):
+            row["macro_bits_per_byte"] = math.nan
+    path.unlink()
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    found = together_of(old, read_matrix(old)).rows
+    assert {row.model for row in found[-2:]} == {"ensemble-label", "dense"}
+    bits = [row.bits for row in found[:-2]]
+    assert bits == sorted(bits)
+    assert len(bits) > 10
 
 
 def test_a_corpus_of_one_domain_without_texts_and_baselines_has_a_page(corpus, home):
