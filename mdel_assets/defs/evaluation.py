@@ -1,7 +1,8 @@
 """Evaluation assets: token scores, perplexity reports, the matrix."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -16,11 +17,11 @@ from mdel_assets.defs.evaluation_checks import (
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
 from mdel_assets.defs.metadata import chart, link, note_partitions, page, result_of, rounded, table
 from mdel_assets.defs.resources import Tracking, Workspace
-from mdel_assets.errors import TrainingInterruptedError
+from mdel_assets.errors import MdelError, TrainingInterruptedError
 from mdel_assets.evaluation import steps
 from mdel_assets.experiment.model_keys import POSTERIOR, Family
 from mdel_assets.line.lineage import Lineage
-from mdel_assets.line.making import make_one, make_shown
+from mdel_assets.line.making import make, make_shown
 from mdel_assets.line.what_is_stale import what_is_stale
 from mdel_assets.scoring.report_rows import rows_of
 from mdel_assets.store.artifacts import Artifact
@@ -80,13 +81,11 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         group="evaluation",
         icons={"json"},
         metadata=columns.below(columns.PERPLEXITY_REPORT),
-        blocking_checks={
-            "figures_are_consistent": "Every figure lies in its own interval; no perplexity is "
-            "below 1."
-        },
         checks={
+            "figures_are_consistent": "Warns where a figure lies outside its own interval, or a "
+            "perplexity is below 1.",
             "no_worse_than_before": "Warns where a model became worse since its last report, by "
-            "more than the paired 95 % interval."
+            "more than the paired 95 % interval.",
         },
         backfill_policy=AllInOneRun(),
     )
@@ -98,20 +97,22 @@ def evaluation_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         Intervals are 95 % intervals of a document bootstrap.
         """
         lineage = workspace.lineage(experiment)
-        keys = context.partition_keys
-        states = states_of_unmade(lineage, keys)
-        records, changes = {}, {}
+        states = states_of_unmade(lineage, context.partition_keys)
+        keys = [key for key in context.partition_keys if key not in states]
+        changes = {}
         for key in keys:
-            if key in states:
-                context.add_asset_metadata(states[key], partition_key=key)
-                continue
-            changes[key] = steps.changes_since_last_report(lineage, key)
-            records[key] = make_one(lineage, "perplexity_report", key)
-            shown = _report_metadata(records[key])
-            metadata = page(shown, records[key], lineage.artifact("perplexity_report", key))
-            context.add_asset_metadata(metadata, partition_key=key)
+            # Scores that cannot be read are a failure of making the report, too.
+            with contextlib.suppress(MdelError):
+                changes[key] = steps.changes_since_last_report(lineage, key)
+        made = make(lineage, "perplexity_report", keys)
+        pages = {
+            key: page(_report_metadata(record), record, lineage.artifact("perplexity_report", key))
+            for key, record in made.records.items()
+        }
+        note_partitions(context, states | pages, fails=bool(made.failures))
+        made.raise_failures()
         return dg.MaterializeResult(
-            check_results=[figures_are_consistent(records), no_worse_than_before(changes)]
+            check_results=[figures_are_consistent(made.records), no_worse_than_before(changes)]
         )
 
     @line.asset(
@@ -176,6 +177,22 @@ def states_of_unmade(lineage: Lineage, keys: Sequence[str]) -> dict[str, dict[st
                 states[key] = {"state": f"{model.label} was never made: nothing to score"}
                 _log.warning("%s was never made: %s is left out", model.label, key)
     return states
+
+
+def made_with_pages(
+    context: dg.AssetExecutionContext,
+    lineage: Lineage,
+    compute: Compute,
+    page_of: Callable[[Lineage, Record], dict[str, Any]],
+) -> dg.MaterializeResult:
+    """Make what is measured of the requested models; a model that was never made is left out."""
+    states = states_of_unmade(lineage, context.partition_keys)
+    keys = [key for key in context.partition_keys if key not in states]
+    made = compute.made(context, lineage, keys)
+    pages = {key: page_of(lineage, record) for key, record in made.records.items()}
+    note_partitions(context, states | pages, fails=bool(made.failures))
+    made.raise_failures()
+    return dg.MaterializeResult()
 
 
 def _scores_metadata(record: Record, artifact: Artifact) -> dict[str, Any]:

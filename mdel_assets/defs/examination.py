@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterEventType
 
+from mdel_assets.defs.run_labels import MACHINE_TAG
 from mdel_assets.maintenance.examination import Finding
 
 _RUNNING = [
@@ -28,6 +29,7 @@ _OF_RUN_PROCESS = {
     DagsterEventType.ENGINE_EVENT,
 }
 _LONGEST_START_SECONDS = 600.0
+_LOOPBACK = ("localhost", "127.0.0.1")
 
 
 def examine_instance(folder: Path) -> Iterator[Finding]:
@@ -98,8 +100,12 @@ def why_dead(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
 
 
 def _runs_elsewhere(run: dg.DagsterRun) -> bool:
-    """Whether a code server on another machine launched the run; its process is not visible."""
+    """Whether the run's process is on another machine, and so is not visible."""
     host = json.loads(run.tags.get(".dagster/grpc_info", "{}")).get("host", "localhost")
+    if host in _LOOPBACK:
+        # No server has this name on one machine alone, so the run's own label says where it is.
+        here = socket.gethostname()
+        return run.tags.get(MACHINE_TAG, here) != here
     try:
         with socket.socket() as probe:
             probe.bind((socket.gethostbyname(host), 0))

@@ -24,12 +24,12 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._utils.concurrency import ConcurrencyClaimStatus, ConcurrencySlotStatus
 
 from mdel_assets.defs.examination import why_dead
+from mdel_assets.defs.run_labels import MACHINE_TAG, tag_with_machine
 
 _log = logging.getLogger(__name__)
 _claim = SqlEventLogStorage.claim_concurrency_slot
 _LOOK_SECONDS = 1.0
 _TELL_SECONDS = 15.0
-_MACHINE_TAG = "mdel/machine"
 _told: dict[tuple[str, str], float] = {}
 
 
@@ -72,7 +72,7 @@ def claim_past_the_dead(
 
     """
     if storage.has_instance:
-        _tag_with_machine(storage._instance, run_id)
+        tag_with_machine(storage._instance, run_id)
     status = _claim(storage, concurrency_key, run_id, step_key, priority)
     if status.is_claimed or not storage.has_instance:
         return status
@@ -88,13 +88,6 @@ def claim_past_the_dead(
     return again
 
 
-def _tag_with_machine(instance: dg.DagsterInstance, run_id: str) -> None:
-    run = instance.get_run_by_id(run_id)
-    # A run that is started once more inherits the tags of the first.
-    if run is not None and run.tags.get(_MACHINE_TAG) != socket.gethostname():
-        instance.add_run_tags(run_id, {_MACHINE_TAG: socket.gethostname()})
-
-
 def _holders(storage: SqlEventLogStorage, pool: str) -> set[str]:
     """Return the ids of runs that hold a slot or have one reserved."""
     info = storage.get_concurrency_info(pool)
@@ -107,7 +100,7 @@ def _free_where_dead(storage: SqlEventLogStorage, run_id: str) -> bool:
     instance = storage._instance
     record = instance.get_run_record_by_id(run_id)
     if record is not None and not record.dagster_run.is_finished:
-        is_here = record.dagster_run.tags.get(_MACHINE_TAG) == socket.gethostname()
+        is_here = record.dagster_run.tags.get(MACHINE_TAG) == socket.gethostname()
         why = why_dead(instance, record) if is_here else ""
         if not why:
             return False

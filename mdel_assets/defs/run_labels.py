@@ -1,4 +1,4 @@
-"""Labels of every run: its experiment and, for the web UI's timeline, its code location.
+"""Labels of every run: its experiment, its machine and, for the timeline, its code location.
 
 Runs that the web UI or the daemon launches have a code location. Runs in a command's own process
 (`mdel run`, `dg launch`, `dagster asset materialize`) have none: the timeline leaves them out, and
@@ -6,6 +6,7 @@ the web UI cannot run them again. So each run gets its code location before its 
 """
 
 import os
+import socket
 from collections.abc import Mapping
 
 import dagster as dg
@@ -18,6 +19,7 @@ from dagster._core.remote_origin import (
 from dagster._core.storage.tags import MAX_RETRIES_TAG, REPOSITORY_LABEL_TAG
 
 EXPERIMENT_TAG = "mdel/experiment"
+MACHINE_TAG = "mdel/machine"
 
 
 def location_name(experiment: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -26,7 +28,8 @@ def location_name(experiment: str, environment: Mapping[str, str] = os.environ) 
 
 
 def label_run(instance: dg.DagsterInstance, run: dg.DagsterRun, *, experiment: str) -> None:
-    """Give a run its experiment's name and, if it has none, its code location."""
+    """Give a run its experiment's and machine's names and, if it has none, its code location."""
+    tag_with_machine(instance, run.run_id)
     if EXPERIMENT_TAG in run.tags:
         return
     if run.remote_job_origin is not None:
@@ -45,3 +48,11 @@ def label_run(instance: dg.DagsterInstance, run: dg.DagsterRun, *, experiment: s
     assert labelled is not None
     origin = RemoteJobOrigin(repository, run.job_name)
     instance.run_storage.replace_job_origin(labelled, origin)
+
+
+def tag_with_machine(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Give a run the name of this machine: its process is not visible on others."""
+    run = instance.get_run_by_id(run_id)
+    # A run that is started once more inherits the tags of the first.
+    if run is not None and run.tags.get(MACHINE_TAG) != socket.gethostname():
+        instance.add_run_tags(run_id, {MACHINE_TAG: socket.gethostname()})

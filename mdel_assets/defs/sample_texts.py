@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.defs.compute import Compute
-from mdel_assets.defs.evaluation import states_of_unmade
+from mdel_assets.defs.evaluation import made_with_pages
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
-from mdel_assets.defs.metadata import note_partitions, page, rounded, table
+from mdel_assets.defs.metadata import page, rounded, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.generation.steps import side_by_side
 from mdel_assets.line.lineage import Lineage
@@ -35,15 +35,7 @@ def sample_text_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         Seeded samples, beside those of the seed and of all experts together; and how well it
         predicts how each document really goes on, in bits per byte.
         """
-        lineage = workspace.lineage(experiment)
-        states = states_of_unmade(lineage, context.partition_keys)
-        keys = [key for key in context.partition_keys if key not in states]
-        written = compute.made(context, lineage, keys)
-        pages = {key: _page(lineage, record) for key, record in written.records.items()}
-        metadata = states | pages
-        note_partitions(context, metadata, fails=bool(written.failures))
-        written.raise_failures()
-        return dg.MaterializeResult()
+        return made_with_pages(context, workspace.lineage(experiment), compute, _page)
 
     return [sample_texts]
 

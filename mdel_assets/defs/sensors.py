@@ -1,14 +1,19 @@
 """The sensor, off by default, that notices new shard files in a watched folder."""
 
+import contextlib
 import json
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from mdel_assets.data.fetch import source_signature
+from mdel_assets.errors import MdelError
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.store.digests import text_digest
 
 
 def shard_job() -> UnresolvedAssetJobDefinition:
@@ -24,6 +29,8 @@ def new_shards(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.Sensor
     """Return the sensor, off by default, that requests the pass over new or changed local shards.
 
     A file is requested once it was the same at two ticks, so that files still being copied wait.
+    Dagster repeats no run key, so a pass that failed is requested again only after something that
+    it depends on has changed.
     """
 
     @dg.sensor(
@@ -41,10 +48,20 @@ def new_shards(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.Sensor
             if "://" not in shard.location
             if (signature := source_signature(shard.location))
         }
+        cursor = json.dumps(now)
+        if lineage.experiment.clusters and not lineage.artifact("corpus_clusters").is_made():
+            (first,) = lineage.inputs("corpus_clusters")
+            return dg.SensorResult(
+                skip_reason="Documents without labels are routed by corpus_clusters, which was "
+                f"never made: materialize {first.label} and corpus_clusters first.",
+                cursor=cursor,
+            )
+        under_way = _shards_under_way(context.instance, job)
         requests = [
-            dg.RunRequest(run_key=f"{key}-{signature}", partition_key=key)
+            dg.RunRequest(run_key=f"{key}-{signature}-{state}", partition_key=key)
             for key, signature in now.items()
-            if before.get(key) == signature and lineage.stale("shard_documents", key)
+            if before.get(key) == signature and key not in under_way
+            if (state := _state(lineage, key))
         ]
         growing = [key for key, signature in now.items() if before.get(key) != signature]
         reason = (
@@ -55,7 +72,30 @@ def new_shards(lineage: Lineage, job: UnresolvedAssetJobDefinition) -> dg.Sensor
         return dg.SensorResult(
             run_requests=requests,
             skip_reason=None if requests else reason,
-            cursor=json.dumps(now),
+            cursor=cursor,
         )
 
     return sensor
+
+
+def _shards_under_way(
+    instance: dg.DagsterInstance, job: UnresolvedAssetJobDefinition
+) -> set[str | None]:
+    """Return the shards of the job's runs that have not ended."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job.name, statuses=NOT_FINISHED_STATUSES))
+    return {run.tags.get(PARTITION_NAME_TAG) for run in runs}
+
+
+def _state(lineage: Lineage, key: str) -> str:
+    """Return a digest of why a shard's documents are stale and of what they will be made from.
+
+    It is empty if they are up to date.
+    """
+    stale = lineage.stale("shard_documents", key)
+    if stale is None:
+        return ""
+    expected = ""
+    # Before the shard is fetched, that is not known.
+    with contextlib.suppress(MdelError):
+        expected = lineage.identity("shard_documents", key).fingerprint
+    return text_digest(f"{stale.reason} {expected}")[:16]

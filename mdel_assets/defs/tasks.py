@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from mdel_assets.defs.compute import Compute
-from mdel_assets.defs.evaluation import states_of_unmade
+from mdel_assets.defs.evaluation import made_with_pages
 from mdel_assets.defs.line_assets import AllInOneRun, LineAssets
-from mdel_assets.defs.metadata import chart, note_partitions, page, result_of, rounded, table
+from mdel_assets.defs.metadata import chart, page, result_of, rounded, table
 from mdel_assets.defs.resources import Workspace
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import make_shown
@@ -35,14 +35,7 @@ def task_assets(line: LineAssets) -> list[dg.AssetsDefinition]:
         The harness's own evaluator runs them. A model is loaded once for all its tasks, and a task
         that was run on it before is not run again.
         """
-        lineage = workspace.lineage(experiment)
-        states = states_of_unmade(lineage, context.partition_keys)
-        keys = [key for key in context.partition_keys if key not in states]
-        made = compute.made(context, lineage, keys)
-        pages = {key: _page(lineage, record) for key, record in made.records.items()}
-        note_partitions(context, states | pages, fails=bool(made.failures))
-        made.raise_failures()
-        return dg.MaterializeResult()
+        return made_with_pages(context, workspace.lineage(experiment), compute, _page)
 
     @line.asset("task_matrix", group="evaluation", icons={"json", "markdown"})
     def task_matrix(workspace: Workspace) -> dg.MaterializeResult:

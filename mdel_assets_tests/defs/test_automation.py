@@ -8,6 +8,7 @@ import pytest
 
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.home import MdelHome
+from mdel_assets.line.making import make_one
 from mdel_assets_tests.conftest import PICO, make_documents, pico_experiment, write_shard
 
 pytestmark = [
@@ -207,28 +208,39 @@ def test_nothing_follows_an_input_that_failed_its_blocking_check(finished, place
     assert ("merged_model", "pair") not in requested
 
 
+class Watching:
+    """The sensor of shards, tick after tick."""
+
+    def __init__(self, experiment, home, instance):
+        self.definitions = build_definitions(experiment, home)
+        self.instance = instance
+        self.cursor = None
+
+    def look(self):
+        """Return the run keys that this tick requests, by shard, and why it requests none."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            repository_def=self.definitions.get_repository_def(),
+        )
+        found = self.definitions.resolve_sensor_def("new_shards").evaluate_tick(context)
+        self.cursor = found.cursor
+        return {r.partition_key: r.run_key for r in found.run_requests}, found.skip_message
+
+
 def test_a_new_shard_is_passed_over_once_it_has_stopped_growing(corpus, tmp_path, instance):
     watched = tmp_path / "shards"
     watched.mkdir()
     shutil.copy(corpus / "00.jsonl.zst", watched)
     experiment = pico_experiment(corpus, source={"train": [str(watched / "*.jsonl.zst")]})
-    home = MdelHome(tmp_path / "home")
-    definitions = build_definitions(experiment, home)
-    sensor = definitions.resolve_sensor_def("new_shards")
-    cursor = None
+    watching = Watching(experiment, MdelHome(tmp_path / "home"), instance)
 
     def look():
-        nonlocal cursor
-        context = dg.build_sensor_context(
-            instance=instance, cursor=cursor, repository_def=definitions.get_repository_def()
-        )
-        found = sensor.evaluate_tick(context)
-        cursor = found.cursor
-        return sorted(request.partition_key for request in found.run_requests)
+        return sorted(watching.look()[0])
 
     assert look() == []
     assert look() == ["00", "test", "val"]
-    job = definitions.resolve_job_def("pass_over_shard")
+    job = watching.definitions.resolve_job_def("pass_over_shard")
     for key in ("00", "test", "val"):
         assert job.execute_in_process(partition_key=key, instance=instance).success
     assert look() == []
@@ -239,3 +251,47 @@ def test_a_new_shard_is_passed_over_once_it_has_stopped_growing(corpus, tmp_path
     assert look() == ["01"]
     assert job.execute_in_process(partition_key="01", instance=instance).success
     assert look() == []
+
+
+def test_a_shard_is_asked_for_again_when_what_its_pass_needs_has_changed(corpus, home, instance):
+    """Dagster repeats no run key: what fails is not repeated for ever, and yet gets its chance."""
+    experiment = pico_experiment(corpus)
+    watching = Watching(experiment, home, instance)
+    watching.look()
+    first, _ = watching.look()
+    assert watching.look()[0] == first
+    # The pass was broken off between its two steps.
+    make_one(home.lineage(experiment), "raw_pile_shard", "00")
+    second, _ = watching.look()
+    assert {key for key in first if second[key] != first[key]} == {"00"}
+    assert watching.look()[0] == second
+    # While a pass over it is under way, what that changes is no reason for another.
+    tags = {"dagster/partition": "00"}
+    run = instance.add_run(
+        dg.DagsterRun("pass_over_shard", status=dg.DagsterRunStatus.STARTED, tags=tags)
+    )
+    assert set(second) - set(watching.look()[0]) == {"00"}
+    instance.report_run_failed(run)
+    assert watching.look()[0] == second
+    fewer = pico_experiment(corpus, domains=PICO["domains"][:-1])
+    changed = Watching(fewer, home, instance)
+    changed.look()
+    third, _ = changed.look()
+    assert third["00"] not in (first["00"], second["00"])
+
+
+def test_no_shard_is_asked_for_before_there_are_clusters_to_route_to(corpus, home, instance):
+    experiment = pico_experiment(corpus, domains={"clusters": 3}, merges={})
+    lineage = home.lineage(experiment)
+    watching = Watching(experiment, home, instance)
+    watching.look()
+    requests, told = watching.look()
+    assert requests == {}
+    assert told == (
+        "Documents without labels are routed by corpus_clusters, which was never made: materialize "
+        "raw_pile_shard '00' and corpus_clusters first."
+    )
+    make_one(lineage, "raw_pile_shard", "00")
+    make_one(lineage, "corpus_clusters")
+    requests, _ = watching.look()
+    assert {"00", "01", "test", "val"} == set(requests)

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
+from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.launch import run_line
+from mdel_assets.defs.partitions import range_tags
 from mdel_assets.evaluation.reported import stale_cells
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.conftest import forge, pico_experiment
@@ -143,3 +145,37 @@ def test_a_report_warns_of_a_model_that_became_worse(finished, tmp_path):
     assert all(row.data["change"] > 0.1 for row in rows)
     again = materialize(experiment, copy, "perplexity_report", "expert-arxiv")
     assert all(check.passed for check in again.get_asset_check_evaluations())
+
+
+def test_a_report_that_cannot_be_made_hides_no_other(finished, tmp_path):
+    experiment, home, _ = finished
+    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
+    lineage = copy.lineage(experiment)
+    (lineage.folder("token_scores", "dense") / "documents.parquet").unlink()
+    kind, tags = "perplexity_report", range_tags(["seed", "dense-one", "dense", "expert-github"])
+    asset = dg.AssetKey(kind)
+    job = build_definitions(experiment, copy).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(
+            instance=instance, asset_selection=[asset], tags=tags, raise_on_error=False
+        )
+        shown = instance.get_materialized_partitions(asset)
+    assert shown == {"seed", "dense-one", "expert-github"}
+    (failed,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    assert "dense: token_scores 'dense' is damaged" in failed.step_failure_data.error.message
+
+
+def test_a_doubtful_figure_is_warned_of_and_used_all_the_same(finished, tmp_path):
+    """The same scores give the same figure again, so barring it would bar it for good."""
+    experiment, home, _ = finished
+    copy = MdelHome(shutil.copytree(home.root, tmp_path / "home"))
+    report = copy.lineage(experiment).artifact("perplexity_report", "seed")
+    rows = report.require().details["rows"]
+    forge(report, details={"rows": [{**rows[0], "perplexity": 0.5}, *rows[1:]]})
+    result = materialize(experiment, copy, "perplexity_report", "seed")
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    doubtful = checks["figures_are_consistent"]
+    assert doubtful.metadata["doubtful"].value == [f"seed: {rows[0]['dataset']}/{rows[0]['split']}"]
+    assert doubtful.severity == dg.AssetCheckSeverity.WARN
+    # A check that is declared as blocking would keep `follow_inputs` from making the matrix.
+    assert not doubtful.blocking

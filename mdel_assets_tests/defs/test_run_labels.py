@@ -1,11 +1,14 @@
 """What runs say of themselves in the web UI: experiment and code location."""
 
+import socket
+
 import dagster as dg
 import pytest
 
 from mdel_assets.defs.graph import build_definitions
 from mdel_assets.defs.instance import open_instance
 from mdel_assets.defs.launch import Runner
+from mdel_assets.defs.run_labels import label_run
 from mdel_assets_tests.conftest import pico_experiment
 
 pytestmark = pytest.mark.in_use
@@ -44,6 +47,18 @@ def test_the_location_of_a_deployment_has_the_name_that_it_was_given(home, corpu
         runner = Runner(build_definitions(experiment, home), instance, home.lineage(experiment))
         runner.run("raw_pile_shard", "val")
         assert len(runs_of(instance, "mdel_assets")) == 1
+
+
+def test_every_run_names_the_machine_that_it_is_on():
+    """One that is started once more, perhaps elsewhere, inherits the tags of the first."""
+    first = {"mdel/experiment": "pico", "mdel/machine": "other"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for tags in ({}, first):
+            run = instance.add_run(dg.DagsterRun(job_name="expert", tags=tags))
+            label_run(instance, run, experiment="pico")
+            labelled = instance.get_run_by_id(run.run_id)
+            assert labelled.tags["mdel/machine"] == socket.gethostname()
+            assert labelled.tags["mdel/experiment"] == "pico"
 
 
 def test_every_asset_names_its_experiment(home, corpus):
