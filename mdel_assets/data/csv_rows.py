@@ -17,6 +17,7 @@ from mdel_assets.data.rows import Row, missing_column
 from mdel_assets.errors import ShardError
 
 _ROWS_PER_LIST = 1024
+_BYTES_PER_LIST = 32 << 20
 # Python's reader holds a row at four bytes a character, and room for another of its size.
 _MAX_ROW_BYTES = 32 << 20
 _DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
@@ -42,6 +43,7 @@ def read_csv_rows(
     columns = _Columns.find(path, lines.read_header(), fields)
     reader = csv.reader(lines, delimiter=columns.delimiter, strict=True)
     rows: list[Row] = []
+    num_bytes = 0
     while True:
         lines.begin_row()
         try:
@@ -55,9 +57,10 @@ def read_csv_rows(
         else:
             if cells:
                 rows.append(columns.row(cells, label) or lines.rejected(RejectReason.INVALID_ROW))
-        if len(rows) == _ROWS_PER_LIST:
+        num_bytes += lines.row_bytes
+        if len(rows) == _ROWS_PER_LIST or num_bytes >= _BYTES_PER_LIST:
             yield rows, lines.share_read
-            rows = []
+            rows, num_bytes = [], 0
     yield rows, 1.0
 
 
@@ -66,24 +69,27 @@ class _TooLongError(Exception):
 
 
 class _Lines:
-    """The lines of a file as text, with invalid UTF-8 escaped; remembers how a row begins."""
+    """The lines of a file as text, with invalid UTF-8 escaped; remembers how a row begins.
+
+    ``row_bytes`` is how much of the row that was begun last has been read.
+    """
 
     def __init__(self, path: Path, limit: int) -> None:
         self.share_read = 0.0
+        self.row_bytes = 0
         self._limit = limit
         self._lines = self._read(path)
         self._beginning = b""
-        self._size = 0
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
         line = next(self._lines)
-        self._size += len(line)
+        self.row_bytes += len(line)
         if len(self._beginning) < KEPT_BYTES:
             self._beginning += line[:KEPT_BYTES]
-        if self._size > self._limit:
+        if self.row_bytes > self._limit:
             raise _TooLongError
         return line.decode("utf-8", "surrogateescape")
 
@@ -99,7 +105,7 @@ class _Lines:
 
     def begin_row(self) -> None:
         """Forget the rows before."""
-        self._beginning, self._size = b"", 0
+        self._beginning, self.row_bytes = b"", 0
 
     def rejected(self, reason: RejectReason) -> Row:
         """Return the row that was begun last as a rejected one."""
@@ -112,7 +118,7 @@ class _Lines:
             for line in lines[:-1]:
                 yield line + b"\n"
             if block.too_long is not None:
-                self._size = self._limit
+                self.row_bytes = self._limit
                 yield block.too_long
 
 

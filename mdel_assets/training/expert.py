@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
-from mdel_assets.experiment.fields import ExpertTraining
+from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.store.tensor_files import TensorFolder
 from mdel_assets.training.adapters import Adapted, require_peft
@@ -249,7 +249,7 @@ def _blocks(
 
 
 def validation_blocks(
-    held_out: Mapping[str, SplitDocuments], tokenizer: Any, training: ExpertTraining
+    held_out: Mapping[str, SplitDocuments], tokenizer: Any, training: Optimization
 ) -> dict[str, NDArray[np.int32]]:
     """Return packed blocks of each split whose documents fill at least one block."""
     found = {}

@@ -142,16 +142,22 @@ def halve_frozen_layers(model: Any) -> None:
     """Keep the frozen weights of linear layers in bfloat16, as autocast would round them anyway.
 
     Products are the same to the bit, nothing is rounded again at every step, and the weights take
-    half the memory. All weights leave the memory-mapped file they were loaded from, because any one
-    of them would keep the file in memory.
+    half the memory. A weight that another module owns too, such as a tied embedding, stays as it
+    is. All weights leave the memory-mapped file they were loaded from, because any one of them
+    would keep the file in memory.
     """
     import torch
 
+    linear, read_otherwise = [], set()
     for module in model.modules():
         own = list(module.parameters(recurse=False))
-        if isinstance(module, torch.nn.Linear) and not any(p.requires_grad for p in own):
-            for parameter in own:
-                parameter.data = parameter.data.to(torch.bfloat16)
+        if not isinstance(module, torch.nn.Linear):
+            read_otherwise |= {id(parameter) for parameter in own}
+        elif not any(parameter.requires_grad for parameter in own):
+            linear += own
+    for parameter in linear:
+        if id(parameter) not in read_otherwise:
+            parameter.data = parameter.data.to(torch.bfloat16)
     for parameter in model.parameters():
         if parameter.dtype == torch.float16:
             parameter.data = parameter.data.clone()

@@ -34,12 +34,14 @@ def pack(
     seed: int,
     max_documents: int | None = None,
     folder: Path | None = None,
+    setting: str = "training.block_size",
 ) -> NDArray[np.int32]:
     """Return (B, block_size) token ids, B at most ``num_blocks``, from shuffled ``documents``.
 
     Of the shuffled documents only the first ``max_documents`` are taken. The log tells how many of
     those that were read hold the literal text of a special token, and so the token itself. The ids
-    are mapped from a nameless file in ``folder``, or among the system's temporary ones.
+    are mapped from a nameless file in ``folder``, or among the system's temporary ones. ``setting``
+    is the setting of ``block_size``.
 
     Raises:
         TrainingError: the documents hold fewer tokens than one block, or the tokenizer has no
@@ -62,7 +64,7 @@ def pack(
     if have < block_size:
         raise TrainingError(
             f"{len(documents)} documents hold {have} tokens, fewer than one block of {block_size}. "
-            f"Lower training.block_size, or give the domain more text."
+            f"Lower {setting}, or give the domain more text."
         )
     if num_special:
         _log.warning(

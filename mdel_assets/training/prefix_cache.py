@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from mdel_assets.store.durable_files import exclusively
 from mdel_assets.training.layers import layer_list_name, put_layers, text_config
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _log = logging.getLogger(__name__)
-_STATES_NAME, _KNOWN_NAME = "prefix.float32", "prefix.known"
+_STATES_NAME, _KNOWN_NAME, _LOCK_NAME = "prefix.float32", "prefix.known", "prefix.lock"
 _PROBE_SHAPE = (2, 16)
 
 # Shapes in names: N blocks, B blocks of a batch, T positions, D hidden width.
@@ -92,9 +93,10 @@ class PrefixCache:
     ) -> None:
         self._split = split
         self._dtype = like.dtype
-        folder.mkdir(parents=True, exist_ok=True)
-        self._states_NTD = _file(folder / _STATES_NAME, (*shape_NT, like.shape[-1]), np.float32)
-        self._known_N = _file(folder / _KNOWN_NAME, shape_NT[:1], np.uint8)
+        # The processes of one training share the files, and one of them makes them.
+        with exclusively(folder / _LOCK_NAME):
+            self._states_NTD = _file(folder / _STATES_NAME, (*shape_NT, like.shape[-1]), np.float32)
+            self._known_N = _file(folder / _KNOWN_NAME, shape_NT[:1], np.uint8)
 
     def hidden(self, ids_BT: "Tensor", blocks_B: "Tensor") -> "Tensor":
         """Return the model's last hidden states of the blocks numbered ``blocks_B``."""

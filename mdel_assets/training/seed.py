@@ -14,6 +14,7 @@ from mdel_assets.data.split_documents import SplitDocuments
 from mdel_assets.errors import TrainingError
 from mdel_assets.experiment.fields import ModelSource, Pretraining
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
+from mdel_assets.training.expert import validation_blocks
 from mdel_assets.training.layers import layer_list_name, text_config
 from mdel_assets.training.model_files import (
     check_tokenizer_fits,
@@ -32,6 +33,7 @@ from mdel_assets.training.trained_model import put_tensors
 
 _log = logging.getLogger(__name__)
 END_OF_TEXT = "<|endoftext|>"
+_HELD_OUT = "validation_domain"
 
 
 def adopt_model(source: ModelSource, folder: Path, *, cache: Path) -> SeedResult:
@@ -60,8 +62,13 @@ def pretrain_seed(
 ) -> SeedResult | None:
     """Train a tokenizer and a model from scratch on the domains' own training text.
 
-    ``datasets`` maps each present domain to its dataset folder. Every domain gives the same number
-    of tokens, as far as it has enough text; otherwise the largest domain would dominate the seed.
+    ``datasets`` maps each present domain to its dataset folder. So that a large domain does not
+    dominate the seed, each gives its first documents only: up to eight characters for each token of
+    an equal share, and the document that reaches this is taken whole. (With ``num_epochs``, every
+    domain gives all of its documents.) The documents of all domains are shuffled together and read
+    until there are enough tokens, so shares are equal only roughly, and smaller for a domain with
+    little text.
+
     If ``folder`` is None, another process saves the seed, and nothing is returned.
 
     Raises:
@@ -90,6 +97,7 @@ def pretrain_seed(
         num_blocks=None if whole else pretraining.num_steps * pretraining.batch_size,
         seed=pretraining.seed,
         folder=work_folder,
+        setting=setting,
     )
     settings = pretraining.of_length(len(blocks))
     leaving_weights_alone(model)
@@ -119,24 +127,19 @@ def _training_text(pretraining: Pretraining, datasets: Mapping[str, Path]) -> Sp
 def _held_out_loss(
     model: Any, tokenizer: Any, pretraining: Pretraining, *, datasets: Mapping[str, Path]
 ) -> float | None:
-    """Return the loss over held-out text of all domains; None if there is no such text."""
+    """Return the loss over held-out text of all domains; None if it fills no block."""
     from mdel_assets.training.fused_loss import LanguageModelLoss
 
     held_out = SplitDocuments.together(
         [
-            SplitDocuments.of(path / "validation_domain.parquet", domain=domain)
+            SplitDocuments.of(path / f"{_HELD_OUT}.parquet", domain=domain)
             for domain, path in datasets.items()
         ]
     )
-    if not len(held_out):
+    reader = reading(tokenizer, pretraining.special_tokens)
+    blocks = validation_blocks({_HELD_OUT: held_out}, reader, pretraining).get(_HELD_OUT)
+    if blocks is None:
         return None
-    blocks = pack(
-        held_out,
-        reading(tokenizer, pretraining.special_tokens),
-        block_size=pretraining.block_size,
-        num_blocks=pretraining.num_validation_blocks,
-        seed=pretraining.seed,
-    )
     return validation_loss(LanguageModelLoss(model), blocks, batch_size=pretraining.batch_size)
 
 
@@ -206,7 +209,10 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> SeedResult:
 
 
 def _characters_wanted(pretraining: Pretraining, num_domains: int) -> int | None:
-    """Return how many characters of a domain are enough: more than its share of the tokens."""
+    """Return how many characters of a domain are enough; None for all of them.
+
+    Eight for each token of an equal share are more than are read.
+    """
     if pretraining.num_epochs is not None:
         return None
     return 8 * pretraining.num_tokens_read // num_domains

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mdel_assets.data.csv_rows import read_csv_rows
+from mdel_assets.data.json_lines import Fields
 from mdel_assets.errors import ShardError
 from mdel_assets.experiment.fields import Domain
 from mdel_assets_tests.data.own_corpora import COLUMNS, jsonl, rejects, run, texts
@@ -60,6 +62,15 @@ def test_a_quote_that_is_never_closed_takes_no_memory(tmp_path):
     # The open quote takes lines until the row is too long, and rows begin anew behind that.
     assert counts.rejects == {"too_long": 1}
     assert texts(tmp_path / "out") == ["a"] + ["c"] * (100 - (300 - len('"b,Law\n')) // 6 - 1)
+
+
+def test_long_rows_are_held_a_few_at_a_time(tmp_path):
+    line = b"x" * (5 << 20) + b",Law\n"
+    (tmp_path / "s.csv").write_bytes(b"text,dept\n" + 12 * line)
+    fields = Fields(text="text", domain="dept")
+    lists = read_csv_rows(tmp_path / "s.csv", fields, label="", max_row_bytes=8 << 20)
+    # The seventh row of 5 MiB reaches 32 MiB.
+    assert [len(rows) for rows, _ in lists] == [7, 5]
 
 
 def test_a_table_without_the_column_is_refused_with_those_it_has(tmp_path):

@@ -18,7 +18,7 @@ from mdel_assets.training.model_files import load_tokenizer
 from mdel_assets.training.optimize import last_whole_checkpoint, optimize
 from mdel_assets.training.packing import pack
 from mdel_assets.training.seed import pretrain_seed
-from mdel_assets_tests.conftest import TRAINING, task_of
+from mdel_assets_tests.conftest import TRAINING, task_of, write_split
 from mdel_assets_tests.families import FAMILIES
 
 
@@ -211,6 +211,54 @@ def test_half_precision_trains_fp32_weights_and_leaves_frozen_ones_alone(
     assert not ours[name].equal(ours[name].bfloat16().float())
     loss = half.losses_after["validation_domain"]
     assert loss == pytest.approx(exact.losses_after["validation_domain"], rel=0.01)
+
+
+def pretrain(datasets, folder):
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
+    pretraining = Pretraining(
+        model={"model_type": "gpt_neox", **sizes},
+        vocab_size=320,
+        learning_rate=3e-3,
+        block_size=32,
+        batch_size=4,
+        num_tokens=128,
+    )
+    return pretrain_seed(
+        pretraining, folder / "out", datasets=datasets, work_folder=folder / "work"
+    )
+
+
+def test_a_pretrained_seed_with_little_held_out_text_is_saved_without_a_loss(
+    dataset, tmp_path, caplog
+):
+    write_split(tmp_path / "validation_domain.parquet", ["a few words"], domain="ArXiv")
+    (tmp_path / "train.parquet").symlink_to(dataset / "train.parquet")
+    result = pretrain({"ArXiv": tmp_path}, tmp_path)
+    assert result.validation_loss is None
+    assert "less than one block" in caplog.text
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_a_seed_with_less_text_than_a_block_is_refused_by_its_own_setting(tmp_path):
+    write_split(tmp_path / "train.parquet", ["a few words"], domain="ArXiv")
+    with pytest.raises(TrainingError, match=r"Lower seed_model\.pretrain\.block_size"):
+        pretrain({"ArXiv": tmp_path}, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("seed_dtype", ["float32", "float16"])
+def test_a_training_that_moves_nothing_in_half_precision_leaves_the_losses_as_they_were(
+    make_model, dataset, tmp_path, family, is_tied, seed_dtype
+):
+    """A frozen embedding that is the output layer too stays as exact as it was."""
+    seed = make_model(family, dtype=seed_dtype, tie_word_embeddings=is_tied)
+    # No weight of fp32 changes by so little.
+    changes = {"dtype": "bfloat16", "learning_rate": 1e-30, "num_tokens": 128}
+    # Without kept states, the losses after begin with the embedding, too.
+    training = TRAINING.model_copy(update={"cache_prefix": False, **changes})
+    result = train(seed, dataset, tmp_path, training)
+    assert result.losses_after == result.losses_before
 
 
 def test_a_changed_frozen_tensor_is_found(make_model, tmp_path):

@@ -1,5 +1,8 @@
 """States below the first trained layer: kept where that changes nothing, computed elsewhere."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from mdel_assets.training.fused_loss import LanguageModelLoss
 from mdel_assets.training.layers import layer_list_name
 from mdel_assets.training.model_files import load_model
 from mdel_assets.training.optimize import optimize
-from mdel_assets.training.prefix_cache import keep_prefix
+from mdel_assets.training.prefix_cache import PrefixCache, keep_prefix
 from mdel_assets_tests.conftest import TRAINING
 from mdel_assets_tests.families import FAMILIES
 
@@ -76,6 +79,30 @@ def test_another_process_finds_the_states_that_were_kept(make_model, tmp_path):
     assert again(IDS, torch.tensor([0, 4, 2]))["loss"].item() != plain
     assert again(IDS, torch.tensor([4, 3, 2]))["loss"].item() == plain
     assert LanguageModelLoss(model)(IDS)["loss"].item() == plain
+
+
+class States:
+    """Gives zeros for a whole pass, in which the states are ones, and else the states."""
+
+    def whole(self, ids):
+        return torch.zeros(*ids.shape, 8), torch.ones(*ids.shape, 8)
+
+    def above(self, _ids, states):
+        return states
+
+
+def test_processes_that_begin_at_once_share_the_states_that_are_kept(tmp_path):
+    start, states, blocks = threading.Barrier(4), torch.zeros(8), torch.arange(3)
+
+    def begin(folder):
+        start.wait(timeout=10)
+        return PrefixCache(States(), like=states, shape_NT=(3, 20), folder=folder)
+
+    with ThreadPoolExecutor(start.parties) as pool:
+        for number in range(100):
+            first, *others = pool.map(begin, [tmp_path / str(number)] * start.parties)
+            assert not first.hidden(IDS, blocks).any()
+            assert all(other.hidden(IDS, blocks).all() for other in others)
 
 
 @pytest.mark.in_use
