@@ -1,4 +1,4 @@
-"""A domain's text in Dagster's history: rows on pages of datasets, texts on pages of models."""
+"""A domain's text in Dagster's history: on pages of datasets, sample texts and publications."""
 
 import contextlib
 import logging
@@ -10,10 +10,17 @@ from pathlib import Path
 import dagster as dg
 
 from mdel_assets.home import MdelHome
+from mdel_assets.publishing.card_texts import shows_text_of
 
 _log = logging.getLogger(__name__)
-# Assets whose pages show text, and the table there that names the domains it is from.
-_SHOWING = {dg.AssetKey("domain_dataset"): "sample", dg.AssetKey("sample_texts"): "bits_per_byte"}
+# Assets whose pages show text, and the entry there that names the domains it is from.
+_SHOWING = {
+    dg.AssetKey("domain_dataset"): "sample",
+    dg.AssetKey("sample_texts"): "bits_per_byte",
+    dg.AssetKey("hub_expert"): "card",
+    dg.AssetKey("hub_merged_model"): "card",
+    dg.AssetKey("hub_mixture"): "card",
+}
 _PAGE = 500
 
 
@@ -50,25 +57,27 @@ def _instances(home: MdelHome, environment: Mapping[str, str] = os.environ) -> l
 
 
 def _samples(instance: dg.DagsterInstance, domain: str, root: Path) -> Iterator[dg.EventLogRecord]:
-    for asset, table in _SHOWING.items():
+    for asset, entry in _SHOWING.items():
         cursor, has_more = None, True
         while has_more:
             page = instance.fetch_materializations(asset, limit=_PAGE, cursor=cursor)
-            yield from (event for event in page.records if _shows(event, table, domain, root))
+            yield from (event for event in page.records if _shows(event, entry, domain, root))
             cursor, has_more = page.cursor, page.has_more
 
 
-def _shows(event: dg.EventLogRecord, table: str, domain: str, root: Path) -> bool:
+def _shows(event: dg.EventLogRecord, entry: str, domain: str, root: Path) -> bool:
     """Whether an event shows text of ``domain`` of the experiment whose folder is ``root``."""
     made = event.asset_materialization
     if made is None:
         return False
-    sample, place = made.metadata.get(table), made.metadata.get("path")
+    shown, place = made.metadata.get(entry), made.metadata.get("path")
     if isinstance(place, dg.PathMetadataValue) and root not in Path(place.path or "").parents:
         return False
-    if not isinstance(sample, dg.TableMetadataValue):
+    if isinstance(shown, dg.MarkdownMetadataValue):
+        return shows_text_of(shown.md_str or "", domain)
+    if not isinstance(shown, dg.TableMetadataValue):
         return False
-    return any(row.data.get("domain") == domain for row in sample.records)
+    return any(row.data.get("domain") == domain for row in shown.records)
 
 
 def _overwrite_deleted(database: Path) -> None:

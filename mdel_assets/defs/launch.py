@@ -193,7 +193,7 @@ def _make(
     on_start: Callable[[str, str], None] | None,
     num_workers: int,
 ) -> Iterator[RunOutcome]:
-    """Make the stale ``ranges`` of a kind's keys: together, in workers, or one by one."""
+    """Make what is to do in ``ranges`` of a kind's keys: together, in workers, or one by one."""
     keys = [key for group in ranges for key in group]
     if len(keys) > 1 and runner.makes_together(kind):
         for group in ranges:
@@ -201,12 +201,12 @@ def _make(
                 on_start(kind, f"all {len(group)}")
             yield runner.run_range(kind, group)
         return
-    stale = [key for key in keys if runner.lineage.stale(kind, key)]
+    to_do = [key for key in keys if runner.lineage.to_do(kind, key)]
     is_of_shards = runner.lineage.registry[kind].keys is shard_keys
-    if is_of_shards and min(len(stale), num_workers) > 1:
-        yield from _run_in_workers(experiment, home, kind, stale, num_workers=num_workers)
+    if is_of_shards and min(len(to_do), num_workers) > 1:
+        yield from _run_in_workers(experiment, home, kind, to_do, num_workers=num_workers)
         return
-    for key in stale:
+    for key in to_do:
         if on_start:
             on_start(kind, key)
         yield runner.run(kind, key)

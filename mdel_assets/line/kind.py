@@ -17,7 +17,7 @@ from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.model_keys import Family, ModelKey
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.price import Price
-from mdel_assets.store.artifacts import Artifact
+from mdel_assets.store.artifacts import RECORD_NAME, Artifact
 from mdel_assets.store.records import Identity, Record
 
 if TYPE_CHECKING:
@@ -224,6 +224,17 @@ class Kind:
     follows_inputs: bool = False
     is_trained: Callable[[Experiment], bool] | None = None
     replicate_of: str = ""
+
+    @property
+    def record_place(self) -> str:
+        """Where its record is under the experiment's folder, with ``{key}`` as in ``place``."""
+        name = f"{self.record}.{RECORD_NAME}" if self.record else RECORD_NAME
+        return f"{self.place}/{name}"
+
+    @property
+    def owns_folder(self) -> bool:
+        """Whether its folder holds nothing else."""
+        return not (self.record or self.shares_folder)
 
     @property
     def is_training(self) -> bool:

@@ -51,9 +51,9 @@ class Lineage(Presence):
             inputs=inputs,
         )
 
-    def source_identity(self, kind: str, key: str, config: dict[str, Any]) -> Identity:
-        """Return the identity of a source, which is what was found: it is made from nothing."""
-        return self._identity(self.registry[kind], key, config, {})
+    def source_identity(self, kind: str, key: str) -> Identity:
+        """Return the identity of a source but for its config, which says what was found."""
+        return self._identity(self.registry[kind], key, {}, {})
 
     def _fingerprints(
         self, inputs: Sequence[Artifact], coming: Mapping[str, str]

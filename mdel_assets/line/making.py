@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
+from mdel_assets.errors import (
+    MdelError,
+    ObjectStoreError,
+    TrainingInterruptedError,
+    WorkerError,
+)
 from mdel_assets.line.cache_limit import keep_within_limit
 from mdel_assets.line.conditions import NO_CONDITIONS, Conditions
 from mdel_assets.line.kind import Kind, Part, Task, Written
@@ -257,7 +262,12 @@ def _make_together(
             if isinstance(outcome, MdelError):
                 made.failures[key] = outcome
             elif is_first_process():
-                _publish(kind, tasks[key], outcome)
+                try:
+                    _publish(kind, tasks[key], outcome)
+                except ObjectStoreError as error:
+                    # It is made here; the others of this run may reach the store.
+                    made.failures[key] = error
+                    continue
                 if outcome.lacking:
                     made.failures[key] = outcome.lacking
                     continue
@@ -280,7 +290,7 @@ def _written(kind: Kind, tasks: Mapping[str, Task]) -> Iterator[tuple[str, Writt
 
 def _identity(lineage: Lineage, kind: Kind, key: str) -> Identity:
     if kind.current is not None:
-        return lineage.source_identity(kind.name, key, {})
+        return lineage.source_identity(kind.name, key)
     return lineage.identity(kind.name, key)
 
 

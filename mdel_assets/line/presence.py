@@ -52,10 +52,9 @@ class Presence:
     def artifact(self, kind: str, key: str = "") -> Artifact:
         """Return the place of an artifact."""
         declared = self.registry[kind]
-        folder = self.root / declared.place.format(key=key)
-        name = f"{declared.record.format(key=key)}." if declared.record else ""
+        record_path = self.root / declared.record_place.format(key=key)
         partition = f" --partition {key}" if key else ""
-        record_path, remote, links_to = folder / f"{name}{RECORD_NAME}", None, None
+        remote, links_to = None, None
         if self.remote:
             remote = RemotePlace(self.remote, str(record_path.relative_to(self.root.parent)))
             links_to = self.artifact(declared.links_to) if declared.links_to else None
@@ -63,11 +62,11 @@ class Presence:
             kind=kind,
             key=key,
             experiment=self.experiment.name,
-            folder=folder,
+            folder=record_path.parent,
             record_path=record_path,
             remedy=_REMEDY.format(kind=kind, partition=partition),
             work=self.root / "work",
-            owns_folder=not (declared.record or declared.shares_folder),
+            owns_folder=declared.owns_folder,
             remote=remote,
             links_to=links_to,
         )

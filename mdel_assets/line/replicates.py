@@ -20,7 +20,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.price import Price
 from mdel_assets.line.staleness import Stale
 from mdel_assets.store.artifacts import Artifact
-from mdel_assets.store.records import Identity, Record
+from mdel_assets.store.records import Identity
 
 if TYPE_CHECKING:
     from mdel_assets.training.sizes import Sizes
@@ -106,21 +106,9 @@ class Replicate(Lineage):
         """Return what the artifact should be; raises as that of the line."""
         return self.line.identity(*self.name(kind, key), coming=coming)
 
-    def current(self, kind: str, key: str = "") -> Record | None:
-        """Return the record if the artifact is whole and is what it should be, else None."""
-        return self.line.current(*self.name(kind, key))
-
-    def settle(self, kind: str, key: str, record: Record) -> Record:
-        """Have a current artifact here and in the store; as that of the line."""
-        return self.line.settle(*self.name(kind, key), record)
-
     def to_do(self, kind: str, key: str = "") -> Stale | None:
         """Say what is still to be done for the artifact; as that of the line."""
         return self.line.to_do(*self.name(kind, key))
-
-    def bring_inputs(self, kind: str, key: str = "") -> None:
-        """Have everything here that an artifact is made from; as that of the line."""
-        self.line.bring_inputs(*self.name(kind, key))
 
     def stale(self, kind: str, key: str = "") -> Stale | None:
         """Say why the artifact would be made anew, or None if it is current."""

@@ -4,11 +4,14 @@ Dagster's history holds some, too: `defs/forgetting.py` looks there.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from mdel_assets.home import MdelHome
 from mdel_assets.store.artifacts import KEPT_IN_WORK
+from mdel_assets.store.half_written import staging_folders
+from mdel_assets.store.in_use import unused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,10 @@ class TextFound:
         """The size of the file, or of all files in the folder."""
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
         return sum(path.stat().st_size for path in files if path.is_file())
+
+    def remove(self) -> None:
+        """Remove the file or folder."""
+        shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink(missing_ok=True)
 
 
 def shards_with(domain: str, root: Path) -> list[str]:
@@ -61,6 +68,11 @@ def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]
             yield TextFound(path, "work in progress, or damaged")
     for path in sorted(home.cache.glob(f"partial-{experiment}-*")):
         yield TextFound(path, "a partly fetched shard")
+    # Whoever removes text holds the locks of all makers: nobody writes there then.
+    for path in staging_folders(root):
+        yield TextFound(path, "half-written")
+    for path in _left_by_fetches(home.cache):
+        yield TextFound(path, "a partly fetched file")
     other = "has other text, too, so it stays: rm -r it if no other domain needs it"
     for path in sorted(root.glob("shards/*")):
         yield TextFound(path, "a raw shard", other)
@@ -73,6 +85,16 @@ def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]
             "belongs to Weights & Biases: rm -r it; delete online runs on their pages",
         )
     yield from _caches_of_the_hub()
+
+
+def _left_by_fetches(cache: Path) -> Iterator[Path]:
+    """Yield what was fetched of files from object stores, save what is being fetched."""
+    for path in sorted(cache.glob("store-*/partial/*")):
+        # A fetch may be another experiment's. It holds the file.
+        with unused(path) as is_left:
+            pass
+        if is_left:
+            yield path
 
 
 def _caches_of_the_hub() -> Iterator[TextFound]:

@@ -5,6 +5,7 @@ Each examination yields findings: a sentence that explains, and where it can be 
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -18,11 +19,23 @@ from mdel_assets.errors import MdelError
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.home import MdelHome
 from mdel_assets.hub.credentials import find_token
+from mdel_assets.kinds import KINDS
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
-from mdel_assets.line.recorded_artifacts import named_by, record_paths, unknown_artifact
+from mdel_assets.line.recorded_artifacts import (
+    named_by,
+    placed_at,
+    record_paths,
+    unknown_artifact,
+)
 from mdel_assets.store.artifacts import RECORD_NAME, Artifact
-from mdel_assets.store.half_written import ELSEWHERE_SECONDS, dead_writer
+from mdel_assets.store.half_written import (
+    ELSEWHERE_SECONDS,
+    dead_writer,
+    final_place,
+    staging_folders,
+)
+from mdel_assets.store.in_use import unused
 from mdel_assets.store.records import Record
 from mdel_assets.tracking import tracking_mode
 
@@ -76,15 +89,20 @@ def _database_problem(path: Path) -> str:
 
 def examine_folders(home: MdelHome) -> Iterator[Finding]:
     """Look for folders that a killed process left half-written."""
-    for folder in sorted(home.root.rglob(".*")):
-        writer = dead_writer(folder)
+    for folder in staging_folders(home.root):
+        # On another host, a job that goes on for days looks like one that is dead.
+        with _in_no_making(folder, home) as is_left:
+            writer = dead_writer(folder) if is_left else None
         if writer is None:
             continue
 
         def repair(folder: Path = folder) -> str:
-            # Who makes the same artifact again removes it, too.
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.unlink(missing_ok=True)
+            with _in_no_making(folder, home) as is_left:
+                if not is_left:
+                    return f"left {folder}: somebody makes it now"
+                # Who makes the same artifact again removes it, too.
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.unlink(missing_ok=True)
             return f"removed {folder}"
 
         yield Finding(
@@ -92,6 +110,20 @@ def examine_folders(home: MdelHome) -> Iterator[Finding]:
             f"which is gone.",
             repair,
         )
+
+
+@contextlib.contextmanager
+def _in_no_making(folder: Path, home: MdelHome) -> Iterator[bool]:
+    """Whether nobody makes the artifact of a staging folder; nobody does before the block ends."""
+    place = final_place(folder)
+    path = place if place.name.endswith(RECORD_NAME) else place / RECORD_NAME
+    root = home.root / place.relative_to(home.root).parts[0]
+    lock = (placed_at(path, root=root, kinds=KINDS) or unknown_artifact(path)).lock_path
+    if not lock.exists():
+        yield True
+        return
+    with unused(lock) as is_free:
+        yield is_free
 
 
 def examine_work(home: MdelHome, experiment: Experiment) -> Iterator[Finding]:
@@ -155,14 +187,14 @@ def examine_records(
 ) -> Iterator[Finding]:
     """Compare every artifact's files with its record; ``read_files`` reads them all once more."""
     lineage = home.lineage(experiment)
-    root, places = lineage.root, _places(lineage)
+    root, kinds = lineage.root, lineage.registry.values()
     for path in record_paths(root):
         artifact, record, problem = _read(path, lineage, read_files=read_files)
         if not problem:
             continue
 
-        # A record that cannot be read does not say whose lock it is.
-        known = places.get(path) or (artifact if record else None)
+        # A record that cannot be read, at the place of no kind, does not say whose lock it is.
+        known = placed_at(path, root=root, kinds=kinds) or (artifact if record else None)
 
         def repair(path: Path = path, known: Artifact | None = known) -> str:
             with making(*([known] if known else [])):
@@ -174,33 +206,21 @@ def examine_records(
         yield Finding(f"{artifact.label}: {problem}. It has to be made anew.", repair)
 
 
-def _places(lineage: Lineage) -> dict[Path, Artifact]:
-    """Return the line's artifacts by the paths of their records."""
-    found: dict[Path, Artifact] = {}
-    for kind in lineage.kinds():
-        # Which keys there are may not be known, where something is missing or damaged.
-        with contextlib.suppress(MdelError):
-            artifacts = [lineage.artifact(kind, key) for key in lineage.keys(kind)]
-            found |= {artifact.record_path: artifact for artifact in artifacts}
-    return found
-
-
 def _read(path: Path, lineage: Lineage, *, read_files: bool) -> tuple[Artifact, Record | None, str]:
     """Return what a record is of, the record, and what is wrong with it or its files."""
-    name = path.name.removesuffix(RECORD_NAME).rstrip(".")
     artifact = unknown_artifact(path, within=lineage)
     try:
         record = Record.parse(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        return artifact, None, f"{name or 'its record'} cannot be read ({error})"
+        return artifact, None, f"its record {path} cannot be read ({error})"
     artifact = named_by(record, artifact, within=lineage)
     return artifact, record, artifact.damage(record, read_all=read_files) or ""
 
 
 def _move_aside(artifact: Artifact, record: Record | None, folder: Path) -> str:
     """Move an artifact to where nothing looks for it, so that the next run makes it anew."""
-    number = len(list(folder.iterdir())) if folder.exists() else 0
-    place = folder / f"{artifact.kind}-{number}"
+    places = (folder / f"{artifact.kind}-{number}" for number in itertools.count())
+    place = next(place for place in places if not place.exists())
     place.mkdir(parents=True)
     if artifact.owns_folder:
         os.replace(artifact.folder, place / artifact.folder.name)

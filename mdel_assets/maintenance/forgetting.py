@@ -7,7 +7,6 @@ names. A dataset of another domain is made from it, too, where its general half 
 import dataclasses
 import functools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,11 +23,13 @@ from mdel_assets.line.recorded_artifacts import Recorded, record_paths, recorded
 from mdel_assets.maintenance.derived_artifacts import Derived, derived_from
 from mdel_assets.maintenance.domain_text import TextFound, shards_with, text_of
 from mdel_assets.maintenance.forgetting_in_store import (
+    fetched_aside,
     place_of,
     recorded_in_store,
     remove_from_store,
     shards_in_store,
 )
+from mdel_assets.maintenance.text_on_cards import cards_showing
 from mdel_assets.publishing.backend import Repository
 from mdel_assets.publishing.forgotten import read_forgotten
 from mdel_assets.publishing.publication import Publication, with_publishing_retries
@@ -84,7 +85,7 @@ def plan_forgetting(home: MdelHome, lineage: Lineage, domain: str) -> Forgetting
     root = lineage.root
     found = _recorded(home, lineage)
     _require_known(lineage, found, domain)
-    shards = [*shards_with(domain, root), *shards_in_store(lineage, domain)]
+    shards = [*shards_with(domain, root), *shards_in_store(found, domain)]
     artifacts = [entry for entry in found if not entry.record.kind.startswith(_PUBLICATION)]
     derived = derived_from(
         domain,
@@ -102,6 +103,7 @@ def plan_forgetting(home: MdelHome, lineage: Lineage, domain: str) -> Forgetting
     ]
     is_there = bool(shards or derived or publications or _was_routed(lineage, domain))
     text = list(text_of(domain, home, lineage.experiment.name)) if is_there else []
+    text += cards_showing(domain, [entry for entry in publications if not entry.is_displaced])
     return ForgettingPlan(domain, text, derived, publications)
 
 
@@ -142,9 +144,9 @@ def delete_local(home: MdelHome, lineage: Lineage, domain: str) -> ForgettingPla
         plan = plan_forgetting(home, lineage, domain)
         # What was made last goes first: lineage still reaches the rest if this is interrupted.
         for entry in reversed(plan.derived):
-            entry.found.artifact.remove()
+            entry.found.remove()
         for text in reversed(plan.removable):
-            shutil.rmtree(text.path) if text.path.is_dir() else text.path.unlink(missing_ok=True)
+            text.remove()
         if plan.derived or plan.removable:
             own = [entry.found.artifact for entry in plan.derived]
             remove_from_store(
@@ -181,7 +183,7 @@ def delete_remote(
                 what=f"deleting {repository}",
                 retries=retries or RetryPolicy(),
             )
-            entry.artifact.remove()
+            entry.remove()
             if lineage and lineage.remote:
                 place = place_of(lineage, entry.artifact.record_path)
                 lineage.remote.remove(place, lineage.remote.versions(place))
@@ -208,6 +210,9 @@ def _count_documents(entry: Recorded, domain: str) -> int | None:
     """Return how many documents of ``domain`` a dataset holds; None where its files are damaged."""
     from mdel_assets.publishing.dataset_card import documents_by_domain
 
+    if entry.is_displaced:
+        with fetched_aside(entry) as folder:
+            return documents_by_domain(folder).get(domain, 0)
     if entry.artifact.remote:
         # It is in the store alone; whether it holds the text is not in its record.
         entry.artifact.require()

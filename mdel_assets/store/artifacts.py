@@ -91,7 +91,7 @@ class Artifact:
             return self.remote.newest() if self.remote else None
         except ValueError as error:
             raise DamagedArtifactError(
-                f"{self.record_path} is not a record ({error}). Delete its folder, then "
+                f"{self.record_path} is not a record ({error}). Delete that file, then "
                 f"{self.remedy}."
             ) from error
 
@@ -221,15 +221,20 @@ class Artifact:
         return self.record_path.stat().st_mtime
 
     def remove(self) -> None:
-        """Remove it, where it is here: its folder, or its own files in a shared one."""
-        if self.owns_folder:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            return
-        record = self.last_record()
-        for name in record.files if record else ():
-            (self.folder / name).unlink(missing_ok=True)
-        self.record_path.unlink(missing_ok=True)
+        """Remove it, where it is here: its folder, or its own files in a shared one.
+
+        The record goes last: by it, what an interruption leaves is found.
+        """
+        if self.owns_folder and self.folder.exists():
+            for path in set(self.folder.iterdir()) - {self.record_path}:
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
+            shutil.rmtree(self.folder)
+        elif not self.owns_folder:
+            record = self.last_record()
+            for name in record.files if record else ():
+                (self.folder / name).unlink(missing_ok=True)
+            self.record_path.unlink(missing_ok=True)
 
     def holds(self, fingerprint: str) -> Record | None:
         """Return the record if the artifact is whole and has ``fingerprint``, here or in the store.

@@ -8,7 +8,7 @@ import socket
 import time
 from pathlib import Path
 
-_NAME = re.compile(r"\..+\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
+_NAME = re.compile(r"\.(?P<name>.+)\.(?:tmp|old)-(?P<host>.+)-(?P<pid>\d+)-[^-]+")
 # Another machine that shares the disk may be writing; it shows no process here.
 ELSEWHERE_SECONDS = 24 * 3600.0
 
@@ -16,6 +16,18 @@ ELSEWHERE_SECONDS = 24 * 3600.0
 def staging_prefix(name: str) -> str:
     """Return the prefix of this process's staging folder for ``name``."""
     return f".{name}.tmp-{socket.gethostname()}-{os.getpid()}-"
+
+
+def staging_folders(root: Path) -> list[Path]:
+    """Return the staging folders under ``root``, also those that are being written, sorted."""
+    return sorted(path for path in root.rglob(".*") if _NAME.fullmatch(path.name))
+
+
+def final_place(folder: Path) -> Path:
+    """Return where the staging folder ``folder``, or the record in it, was to be moved."""
+    match = _NAME.fullmatch(folder.name)
+    assert match
+    return folder.with_name(match["name"])
 
 
 def dead_writer(folder: Path) -> str | None:

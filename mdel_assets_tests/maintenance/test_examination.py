@@ -16,7 +16,7 @@ import pytest
 
 from mdel_assets.home import MdelHome
 from mdel_assets.line.locks import making
-from mdel_assets.line.making import make_one
+from mdel_assets.line.making import make_all, make_one
 from mdel_assets.maintenance.examination import (
     examine_disk,
     examine_folders,
@@ -83,6 +83,30 @@ def test_what_a_dead_process_left_half_written_is_removed_and_what_is_being_writ
     assert "of other-host, which is gone" in finding.sentence
 
 
+@pytest.mark.parametrize("other", ["pico", "another"])
+@pytest.mark.parametrize(
+    ("kind", "key", "name"),
+    [("seed_model", "", "seed"), ("perplexity_report", "seed", "seed.record.json")],
+)
+def test_what_a_job_of_another_host_is_at_for_days_stays_while_the_job_holds_its_lock(
+    lineage, home, other, kind, key, name
+):
+    experiment = lineage.experiment.model_copy(update={"name": other})
+    artifact = home.lineage(experiment).artifact(kind, key)
+    parent = artifact.folder.parent if artifact.owns_folder else artifact.folder
+    staged = parent / f".{name}.tmp-other-host-1-abc"
+    staged.mkdir(parents=True)
+    os.utime(staged, (0, 0))
+    with making(artifact):
+        assert list(examine_folders(home)) == []
+    (finding,) = examine_folders(home)
+    with making(artifact):
+        assert finding.repair() == f"left {staged}: somebody makes it now"
+    assert staged.exists()
+    assert finding.repair() == f"removed {staged}"
+    assert not staged.exists()
+
+
 def test_a_staging_folder_names_its_writer(lineage, home):
     with lineage.artifact("seed_model").staging():
         assert list(examine_folders(home)) == []
@@ -134,6 +158,41 @@ def test_a_record_that_is_no_record_is_found_and_moved_away(routed, home):
     assert "cannot be read" in finding.sentence
     finding.repair()
     assert not documents.record_path.exists()
+
+
+@pytest.mark.parametrize("place", ["reports/perplexity/seed.record.json", "reports/record.json"])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_of_a_shared_folder_only_the_record_that_is_none_is_moved_away(
+    lineage, home, place, is_known
+):
+    """Without datasets, the keys of what is made of them are not known."""
+    if is_known:
+        for key in lineage.keys("raw_pile_shard"):
+            make_one(lineage, "raw_pile_shard", key)
+            make_one(lineage, "shard_documents", key)
+        make_all(lineage, "domain_dataset", lineage.keys("domain_dataset"))
+    path = lineage.root / place
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    (path.parent / "of_another.parquet").touch()
+    (finding,) = examine_records(home, lineage.experiment, read_files=False)
+    assert f"its record {path} cannot be read" in finding.sentence
+    finding.repair()
+    assert [one.name for one in path.parent.iterdir()] == ["of_another.parquet"]
+
+
+def test_what_is_moved_away_after_something_was_deleted_there_takes_a_free_name(routed, home):
+    lineage, documents = routed
+    for number in range(3):
+        make_one(lineage, "shard_documents", documents.key)
+        documents.record_path.write_text("{")
+        (finding,) = examine_records(home, lineage.experiment, read_files=False)
+        told = finding.repair()
+        damaged = lineage.root / "work" / "damaged"
+        if number == 1:
+            shutil.rmtree(min(damaged.iterdir()))
+    assert len(list(damaged.iterdir())) == 2
+    assert any(str(path) in told for path in damaged.iterdir())
 
 
 @pytest.mark.in_use

@@ -166,6 +166,24 @@ def test_deleting_asks_and_says_how_much(mdel, own_home):
 
 
 @pytest.mark.in_use
+def test_what_is_not_agreed_to_is_neither_marked_nor_deleted_anywhere(mdel, own_home, hub):
+    mdel("publish", "expert", "arxiv")
+    before = files_under(own_home.root)
+    arguments = ["forget", "--domain", "arxiv", "--mark", "--delete", "--yes-delete-remote"]
+    asked = CliRunner().invoke(main, arguments, input=Terminal(b"n\n"))
+    told = f"model {OWNER}/expert-arxiv on {hub.endpoint}"
+    assert f"MiB) and {told}? [y/N]" in asked.output
+    assert asked.exit_code == 1
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 2
+    assert files_under(own_home.root) == before
+    assert len(hub.state.repositories()) == 1
+    agreed = CliRunner().invoke(main, arguments, input=Terminal(b"y\n"))
+    assert f"deleted    {told}" in agreed.output
+    assert hub.state.repositories() == []
+
+
+@pytest.mark.in_use
 def test_text_outside_of_artifacts_is_named_and_removed(mdel, finished, own_home):
     root = own_home.root / "pico"
     planted = [root / "work" / "rejects-00" / "rejects.parquet", own_home.cache / "partial-pico-00"]

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import sys
 
 import pytest
 
@@ -97,6 +98,40 @@ def test_replacing_takes_the_old_content_away(artifact):
     publish(artifact, "new")
     assert sorted(p.name for p in artifact.folder.iterdir()) == ["record.json", "train.parquet"]
     assert [p.name for p in artifact.folder.parent.iterdir()] == ["arxiv"]
+
+
+@pytest.mark.parametrize("num_removed", [0, 3, 9])
+def test_what_a_kill_leaves_of_an_artifact_that_is_being_removed_has_its_record(
+    artifact, tmp_path, num_removed
+):
+    """A child process ends before it removes one file more than ``num_removed``."""
+    order = tmp_path / "order"
+    order.mkdir()
+    for number in range(9):
+        (order / f"{number}.json").touch()
+    # The record has the name that the file system lists first.
+    first, *others = (path.name for path in order.iterdir())
+    artifact = dataclasses.replace(artifact, record_path=artifact.folder / first)
+    with artifact.staging() as stage:
+        (stage / "adapter").mkdir()
+        for name in (*others, "adapter/weights.bin"):
+            (stage / name).write_text("hello")
+        record = artifact.publish(stage, identity())
+    child = os.fork()
+    if child == 0:
+        left = iter(range(num_removed))
+        sys.addaudithook(
+            lambda event, _: event == "os.remove" and next(left, None) is None and os._exit(0)
+        )
+        artifact.remove()
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    files = [path for path in artifact.folder.rglob("*") if path.is_file()]
+    assert len(files) == 10 - num_removed
+    assert artifact.read_record() == record
+    artifact.remove()
+    assert not artifact.folder.exists()
 
 
 def test_missing_artifact_names_the_command_that_makes_it(artifact):

@@ -39,11 +39,12 @@ T = TypeVar("T")
 
 
 class Listed(NamedTuple):
-    """An object of a listing."""
+    """An object of a listing; ``version`` is another once the object was written anew."""
 
     name: str
     size_bytes: int
     changed: datetime
+    version: str
 
 
 def checked_address(address: str) -> str:
@@ -105,9 +106,7 @@ class Client:
 
         def ask() -> list[Listed]:
             pages = obstore.list(self._store, f"{prefix}/")
-            return [
-                Listed(e["path"], e["size"], e["last_modified"]) for page in pages for e in page
-            ]
+            return [_listed(entry) for page in pages for entry in page]
 
         return self._asked(f"listing {prefix}", ask)
 
@@ -233,6 +232,12 @@ class Client:
                     f"command again: what was transferred is not transferred again."
                 )
             ) from None
+
+
+def _listed(entry: Any) -> Listed:
+    size, changed = entry["size"], entry["last_modified"]
+    version = entry["e_tag"] or f"{changed.isoformat()} {size}"
+    return Listed(entry["path"], size, changed, version)
 
 
 def _may_pass(error: Exception) -> bool:

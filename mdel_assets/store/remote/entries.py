@@ -1,8 +1,8 @@
 """Entries: what makes an artifact exist in a store, written once all of its files are there.
 
 An entry holds the artifact's record, and how it was made. Its name holds the record's fingerprint,
-and the names of files hold their digests: so nothing in a store is ever overwritten, and whatever
-is read there may be kept.
+and the names of files hold their digests: so nothing in a store is overwritten. Files may be kept
+by their names. An entry may not: one that was removed and made again has the same name.
 
     files/xxh3-DIGEST                                        the bytes of a file, once
     experiments/EXPERIMENT/PLACE/FINGERPRINT.record.json     an entry

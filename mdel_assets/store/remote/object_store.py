@@ -1,9 +1,12 @@
 """An object store of artifacts, as one home sees it: which there are, pushing and fetching them.
 
-What is there is known by one listing of an experiment's entries, which is kept for some seconds;
-entries themselves never change, so each is read once and kept in the home's cache.
+What is there is known by one listing of an experiment's entries, which is kept for some seconds.
+An entry that was read is kept in the home's cache. It is read again where the listing shows that
+another was written under its name: an artifact that was removed and made again has the same
+fingerprint, and may have other bytes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -18,7 +21,7 @@ from mdel_assets.errors import DamagedArtifactError
 from mdel_assets.store.digests import text_digest
 from mdel_assets.store.durable_files import write_text_atomically
 from mdel_assets.store.records import Record
-from mdel_assets.store.remote.client import Client
+from mdel_assets.store.remote.client import Client, Listed
 from mdel_assets.store.remote.entries import EXPERIMENTS, Entry, entry_name, parsed_name
 from mdel_assets.store.remote.transfers import Files, fetch_files, push_files
 
@@ -84,7 +87,6 @@ class ObjectStore:
                 # Whoever was first has taken it away meanwhile.
                 return self.push(place, entry, folder)
             entry = Entry.parse(content)
-        self._keep(name, entry)
         # Entries that others wrote since the listing are not wanted for this one.
         _, index = self._listed.get(_experiment(place), (0.0, {}))
         now = datetime.now().astimezone()
@@ -114,7 +116,7 @@ class ObjectStore:
         return index
 
     def read_entries(self, prefix: str) -> _Index:
-        """Return all entries under a prefix, by place and fingerprint; those not kept are read.
+        """Return all entries under a prefix, by place and fingerprint, as they are now.
 
         Raises:
             DamagedArtifactError: an object with an entry's name holds none.
@@ -122,7 +124,7 @@ class ObjectStore:
         """
         listed = {one.name: one for one in self.client.list(prefix) if parsed_name(one.name)}
         with ThreadPoolExecutor(_ENTRIES_AT_ONCE) as threads:
-            entries = dict(zip(listed, threads.map(self._entry, listed), strict=True))
+            entries = dict(zip(listed, threads.map(self._entry, listed.values()), strict=True))
         index: _Index = {}
         for name, entry in entries.items():
             place, fingerprint = parsed_name(name) or ("", "")
@@ -131,11 +133,13 @@ class ObjectStore:
                 index.setdefault(place, {})[fingerprint] = Found(entry, listed[name].changed)
         return index
 
-    def _entry(self, name: str) -> Entry | None:
-        try:
-            return Entry.parse((self._cache / name).read_bytes())
-        except (FileNotFoundError, ValueError):
-            pass
+    def _entry(self, listed: Listed) -> Entry | None:
+        name = listed.name
+        # The version, and on the next line the entry.
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            version, _, kept = (self._cache / name).read_text("utf-8").partition("\n")
+            if version == listed.version:
+                return Entry.parse(kept.encode())
         content = self.client.read(name)
         if content is None:
             return None
@@ -146,11 +150,9 @@ class ObjectStore:
                 f"{self.address}/{name} is no entry of an artifact ({error}). Delete that object; "
                 f"the artifact is made anew."
             ) from error
-        self._keep(name, entry)
+        text = f"{listed.version}\n{content.decode()}"
+        write_text_atomically(self._cache / name, text, is_kept=False)
         return entry
-
-    def _keep(self, name: str, entry: Entry) -> None:
-        write_text_atomically(self._cache / name, entry.content().decode(), is_kept=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,12 +190,19 @@ class RemotePlace:
 
         Raises:
             DamagedArtifactError: the store does not hold them. The artifact exists there no more:
-                its entry is removed.
+                its entry is removed, unless the artifact was made anew since the last look.
 
         """
         try:
             self.store.fetch(record.files, folder, at_hand=at_hand)
         except DamagedArtifactError as error:
+            self.store.look_again()
+            entry = self.find(record.fingerprint)
+            if entry and entry.record != record:
+                raise DamagedArtifactError(
+                    f"{error} {record.kind} '{record.key}' was made anew meanwhile: run the same "
+                    f"command again, which fetches that."
+                ) from error
             self.store.remove(self.place, [record.fingerprint])
             raise DamagedArtifactError(
                 f"{error} {record.kind} '{record.key}' is taken out of the store: run the same "

@@ -23,8 +23,13 @@ class Version(NamedTuple):
     size_bytes: int
 
 
-def unreferenced_files(store: ObjectStore, *, min_seconds: float = YOUNG_SECONDS) -> list[Listed]:
-    """Return the files that no entry of any experiment names, if they are old enough."""
+def unreferenced_files(
+    store: ObjectStore, *, min_seconds: float = YOUNG_SECONDS, whatever_age: Collection[str] = ()
+) -> list[Listed]:
+    """Return the files that no entry of any experiment names, if they are old enough.
+
+    Names of ``whatever_age`` are of files that are not spared for being young.
+    """
     # Entries are read after files are listed: of a file that is listed, the entry may come later.
     listed = store.client.list(FILES)
     named = {
@@ -37,7 +42,8 @@ def unreferenced_files(store: ObjectStore, *, min_seconds: float = YOUNG_SECONDS
     return [
         file
         for file in listed
-        if file.name not in named and now - file.changed.timestamp() >= min_seconds
+        if file.name not in named
+        and (file.name in whatever_age or now - file.changed.timestamp() >= min_seconds)
     ]
 
 

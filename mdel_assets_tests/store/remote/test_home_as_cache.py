@@ -4,14 +4,16 @@ import dataclasses
 import json
 import os
 
+import dagster as dg
 import pytest
 from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
-from mdel_assets.errors import ExperimentError
+from mdel_assets.defs.launch import run_line
+from mdel_assets.errors import ExperimentError, ObjectStoreError
 from mdel_assets.home import MdelHome
 from mdel_assets.line.cache_limit import keep_within_limit
-from mdel_assets.line.making import make_all
+from mdel_assets.line.making import make, make_all
 from mdel_assets.maintenance.forgetting import delete_local, plan_forgetting
 from mdel_assets.store.in_use import use, using
 from mdel_assets.store.remote.entries import file_name
@@ -81,6 +83,52 @@ def test_what_is_in_use_or_not_in_the_store_stays_whatever_the_limit(lineage):
         assert here(lineage) == {used.label, unpushed.label}
     keep_within_limit(lineage, {"MDEL_CACHE_BYTES": "0"})
     assert here(lineage) == {unpushed.label}
+
+
+def test_a_run_pushes_what_was_made_before_there_was_a_store(corpus, home, proxy, monkeypatch):
+    experiment = pico_experiment(corpus)
+    with monkeypatch.context() as without:
+        without.delenv("MDEL_STORE")
+        alone = home.lineage(experiment)
+        records = make_all(alone, "raw_pile_shard", alone.keys("raw_pile_shard"))
+    lineage = home.lineage(experiment)
+    assert "not in s3://" in lineage.to_do("raw_pile_shard", "00").reason
+    with dg.DagsterInstance.ephemeral() as instance:
+        outcomes = list(run_line(experiment, home, instance=instance, until="raw_pile_shard"))
+    assert [(o.key, o.state) for o in outcomes] == [(key, "made") for key in records]
+    lineage.remote.look_again()
+    assert {key: lineage.artifact("raw_pile_shard", key).remote.newest() for key in records} == (
+        records
+    )
+
+
+def test_a_push_that_fails_loses_none_of_what_was_made_with_it(lineage, proxy):
+    """Datasets are made in one go: here the store refuses the entry of the first alone."""
+    kind = "domain_dataset"
+    first, *others = [lineage.artifact(kind, key) for key in lineage.keys(kind)]
+    for artifact in (first, *others):
+        artifact.remove()
+        artifact.remote.remove()
+
+    def refuse(method, path):
+        is_first = method == "PUT" and f"datasets/{first.key}/" in path
+        proxy.refused, proxy.refusal = float(is_first), 403
+
+    proxy.before = refuse
+    made = make(lineage, kind, lineage.keys(kind))
+    assert list(made.failures) == [first.key]
+    assert isinstance(made.failures[first.key], ObjectStoreError)
+    assert first.record_path.exists()
+    assert list(made.records) == [artifact.key for artifact in others]
+    for artifact in others:
+        assert artifact.remote.newest() == made.records[artifact.key]
+    # The next run only pushes what is left.
+    proxy.before = lambda method, path: None
+    proxy.refused = 0.0
+    written = first.record_path.stat()
+    assert make(lineage, kind, [first.key]).failures == {}
+    assert first.record_path.stat() == written
+    assert first.remote.newest() == first.require()
 
 
 def test_each_machine_uses_the_version_that_its_own_experiment_asks_for(lineage, corpus, tmp_path):

@@ -62,6 +62,36 @@ def test_of_two_writers_of_one_artifact_the_first_stays_in_the_store_and_comes_t
         assert json.loads((artifact.folder / "making.json").read_text()) == entry.making
 
 
+def test_what_was_removed_and_made_again_is_seen_as_it_is_now(tmp_path, proxy):
+    """The fingerprint is the same, and the bytes are others, as those of another GPU."""
+    here, there = artifact_in(tmp_path / "one", "a"), artifact_in(tmp_path / "other", "a")
+    first = here.push(written(tmp_path / "one", text="first"))
+    assert there.read_record() == first
+    here.remote.remove(first.fingerprint)
+    second = here.push(written(tmp_path / "one", text="other"))
+    assert second.fingerprint == first.fingerprint
+    there.remote.store.look_again()
+    assert there.read_record() == second
+    (left,) = unreferenced_files(there.remote.store, min_seconds=0.0)
+    assert left.name == f"files/xxh3-{first.files['text.txt']['xxh3']}"
+    there.require()
+    assert (there.folder / "text.txt").read_text() == "other"
+
+
+def test_whoever_misses_the_files_of_what_was_made_again_meanwhile_removes_nothing(
+    tmp_path, proxy, s3
+):
+    here, there = artifact_in(tmp_path / "one", "a"), artifact_in(tmp_path / "other", "a")
+    first = here.push(written(tmp_path / "one", text="first"))
+    assert there.read_record() == first
+    here.remote.remove(first.fingerprint)
+    s3.delete(f"shared/files/xxh3-{first.files['text.txt']['xxh3']}")
+    second = here.push(written(tmp_path / "one", text="other"))
+    with pytest.raises(DamagedArtifactError, match="made anew meanwhile"):
+        there.require()
+    assert there.require() == second
+
+
 def test_a_file_that_the_store_has_is_not_sent_again(tmp_path, proxy, s3):
     make(tmp_path / "one", "b")
     assert len(s3.names("shared/files/")) == len(SIZES)
