@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
-from mdel_assets.engines.job_script import JOB_HOME, RETURN
+from mdel_assets.engines.job_script import DEADLINE, JOB_HOME, RETURN
 from mdel_assets.engines.returned import give_back
 from mdel_assets.engines.worker_spec import WorkerSpec, write_outcome
 from mdel_assets.errors import MdelError
@@ -58,19 +58,12 @@ def run_worker(path: Path) -> None:
         return
     seconds = _seconds_to_train(spec.max_seconds)
     conditions = Conditions(max_seconds=seconds, tracker=tracker, is_sharded=spec.is_sharded)
-    made = make(
-        lineage,
-        spec.kind,
-        spec.keys,
-        conditions=conditions,
-        takes_locks=False,
-    )
-    made.raise_failures()
+    make(lineage, spec.kind, spec.keys, conditions=conditions, takes_locks=False).raise_failures()
 
 
 def _seconds_to_train(limit: float | None) -> float | None:
     """Return the seconds until ``limit`` or the queue's own time is over, whichever is first."""
-    deadline = os.environ.get("MDEL_DEADLINE")
+    deadline = os.environ.get(DEADLINE)
     if deadline is None:
         return limit
     left = max(0.0, float(deadline) - time.time())

@@ -59,10 +59,11 @@ class Compute(ComputeSettings):
         kind = context.asset_key.path[-1]
         self.checked()
         place = self.place_of(kind)
-        if place.queue is None:
-            return here(lineage, keys) if here else make(lineage, kind, keys)
         plan = Plan(self, context, lineage, untracked(lineage), kind, str(lineage.root.parent))
-        return plan.by_jobs(keys, place)
+        if place.queue:
+            return plan.by_jobs(keys, place)
+        plan.refuse_jobs_at_work(keys)
+        return here(lineage, keys) if here else make(lineage, kind, keys)
 
     def make(
         self,
@@ -119,8 +120,8 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
     """Return `Compute` with the settings of ``MDEL_COMPUTE`` or the home's ``compute.yaml``.
 
     Raises:
-        ExperimentError: the file that ``MDEL_COMPUTE`` names does not exist, is not YAML, or holds
-            invalid values.
+        ExperimentError: the file that ``MDEL_COMPUTE`` names does not exist, cannot be read, is not
+            YAML, or holds invalid values.
         UnknownKeyError: a key is unknown; the nearest known one is named.
 
     """
@@ -132,6 +133,10 @@ def load_compute(home: MdelHome, environment: Mapping[str, str] = os.environ) ->
         content = yaml.safe_load(path.read_text("utf-8")) or {}
     except FileNotFoundError:
         raise ExperimentError(f"MDEL_COMPUTE names {path}, which does not exist.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExperimentError(
+            f"{path} cannot be read: {error}. Give a YAML file in UTF-8 that you may read."
+        ) from error
     except yaml.YAMLError as error:
         raise ExperimentError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):

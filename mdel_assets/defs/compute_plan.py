@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -11,8 +12,13 @@ from dagster._core.errors import DagsterPipesExecutionError
 from mdel_assets.defs.compute_settings import ComputeSettings, Place
 from mdel_assets.defs.job_messages import JobMessages
 from mdel_assets.engines.division import Share, shares_of
-from mdel_assets.engines.job_folder import JobFolder, look_again
-from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
+from mdel_assets.engines.job_folder import (
+    JobFolder,
+    folders_at_work,
+    look_again,
+    refuse_foreign_note,
+)
+from mdel_assets.engines.queued import Queue, QueuedJob
 from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.line.conditions import Conditions
@@ -66,7 +72,7 @@ class Plan:
         names = {f"{self.kind} '{key}'": key for key in keys}
         work = [Work(name, _make, self._arguments(key)) for name, key in names.items()]
         for key in keys:
-            refuse_foreign_note(self._folder(key), engine=self.compute.engine)
+            refuse_foreign_note(self._folder(key), engine="local")
         for done, outcome in run_side_by_side(work, num_processes=num_processes):
             key = names[done.name]
             if outcome.error:
@@ -90,7 +96,7 @@ class Plan:
 
     def _train_here(self, key: str) -> Record:
         """Train one model in this process, or in workers on this machine."""
-        refuse_foreign_note(self._folder(key), engine=self.compute.engine)
+        refuse_foreign_note(self._folder(key), engine="local")
         if self.compute.engine == "local":
             return _make(*self._arguments(key))
         folder = self._folder(key)
@@ -119,6 +125,20 @@ class Plan:
                 made.failures[key] = error
         return made, missing
 
+    def refuse_jobs_at_work(self, keys: Sequence[str]) -> None:
+        """Refuse to make here what a job of a killed run may still be making.
+
+        Raises:
+            WorkerError: the note of such a job is there.
+
+        """
+        for folder in folders_at_work(self._workers, {(self.kind, key) for key in keys}):
+            shared = [key for key in keys if (self.kind, key) in folder.artifacts()]
+            # A run that still waits for the job holds their locks.
+            with making(*(self.lineage.artifact(self.kind, key) for key in shared)):
+                if self.looked_up(shared)[1]:
+                    refuse_foreign_note(folder, engine="local")
+
     def by_jobs(self, keys: Sequence[str], place: Place) -> Made:
         """Make artifacts as cluster jobs, all at the same time."""
         assert place.queue
@@ -132,7 +152,7 @@ class Plan:
                 share.name,
                 "/".join(part for part in (experiment, self.kind, share.name) if part),
                 self._spec(share),
-                self._folder(share.name),
+                self._folder(share.folder_name),
                 self.declared.resumes,
             )
             for share in shares
@@ -171,9 +191,12 @@ class Plan:
                 except MdelError as failure:
                     made.failures[key] = failure
 
+    @property
+    def _workers(self) -> Path:
+        return self.lineage.root / "work" / "workers"
+
     def _folder(self, name: str) -> JobFolder:
-        found = f"{self.kind}-{name}".removesuffix("-").replace(" ", "-")
-        return JobFolder(self.lineage.root / "work" / "workers" / found)
+        return JobFolder(self._workers / f"{self.kind}-{name}".removesuffix("-"))
 
     def _spec(self, share: Share) -> WorkerSpec:
         experiment = self.lineage.experiment

@@ -1,10 +1,12 @@
 """How the artifacts that a run makes are divided among jobs."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from mdel_assets.experiment.section import PositiveInt, Section
 from mdel_assets.line.kind import Kind
+from mdel_assets.store.digests import text_digest
 
 
 class Division(Section):
@@ -24,6 +26,13 @@ class Share:
     name: str
     keys: tuple[str, ...]
     part: tuple[int, int] | None = None
+
+    @property
+    def folder_name(self) -> str:
+        """The name of its job's folder, by what it makes: the same in whichever run makes that."""
+        if len(self.keys) == 1 and self.part is None:
+            return self.keys[0]
+        return f"{self.keys[0]}-{text_digest(json.dumps([self.keys, self.part]))}"
 
 
 def shares_of(kind: Kind, keys: Sequence[str], division: Division) -> list[Share]:

@@ -15,7 +15,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mdel_assets.engines.worker_spec import WorkerSpec, has_outcome
+from mdel_assets.engines.worker_spec import WorkerSpec, outcome_path
+from mdel_assets.errors import WorkerError
 from mdel_assets.store.durable_files import write_text_atomically
 
 
@@ -94,6 +95,14 @@ class JobFolder:
         """Whether the last job had exactly the specification ``spec``."""
         return spec.is_written_at(self.spec)
 
+    def artifacts(self) -> set[tuple[str, str]]:
+        """Return what the last job was to make: kinds and keys; nothing if that cannot be read."""
+        try:
+            content: dict[str, Any] = json.loads(self.spec.read_text("utf-8"))
+            return {(content["kind"], key) for key in content["keys"]}
+        except (OSError, ValueError, KeyError):
+            return set()
+
     def answer(self, note: Note) -> str | None:
         """Return the host that answered for the job of ``note``; None if none has yet."""
         look_again(self.path, within=self.path)
@@ -106,7 +115,7 @@ class JobFolder:
     def has_outcome(self) -> bool:
         """Whether the worker wrote its outcome."""
         look_again(self.path, within=self.path)
-        return has_outcome(self.spec)
+        return outcome_path(self.spec).exists()
 
     def last_output(self, *, num_lines: int = 5) -> str:
         """Return the end of the job's output, on one line."""
@@ -115,6 +124,28 @@ class JobFolder:
         except FileNotFoundError:
             return ""
         return " / ".join(line.strip() for line in text.splitlines()[-num_lines:])
+
+
+def folders_at_work(parent: Path, artifacts: set[tuple[str, str]]) -> list[JobFolder]:
+    """Return the folders in ``parent`` of jobs that may still make some of ``artifacts``."""
+    folders = [JobFolder(note.parent) for note in sorted(parent.glob("*/note.json"))]
+    return [folder for folder in folders if folder.artifacts() & artifacts]
+
+
+def refuse_foreign_note(folder: JobFolder, *, engine: str) -> None:
+    """Refuse to work where another engine's job may be working.
+
+    Raises:
+        WorkerError: a note of another engine's job is there.
+
+    """
+    note = folder.note()
+    if note is not None and note.engine != engine:
+        raise WorkerError(
+            f"Job {note.job or note.submission} of compute.engine {note.engine} may still work "
+            f"here: its run was killed. Run once more with that engine, or make sure that the job "
+            f"has ended and delete {folder.path / 'note.json'}."
+        )
 
 
 def look_again(folder: Path, *, within: Path) -> None:

@@ -33,23 +33,20 @@ def job_script(
     training_seconds: float | None = None,
     shares_folder: bool = True,
 ) -> str:
-    """Return a bash script that runs one of ``works``: that of SLURM's array index, or the only.
+    """Return a bash script that runs the only one of ``works``, or that of SLURM's array index.
 
     ``command`` starts a worker; the specification's path is its argument. ``after_check`` are lines
     to run after the storage check, ``before`` lines that prepare the environment. Without
     ``shares_folder`` the script holds the specifications, and works in a folder of its machine.
     """
-    lines = ["#!/bin/bash", 'case "${SLURM_ARRAY_TASK_ID:-0}" in']
-    for index, work in enumerate(works):
-        exports = [f"export {key}={shlex.quote(text)}" for key, text in work.environment.items()]
-        settings = [
-            f"folder={shlex.quote(str(work.folder.path))}",
-            f"name={shlex.quote(work.name)}",
-            f"token={work.token}",
-            *(exports if shares_folder else [f"spec={_encoded(work)}"]),
-        ]
-        lines += [f"{index}) {'; '.join(settings)} ;;"]
-    lines.append("esac")
+    lines = ["#!/bin/bash"]
+    settings = [_settings(work, shares_folder=shares_folder) for work in works]
+    if len(works) == 1:
+        # Whatever started it may itself be a job of an array, whose index it inherits.
+        lines += settings
+    else:
+        cases = [f"{index}) {setting} ;;" for index, setting in enumerate(settings)]
+        lines += ['case "$SLURM_ARRAY_TASK_ID" in', *cases, "esac"]
     # The time limit counts from here, including everything before the worker.
     if training_seconds is not None:
         lines.append(f"export {DEADLINE}=$(( $(date +%s) + {round(training_seconds)} ))")
@@ -67,6 +64,17 @@ def job_script(
         *([] if shares_folder else [f'export {JOB_HOME}="${{{JOB_HOME}:-$folder/home}}"']),
     ]
     return "\n".join([*lines, f'exec {shlex.join(command)} "$folder/spec.json"', ""])
+
+
+def _settings(work: Work, *, shares_folder: bool) -> str:
+    exports = [f"export {key}={shlex.quote(text)}" for key, text in work.environment.items()]
+    settings = [
+        f"folder={shlex.quote(str(work.folder.path))}",
+        f"name={shlex.quote(work.name)}",
+        f"token={work.token}",
+        *(exports if shares_folder else [f"spec={_encoded(work)}"]),
+    ]
+    return "; ".join(settings)
 
 
 def _encoded(work: Work) -> str:

@@ -14,7 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from mdel_assets.engines.job_folder import JobFolder, Note, token
+from mdel_assets.engines.job_folder import (
+    JobFolder,
+    Note,
+    folders_at_work,
+    refuse_foreign_note,
+    token,
+)
 from mdel_assets.engines.jobs import Engine, EngineDownError, JobState, Work
 from mdel_assets.engines.returned import collect, require_store
 from mdel_assets.engines.settings import QueueSettings
@@ -99,15 +105,14 @@ class Queue:
         """Run all jobs to their end; each then has its error, if it failed.
 
         Raises:
-            WorkerError: the engine accepts no jobs, or cannot report on an earlier one.
+            WorkerError: the engine accepts no jobs, or cannot report on an earlier one or end it.
 
         """
         try:
             if not self.settings.shares_folder:
                 for job in jobs:
                     require_store(job.spec)
-            fresh = [job for job in jobs if not self._take_over(job)]
-            if fresh:
+            if fresh := self._take_over(jobs):
                 self._submit(fresh)
             while waiting := [job for job in jobs if not job.is_settled]:
                 self._look_at(waiting)
@@ -124,26 +129,62 @@ class Queue:
             for job in jobs:
                 self.listener.close(job.key)
 
-    def _take_over(self, job: QueuedJob) -> bool:
-        """Take over the job of a killed run if it has the same specification; else cancel it."""
-        note = job.folder.note()
-        if note is None:
-            return False
-        refuse_foreign_note(job.folder, engine=self.engine.name)
-        earlier = note.job or self.engine.find(note.submission, note.index)
-        if earlier is None or self.engine.states([earlier])[earlier].is_over:
-            job.folder.forget_note()
-            return False
-        note = dataclasses.replace(note, job=earlier)
-        if job.folder.has_spec(job.spec) and not note.is_cancelled:
-            _log.info("job %s of an earlier run still makes %s: waiting for it", earlier, job.name)
+    def _take_over(self, jobs: Sequence[QueuedJob]) -> list[QueuedJob]:
+        """Take over jobs of killed runs that have the same specification; return the others.
+
+        Whatever else of earlier runs makes some of the same artifacts is cancelled first.
+        """
+        wanted = {job.folder: job for job in jobs}
+        artifacts = {(job.spec.kind, key) for job in jobs for key in job.spec.keys}
+        folders = dict.fromkeys(wanted)
+        for parent in {folder.path.parent for folder in wanted}:
+            folders |= dict.fromkeys(folders_at_work(parent, artifacts))
+        found = {folder: note for folder in folders if (note := self._earlier(folder))}
+        same = {
+            folder: note
+            for folder, note in found.items()
+            if folder in wanted and folder.has_spec(wanted[folder].spec) and not note.is_cancelled
+        }
+        self._end_earlier({folder: note for folder, note in found.items() if folder not in same})
+        for folder, note in same.items():
+            job = wanted[folder]
+            _log.info("job %s of an earlier run still makes %s: waiting for it", note.job, job.name)
             job.note = note
-            self.listener.open(job.key, job.folder)
-            return True
-        _log.info("job %s of an earlier run is cancelled: %s is made again", earlier, job.name)
-        self.engine.cancel([earlier])
-        self._wait_for_end([earlier], seconds=self.settings.cancel_seconds)
-        return False
+            self.listener.open(job.key, folder)
+        return [job for job in jobs if job.folder not in same]
+
+    def _earlier(self, folder: JobFolder) -> Note | None:
+        """Return the note of an earlier run's job that has not ended, with the job's id."""
+        note = folder.note()
+        if note is None:
+            return None
+        refuse_foreign_note(folder, engine=self.engine.name)
+        number = note.job or self.engine.find(note.submission, note.index)
+        if number is None or self.engine.states([number])[number].is_over:
+            folder.forget_note()
+            return None
+        return dataclasses.replace(note, job=number)
+
+    def _end_earlier(self, found: Mapping[JobFolder, Note]) -> None:
+        """Cancel jobs of earlier runs and wait for their end; keep the note of one that goes on."""
+        if not found:
+            return
+        numbers = [note.job for note in found.values()]
+        _log.info("cancelling %s of earlier runs: what they make is made anew", ", ".join(numbers))
+        for folder, note in found.items():
+            folder.write_note(dataclasses.replace(note, is_cancelled=True))
+        self.engine.cancel(numbers)
+        ended = self._wait_for_end(numbers, seconds=self.settings.cancel_seconds)
+        for folder, note in found.items():
+            if note.job in ended:
+                folder.forget_note()
+        if late := " ".join(number for number in numbers if number not in ended):
+            raise WorkerError(
+                f"Job {late} of an earlier run makes some of the same. It was cancelled and has "
+                f"not ended after {self.settings.cancel_seconds:g} seconds "
+                f"({self.engine.name}.cancel_seconds). Wait until it has ended, or end it "
+                f"(`{self.engine.cancel_command} {late}`), and run the same command again."
+            )
 
     def _submit(self, jobs: Sequence[QueuedJob]) -> None:
         submission = secrets.token_hex(8)
@@ -159,13 +200,31 @@ class Queue:
                 environment = {}
             works.append(Work(job.name, job.folder, token(submission, index), environment))
         for job, number in zip(jobs, self.engine.submit(submission, works), strict=True):
-            assert job.note is not None
-            job.note = dataclasses.replace(job.note, job=number)
-            job.folder.write_note(job.note)
-            _log.info("%s waits in the queue of %s as job %s", job.name, self.engine.name, number)
+            self._note_number(job, number)
+
+    def _note_number(self, job: QueuedJob, number: str) -> None:
+        assert job.note is not None
+        job.note = dataclasses.replace(job.note, job=number)
+        job.folder.write_note(job.note)
+        _log.info("%s waits in the queue of %s as job %s", job.name, self.engine.name, number)
+
+    def _find_or_submit(self, job: QueuedJob) -> None:
+        """Submit a job again whose submission was not answered, unless the engine has it."""
+        assert job.note is not None
+        number = self.engine.find(job.note.submission, job.note.index)
+        if number:
+            self._note_number(job, number)
+        else:
+            self._submit_again(job)
 
     def _look_at(self, jobs: Sequence[QueuedJob]) -> None:
         try:
+            for job in jobs:
+                if not job.id:
+                    self._find_or_submit(job)
+            jobs = [job for job in jobs if job.id]
+            if not jobs:
+                return
             states = self.engine.states([job.id for job in jobs])
         except EngineDownError as error:
             if not self.is_down:
@@ -273,6 +332,9 @@ class Queue:
         try:
             self._submit([job])
         except WorkerError as error:
+            if isinstance(error, EngineDownError) and error.is_transient:
+                _log.warning("%s; %s is submitted once it answers", error, job.name)
+                return
             # Others continue; if the engine did accept the job, the next run finds its note.
             job.error, job.is_settled = error, True
 
@@ -318,25 +380,9 @@ class Queue:
             self.wait(min(1.0, self.settings.poll_seconds))
 
 
-def refuse_foreign_note(folder: JobFolder, *, engine: str) -> None:
-    """Refuse to work where another engine's job may be working.
-
-    Raises:
-        WorkerError: a note of another engine's job is there.
-
-    """
-    note = folder.note()
-    if note is not None and note.engine != engine:
-        raise WorkerError(
-            f"Job {note.job or note.submission} of compute.engine {note.engine} may still work "
-            f"here: its run was killed. Run once more with that engine, or make sure that the job "
-            f"has ended and delete {folder.path / 'note.json'}."
-        )
-
-
 def _outcome(job: QueuedJob) -> MdelError | None:
     try:
-        raise_outcome(job.folder.spec)
+        raise_outcome(job.folder.spec, output=str(job.folder.output))
     except MdelError as error:
         return error
     return None

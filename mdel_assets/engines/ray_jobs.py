@@ -5,6 +5,7 @@ process, and has a name that is chosen before it starts.
 """
 
 import contextlib
+import functools
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -12,13 +13,12 @@ from typing import Any
 
 from mdel_assets.engines.job_folder import token
 from mdel_assets.engines.job_script import UNSHARED, job_script
-from mdel_assets.engines.jobs import EngineDownError, JobState, Phase, Work
+from mdel_assets.engines.jobs import EngineDownError, JobState, Phase, Work, submit_patiently
 from mdel_assets.engines.settings import RaySettings
-from mdel_assets.errors import WorkerError, install_extra
+from mdel_assets.errors import WorkerError, install_extra, transient
 
 # A cluster that has just started answers before it can take jobs.
 _STARTING = "No available agent"
-_START_SECONDS, _ASK_AGAIN_SECONDS = 60.0, 1.0
 _PHASES: dict[str, Phase] = {
     "PENDING": "waiting",
     "RUNNING": "running",
@@ -31,6 +31,7 @@ class RayJobs:
     """A Ray cluster, reached through its dashboard's address."""
 
     name = "ray"
+    cancel_command = "ray job stop"
 
     def __init__(
         self,
@@ -62,9 +63,10 @@ class RayJobs:
                 before=settings.environment,
                 shares_folder=settings.shares_folder,
             )
-            job = _job(submission, index)
-            self._submit(
-                submission_id=job,
+            job = functools.partial(
+                self._ask,
+                "submit_job",
+                submission_id=_job(submission, index),
                 # exec replaces the shell that Ray starts, so that signals reach the worker.
                 entrypoint=f"exec bash -c {shlex.quote(script)}",
                 metadata={"job_name": work.name},
@@ -72,21 +74,9 @@ class RayJobs:
                 entrypoint_num_gpus=settings.num_gpus,
                 entrypoint_resources=settings.resources or None,
             )
-            jobs.append(job)
+            found = functools.partial(self.find, submission, index)
+            jobs.append(submit_patiently(job, find=found, wait=self.wait))
         return jobs
-
-    def _submit(self, **job: Any) -> None:
-        """Submit a job; wait for a cluster that is starting."""
-        until = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                self._ask("submit_job", **job)
-            except EngineDownError as error:
-                if _STARTING not in str(error) or time.monotonic() > until:
-                    raise
-            else:
-                return
-            self.wait(_ASK_AGAIN_SECONDS)
 
     def find(self, submission: str, index: int) -> str | None:
         """Return the id of a submitted job, if Ray has a record of it."""
@@ -121,11 +111,14 @@ class RayJobs:
                 raise _UnknownJobError from error
             if "status code 4" in str(error):
                 raise WorkerError(f"Ray refused the job: {error}") from error
-            raise EngineDownError(f"Ray failed: {error}") from error
+            down = EngineDownError(f"Ray failed: {error}")
+            raise (transient(down) if _STARTING in str(error) else down) from error
         except OSError as error:
             place = self.settings.address or "RAY_ADDRESS"
-            raise EngineDownError(
-                f"Ray's dashboard at {place} (compute.ray.address) does not answer: {error}"
+            raise transient(
+                EngineDownError(
+                    f"Ray's dashboard at {place} (compute.ray.address) does not answer: {error}"
+                )
             ) from error
 
 

@@ -7,12 +7,13 @@ had succeeded before.
 
 import os
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from mdel_assets.engines.job_script import UNSHARED, job_script
-from mdel_assets.engines.jobs import EngineDownError, JobState, Phase, Work
+from mdel_assets.engines.jobs import EngineDownError, JobState, Phase, Work, submit_patiently
 from mdel_assets.engines.settings import SlurmSettings
-from mdel_assets.errors import WorkerError
+from mdel_assets.errors import WorkerError, transient
 
 _PHASES: dict[str, Phase] = {
     "PENDING": "waiting",
@@ -36,6 +37,14 @@ _PHASES: dict[str, Phase] = {
 }
 _FIELDS = "JobArrayID:40|,State:24|,exit_code:12|,BatchHost:64|"
 _COMMENT = "mdel:"
+# What sbatch says, of SLURM's own errors, where the controller did not answer.
+_UNANSWERED = (
+    "Unable to contact slurm controller",
+    "Communication connection failure",
+    "Socket timed out",
+    "Zero Bytes were transmitted or received",
+    "in standby mode",
+)
 # One job of an array has the array's own number: an update by $SLURM_JOB_ID would apply to all.
 _OWN_ID = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 
@@ -44,17 +53,26 @@ class Slurm:
     """A SLURM cluster, reached through this machine's client commands."""
 
     name = "slurm"
+    cancel_command = "scancel"
 
-    def __init__(self, settings: SlurmSettings, *, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: SlurmSettings,
+        *,
+        command: Sequence[str],
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
         """Start workers by ``command``, which is given the specification's path."""
         self.settings = settings
         self.command = command
+        self.wait = wait
 
     def submit(self, submission: str, works: Sequence[Work]) -> list[str]:
         """Submit one job, or an array of several; return their ids.
 
         Raises:
             WorkerError: sbatch refused it, or there is no sbatch.
+            EngineDownError: SLURM did not answer.
 
         """
         modules = [f"module load {name}" for name in self.settings.modules]
@@ -70,15 +88,14 @@ class Slurm:
         if modules:
             # Only a login shell has this command.
             script = script.replace("#!/bin/bash", "#!/bin/bash -l", 1)
-        array = len(works) > 1
         command = ["sbatch", "--parsable", *self._options(submission, works)]
-        done = _run(command, given=script)
-        if done.returncode:
-            raise WorkerError(
-                f"sbatch refused the job: {done.stderr.strip()} ({' '.join(command)})"
-            )
-        job = done.stdout.strip().split(";")[0]
-        return [f"{job}_{index}" for index in range(len(works))] if array else [job]
+
+        def find() -> str | None:
+            first = self.find(submission, 0)
+            return first and first.partition("_")[0]
+
+        job = submit_patiently(lambda: _sbatch(command, script), find=find, wait=self.wait)
+        return [f"{job}_{index}" for index in range(len(works))] if len(works) > 1 else [job]
 
     def _options(self, submission: str, works: Sequence[Work]) -> list[str]:
         settings = self.settings
@@ -106,7 +123,7 @@ class Slurm:
         """Return the id of the job that was submitted under ``submission``."""
         done = _run(["squeue", *_ALL, "--Format=JobArrayID:40|,Comment:80|"])
         if done.returncode:
-            raise EngineDownError(_not_answered("squeue", done))
+            raise _not_answered("squeue", done)
         for job, comment in _rows(done.stdout):
             # A job outside an array has no index.
             place = job.partition("_")[2] or "0"
@@ -118,7 +135,7 @@ class Slurm:
         """Return the state of each job."""
         done = _run(["squeue", *_ALL, f"--Format={_FIELDS}", f"--jobs={','.join(jobs)}"])
         if done.returncode and "Invalid job id" not in done.stderr:
-            raise EngineDownError(_not_answered("squeue", done))
+            raise _not_answered("squeue", done)
         found = {}
         for job, word, status, host in _rows(done.stdout):
             code = int(status) if status.isdigit() else 0
@@ -133,10 +150,20 @@ class Slurm:
         if jobs:
             done = _run(["scancel", *jobs])
             if done.returncode and "Invalid job id" not in done.stderr:
-                raise EngineDownError(_not_answered("scancel", done))
+                raise _not_answered("scancel", done)
 
 
 _ALL = ("--noheader", "--array", "--states=all")
+
+
+def _sbatch(command: Sequence[str], script: str) -> str:
+    """Submit a script; return the number of the job or array."""
+    done = _run(command, given=script)
+    if done.returncode and any(words in done.stderr for words in _UNANSWERED):
+        raise _not_answered("sbatch", done)
+    if done.returncode:
+        raise WorkerError(f"sbatch refused the job: {done.stderr.strip()} ({' '.join(command)})")
+    return done.stdout.strip().split(";")[0]
 
 
 def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
@@ -180,5 +207,6 @@ def _run(command: Sequence[str], *, given: str | None = None) -> subprocess.Comp
         ) from None
 
 
-def _not_answered(command: str, done: subprocess.CompletedProcess[str]) -> str:
-    return f"{command} failed: {done.stderr.strip() or f'exit status {done.returncode}'}"
+def _not_answered(command: str, done: subprocess.CompletedProcess[str]) -> EngineDownError:
+    said = done.stderr.strip() or f"exit status {done.returncode}"
+    return transient(EngineDownError(f"{command} failed: {said}"))

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mdel_assets import errors
-from mdel_assets.errors import WorkerError
+from mdel_assets.errors import MdelError, TrainingInterruptedError, WorkerError
 from mdel_assets.experiment.section import Section
 from mdel_assets.store.durable_files import write_text_atomically
 from mdel_assets.tracking import Mode
@@ -53,36 +53,48 @@ class WorkerSpec(Section):
         write_text_atomically(path, self.model_dump_json(indent=2))
 
 
-def has_outcome(path: Path) -> bool:
-    """Whether the worker of the specification at ``path`` wrote how it ended."""
-    return outcome_path(path).exists()
-
-
-def raise_outcome(path: Path) -> None:
+def raise_outcome(path: Path, *, output: str = "its output") -> None:
     """Raise what the worker of the specification at ``path`` failed with.
 
+    ``output`` names in messages the place of what the worker printed.
+
     Raises:
-        MdelError: of the class and with the message that the worker's error had.
-        WorkerError: it ended without a word, as one does that is killed.
+        MdelError: of the class, with the message and marked as the worker's error was.
+        WorkerError: it failed with an error of another class, or ended without a word, as one does
+            that is killed.
 
     """
     try:
         outcome = json.loads(outcome_path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise WorkerError(
-            "The worker was killed, or could not start; its output says more. Run the same command "
-            "again: a training goes on from its last checkpoint."
+            f"The worker was killed, or could not start; {output} says more. Run the same command "
+            f"again: a training goes on from its last checkpoint."
         ) from None
-    if outcome["error"] is not None:
-        kind = getattr(errors, outcome["class"], WorkerError)
-        raise kind(outcome["error"])
+    if outcome["error"] is None:
+        return
+    kind = getattr(errors, outcome["class"], None)
+    if kind is None:
+        raise WorkerError(
+            f"The worker failed with {outcome['class']}: {outcome['error']}; {output} says more."
+        )
+    error: MdelError = kind(outcome["error"])
+    error.is_transient = outcome.get("is_transient", False)
+    if isinstance(error, TrainingInterruptedError):
+        error.is_cancelled = outcome.get("is_cancelled", False)
+    raise error
 
 
 def write_outcome(path: Path, error: BaseException | None) -> None:
     """Write how the worker of the specification at ``path`` ended."""
     kind = type(error).__name__ if error is not None else None
-    shown = None if error is None else str(error) or str(kind)
-    write_text_atomically(outcome_path(path), json.dumps({"class": kind, "error": shown}))
+    content = {
+        "class": kind,
+        "error": None if error is None else str(error) or str(kind),
+        "is_transient": getattr(error, "is_transient", False),
+        "is_cancelled": getattr(error, "is_cancelled", False),
+    }
+    write_text_atomically(outcome_path(path), json.dumps(content))
 
 
 def outcome_path(path: Path) -> Path:

@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mdel_assets.defs.graph import build_definitions
+from mdel_assets.engines.job_folder import JobFolder, Note
 from mdel_assets.engines.worker_spec import WorkerSpec, raise_outcome
 from mdel_assets.errors import TrainingError, TrainingInterruptedError
 from mdel_assets.experiment.adapters import Adapter
@@ -23,6 +24,7 @@ from mdel_assets.training.optimize import last_whole_checkpoint
 from mdel_assets.worker import run_worker
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import PICO, pico_experiment
+from mdel_assets_tests.defs.finished_line import materialize
 from mdel_assets_tests.defs.running_dagster import environment
 from mdel_assets_tests.waiting import wait_until
 
@@ -282,6 +284,34 @@ def test_a_batch_that_does_not_divide_by_the_processes_is_refused(monkeypatch, t
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(TrainingError, match=r"batch_size 4 is not a multiple of the 3 processes"):
         training_arguments(TRAINING, tmp_path)
+
+
+NOTE = Note("slurm", "0123", 0, "5")
+
+
+def test_no_shard_is_read_here_beside_a_job_of_a_killed_run(branched, place, tmp_path):
+    experiment, kind = branched[0], "shard_documents"
+    folder = JobFolder(place.root / "pico" / "work" / "workers" / f"{kind}-both")
+    spec = WorkerSpec.model_validate_json(spec_of(experiment, place, tmp_path).read_text())
+    folder.prepare(spec.model_copy(update={"kind": kind, "keys": ("00", "01")}), NOTE)
+    artifact = place.lineage(experiment).artifact(kind, "01")
+    assert materialize(experiment, place, kind, "01").success
+    artifact.remove()
+    result = materialize(experiment, place, kind, "01", raise_on_error=False)
+    assert "Job 5 of compute.engine slurm may still work here" in failure(result)
+    assert not artifact.folder.exists()
+    folder.forget_note()
+    assert materialize(experiment, place, kind, "01").success
+    artifact.require()
+
+
+def test_no_model_is_trained_here_beside_a_job_though_others_are_jobs(branched, place, tmp_path):
+    spec = WorkerSpec.model_validate_json(spec_of(branched[0], place, tmp_path).read_text())
+    JobFolder(place.root / "pico" / "work" / "workers" / f"{KIND}-{DOMAIN}").prepare(spec, NOTE)
+    here = {"engine": "slurm", "kinds": {KIND: {"engine": "local"}}}
+    result, artifact = train(branched[0], place, **here)
+    assert "Job 5 of compute.engine slurm may still work here" in failure(result)
+    assert not artifact.folder.exists()
 
 
 @pytest.mark.in_use

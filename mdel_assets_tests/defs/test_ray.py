@@ -112,20 +112,24 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         engine.states(["mdel-1"])
 
 
-def test_a_cluster_that_is_starting_is_waited_for(monkeypatch, tmp_path):
+def test_a_cluster_that_is_starting_or_does_not_answer_is_waited_for(monkeypatch, tmp_path):
     busy = "Request failed with status code 500: No available agent to submit job."
-    answers = [RuntimeError(busy), RuntimeError(busy), "mdel-1"]
+    answers = [ConnectionError("refused"), RuntimeError(busy), None]
     asked, waited = [], []
 
     class Client:
         def __init__(self, address):
             pass
 
+        def get_job_info(self, job):
+            raise RuntimeError("Request failed with status code 404: no such job")
+
         def submit_job(self, **job):
             asked.append(job["submission_id"])
             answer = answers.pop(0)
             if isinstance(answer, Exception):
                 raise answer
+            return job["submission_id"]
 
     monkeypatch.setattr("mdel_assets.engines.ray_jobs._client_class", lambda: Client)
     engine = RayJobs(RaySettings(), command=["python"], wait=waited.append)

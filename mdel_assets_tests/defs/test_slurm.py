@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 
 from mdel_assets_tests import warm_python
 from mdel_assets_tests.conftest import forge, pico_experiment
@@ -112,6 +113,30 @@ def test_a_run_that_is_terminated_cancels_its_jobs_of_other_kinds(
         wait_until(lambda: states() == ["RUNNING"] * 2)
         process.send_signal(signal.SIGINT)
     assert states() == ["CANCELLED"] * 2
+
+
+def test_jobs_of_a_run_that_was_killed_end_before_their_work_is_divided_anew(
+    seeded, corpus, tmp_path, cluster
+):
+    waiting = {"environment": ["sleep 600"], "cancel_seconds": 120}
+    experiment, before = pico_experiment(corpus), set(cluster.jobs())
+
+    def states():
+        return sorted(job[1] for number, job in cluster.jobs().items() if number not in before)
+
+    kinds = {"kinds": {"token_scores": waiting | {"parts": 2}}}
+    place = Place.of(seeded, tmp_path / "home", experiment, slurm() | kinds)
+    with place.start("seed", kind="token_scores") as process:
+        wait_until(lambda: states() == ["RUNNING"] * 2)
+        process.kill()
+    (place.home.root / "compute.yaml").write_text(
+        yaml.safe_dump(slurm() | {"kinds": {"token_scores": waiting}})
+    )
+    with place.start("seed", kind="token_scores") as process:
+        wait_until(lambda: "RUNNING" in states()[-1:] and len(states()) == 3)
+        assert states() == ["CANCELLED", "CANCELLED", "RUNNING"]
+        process.send_signal(signal.SIGINT)
+    assert states() == ["CANCELLED"] * 3
 
 
 def test_jobs_of_a_run_that_was_killed_are_taken_over(seeded, long, alone, tmp_path, cluster):

@@ -47,6 +47,14 @@ def test_a_job_answers_in_its_own_folder_before_it_does_anything_else(tmp_path):
     assert worked == f"$SAID {folders[1].spec}"
 
 
+def test_a_single_job_has_its_folder_whatever_array_its_cluster_was_started_in(tmp_path):
+    folder = JobFolder(tmp_path / "a")
+    note = Note("ray", "0123", 0)
+    folder.prepare(SPEC, note)
+    assert run([folder], index=3).returncode == 0
+    assert folder.answer(note) == socket.gethostname()
+
+
 def test_a_job_that_does_not_see_the_folder_ends_at_once(tmp_path):
     folder = JobFolder(tmp_path / "a")
     assert run([folder], index=0).returncode == UNSHARED

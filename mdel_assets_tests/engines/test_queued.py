@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from mdel_assets.engines.job_folder import JobFolder, Note, token
+from mdel_assets.engines.job_folder import JobFolder, Note, refuse_foreign_note, token
 from mdel_assets.engines.jobs import EngineDownError, JobState
-from mdel_assets.engines.queued import Queue, QueuedJob, refuse_foreign_note
+from mdel_assets.engines.queued import Queue, QueuedJob
 from mdel_assets.engines.settings import QueueSettings
-from mdel_assets.errors import StorageError, TrainingInterruptedError, WorkerError
+from mdel_assets.errors import StorageError, TrainingInterruptedError, WorkerError, transient
 from mdel_assets_tests.engines.test_job_folder import SPEC
 
 
@@ -19,6 +19,7 @@ class Script:
     """
 
     name = "slurm"
+    cancel_command = "scancel"
 
     def __init__(self, *steps, answers=True):
         self.steps = list(steps)
@@ -117,10 +118,49 @@ def test_an_engine_that_does_not_answer_is_waited_for(job):
     assert run(Script(down, RUNNING, down, WELL), job) is None
 
 
+class Silent(Script):
+    """An engine that does not answer to some submissions; it may have accepted the job."""
+
+    def __init__(self, *steps, silent, accepts):
+        super().__init__(*steps)
+        self.silent, self.accepts = silent, accepts
+        self.num_asked = 0
+
+    def submit(self, submission, works):
+        self.num_asked += 1
+        if self.num_asked not in self.silent:
+            return super().submit(submission, works)
+        if self.accepts:
+            (self.found,) = super().submit(submission, works)
+        raise transient(EngineDownError("sbatch failed: no controller"))
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_a_job_to_be_requeued_waits_for_an_engine_that_does_not_answer(job, accepts):
+    engine = Silent(RUNNING, STOPPED, RUNNING, WELL, silent={2, 3}, accepts=accepts)
+    assert run(engine, job) is None
+    assert engine.num_asked == (2 if accepts else 4)
+    assert len(engine.works) == 2
+
+
+def test_a_run_whose_jobs_cannot_be_submitted_fails_and_keeps_their_notes(job):
+    engine = Silent(silent={1}, accepts=False)
+    with pytest.raises(EngineDownError, match="no controller"):
+        run(engine, job)
+    assert job.folder.note().is_cancelled
+
+
 def test_a_worker_that_failed_by_its_own_fault_is_not_tried_again(job):
     outcome = {"class": "TrainingError", "error": "layer 7 does not exist"}
     error = run(Script((JobState("failed", "FAILED"), outcome)), job)
     assert str(error) == "layer 7 does not exist"
+
+
+def test_a_worker_that_failed_by_our_fault_is_told_by_its_class_and_its_output(job):
+    outcome = {"class": "KeyError", "error": "'tokens'"}
+    error = run(Script((JobState("failed", "FAILED"), outcome)), job)
+    assert isinstance(error, WorkerError)
+    assert f"KeyError: 'tokens'; {job.folder.output} says more" in str(error)
 
 
 def test_a_job_that_says_nothing_in_the_folder_does_not_share_it(job):
@@ -164,6 +204,32 @@ def test_a_job_that_makes_something_else_is_cancelled_first(job, tmp_path):
     assert run(engine, job) is None
     assert engine.cancelled == ["5"]
     assert len(engine.works) == 1
+
+
+def test_a_job_that_makes_some_of_the_same_in_another_share_is_cancelled_first(job, tmp_path):
+    """As where fewer models are left to score, and their packs are others."""
+    both, other = (JobFolder(tmp_path / name) for name in ("both", "other"))
+    both.prepare(SPEC.model_copy(update={"keys": ("github", "arxiv")}), Note("slurm", "1", 0, "5"))
+    other.prepare(SPEC.model_copy(update={"keys": ("github",)}), Note("slurm", "1", 1, "6"))
+    kind = {"kind": "token_scores"}
+    JobFolder(tmp_path / "kind").prepare(SPEC.model_copy(update=kind), Note("slurm", "2", 0, "7"))
+    engine = Script(RUNNING, JobState("cancelled", "CANCELLED"), WELL)
+    assert run(engine, job) is None
+    assert engine.cancelled == ["5"]
+    assert len(engine.works) == 1
+    assert both.note() is None
+    assert other.note() is not None
+
+
+def test_nothing_is_made_beside_a_cancelled_job_that_does_not_end(job):
+    earlier = SPEC.model_copy(update={"max_seconds": 1.0})
+    job.folder.prepare(earlier, Note("slurm", "0123", 0, "5"))
+    engine = Script(*[RUNNING] * 4)
+    with pytest.raises(WorkerError, match=r"Job 5 .* has not ended .* \(`scancel 5`\)"):
+        run(engine, job)
+    assert engine.works == []
+    assert job.folder.has_spec(earlier)
+    assert job.folder.note() == Note("slurm", "0123", 0, "5", is_cancelled=True)
 
 
 def test_another_engines_job_is_not_trained_beside(job):

@@ -56,6 +56,15 @@ def test_the_environment_names_another_file(home, tmp_path):
     assert (compute.engine, compute.num_processes) == ("accelerate", 2)
 
 
+def test_what_is_no_text_file_is_named(home, tmp_path):
+    with pytest.raises(ExperimentError, match=r"cannot be read.* a YAML file in UTF-8"):
+        load_compute(home, {"MDEL_COMPUTE": str(tmp_path)})
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("engine: slürm".encode("latin-1"))
+    with pytest.raises(ExperimentError, match=r"mine.yaml cannot be read.* a YAML file in UTF-8"):
+        load_compute(home, {"MDEL_COMPUTE": str(path)})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
