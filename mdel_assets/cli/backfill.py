@@ -13,6 +13,7 @@ from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
+from mdel_assets.store.durable_files import RUN_BYTES, require_room
 from mdel_assets.web.webserver import LaunchedRun, Progress, Webserver
 
 if TYPE_CHECKING:
@@ -74,23 +75,25 @@ def backfill(
 
     definitions = build_definitions(experiment, home)
     lineage = home.lineage(experiment)
+    if force and asset.startswith("hub_"):
+        raise click.UsageError("--force has no use in publishing, which asks the Hub itself.")
     reasons = select_partitions(definitions, lineage, asset=asset, selection=selection)
-    if force:
-        if asset.startswith("hub_"):
-            raise click.UsageError("--force has no use in publishing, which asks the Hub itself.")
-        reasons = {key: reason or "forced" for key, reason in reasons.items()}
+    forced = [key for key, reason in reasons.items() if force and not reason]
+    reasons |= dict.fromkeys(forced, "forced")
     if dry_run or not reasons:
         _show_plan(asset, reasons)
         return
-    for key in reasons if force else ():
-        artifact = lineage.artifact(asset, key)
-        with making(artifact):
-            artifact.remove()
     server = None if here else _find_webserver(webserver, home, experiment.name)
     if server:
+        if forced:
+            _refuse_another_home(server, home, experiment.name)
+        _remove(lineage, asset, forced)
         failed = _backfill_there(server, asset, list(reasons))
     else:
         with open_instance(home, experiment.name) as instance:
+            history = home.dagster_home(experiment.name)
+            require_room("Dagster's history of the run", history, wanted_bytes=RUN_BYTES)
+            _remove(lineage, asset, forced)
             failed = _backfill_here(definitions, lineage, instance, asset, list(reasons))
     if failed:
         raise click.ClickException(
@@ -119,6 +122,26 @@ def _find_webserver(named: str | None, home: MdelHome, experiment: str) -> Webse
         )
     click.echo(f"{server.url} has no running daemon: the partitions run in this process.")
     return None
+
+
+def _refuse_another_home(server: Webserver, home: MdelHome, experiment: str) -> None:
+    """Refuse to remove from this home what the server's daemon would remake in another."""
+    if not server.serves(root=str(home.root), experiment=experiment):
+        raise WebserverError(
+            f"{server.url} does not serve the experiment '{experiment}' in {home.root}, from which "
+            f"--force removes what is to be remade. Name a webserver that does, or use --here."
+        )
+
+
+def _remove(lineage: Lineage, asset: str, keys: Iterable[str]) -> None:
+    """Remove partitions that are up to date, here and in the store, which would give them back."""
+    records = {key: lineage.current(asset, key) for key in keys}
+    for key, record in records.items():
+        artifact = lineage.artifact(asset, key)
+        with making(artifact):
+            artifact.remove()
+            if artifact.remote and record:
+                artifact.remote.remove(record.fingerprint)
 
 
 def _backfill_here(

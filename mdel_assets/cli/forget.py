@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -48,11 +49,15 @@ def forget(*, domain: str, mark: bool, delete: bool, yes: bool, yes_delete_remot
     if not (plan.text or plan.derived or plan.publications or runs):
         click.echo(f"Nothing in {home.root} was made from text of '{domain}'.")
         return
+    if delete and not yes:
+        _refuse_unless_agreed(
+            plan, runs, repositories=plan.repositories if yes_delete_remote else []
+        )
     if mark:
         mark_forgotten(lineage, plan)
         click.echo(f"{len(plan.derived)} marked in {lineage.forgotten}")
         plan = plan_after_publishing(home, lineage, domain)
-    if delete and _is_agreed(plan, runs, yes=yes):
+    if delete:
         if runs:
             delete_samples(home, domain, experiment=experiment.name)
         plan = delete_local(home, lineage, domain)
@@ -92,15 +97,17 @@ def _show(plan: "ForgettingPlan", runs: list[str]) -> None:
             click.echo(f"elsewhere  {text.path}: {text.holds} ({text.remedy})")
 
 
-def _is_agreed(plan: "ForgettingPlan", runs: list[str], *, yes: bool) -> bool:
-    if yes:
-        return True
+def _refuse_unless_agreed(
+    plan: "ForgettingPlan", runs: list[str], *, repositories: Sequence[str]
+) -> None:
+    """Ask before anything is marked or deleted; "no" ends the command."""
+    all_of_it = " and ".join([_amount(plan, runs), *repositories])
     if not sys.stdin.isatty():
         raise click.UsageError(
-            f"--delete would permanently delete {_amount(plan, runs)}. This is not a "
-            f"terminal, so the command cannot ask for confirmation: add --yes."
+            f"--delete would permanently delete {all_of_it}. This is not a terminal, so the "
+            f"command cannot ask for confirmation: add --yes."
         )
-    return click.confirm(f"Permanently delete {_amount(plan, runs)}?")
+    click.confirm(f"Permanently delete {all_of_it}?", abort=True)
 
 
 def _amount(plan: "ForgettingPlan", runs: list[str]) -> str:

@@ -12,7 +12,6 @@ from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.machine.console import alone_on_standard_output
 from mdel_assets.maintenance.experiment_checks import refuse_mistakes
-from mdel_assets.planning.in_words import parsed_size
 from mdel_assets.planning.placements import Placements
 
 
@@ -90,18 +89,16 @@ def plan(
 
 
 def refuse_what_exceeds(
-    lineage: Lineage, *, until: str | None, max_hours: float | None, max_disk: str | None
+    lineage: Lineage, *, until: str | None, max_hours: float | None, max_disk_bytes: float | None
 ) -> None:
     """Plan a run, and refuse it if it may take more than the limits; do nothing without a limit.
 
     Raises:
         LimitError: it takes more, or that is not known.
-        ExperimentError: ``max_disk`` is no size.
 
     """
-    if max_hours is None and max_disk is None:
+    if max_hours is None and max_disk_bytes is None:
         return
-    max_disk_bytes = None if max_disk is None else parsed_size(max_disk)
     from mdel_assets.planning.limits import refuse_excess
     from mdel_assets.planning.planned import plan_run
 

@@ -1,16 +1,18 @@
 """``mdel merge`` and ``mdel publish``: merge and publish outside Dagster's runs."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from mdel_assets.cli.completion import complete_domain, completing_keys_of
-from mdel_assets.errors import UnknownKeyError, unknown_name_message
+from mdel_assets.errors import MdelError, UnknownKeyError, unknown_name_message
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
+from mdel_assets.line.lineage import Lineage
 
 if TYPE_CHECKING:
     from mdel_assets.publishing.publication import Published
@@ -116,7 +118,8 @@ def publish(
     """Publish datasets, experts, merged models or mixtures: those named by KEYS, or all that exist.
 
     This does the same as the assets hub_dataset, hub_expert, hub_merged_model and hub_mixture,
-    without a Dagster run.
+    without a Dagster run. One that fails does not stop the others; at the end the command names the
+    failed ones and exits non-zero.
     """
     from mdel_assets.publishing import steps as steps_publishing
     from mdel_assets.publishing.publication import Publication
@@ -131,14 +134,35 @@ def publish(
     publisher = make_publisher(experiment, dry_run=dry_run)
     lineage = home.lineage(experiment)
     step = steps_publishing.PUBLISH[PUBLISHED[kind]]
-    for key in keys or (lineage.present_domains() if named is None else named):
-        if named is None:
-            experiment.require_domain(key)
-        done = step(lineage, key, publisher=publisher)
+    wanted = keys or _made(lineage, kind, lineage.present_domains() if named is None else named)
+    failed: list[str] = []
+    for key in wanted:
+        try:
+            done = step(lineage, key, publisher=publisher)
+        except MdelError as error:
+            click.echo(f"{kind:8} {key:24} {error}", err=True)
+            failed.append(key)
+            continue
         if done.record is None:
             click.echo("\n".join(done.plan))
             continue
         click.echo(f"{kind:8} {key:24} {Publication.of(done.record).url}")
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(wanted)} failed: {', '.join(failed)}. The others are finished."
+        )
+
+
+def _made(lineage: Lineage, kind: str, keys: Sequence[str]) -> list[str]:
+    """Return those of ``keys`` that there is something to publish of; tell of the others."""
+    made: list[str] = []
+    for key in keys:
+        (source,) = lineage.inputs(PUBLISHED[kind], key)
+        if source.is_made():
+            made.append(key)
+        else:
+            click.echo(f"{kind:8} {key:24} is not made: left out", err=True)
+    return made
 
 
 def _named(experiment: Experiment, name: str) -> str:

@@ -14,6 +14,7 @@ from mdel_assets.cli.completion import complete_asset
 from mdel_assets.cli.matrix import print_matrix
 from mdel_assets.cli.plan import refuse_what_exceeds
 from mdel_assets.cli.run_views import JsonLines, PlainLines, RunView
+from mdel_assets.cli.sizes import to_bytes
 from mdel_assets.data.source_sizes import source_bytes
 from mdel_assets.errors import unknown_name_message
 from mdel_assets.experiment.experiment import Experiment
@@ -46,14 +47,20 @@ _WORTH_PROCESSES_BYTES = 16 << 20
     type=click.FloatRange(min=0, min_open=True),
     help="Refuse to begin what takes longer, by its plan.",
 )
-@click.option("--max-disk", metavar="SIZE", help="Refuse to begin what needs more, such as 20GB.")
+@click.option(
+    "--max-disk",
+    "max_disk_bytes",
+    metavar="SIZE",
+    callback=to_bytes,
+    help="Refuse to begin what needs more, such as 20GB.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each event.")
 def run(
     *,
     workers: int | None,
     until: str | None,
     max_hours: float | None,
-    max_disk: str | None,
+    max_disk_bytes: float | None,
     as_json: bool,
 ) -> None:
     """Make everything that is missing or stale, from the shards to the perplexity matrix."""
@@ -65,7 +72,7 @@ def run(
     if until is not None and until not in kinds:
         raise click.UsageError(unknown_name_message("asset", until, kinds))
     refuse_mistakes(lineage)
-    refuse_what_exceeds(lineage, until=until, max_hours=max_hours, max_disk=max_disk)
+    refuse_what_exceeds(lineage, until=until, max_hours=max_hours, max_disk_bytes=max_disk_bytes)
     shown = kinds if until is None else kinds[: kinds.index(until) + 1]
     view = _view(shown, as_json=as_json)
     view.begin(experiment.name, home.root)

@@ -1,40 +1,34 @@
 """``mdel serve``: an OpenAI-compatible server for an experiment's models and ensembles."""
 
+import functools
 import importlib.util
 import os
-import re
 import warnings
 from pathlib import Path
 
 import click
 
+from mdel_assets.cli.sizes import to_bytes
 from mdel_assets.errors import ServingError, install_extra
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
 from mdel_assets.machine.console import showing_progress
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
-
-
-def _to_bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """Return a size such as 500M or 8GiB in bytes; units are powers of 1024."""
-    if value is None:
-        return None
-    match = _SIZE.fullmatch(value.strip())
-    if match is None or not float(match[1]):
-        raise click.BadParameter(f"{value!r} is no size, such as 500M or 8G.", context, parameter)
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
+_to_bytes = functools.partial(to_bytes, kilo=1024)
 _count = click.IntRange(min=1)
 _seconds = click.FloatRange(min=0)
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=int, default=8000, show_default=True, help="The port to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="The port to listen on.",
+)
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
@@ -85,12 +79,12 @@ def serve(
     host: str,
     port: int,
     api_key_file: Path | None,
-    max_memory: int | None,
+    max_memory: float | None,
     max_running: int,
     max_waiting: int,
     max_prompt_tokens: int,
     max_new_tokens: int,
-    max_body: int,
+    max_body: float,
     request_seconds: float,
     grace_seconds: float,
 ) -> None:
@@ -107,12 +101,12 @@ def serve(
     keys = read_keys(api_key_file, os.environ)
     refuse_open_door(host, keys)
     limits = Limits(
-        max_memory_bytes=half_of_memory() if max_memory is None else max_memory,
+        max_memory_bytes=half_of_memory() if max_memory is None else int(max_memory),
         max_running=max_running,
         max_waiting=max_waiting,
         max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=max_new_tokens,
-        max_body_bytes=max_body,
+        max_body_bytes=int(max_body),
         request_seconds=request_seconds,
         grace_seconds=grace_seconds,
     )

@@ -22,7 +22,13 @@ _GUARDED = "mdel_assets.web.guarded_webserver"
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=int, default=3000, show_default=True, help="The port to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=3000,
+    show_default=True,
+    help="The port to listen on.",
+)
 def ui(host: str, port: int) -> None:
     """Start the web UI and the daemon: the graph, its charts, schedules and backfills."""
     warnings.simplefilter("ignore")
@@ -34,7 +40,8 @@ def ui(host: str, port: int) -> None:
     open_instance(home, experiment).dispose()
     folder = home.dagster_home(experiment)
     os.environ["DAGSTER_HOME"] = str(folder)
-    click.echo(f"Experiment '{experiment}' on http://{host}:{port}, its runs in {folder}")
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    click.echo(f"Experiment '{experiment}' on {address}, its runs in {folder}")
     # Dagster has its own handler; with `show_log_lines`, each line would be printed twice.
     logging.getLogger("dagster").propagate = False
     dev: Any = importlib.import_module("dagster._cli.dev")
@@ -56,7 +63,7 @@ def ui(host: str, port: int) -> None:
     if any(process.returncode for process in started):
         raise MdelError(
             f"The webserver or the daemon ended with the error above, so there is no page at "
-            f"http://{host}:{port}. Correct the error and run the same command again."
+            f"{address}. Correct the error and run the same command again."
         )
 
 
@@ -75,8 +82,9 @@ def _workspace(folder: Path, experiment: str) -> Path:
 
 def _refuse_taken_port(host: str, port: int) -> None:
     """Raise `MdelError` if the port is taken: the daemon would run without a page."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
         raise MdelError(

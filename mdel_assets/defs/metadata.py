@@ -13,6 +13,7 @@ from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.making import Made
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
+from mdel_assets.store.remote.entries import entry_name
 
 if TYPE_CHECKING:
     from mdel_assets.scoring.estimates import Estimate
@@ -42,7 +43,7 @@ def page(entries: Mapping[str, Any], record: Record, artifact: Artifact) -> dict
         "config": dg.MetadataValue.json(record.config),
         "inputs": dg.MetadataValue.json(record.inputs),
         "versions": dg.MetadataValue.json(record.versions),
-        **(_forcing(artifact) if is_reused else {}),
+        **(_forcing(record, artifact) if is_reused else {}),
     }
 
 
@@ -125,13 +126,17 @@ def _run_began_at() -> float:
     return run.create_timestamp.timestamp() if run else 0.0
 
 
-def _forcing(artifact: Artifact) -> dict[str, str]:
+def _forcing(record: Record, artifact: Artifact) -> dict[str, str]:
     """Return how to remake an artifact that is up to date; nothing for publications."""
     if artifact.kind.startswith("hub_"):
         return {}
     words = f"mdel backfill --asset {artifact.kind} --partitions {artifact.key} --force"
     if not artifact.key:
-        words = f"Remove {artifact.record_path}, then materialize it."
+        places = [str(artifact.record_path)]
+        if artifact.remote:
+            name = entry_name(artifact.remote.place, record.fingerprint)
+            places.append(f"{artifact.remote.store.address}/{name}")
+        words = f"Remove {' and '.join(places)}, then materialize it."
     return {"to_make_it_anew": words}
 
 

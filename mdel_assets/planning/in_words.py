@@ -2,9 +2,7 @@
 
 import re
 
-from mdel_assets.errors import ExperimentError
-
-_SIZES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_SIZES = ("", "k", "m", "g", "t")
 _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -30,17 +28,19 @@ def amount_in_words(amount: float) -> str:
     return f"{shown} {unit}".strip()
 
 
-def parsed_size(text: str) -> float:
-    """Return the bytes that ``text`` names, such as ``20GB``, ``500 MB`` or ``1.5T``.
+def parsed_size(text: str, *, kilo: int = 1000) -> float:
+    """Return the bytes that ``text`` names, such as ``20GB``, ``500 MB``, ``2GiB`` or ``1.5T``.
+
+    Units are powers of ``kilo``; those with an i are always powers of 1024.
 
     Raises:
-        ExperimentError: it names none.
+        ValueError: it names none.
 
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
     if match is None:
-        raise ExperimentError(
+        raise ValueError(
             f"'{text}' is no size. Give a number and a unit, such as 20GB, 500MB or 1.5TB."
         )
-    unit = _SIZES[match[2].lower()]
-    return float(match[1]) * (1024.0 ** list(_SIZES).index(match[2].lower()) if match[3] else unit)
+    base = 1024.0 if match[3] else float(kilo)
+    return float(match[1]) * base ** _SIZES.index(match[2].lower())

@@ -6,7 +6,7 @@ The web UI uses the same interface. Nothing here imports Dagster: the server may
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mdel_assets.errors import WebserverError
@@ -45,9 +45,11 @@ query Progress($id: String!) {
   }
 }"""
 _FAILURES = """
-query Failures($id: ID!) {
-  logsForRun(runId: $id) {
+query Failures($id: ID!, $cursor: String) {
+  logsForRun(runId: $id, afterCursor: $cursor) {
     ... on EventConnection {
+      cursor
+      hasMore
       events {
         ... on ExecutionStepFailureEvent { error { message causes { message } } }
         ... on RunFailureEvent { message }
@@ -149,12 +151,21 @@ class Webserver:
 
     def failure(self, run_id: str) -> str:
         """Return the message of the error that ended a run."""
-        events = self._ask(_FAILURES, {"id": run_id})["logsForRun"].get("events", [])
-        for event in events:
+        message = ""
+        for event in self._failures(run_id):
             if error := event.get("error"):
                 causes = [cause["message"] for cause in error["causes"]]
                 return str([error["message"], *causes][-1]).strip()
-        return next((event["message"] for event in events if event.get("message")), "")
+            message = message or event.get("message") or ""
+        return message
+
+    def _failures(self, run_id: str) -> Iterator[Mapping[str, Any]]:
+        """Yield a run's events, empty but for failures; one answer holds a thousand at most."""
+        cursor, has_more = None, True
+        while has_more:
+            answer = self._ask(_FAILURES, {"id": run_id, "cursor": cursor})["logsForRun"]
+            yield from answer.get("events", [])
+            cursor, has_more = answer.get("cursor"), answer.get("hasMore", False)
 
     def _ask(
         self,

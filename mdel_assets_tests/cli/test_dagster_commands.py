@@ -105,11 +105,15 @@ def test_dagsters_commands_show_their_log_alone(home, monkeypatch):
     assert seen == [[]]
 
 
-def test_a_taken_port_starts_nothing(home, monkeypatch):
+@pytest.mark.parametrize(
+    ("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
+)
+def test_a_taken_port_starts_nothing(home, monkeypatch, host, family):
     monkeypatch.setenv("MDEL_HOME", str(home.root))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server((host, 0), family=family) as taken:
         port = taken.getsockname()[1]
-        done = CliRunner().invoke(main, ["ui", "--port", str(port)])
+        done = CliRunner().invoke(main, ["ui", "--host", host, "--port", str(port)])
     assert done.exit_code == 1
+    assert "(Address already in use" in done.output
     assert f"choose another port: mdel ui --port {port + 1}" in done.output
     assert not home.root.exists()

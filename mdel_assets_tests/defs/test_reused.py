@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from mdel_assets.cli.main import main
 from mdel_assets.home import MdelHome
 from mdel_assets_tests.defs.finished_line import materialize
+from mdel_assets_tests.s3_server import BUCKET
 
 pytestmark = pytest.mark.in_use
 LONG_AGO = 1_000_000_000
@@ -94,6 +95,17 @@ def test_force_makes_anew_what_is_up_to_date_and_nothing_else(place):
     os.utime(files["arxiv"], (LONG_AGO, LONG_AGO))
     CliRunner().invoke(main, words)
     assert files["arxiv"].stat().st_mtime == LONG_AGO
+
+
+def test_what_is_to_be_removed_from_a_store_is_named_too(place, proxy, s3):
+    experiment, home = place
+    artifact = home.lineage(experiment).artifact("perplexity_matrix")
+    os.utime(artifact.record_path, (LONG_AGO, LONG_AGO))
+    *_, forcing = shown(experiment, home, "perplexity_matrix", None)
+    fingerprint = artifact.look().fingerprint
+    (entry,) = [name for name in s3.names("shared/experiments/") if fingerprint in name]
+    told = f"Remove {artifact.record_path} and s3://{BUCKET}/{entry}, then materialize it."
+    assert forcing == told
 
 
 def test_publishing_is_not_forced(place):

@@ -239,3 +239,18 @@ def test_everything_of_a_kind_is_published(mdel, hub):
     names = [name.removeprefix(f"{OWNER}/") for _, name in hub.state.repositories()]
     assert names == ["expert-arxiv", "expert-freelaw", "expert-github", "pair"]
     assert "Did you mean 'arxiv'" in mdel("publish", "expert", "arxvi", fails=True)
+
+
+@pytest.mark.in_use
+def test_all_that_exist_are_published_whatever_is_missing_or_fails(mdel, hub, own_home):
+    experts = own_home.root / "pico" / "models" / "experts"
+    shutil.rmtree(experts / "github")
+    (experts / "arxiv" / "model.safetensors").write_bytes(b"junk")
+    told = mdel("publish", "expert", fails=True)
+    assert f"expert   {'github':24} is not made: left out" in told
+    assert "expert_model 'arxiv' is damaged" in told
+    assert "1 of 2 failed: arxiv." in told
+    assert hub.state.repositories() == [("models", f"{OWNER}/expert-freelaw")]
+    named = mdel("publish", "expert", "github", "freelaw", fails=True)
+    assert "expert_model 'github' is missing" in named
+    assert f"{OWNER}/expert-freelaw/tree/" in named
