@@ -3,18 +3,25 @@
 All rows end in the same column, so what a step adds is one column. A row that is shorter than the
 longest begins later; the columns before it are masked, and hold zeros. Rows that are to run
 together and lie in different buffers are copied into a new one first, which happens only where a
-sequence joins or leaves.
+sequence joins or leaves. They are copied layer by layer, and a buffer holds only rows that run
+together, so what rows take at most follows from their lengths: see `columns_at_most`.
 """
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+import itertools
+import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-# A buffer that is full grows by half, and by this many columns at least.
+# A buffer that is full grows by an eighth, and by this many columns at least.
 _MIN_HEADROOM = 64
+# A row is padded by half of its length at most, or by this many columns if that is more: so much
+# padding of some short rows costs less than a pass of their own, which reads all weights.
+_MIN_PADDING = 256
 
 # Shapes in names: B rows, H heads, C columns, D width of a head.
 
@@ -26,6 +33,8 @@ class CachedRows(Cache):
         self.num_rows = num_rows
         # Layers know this and not the cache: a circle would keep all memory until it is collected.
         self._filled = _Filled(num_columns)
+        # Rows know this, too; those that are forgotten vanish from here.
+        self.rows: weakref.WeakSet[Row] = weakref.WeakSet()
         self.parts = [_LayerRows(self._filled) for _ in range(num_layers)]
         super().__init__(layers=[*self.parts])
 
@@ -56,37 +65,93 @@ class Row:
     length: int = 0
     own_cache: Any = None
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its keys and values in all layers; what only that family counts is left out."""
-        layers = range(len(self.held.parts)) if self.held else ()
-        pairs = (_columns(self, layer) or () for layer in layers)
-        return sum(part.nbytes for pair in pairs for part in pair)
+    def part(self) -> None:
+        """Leave those that it ran with: what they need is not to be kept for this one."""
+        if self.held and self.held.num_rows > 1:
+            together([self], num_layers=len(self.held.parts))
+
+    def bytes_by_layer(self) -> list[int]:
+        """Return the bytes that each layer keeps of it, its row's unused columns left out."""
+        if self.own_cache is not None:
+            return [_bytes_of(vars(layer)) for layer in self.own_cache.layers]
+        parts = self.held.parts if self.held else ()
+        return [_bytes_of(part.of(self.index, self.length)) for part in parts]
+
+
+def longest_beside(length: int) -> int:
+    """Return how long a row may be that lies in one buffer with a row of ``length``."""
+    return length + max(_MIN_PADDING, length // 2)
+
+
+def columns_at_most(lengths: Sequence[int]) -> int:
+    """Return how many columns rows have in all, at most, until they are as long as ``lengths``.
+
+    That is, where only rows run together that `longest_beside` lets lie in one buffer.
+    """
+    longest = max(lengths, default=0)
+    return sum(_with_headroom(min(longest, longest_beside(length))) for length in lengths)
 
 
 def together(rows: Sequence[Row], *, num_layers: int) -> CachedRows:
-    """Return one cache in which ``rows`` are all the rows there are, in this order."""
-    first = rows[0].held
-    if (
-        first is not None
-        and first.num_rows == len(rows)
-        and all(row.held is first and row.index == index for index, row in enumerate(rows))
-    ):
-        return first
+    """Return one cache in which ``rows`` are all the rows there are, in this order.
+
+    Others that lay in a buffer with some of them get one of their own each.
+    """
+    if held := _shared(rows):
+        return held
+    others = {other for row in rows if row.held for other in row.held.rows}.difference(rows)
+    groups = [rows, *([other] for other in others)]
+    columns = {row: _columns_by_layer(row) for group in groups for row in group}
+    new = [_placed(group, num_layers=num_layers) for group in groups]
+    for number in range(num_layers):
+        for cache, group in zip(new, groups, strict=True):
+            cache.parts[number].take([next(columns[row]) for row in group])
+    return new[0]
+
+
+def _shared(rows: Sequence[Row]) -> CachedRows | None:
+    """Return the cache in which rows are all the rows already, in this order; None is none."""
+    held = rows[0].held
+    is_shared = (
+        held is not None
+        and held.num_rows == len(rows)
+        and all(row.held is held and row.index == index for index, row in enumerate(rows))
+    )
+    return held if is_shared else None
+
+
+def _placed(rows: Sequence[Row], *, num_layers: int) -> CachedRows:
+    """Return a cache of ``rows``, into which their keys and values are still to be copied."""
     num_columns = max(row.length for row in rows)
-    new = CachedRows(num_rows=len(rows), num_layers=num_layers, num_columns=num_columns)
-    for number, layer in enumerate(new.parts):
-        layer.take([_columns(row, number) for row in rows])
+    cache = CachedRows(num_rows=len(rows), num_layers=num_layers, num_columns=num_columns)
     for index, row in enumerate(rows):
-        row.held, row.index = new, index
-    return new
+        row.held, row.index = cache, index
+        cache.rows.add(row)
+    return cache
 
 
-def _columns(row: Row, layer: int) -> "tuple[torch.Tensor, torch.Tensor] | None":
-    """Return the (H, C, D) keys and values of a row in one layer; None where it has none."""
+def _columns_by_layer(row: Row) -> "Iterator[tuple[torch.Tensor, torch.Tensor] | None]":
+    """Return an iterator over a row's (H, C, D) keys and values where it lies now; None is none.
+
+    It forgets each layer as it comes to it: those that no row needs any more are freed.
+    """
     if row.held is None or row.length == 0:
-        return None
-    return row.held.parts[layer].of(row)
+        return itertools.repeat(None)
+    parts, index, length = collections.deque(row.held.parts), row.index, row.length
+    return (parts.popleft().of(index, length) for _ in range(len(parts)))
+
+
+def _bytes_of(kept: Any) -> int:
+    """Return the bytes of a tensor, or of all tensors that something has."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        kept = tuple(kept.values())
+    return sum(map(_bytes_of, kept)) if isinstance(kept, tuple) else 0
+
+
+def _with_headroom(num_columns: int) -> int:
+    return num_columns + max(_MIN_HEADROOM, num_columns // 8)
 
 
 class _LayerRows(DynamicLayer):
@@ -118,12 +183,12 @@ class _LayerRows(DynamicLayer):
         """Return how many columns a mask is for, and the first one's number."""
         return self._filled.num_columns + query_length, 0
 
-    def of(self, row: Row) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return the (H, C, D) keys and values of ``row``; None where this layer has none."""
+    def of(self, index: int, length: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the (H, C, D) keys and values of a row; None where this layer has none."""
         if self._buffers is None:
             return None
         last = self._filled.num_columns
-        keys, values = (buffer[row.index, :, last - row.length : last] for buffer in self._buffers)
+        keys, values = (buffer[index, :, last - length : last] for buffer in self._buffers)
         return keys, values
 
     def take(self, columns: "Sequence[tuple[torch.Tensor, torch.Tensor] | None]") -> None:
@@ -148,6 +213,5 @@ class _LayerRows(DynamicLayer):
 
 def _zeros(like_BHCD: torch.Tensor, num_columns: int) -> torch.Tensor:
     """Return a buffer for ``num_columns`` and some more; masked columns must be finite numbers."""
-    capacity = num_columns + max(_MIN_HEADROOM, num_columns // 2)
-    shape = (*like_BHCD.shape[:2], capacity, like_BHCD.shape[3])
+    shape = (*like_BHCD.shape[:2], _with_headroom(num_columns), like_BHCD.shape[3])
     return torch.zeros(shape, dtype=like_BHCD.dtype, device=like_BHCD.device)

@@ -5,6 +5,7 @@ not wanted does not run; once it is wanted again, it first reads what it has mis
 trunk's hidden states, which are kept. So experts without weight cost nothing.
 """
 
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mdel_assets.generation.cached_rows import Row
+from mdel_assets.generation.cached_rows import Row, columns_at_most
 from mdel_assets.generation.forward_passes import DecodingTrunk, ForwardPass, Manner, NewIds
 from mdel_assets.generation.shared_head import SharedHead
 
@@ -34,14 +35,23 @@ class HeldSequence:
         self._states: list[torch.Tensor] = []
 
     def add_states(self, states_TD: torch.Tensor) -> None:
-        """Keep the trunk's hidden states of the newest tokens."""
-        self._states.append(states_TD)
+        """Keep the trunk's hidden states of the newest tokens, of this sequence alone."""
+        self._states.append(states_TD.clone())
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all that is kept, room that is not yet used left out."""
+        return sum(self._bytes_by_part())
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes at most while it is copied: a layer at a time, or the hidden states."""
+        return self.num_bytes + max(self._bytes_by_part())
+
+    def _bytes_by_part(self) -> list[int]:
         states = sum(states_TD.nbytes for states_TD in self._states)
-        return states + sum(row.num_bytes for row in (self.trunk, *self.models))
+        rows = (self.trunk, *self.models)
+        return [states, *itertools.chain.from_iterable(row.bytes_by_layer() for row in rows)]
 
     def states(self, first: int, last: int) -> torch.Tensor:
         """Return the trunk's (T, D) hidden states of some tokens."""
@@ -70,7 +80,7 @@ class Networks:
                 name = type(models[0]).__name__
                 _log.warning("%s: texts are continued %s", name, self.manner.value)
             self._share(expected, tolerance)
-            self.bytes_per_token = self._bytes_of_a_token()
+            self._measure()
 
     def _unshared(self, manner: Manner) -> None:
         self.manner = manner
@@ -112,11 +122,24 @@ class Networks:
         """How many token ids the models know."""
         return int(self.models[0].get_input_embeddings().weight.shape[0])
 
-    def _bytes_of_a_token(self) -> int:
-        """Return what keys, values and hidden states take of a token that all models have read."""
-        sequence = self.new_sequence()
-        self.run([sequence], [[0]], wanted_EB=np.ones((len(self.models), 1), bool))
-        return sequence.num_bytes
+    def _measure(self) -> None:
+        """Note what a sequence takes that all models have read, by the token and besides."""
+        sequence, peaks = self.new_sequence(), []
+        for _ in range(2):
+            self.run([sequence], [[0]], wanted_EB=np.ones((len(self.models), 1), bool))
+            peaks.append(sequence.peak_bytes)
+        self.bytes_per_token = sequence.num_bytes // 2
+        self._peak_bytes_per_token = peaks[1] - peaks[0]
+        self._fixed_bytes = peaks[0] - self._peak_bytes_per_token
+
+    def bytes_at_most(self, lengths: Sequence[int]) -> int:
+        """Return what sequences take together at most until they are as long as ``lengths``.
+
+        That is, where those of one pass are as close in length as `longest_beside` wants it.
+        """
+        is_padded = self.manner is Manner.TOGETHER
+        num_tokens = columns_at_most(lengths) if is_padded else sum(lengths)
+        return num_tokens * self._peak_bytes_per_token + len(lengths) * self._fixed_bytes
 
     def new_sequence(self) -> HeldSequence:
         """Return a sequence of which nothing has been fed in."""
@@ -181,6 +204,9 @@ class Networks:
 
         for model, wanted_B in enumerate(wanted_EB):
             members = [b for b, is_wanted in enumerate(wanted_B) if is_wanted]
+            for b, sequence in enumerate(sequences):
+                if not wanted_B[b]:
+                    sequence.models[model].part()
             for b in members:
                 self._catch_up(model, sequences[b], new.lengths_B[b])
             own = slice(None) if len(members) == len(sequences) else members

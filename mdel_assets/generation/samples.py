@@ -89,14 +89,14 @@ def _continue_together(
     max_new_tokens: int,
 ) -> list[tuple[list[int], str]]:
     """Return the tokens that continue each prompt, and what ended them."""
-    sequences = [speaker.begin(ids) for ids in prompts]
-    speaker.prefill_together(sequences)
+    going = {number: speaker.begin(ids) for number, ids in enumerate(prompts)}
+    speaker.prefill_together(list(going.values()))
     tokens: list[list[int]] = [[] for _ in prompts]
     ended_by = [""] * len(prompts)
-    while going := [number for number, reason in enumerate(ended_by) if not reason]:
+    while going:
         chosen: dict[int, int] = {}
-        for number in going:
-            token = samplers[number].choose(sequences[number].log_probabilities_V)
+        for number, sequence in going.items():
+            token = samplers[number].choose(sequence.log_probabilities_V)
             if token in speaker.end_ids:
                 ended_by[number] = "end of text"
                 continue
@@ -105,11 +105,13 @@ def _continue_together(
                 ended_by[number] = "max_new_tokens"
             else:
                 chosen[number] = token
-        if chosen:
-            speaker.step([sequences[number] for number in chosen], list(chosen.values()))
+        # What has ended is forgotten, so that its memory is free.
+        going = {number: going[number] for number in chosen}
+        speaker.step(list(going.values()), list(chosen.values()))
         for number in chosen:
-            if not sequences[number].has_room:
+            if not going[number].has_room:
                 ended_by[number] = "context"
+                del going[number]
     return list(zip(tokens, ended_by, strict=True))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mdel_assets.errors import GenerationError
+from mdel_assets.generation.cached_rows import longest_beside
 from mdel_assets.generation.forward_passes import Manner
 from mdel_assets.generation.mixing import mix
 from mdel_assets.generation.networks import Networks
@@ -20,6 +21,10 @@ from mdel_assets.generation.sequences import TokenSequence
 from mdel_assets.generation.weighing import Weighing
 
 # Shapes in names: E experts, B sequences, V vocabulary.
+
+
+class PromptError(GenerationError):
+    """A prompt that a speaker cannot read."""
 
 
 class Speaker:
@@ -64,6 +69,13 @@ class Speaker:
         """Bytes that keys, values and hidden states take for a token that all experts have read."""
         return self.networks.bytes_per_token
 
+    def cache_bytes(self, lengths: Sequence[int]) -> int:
+        """Return the bytes of memory that sequences of so many tokens take together at most.
+
+        Room to grow, padding and copies are counted; so it is more than their tokens alone take.
+        """
+        return self.networks.bytes_at_most(lengths)
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of ``text``, without special tokens."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)[
@@ -88,8 +100,9 @@ class Speaker:
         asks for the prompt's scores, with so many of the likeliest tokens in each one's place.
 
         Raises:
-            GenerationError: the prompt leaves no room in the model's context; an id that the model
-                does not have; a domain that is missing.
+            PromptError: the prompt leaves no room in the model's context; an id that the model does
+                not have.
+            GenerationError: a domain that is missing.
 
         """
         self._refuse(prompt)
@@ -105,13 +118,13 @@ class Speaker:
     def _refuse(self, prompt: Sequence[int]) -> None:
         limit = self.context_length
         if limit is not None and len(prompt) >= limit:
-            raise GenerationError(
+            raise PromptError(
                 f"The prompt has {len(prompt)} tokens, but {self.name} reads {limit} at most, the "
                 f"continuation's included. Shorten the prompt to {limit - 1} tokens or fewer."
             )
         size = self.networks.num_embedded
         if wrong := [token for token in prompt if not 0 <= token < size]:
-            raise GenerationError(
+            raise PromptError(
                 f"The prompt has the token id {wrong[0]}, but {self.name} has ids from 0 to "
                 f"{size - 1}. Encode it with the model's own tokenizer."
             )
@@ -140,10 +153,10 @@ class Speaker:
                 given_E1 = sequence.expert_log_p_EV[:, token, None].double().cpu().numpy()
             sequence.weighing.read([token], given_E1)
             sequence.tokens.append(token)
-        # Always in one order, so that rows stay where they are from one step to the next.
-        going_on = sorted((s for s in sequences if s.has_room), key=lambda s: s.number)
-        if not going_on:
-            return
+        for group in _similar_in_length([s for s in sequences if s.has_room]):
+            self._step_together(group)
+
+    def _step_together(self, going_on: Sequence[TokenSequence]) -> None:
         log_weights_BE = np.stack([sequence.weighing.log_weights() for sequence in going_on])
         needs_B = np.array([sequence.weighing.needs_likelihoods for sequence in going_on])
         with torch.inference_mode():
@@ -155,3 +168,17 @@ class Speaker:
             mixed_BV = mix(log_p_EBV, log_weights_BE)
         for b, sequence in enumerate(going_on):
             sequence.expect(mixed_BV[b], log_weights_BE[b], log_p_EBV[:, b])
+
+
+def _similar_in_length(sequences: Sequence[TokenSequence]) -> list[list[TokenSequence]]:
+    """Return groups that may share a pass: nobody in them is padded too much.
+
+    Sequences that grow together stay together. In a group they are always in one order, so that
+    rows stay where they are from one step to the next.
+    """
+    groups: list[list[TokenSequence]] = []
+    for sequence in sorted(sequences, key=lambda s: len(s.tokens), reverse=True):
+        if not groups or len(groups[-1][0].tokens) > longest_beside(len(sequence.tokens)):
+            groups.append([])
+        groups[-1].append(sequence)
+    return [sorted(group, key=lambda s: s.number) for group in groups]

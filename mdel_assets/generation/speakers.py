@@ -96,14 +96,9 @@ class Speakers:
         """Bytes of the weights of all that is loaded, each once."""
         return sum(_storages(self._models.values()).values())
 
-    def own_bytes(self, name: str) -> int:
-        """Return the bytes of weights that only this speaker, of those that are loaded, needs."""
-        if name not in self._speakers:
-            return 0
-        others = [speaker for other, speaker in self._speakers.items() if other != name]
-        kept = _storages(self._models[key] for speaker in others for key in speaker.experts)
-        own = _storages(self._models[key] for key in self._speakers[name].experts)
-        return sum(size for place, size in own.items() if place not in kept)
+    def bytes_of(self, name: str) -> int:
+        """Return the bytes of the weights of a loaded speaker, those that it shares, too."""
+        return sum(_storages(self._models[key] for key in self._speakers[name].experts).values())
 
     def tokenizer(self, name: str) -> Any:
         """Return the tokenizer of a speaker, loaded or not, which reads text as scoring does.

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -45,6 +45,7 @@ def make_app(service: Service, *, keys: ApiKeys, names: list[str]) -> Door:
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(Exception, _apologize)
     app.add_exception_handler(ClientLeftError, _leave)
+    app.add_exception_handler(ClientDisconnect, _leave)
     door = Door(app, keys=keys, limits=service.limits, meters=service.meters, names=names)
     _add_generation(app, service)
     _add_facts(app, service, door)

@@ -1,5 +1,6 @@
 """Which models and ensembles of an experiment can be asked, and how each reads text."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mdel_assets.errors import unknown_name_message
@@ -11,12 +12,19 @@ if TYPE_CHECKING:
 
 
 class Catalogue:
-    """Names and tokenizers, without any weights; one thread uses it."""
+    """Names and tokenizers, without any weights; one thread uses it.
 
-    def __init__(self, lineage: Lineage, speakers: "Speakers") -> None:
+    ``loaded`` returns the fingerprint of a model that is loaded, which may be made anew meanwhile.
+    """
+
+    def __init__(
+        self, lineage: Lineage, speakers: "Speakers", *, loaded: Callable[[str], str | None]
+    ) -> None:
         self._lineage = lineage
         self._speakers = speakers
-        self._tokenizers: dict[str, Any] = {}
+        self._loaded = loaded
+        # By name, each with the fingerprint of its model.
+        self._tokenizers: dict[str, tuple[str, Any]] = {}
 
     def models(self) -> list[dict[str, Any]]:
         """Return what ``/v1/models`` lists: all that is made and can speak."""
@@ -33,16 +41,21 @@ class Catalogue:
         return self._object(name)
 
     def tokenizer(self, name: str) -> Any:
-        """Return the tokenizer of a model, or of an ensemble's experts.
+        """Return the tokenizer of a model as it is loaded, or of an ensemble's experts.
 
         Raises:
             RefusedRequestError: nothing has that name.
 
         """
-        if name not in self._tokenizers:
-            self._require(name)
-            self._tokenizers[name] = self._speakers.tokenizer(name)
-        return self._tokenizers[name]
+        held, tokenizer = self._tokenizers.get(name, ("", None))
+        if tokenizer is not None and held == self._loaded(name):
+            return tokenizer
+        self._require(name)
+        made = self._speakers.fingerprint(name)
+        if tokenizer is None or held != made:
+            tokenizer = self._speakers.tokenizer(name)
+            self._tokenizers[name] = made, tokenizer
+        return tokenizer
 
     def _require(self, name: str) -> None:
         if name not in (known := self._speakers.names()):
@@ -58,6 +71,6 @@ class Catalogue:
         return {
             "id": name,
             "object": "model",
-            "created": int(made.record_path.stat().st_mtime),
+            "created": int(made.made_at()),
             "owned_by": self._lineage.experiment.name,
         }

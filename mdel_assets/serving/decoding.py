@@ -69,6 +69,10 @@ class Decoder:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
+    def fingerprint(self, name: str) -> str | None:
+        """Return the fingerprint of a model that is loaded, None for another; for any thread."""
+        return self._room.fingerprint(name)
+
     def submit(self, tickets: Sequence[Ticket]) -> None:
         """Put sequences into the queue: all or none.
 
@@ -92,8 +96,10 @@ class Decoder:
 
     def _run(self) -> None:
         while self._take_arrivals():
-            self._drop_cancelled()
+            self._forget_cancelled()
             self._let_in()
+            # Not before: others leave the memory of those that end here in their next step.
+            self._end_cancelled()
             for name in list(self._running):
                 self._take_step(name)
             self._measure()
@@ -115,12 +121,15 @@ class Decoder:
             self._arrivals.clear()
             return not self._is_stopping
 
-    def _drop_cancelled(self) -> None:
+    def _forget_cancelled(self) -> None:
+        """Take out of the queue what nobody waits for."""
         kept = [entry for entry in self._queue if not entry[0].is_cancelled]
         for ticket, _ in self._queue:
             if ticket.is_cancelled:
                 self._meters.sequences_ended.labels(ticket.order.model, "cancelled").inc()
         self._queue = collections.deque(kept)
+
+    def _end_cancelled(self) -> None:
         for running in [each for group in self._running.values() for each in group]:
             if running.ticket.is_cancelled:
                 self._end(running, "cancelled")
@@ -134,7 +143,7 @@ class Decoder:
             except RefusedRequestError as refusal:
                 self._refuse(ticket, refusal)
             except MdelError as error:
-                self._refuse(ticket, wrong(str(error), param="prompt"))
+                self._refuse(ticket, wrong(str(error), param=_param_of(error)))
             except Exception:  # noqa: BLE001 - out of memory, say: the other sequences go on
                 _log.exception("%s could not begin a sequence", ticket.order.model)
                 self._refuse(ticket, _broken())
@@ -151,15 +160,15 @@ class Decoder:
         if speaker is None:
             return None
         num_new = _num_new_tokens(order, speaker, limits=self._limits)
-        num_bytes = self._room.set_aside(speaker, len(order.prompt_ids) + num_new + 1)
-        if num_bytes is None:
+        num_tokens = len(order.prompt_ids) + num_new + 1
+        if not self._room.set_aside(speaker, num_tokens):
             return None
         try:
             running = RunningSequence(
-                ticket, speaker, max_new_tokens=num_new, num_bytes=num_bytes, waits_since=since
+                ticket, speaker, max_new_tokens=num_new, num_tokens=num_tokens, waits_since=since
             )
         except BaseException:
-            self._room.give_back(speaker, num_bytes)
+            self._room.give_back(speaker, num_tokens)
             raise
         self._meters.prompt_tokens.labels(order.model).inc(len(order.prompt_ids))
         return running
@@ -175,26 +184,24 @@ class Decoder:
             self._fail(name, _broken())
 
     def _write(self, name: str) -> None:
-        going = []
-        num_written = 0
-        for running in list(self._running[name]):
-            if not running.is_ready:
-                continue
-            before = running.num_written
-            piece = running.put_next()
-            self._news.append((running.ticket, piece))
-            num_written += piece.num_tokens - before
-            if before == 0 and piece.num_tokens:
-                seconds = time.monotonic() - running.waits_since
-                self._meters.first_token_seconds.labels(name).observe(seconds)
-            if piece.finish_reason:
-                self._end(running, piece.finish_reason)
-            else:
-                going.append(running)
-        self._meters.generated_tokens.labels(name).inc(num_written)
+        # Nothing else knows what has ended: its memory is free before the others' step.
+        going = [each for each in list(self._running[name]) if each.is_ready and self._put(each)]
         if going:
             speaker = going[0].speaker
             speaker.step([each.sequence for each in going], [each.token for each in going])
+
+    def _put(self, running: RunningSequence) -> bool:
+        """Write one token of a sequence; return whether it goes on."""
+        name, before = running.ticket.order.model, running.num_written
+        piece = running.put_next()
+        self._news.append((running.ticket, piece))
+        self._meters.generated_tokens.labels(name).inc(piece.num_tokens - before)
+        if before == 0 and piece.num_tokens:
+            seconds = time.monotonic() - running.waits_since
+            self._meters.first_token_seconds.labels(name).observe(seconds)
+        if piece.finish_reason:
+            self._end(running, piece.finish_reason)
+        return not piece.finish_reason
 
     def _end(self, running: RunningSequence, reason: str) -> None:
         """Forget a sequence, and free its memory."""
@@ -202,7 +209,7 @@ class Decoder:
         self._running[name].remove(running)
         if not self._running[name]:
             del self._running[name]
-        self._room.give_back(running.speaker, running.num_bytes)
+        self._room.give_back(running.speaker, running.num_tokens)
         self._meters.sequences_ended.labels(name, reason).inc()
 
     def _fail(self, name: str, refusal: RefusedRequestError) -> None:
@@ -253,6 +260,13 @@ def _num_new_tokens(order: Order, speaker: "Speaker", *, limits: Limits) -> int:
             code="context_length_exceeded",
         )
     return min(num_left, limits.max_new_tokens) if num_new is None else num_new
+
+
+def _param_of(error: MdelError) -> str:
+    """Return the field because of which a speaker begins no sequence."""
+    from mdel_assets.generation.speaker import PromptError
+
+    return "prompt" if isinstance(error, PromptError) else "domain"
 
 
 def _broken() -> RefusedRequestError:

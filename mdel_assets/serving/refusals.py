@@ -16,13 +16,23 @@ class RefusedRequestError(ServingError):
     """A request that is not answered as it was meant.
 
     ``status`` is HTTP's; ``code`` names the reason in one word, ``param`` the field of the body.
+    ``may_pass``: whether the same request may be answered later, where the status says so.
     """
 
-    def __init__(self, message: str, *, status: int, code: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        param: str | None = None,
+        may_pass: bool = True,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
+        self.may_pass = may_pass
 
     def content(self) -> dict[str, Any]:
         """Return the body of the answer."""
@@ -39,6 +49,9 @@ class RefusedRequestError(ServingError):
         """Return the headers that belong to the status."""
         if self.status == 401:
             return {"www-authenticate": "Bearer"}
+        if not self.may_pass:
+            # OpenAI's clients would try again for the status.
+            return {"x-should-retry": "false"}
         return {"retry-after": "1"} if self.status in (429, 503) else {}
 
 

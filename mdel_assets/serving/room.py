@@ -1,5 +1,7 @@
 """The memory of the server: which models are loaded, and what running sequences set aside."""
 
+import collections
+import functools
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -25,8 +27,9 @@ class Room:
         self._speakers = speakers
         self.max_bytes = max_bytes
         # In the order of their last use.
-        self._loaded: dict[str, Speaker] = {}
-        self._num_sequences: dict[str, int] = {}
+        self._loaded: collections.OrderedDict[str, Speaker] = collections.OrderedDict()
+        # Of sequences, by model: as long as they may get.
+        self._lengths: dict[str, list[int]] = {}
         self.cache_bytes = self.weight_bytes = 0
 
     @property
@@ -38,6 +41,11 @@ class Room:
         """Whether a model is loaded."""
         return name in self._loaded
 
+    def fingerprint(self, name: str) -> str | None:
+        """Return the fingerprint of a model that is loaded, None for another; for any thread."""
+        speaker = self._loaded.get(name)
+        return speaker.fingerprint if speaker else None
+
     def speaker(self, name: str) -> "Speaker | None":
         """Return a model, loaded if it has to be; None where that has to wait for others to end.
 
@@ -46,7 +54,8 @@ class Room:
 
         """
         if not self.holds(name):
-            if not self._is_free(name, lambda: self._speakers.bytes_at_most(name)):
+            more = functools.partial(self._speakers.bytes_at_most, name)
+            if not self._is_free(name, more, alone=more):
                 return None
             try:
                 self._loaded[name] = self._speakers.load(name)
@@ -55,54 +64,75 @@ class Room:
                 raise RefusedRequestError(message, status=503, code="model_unavailable") from error
             self.weight_bytes = self._speakers.held_bytes
             _log.info("loaded %s: %.0f MiB in all", name, self.weight_bytes / 2**20)
-        self._loaded[name] = self._loaded.pop(name)
+        self._loaded.move_to_end(name)
         return self._loaded[name]
 
-    def set_aside(self, speaker: "Speaker", num_tokens: int) -> int | None:
-        """Keep memory for a sequence of ``num_tokens``; return the bytes, None where it must wait.
+    def set_aside(self, speaker: "Speaker", num_tokens: int) -> bool:
+        """Keep memory for a sequence of ``num_tokens``, padding included; False: it has to wait.
 
         Raises:
             RefusedRequestError: it is too long for the limit, even with no other sequence.
 
         """
-        num_bytes = num_tokens * speaker.cache_bytes_per_token
-        if not self._is_free(speaker.name, lambda: num_bytes):
-            return None
-        self.cache_bytes += num_bytes
-        self._num_sequences[speaker.name] = self._num_sequences.get(speaker.name, 0) + 1
-        return num_bytes
+        lengths = self._lengths.get(speaker.name, [])
+        more = speaker.cache_bytes([*lengths, num_tokens]) - speaker.cache_bytes(lengths)
 
-    def give_back(self, speaker: "Speaker", num_bytes: int) -> None:
-        """Free what `set_aside` kept for a sequence."""
-        self.cache_bytes -= num_bytes
-        self._num_sequences[speaker.name] -= 1
-        if not self._num_sequences[speaker.name]:
-            del self._num_sequences[speaker.name]
+        def alone() -> int:
+            return self._speakers.bytes_of(speaker.name) + speaker.cache_bytes([num_tokens])
 
-    def _is_free(self, name: str, needed: Callable[[], int]) -> bool:
-        """Whether so many bytes are free for ``name``, once idle models are let go."""
-        if self.max_bytes is None:
-            return True
-        # Each model that goes may take weights along that the new one would have shared.
-        while (total := self.weight_bytes + self.cache_bytes + needed()) > self.max_bytes:
-            idle = [key for key in self._loaded if key not in self._num_sequences and key != name]
-            if not idle:
-                if self._num_sequences:
-                    return False
-                raise RefusedRequestError(
-                    f"{name} with this request needs {_mebibytes(total)} of memory, and "
-                    f"{_mebibytes(self.max_bytes)} may be used (--max-memory).",
-                    status=503,
-                    code="too_little_memory",
-                )
-            self._release(idle[0])
+        if not self._is_free(speaker.name, lambda: more, alone=alone):
+            return False
+        self.cache_bytes += more
+        self._lengths[speaker.name] = [*lengths, num_tokens]
         return True
+
+    def give_back(self, speaker: "Speaker", num_tokens: int) -> None:
+        """Free what `set_aside` kept for a sequence."""
+        lengths = self._lengths[speaker.name]
+        self.cache_bytes -= speaker.cache_bytes(lengths)
+        lengths.remove(num_tokens)
+        self.cache_bytes += speaker.cache_bytes(lengths)
+        if not lengths:
+            del self._lengths[speaker.name]
+
+    def _is_free(self, name: str, more: Callable[[], int], *, alone: Callable[[], int]) -> bool:
+        """Whether so many more bytes are free for ``name``, once idle models are let go.
+
+        ``alone`` is what it takes at least with nothing else: if that is too much, nothing goes.
+        """
+        if self.max_bytes is None or self._total(more) <= self.max_bytes:
+            return True
+        if (least := alone()) > self.max_bytes:
+            raise _too_large(name, least, self.max_bytes)
+        # Each model that goes may take weights along that the new one would have shared.
+        while (total := self._total(more)) > self.max_bytes:
+            idle = [key for key in self._loaded if key not in self._lengths and key != name]
+            if idle:
+                self._release(idle[0])
+            elif self._lengths:
+                return False
+            else:
+                raise _too_large(name, total, self.max_bytes)
+        return True
+
+    def _total(self, more: Callable[[], int]) -> int:
+        return self.weight_bytes + self.cache_bytes + more()
 
     def _release(self, name: str) -> None:
         del self._loaded[name]
         self._speakers.release(name)
         self.weight_bytes = self._speakers.held_bytes
         _log.info("let go of %s: %.0f MiB in all", name, self.weight_bytes / 2**20)
+
+
+def _too_large(name: str, num_bytes: int, max_bytes: int) -> RefusedRequestError:
+    return RefusedRequestError(
+        f"{name} with this request needs {_mebibytes(num_bytes)} of memory, and "
+        f"{_mebibytes(max_bytes)} may be used. Ask for fewer tokens, or raise --max-memory.",
+        status=503,
+        code="too_little_memory",
+        may_pass=False,
+    )
 
 
 def _mebibytes(num_bytes: int) -> str:

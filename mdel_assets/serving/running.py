@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class RunningSequence:
     """A ticket's sequence of one speaker, from its prompt to its last token.
 
-    ``num_bytes`` are set aside for its keys and values. Once `is_ready`, `put_next` writes one
+    Memory for ``num_tokens`` is set aside for it. Once `is_ready`, `put_next` writes one
     token, which is then the `token` of the speaker's next step unless the sequence `is_over`.
     """
 
@@ -24,7 +24,7 @@ class RunningSequence:
         speaker: "Speaker",
         *,
         max_new_tokens: int,
-        num_bytes: int,
+        num_tokens: int,
         waits_since: float,
     ) -> None:
         from mdel_assets.generation.sampling import Sampler
@@ -33,7 +33,7 @@ class RunningSequence:
         order = ticket.order
         self.ticket = ticket
         self.speaker = speaker
-        self.num_bytes = num_bytes
+        self.num_tokens = num_tokens
         self.waits_since = waits_since
         self.num_written = 0
         self._max_new_tokens = max_new_tokens

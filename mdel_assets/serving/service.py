@@ -32,8 +32,8 @@ class Service:
 
         self.limits = limits
         self.meters = meters
-        self.catalogue = Catalogue(lineage, Speakers(lineage))
         self.decoder = Decoder(Speakers(lineage), limits=limits, meters=meters, tell=self._tell)
+        self.catalogue = Catalogue(lineage, Speakers(lineage), loaded=self.decoder.fingerprint)
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -173,8 +173,8 @@ def test_what_speakers_have_in_common_is_held_once(finished):
     assert speakers.bytes_at_most("expert-github") == 0
     speakers.load("expert-github")
     assert speakers.held_bytes == before + frequencies
-    assert speakers.own_bytes("expert-github") == 0
-    assert speakers.own_bytes("ensemble-uniform") == 2 * 2 * layer
+    assert speakers.bytes_of("expert-github") == whole + frequencies
+    assert speakers.bytes_of("ensemble-uniform") == speakers.held_bytes
     speakers.release("ensemble-uniform")
     assert speakers.held_bytes == whole + frequencies
     assert speakers.load("expert-github") is speakers.load("expert-github")

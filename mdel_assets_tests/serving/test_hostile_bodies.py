@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from mdel_assets_tests.serving.conftest import ENDLESS, LOOPING, running
+from mdel_assets_tests.waiting import wait_until
 
 GOOD = {"model": "seed", "prompt": "def", "max_tokens": 2}
 MIB = b" " * 2**20
@@ -81,6 +82,18 @@ def test_what_cannot_be_answered_is_refused(server, content, status, told):
 
 
 @pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "ensemble-label", "domain": "nowhere"}, "domain"),
+        ({"model": "ensemble-label"}, "domain"),
+        ({"prompt": [10**6]}, "prompt"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(server, fields, param):
+    assert server.post(GOOD | fields).json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
     "messages",
     [
         [],
@@ -141,6 +154,20 @@ def test_a_body_that_does_not_arrive_is_not_waited_for(lineage):
     ):
         connection.sendall(b"{")
         assert answer_on(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_who_leaves_before_the_body_is_sent_is_no_failure_of_the_server(server):
+    def counted():
+        return [
+            server.meter("mdel_requests_total", model="", status=status)
+            for status in ("499", "500")
+        ]
+
+    left, failed = counted()
+    with server.connect("content-length: 100") as connection:
+        connection.sendall(b"{")
+    wait_until(lambda: sum(counted()) == left + failed + 1, every=0.01)
+    assert counted() == [left + 1, failed]
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_any_model_is_loaded(lineage):

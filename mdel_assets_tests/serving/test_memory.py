@@ -34,15 +34,27 @@ def test_the_model_that_was_used_least_recently_is_let_go(speakers):
 
 
 def test_a_model_with_running_sequences_is_not_let_go(speakers):
-    room = Room(speakers, max_bytes=speakers.bytes_at_most("seed") + 200_000)
+    room = Room(speakers, max_bytes=speakers.bytes_at_most("seed") + 400_000)
     seed = room.speaker("seed")
-    num_bytes = room.set_aside(seed, 10)
-    assert num_bytes == 10 * seed.cache_bytes_per_token
-    assert room.set_aside(seed, 10**6) is None
-    room.give_back(seed, num_bytes)
-    assert room.cache_bytes == 0
+    assert room.set_aside(seed, 10)
+    assert not room.set_aside(seed, 300)
+    # What would not fit with nothing else, either, neither waits nor keeps others waiting.
     with pytest.raises(RefusedRequestError, match="--max-memory"):
         room.set_aside(seed, 10**6)
+    room.give_back(seed, 10)
+    assert room.cache_bytes == 0
+    assert room.set_aside(seed, 300)
+
+
+def test_a_long_sequence_sets_aside_what_its_padding_takes_of_others(speakers):
+    room = Room(speakers, max_bytes=None)
+    seed = room.speaker("seed")
+    for length in (50, 50, 1000):
+        room.set_aside(seed, length)
+    assert room.cache_bytes == seed.cache_bytes([50, 50, 1000])
+    assert room.cache_bytes > seed.cache_bytes([50, 50]) + seed.cache_bytes([1000])
+    room.give_back(seed, 1000)
+    assert room.cache_bytes == seed.cache_bytes([50, 50])
 
 
 def test_a_model_larger_than_the_limit_is_refused(speakers):
@@ -50,6 +62,17 @@ def test_a_model_larger_than_the_limit_is_refused(speakers):
     with pytest.raises(RefusedRequestError, match="--max-memory") as refused:
         room.speaker("seed")
     assert refused.value.status == 503
+    # OpenAI's client tries again for the status, unless it is told not to.
+    assert refused.value.headers() == {"x-should-retry": "false"}
+
+
+def test_what_cannot_fit_lets_go_of_nothing(speakers):
+    room = Room(speakers, max_bytes=speakers.bytes_at_most("seed") + 20_000)
+    seed = room.speaker("seed")
+    for ask in (lambda: room.speaker("ensemble-uniform"), lambda: room.set_aside(seed, 10**6)):
+        with pytest.raises(RefusedRequestError, match="--max-memory"):
+            ask()
+        assert loaded(room) == ["seed"]
 
 
 def test_what_models_share_counts_once(speakers):
