@@ -20,7 +20,8 @@ export MDEL_HOME ?= $(CURDIR)/mdel_home
 install: $(VENV)/.installed
 ifeq ($(origin TORCH),command line)
 	@test "$$(cat $(VENV)/.torch 2>/dev/null)" = '$(TORCH)' || { \
-	  $(BIN)/python -m pip uninstall --quiet --yes torch && $(PIP) $(TORCH) && \
+	  rm -f $(VENV)/.torch && $(BIN)/python -m pip uninstall --quiet --yes torch && \
+	  { $(PIP) $(TORCH) || { rm -f $(VENV)/.installed; exit 1; }; } && \
 	  echo '$(TORCH)' > $(VENV)/.torch; }
 endif
 

@@ -87,7 +87,9 @@ def raise_outcome(path: Path, *, output: str = "its output") -> None:
 
 def write_outcome(path: Path, error: BaseException | None) -> None:
     """Write how the worker of the specification at ``path`` ended."""
-    kind = type(error).__name__ if error is not None else None
+    # Of an error that is declared elsewhere, what it is a kind of.
+    known = [c for c in type(error).__mro__ if getattr(errors, c.__name__, None) is c]
+    kind = None if error is None else (known or [type(error)])[0].__name__
     content = {
         "class": kind,
         "error": None if error is None else str(error) or str(kind),

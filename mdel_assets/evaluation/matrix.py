@@ -14,6 +14,7 @@ from typing import cast
 
 import numpy as np
 
+from mdel_assets.experiment.evaluation import shares_documents
 from mdel_assets.experiment.model_keys import SEED
 from mdel_assets.scoring.estimates import Estimate
 from mdel_assets.scoring.perplexity import Cell, measures
@@ -187,9 +188,11 @@ def build_matrix(
     ]
     averages = [
         average
-        for split, known in ((split, _compared(figures, split)) for split in splits)
+        for split in splits
+        for known in [[name for name in _compared(figures, split) if name in datasets]]
+        for distinct in [_num_distinct(split, known, trained)]
         for model in cells_of
-        if (average := _average(model, split, known, trained, figures))
+        if (average := _average(model, split, known, trained, figures, num_distinct=distinct))
     ]
     return Matrix(
         models=list(cells_of),
@@ -263,14 +266,29 @@ def _place(row: Row) -> Place:
     return str(row["model"]), str(row["dataset"]), str(row["split"])
 
 
+def _num_distinct(
+    split: str, datasets: Collection[str], trained: Mapping[Place, Sequence[Cell]]
+) -> int:
+    """Return of how many documents the figures of ``datasets`` are, each counted once."""
+    cells = [trained[SEED, dataset, split][0] for dataset in datasets]
+    if not shares_documents(split):
+        return sum(len(cell.document_ids) for cell in cells)
+    return len({key for cell in cells for key in cell.document_ids})
+
+
 def _average(
     model: str,
     split: str,
     datasets: Collection[str],
     trained: Mapping[Place, Sequence[Cell]],
     figures: Mapping[Place, Figure],
+    *,
+    num_distinct: int,
 ) -> AverageRow | None:
-    """Return a model's averages over ``datasets``, those compared on ``split``; None without."""
+    """Return a model's averages over ``datasets``, those compared on ``split``; None without.
+
+    They are of ``num_distinct`` documents: domains may hold the same ones.
+    """
     own = [
         place
         for place in figures
@@ -280,6 +298,7 @@ def _average(
         return None
     seeds: list[Place] = [(SEED, *place[1:]) for place in own]
     mean = mean_of([figures[place] for place in own])
+    mean = dataclasses.replace(mean, num_documents=min(mean.num_documents, num_distinct))
     change = mean - mean_of([figures[place] for place in seeds])
     # The mean of the differences rounds as that of each cell does.
     pairs = zip(own, seeds, strict=True)

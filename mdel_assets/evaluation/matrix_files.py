@@ -24,6 +24,13 @@ def write_matrix(matrix: Matrix, folder: Path) -> None:
     (folder / "perplexity_changes.png").write_bytes(to_png(chart))
 
 
+_AVERAGES = (
+    *("model", "split", "macro_bits_per_byte", "macro_bits_per_byte_low"),
+    *("macro_bits_per_byte_high", "micro_bits_per_byte", "change_from_seed"),
+    *("change_from_seed_low", "change_from_seed_high"),
+)
+
+
 def averages_table(matrix: Matrix) -> pa.Table:
     """Return one row per model and split: averages over domains, and the change from the seed."""
     averages: list[Row] = [
@@ -40,4 +47,4 @@ def averages_table(matrix: Matrix) -> pa.Table:
         }
         for average in matrix.averages
     ]
-    return rows_to_table(averages)
+    return rows_to_table(averages, names=_AVERAGES)

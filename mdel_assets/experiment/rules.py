@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mdel_assets.errors import unknown_name_message
+from mdel_assets.experiment.evaluation import shares_documents
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.fields import ExpertTraining, Optimization
 from mdel_assets.experiment.merge_recipe import MergeRecipe, wrong_number
@@ -172,7 +173,7 @@ def _judged_split(experiment: Experiment) -> Iterator[str]:
 
 
 def notes_on_splits(experiment: Experiment) -> list[str]:
-    """Return what there will be nothing to say about."""
+    """Return a note on each split without text."""
     return [
         f"evaluation.splits: '{split}' holds no text, because mixture.general_ratio is 0"
         for split in _splits_without_text(experiment)
@@ -182,7 +183,7 @@ def notes_on_splits(experiment: Experiment) -> list[str]:
 def _splits_without_text(experiment: Experiment) -> list[str]:
     if experiment.mixture.general_ratio:
         return []
-    return [split for split in experiment.evaluation.splits if split.endswith("_pile")]
+    return [split for split in experiment.evaluation.splits if shares_documents(split)]
 
 
 def _tasks(experiment: Experiment) -> Iterator[str]:

@@ -62,9 +62,11 @@ def _told(content: dict[str, Any], *, is_top: bool) -> list[str]:
 
 
 def _default(about: dict[str, Any]) -> str:
-    default = about.get("default")
-    if default is None or isinstance(default, dict) or default == []:
-        return "none" if "default" in about and not isinstance(default, dict) else ""
+    default = about.get("default", {})
+    if isinstance(default, dict):
+        return ""
+    if default in (None, []):
+        return "none"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 

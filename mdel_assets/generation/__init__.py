@@ -33,7 +33,7 @@ What stands where, and how a text is made of it::
     remedy; the same object while it is loaded. Weights that speakers have in common are held once.
     ``release(name)``: lets it go; memory comes back once its sequences are gone, too.
     ``held_bytes -> int``: of all that is loaded, common weights once.
-    ``own_bytes(name) -> int``: what `release` would give back, weights that others use left out.
+    ``bytes_of(name) -> int``: of a loaded speaker's weights, those that it shares, too.
     ``tokenizer(name)``: reads text as scoring does; no weights are loaded for it.
     ``fingerprint(name) -> str``: changes with what the speaker is made of.
     ``bytes_at_most(name) -> int``: what loading would add at most, by the sizes of files alone.
@@ -45,7 +45,8 @@ What stands where, and how a text is made of it::
     ``context_length: int | None``: tokens of prompt and continuation together.
     ``decodes_together: bool``: where False, the sequences of a step run one after the other, which
     is right but slow.
-    ``cache_bytes_per_token: int``: of one sequence, all experts together, at most.
+    ``cache_bytes_per_token: int``: of one sequence, all experts together.
+    ``cache_bytes(lengths) -> int``: of sequences so long, at most, padding and copies included.
     ``encode(text) -> list[int]``: without special tokens.
     ``start(prompt, *, domain=None, num_top=None) -> TokenSequence``: `begin` and `prefill`.
     ``begin(...)``, likewise, reads nothing yet; ``prefill(sequence, num_tokens=None) -> bool``

@@ -13,6 +13,7 @@ _log = logging.getLogger(__name__)
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 # The repository was changed by someone else in between: look at it again.
 _MOVED_ON = {409, 412}
+_OF_XET = "CAS Client Error"
 T = TypeVar("T")
 
 
@@ -99,8 +100,15 @@ def _answer_of(error: BaseException) -> tuple[int | None, float | None]:
 
 def _is_broken_line(error: BaseException) -> bool:
     import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    return any(isinstance(cause, httpx2.TransportError) for cause in _chain(error))
+    broken = (httpx2.TransportError, ConnectionError, TimeoutError)
+    return any(
+        (isinstance(cause, broken) and not isinstance(cause, OfflineModeIsEnabled))
+        # Xet raises Python's own errors, and for what it fetches one that is of no class.
+        or (isinstance(cause, RuntimeError) and _OF_XET in str(cause))
+        for cause in _chain(error)
+    )
 
 
 def _message_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 Dagster's history holds some, too: `defs/forgetting.py` looks there.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
@@ -29,11 +30,26 @@ class TextFound:
     def size_bytes(self) -> int:
         """The size of the file, or of all files in the folder."""
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(path.stat().st_size for path in files if path.is_file())
+        size = 0
+        # Somebody may be writing it, and give it its name.
+        with contextlib.suppress(FileNotFoundError):
+            for path in files:
+                size += path.stat().st_size if path.is_file() else 0
+        return size
 
     def remove(self) -> None:
         """Remove the file or folder."""
         shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink(missing_ok=True)
+
+
+class PartlyFetched(TextFound):
+    """What a fetch left, of any experiment."""
+
+    def remove(self) -> None:
+        """Remove it, unless somebody goes on with it now."""
+        with unused(self.path) as is_left:
+            if is_left:
+                self.path.unlink(missing_ok=True)
 
 
 def shards_with(domain: str, root: Path) -> list[str]:
@@ -72,7 +88,7 @@ def text_of(domain: str, home: MdelHome, experiment: str) -> Iterator[TextFound]
     for path in staging_folders(root):
         yield TextFound(path, "half-written")
     for path in _left_by_fetches(home.cache):
-        yield TextFound(path, "a partly fetched file")
+        yield PartlyFetched(path, "a partly fetched file")
     other = "has other text, too, so it stays: rm -r it if no other domain needs it"
     for path in sorted(root.glob("shards/*")):
         yield TextFound(path, "a raw shard", other)

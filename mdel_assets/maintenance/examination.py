@@ -114,7 +114,7 @@ def examine_folders(home: MdelHome) -> Iterator[Finding]:
 
 @contextlib.contextmanager
 def _in_no_making(folder: Path, home: MdelHome) -> Iterator[bool]:
-    """Whether nobody makes the artifact of a staging folder; nobody does before the block ends."""
+    """Whether nobody makes the artifact of a staging folder, nor begins to in this block."""
     place = final_place(folder)
     path = place if place.name.endswith(RECORD_NAME) else place / RECORD_NAME
     root = home.root / place.relative_to(home.root).parts[0]

@@ -39,6 +39,8 @@ from mdel_assets.store.durable_files import exclusively, write_text_atomically
 from mdel_assets.store.in_use import USE_SUFFIX
 
 _PUBLICATION = "hub_"
+# Documents by domain, of versions that had to be fetched for that, by their fingerprints.
+_COUNTED: dict[str, dict[str, int]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +213,11 @@ def _count_documents(entry: Recorded, domain: str) -> int | None:
     from mdel_assets.publishing.dataset_card import documents_by_domain
 
     if entry.is_displaced:
-        with fetched_aside(entry) as folder:
-            return documents_by_domain(folder).get(domain, 0)
+        # Each plan of a command asks again.
+        if entry.record.fingerprint not in _COUNTED:
+            with fetched_aside(entry) as folder:
+                _COUNTED[entry.record.fingerprint] = documents_by_domain(folder)
+        return _COUNTED[entry.record.fingerprint].get(domain, 0)
     if entry.artifact.remote:
         # It is in the store alone; whether it holds the text is not in its record.
         entry.artifact.require()

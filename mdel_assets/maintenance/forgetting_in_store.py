@@ -73,12 +73,15 @@ def remove_from_store(lineage: Lineage, artifacts: Iterable[Artifact]) -> None:
         record = RemotePlace(store, place).newest()
         if record and record.kind == _ROUTED:
             wanted.add(place)
-    gone = {(v.place, v.fingerprint) for v in superseded(store, experiment)}
-    gone |= {(place, fingerprint) for place in wanted for fingerprint in store.versions(place)}
+    old = {(version.place, version.fingerprint) for version in superseded(store, experiment)}
+    versions = {
+        (place, fingerprint): found.entry.record
+        for place in store.places(experiment)
+        for fingerprint, found in store.versions(place).items()
+    }
+    gone = [version for version in versions if version[0] in wanted or version in old]
     named = {
-        file_name(file["xxh3"])
-        for place, fingerprint in gone
-        for file in store.versions(place)[fingerprint].entry.record.files.values()
+        file_name(file["xxh3"]) for version in gone for file in versions[version].files.values()
     }
     for place, fingerprint in sorted(gone):
         store.remove(place, [fingerprint])

@@ -11,6 +11,11 @@ from mdel_assets.publishing.cards import public_place
 # They say where things go, not what they are.
 _LEFT_OUT = {"hub", "tracking", "folder"}
 _PLACE = re.compile(r"[/~]|[a-z]+://")
+# Settings that name files, folders or models; `model+adapter` names two.
+_PLACES = {
+    *("train", "validation", "test", "path", "model", "base_model"),
+    *("tokenizer_source", "source", "tasks_folder"),
+}
 
 
 def shown_settings(experiment: Experiment) -> dict[str, Any]:
@@ -36,9 +41,12 @@ def has_hidden_places(experiment: Experiment) -> bool:
     return bool(_public(content) != content)
 
 
-def _public(value: Any) -> Any:
+def _public(value: Any, *, setting: str = "") -> Any:
     if isinstance(value, dict):
-        return {name: _public(one) for name, one in value.items()}
+        return {name: _public(one, setting=name) for name, one in value.items()}
     if isinstance(value, list):
-        return [_public(one) for one in value]
-    return public_place(value) if isinstance(value, str) and _PLACE.match(value) else value
+        return [_public(one, setting=setting) for one in value]
+    if not isinstance(value, str) or setting not in _PLACES:
+        return value
+    parts = value.split("+")
+    return "+".join(public_place(part) if _PLACE.match(part) else part for part in parts)

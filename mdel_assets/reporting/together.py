@@ -14,7 +14,7 @@ from mdel_assets.evaluation.glance import labels_of
 from mdel_assets.evaluation.matrix import Matrix
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.reporting.bars import Bars, Measured, bars_of
-from mdel_assets.scoring.estimates import Estimate, documents_behind
+from mdel_assets.scoring.estimates import Estimate
 
 AVERAGES_NAME = "ensemble_averages.parquet"
 
@@ -46,8 +46,7 @@ def together_of(lineage: Lineage, matrix: Matrix) -> Together | None:
         return None
     split = matrix.splits[0]
     num_experts = EnsembleRecord.of(record).num_experts
-    counts = [matrix.size(dataset, split)[0] for dataset in matrix.datasets]
-    documents = documents_behind([count for count in counts if count])
+    documents = max((a.macro.num_documents for a in matrix.averages if a.split == split), default=0)
     table = pq.read_table(artifact.folder / AVERAGES_NAME).to_pylist()
     rows = [_row(row, num_experts, documents) for row in table if row["split"] == split]
     # Reports that were made before every cell of `ensemble-label` had a figure hold NaN.

@@ -12,13 +12,13 @@ Intervals are 95 % percentile intervals of a document bootstrap: documents are d
 replacement and the ratio of sums is computed for each draw. The draws depend only on the seed and
 the cell, so two models are always compared on the same draws: their difference is paired.
 
-Text of all domains (the splits ``*_pile``) is drawn document by document instead, because several
-domains hold the same documents there: each is drawn a Poisson number of times, with mean 1, which
-depends only on the seed, the document and the draw. So what two domains share is drawn equally
-often for both, and a mean over domains has the interval of the documents that it is really of.
+Text of other domains (the splits ``*_pile``) has a Bayesian bootstrap instead, because several
+domains hold the same documents there: each document has an exponentially distributed weight, with
+mean 1, which depends only on the seed, the document and the draw. So what two domains share weighs
+the same for both, and a mean over domains has the interval of the documents that it is really of.
 
-Sources: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13; Hanley
-and MacGibbon 2006, "Creating Non-parametric Bootstrap Samples Using Poisson Frequencies".
+Sources: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13; Rubin
+1981, "The Bayesian Bootstrap".
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from mdel_assets.scoring.report_rows import Measures, ReportRow
 from mdel_assets.scoring.token_scores import CELLS_NAME, DOCUMENTS_NAME
 
 _DRAWS_PER_STEP = 50
-# A uniform 64-bit number tells of this many draws how often they hold a document.
+# A uniform 64-bit number tells of this many draws how much a document weighs there.
 _DRAWS_PER_HASH = 4
 SAMPLES_SCHEMA = pa.schema(
     [("dataset", pa.string()), ("split", pa.string()), ("samples", pa.list_(pa.float64()))]
@@ -215,8 +215,8 @@ def bootstrap_bits_per_byte(
     """
     if shared_ids is not None:
         sums = [
-            times @ np.column_stack([nll_nats_D, num_bytes_D])
-            for times in shared_draws(shared_ids, num_samples=num_samples, seed=seed)
+            weights @ np.column_stack([nll_nats_D, num_bytes_D])
+            for weights in shared_draws(shared_ids, num_samples=num_samples, seed=seed)
         ]
         nats, sizes = np.concatenate(sums).T
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -248,26 +248,20 @@ def document_draws(
 def shared_draws(
     document_ids: Sequence[str], *, num_samples: int, seed: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield how often ``num_samples`` draws hold each document, some draws at a time.
+    """Yield how much each document weighs in ``num_samples`` draws, some draws at a time.
 
-    Each array is (draws, documents) numbers of times.
+    Each array is (draws, documents) weights.
     """
     keys = [xxhash.xxh3_64_intdigest(key.encode(), seed) for key in document_ids]
-    keys_D, times_of = np.array(keys, np.uint64), _poisson_times()
+    keys_D = np.array(keys, np.uint64)
+    weight_of = -np.log((np.arange(2**16) + 0.5) / 2**16)
     step = _DRAWS_PER_HASH * (_DRAWS_PER_STEP // _DRAWS_PER_HASH)
     for first in range(0, num_samples, step):
         numbers = np.arange(first, first + step, _DRAWS_PER_HASH, dtype=np.uint64)
         hashes = numbered_hashes(keys_D, numbers).astype("<u8", copy=False)
         pieces = hashes.view("<u2").reshape(len(numbers), len(keys_D), _DRAWS_PER_HASH)
-        times = times_of[pieces.transpose(0, 2, 1)].reshape(-1, len(keys_D))
-        yield times[: num_samples - first]
-
-
-def _poisson_times() -> NDArray[np.float64]:
-    """Return the Poisson number, of mean 1, that belongs to each of 2^16 uniform numbers."""
-    shares = np.cumsum([math.exp(-1) / math.factorial(times) for times in range(18)])
-    uniform = (np.arange(2**16) + 0.5) / 2**16
-    return np.searchsorted(shares, uniform, side="right").astype(np.float64)
+        weights = weight_of[pieces.transpose(0, 2, 1)].reshape(-1, len(keys_D))
+        yield weights[: num_samples - first]
 
 
 def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
@@ -276,10 +270,15 @@ def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def rows_to_table(rows: list[dict[str, str | int | float | None]]) -> pa.Table:
-    """Return rows as an Arrow table, figures as float64 even where all are None."""
+def rows_to_table(
+    rows: list[dict[str, str | int | float | None]], *, names: Sequence[str] = ()
+) -> pa.Table:
+    """Return rows as an Arrow table, figures as float64 even where all are None.
+
+    ``names`` are its columns where there may be no row.
+    """
     texts = {"model", "dataset", "split", "model_fingerprint", "dataset_fingerprint"}
-    names = list(rows[0])
+    names = names or list(rows[0])
     fields = [
         pa.field(
             name,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mdel_assets.errors import MdelError
+from mdel_assets.errors import GenerationError, MdelError
 from mdel_assets.serving.limits import Limits
 from mdel_assets.serving.meters import Meters
 from mdel_assets.serving.orders import News, Order, Tell, Ticket
@@ -262,11 +262,13 @@ def _num_new_tokens(order: Order, speaker: "Speaker", *, limits: Limits) -> int:
     return min(num_left, limits.max_new_tokens) if num_new is None else num_new
 
 
-def _param_of(error: MdelError) -> str:
-    """Return the field because of which a speaker begins no sequence."""
+def _param_of(error: MdelError) -> str | None:
+    """Return the field because of which a speaker begins no sequence; None if it is another's."""
     from mdel_assets.generation.speaker import PromptError
 
-    return "prompt" if isinstance(error, PromptError) else "domain"
+    if isinstance(error, PromptError):
+        return "prompt"
+    return "domain" if isinstance(error, GenerationError) else None
 
 
 def _broken() -> RefusedRequestError:

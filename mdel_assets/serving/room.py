@@ -98,7 +98,8 @@ class Room:
     def _is_free(self, name: str, more: Callable[[], int], *, alone: Callable[[], int]) -> bool:
         """Whether so many more bytes are free for ``name``, once idle models are let go.
 
-        ``alone`` is what it takes at least with nothing else: if that is too much, nothing goes.
+        ``alone`` is what it takes at least with nothing else: if that is too much, no model is let
+        go.
         """
         if self.max_bytes is None or self._total(more) <= self.max_bytes:
             return True

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import xxhash
+from numpy.typing import NDArray
 from torch import nn
 
 from mdel_assets.store.durable_files import exclusively
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _log = logging.getLogger(__name__)
-_STATES_NAME, _KNOWN_NAME, _LOCK_NAME = "prefix.float32", "prefix.known", "prefix.lock"
+_STATES_NAME, _DIGESTS_NAME, _LOCK_NAME = "prefix.float32", "prefix.xxh3", "prefix.lock"
 _PROBE_SHAPE = (2, 16)
 
 # Shapes in names: N blocks, B blocks of a batch, T positions, D hidden width.
@@ -86,7 +88,11 @@ class SplitModel:
 
 
 class PrefixCache:
-    """The states of N blocks of T tokens below the first trained layer, on disk."""
+    """The states of N blocks of T tokens below the first trained layer, on disk.
+
+    States count only with their digest: the system writes pages of both files when it likes, so a
+    machine that stops at once may leave one without the other.
+    """
 
     def __init__(
         self, split: SplitModel, *, like: "Tensor", shape_NT: tuple[int, int], folder: Path
@@ -96,18 +102,27 @@ class PrefixCache:
         # The processes of one training share the files, and one of them makes them.
         with exclusively(folder / _LOCK_NAME):
             self._states_NTD = _file(folder / _STATES_NAME, (*shape_NT, like.shape[-1]), np.float32)
-            self._known_N = _file(folder / _KNOWN_NAME, shape_NT[:1], np.uint8)
+            self._digests_N = _file(folder / _DIGESTS_NAME, shape_NT[:1], np.uint64)
 
     def hidden(self, ids_BT: "Tensor", blocks_B: "Tensor") -> "Tensor":
         """Return the model's last hidden states of the blocks numbered ``blocks_B``."""
         numbers_B = blocks_B.cpu().numpy()
-        if self._known_N[numbers_B].all():
-            states_BTD = torch.from_numpy(self._states_NTD[numbers_B])
-            return self._split.above(ids_BT, states_BTD.to(ids_BT.device, self._dtype))
+        if self._digests_N[numbers_B].all():
+            kept_BTD = self._states_NTD[numbers_B]
+            if np.array_equal(_digests(kept_BTD), self._digests_N[numbers_B]):
+                states_BTD = torch.from_numpy(kept_BTD)
+                return self._split.above(ids_BT, states_BTD.to(ids_BT.device, self._dtype))
         hidden_BTD, states_BTD = self._split.whole(ids_BT)
-        self._states_NTD[numbers_B] = states_BTD.float().cpu().numpy()
-        self._known_N[numbers_B] = 1
+        new_BTD = states_BTD.float().cpu().numpy()
+        self._states_NTD[numbers_B] = new_BTD
+        self._digests_N[numbers_B] = _digests(new_BTD)
         return hidden_BTD
+
+
+def _digests(states_BTD: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """Return a digest of each block's states; 0, which an empty file holds, is none."""
+    blocks = (np.ascontiguousarray(states_TD) for states_TD in states_BTD)
+    return np.array([xxhash.xxh3_64_intdigest(block.data) or 1 for block in blocks], np.uint64)
 
 
 def keep_prefix(

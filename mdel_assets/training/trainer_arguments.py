@@ -54,7 +54,8 @@ def training_arguments(
         optim="adamw_torch_fused",
         seed=settings.seed,
         train_sampling_strategy="sequential",
-        logging_steps=settings.logging_steps or max(1, steps // _NUM_LOG_POINTS),
+        # A training that is shorter than the interval has its end for a point.
+        logging_steps=min(steps, settings.logging_steps or max(1, steps // _NUM_LOG_POINTS)),
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates and settings.eval_steps else "no",
         eval_steps=settings.eval_steps,

@@ -105,8 +105,23 @@ def test_dagsters_commands_show_their_log_alone(home, monkeypatch):
     assert seen == [[]]
 
 
+def has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
-    ("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)]
+    ("host", "family"),
+    [
+        ("127.0.0.1", socket.AF_INET),
+        pytest.param(
+            *("::1", socket.AF_INET6),
+            marks=pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6"),
+        ),
+    ],
 )
 def test_a_taken_port_starts_nothing(home, monkeypatch, host, family):
     monkeypatch.setenv("MDEL_HOME", str(home.root))

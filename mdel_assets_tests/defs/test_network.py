@@ -1,8 +1,11 @@
 """Steps that are repeated where the network failed, and at once refused where the user erred."""
 
+import time
+
 import dagster as dg
 import httpx2
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from mdel_assets.data.fetch import fetch_shard
 from mdel_assets.defs.network import STEP_RETRIES, retrying_transient_errors
@@ -64,6 +67,39 @@ def test_what_asking_again_cannot_mend_is_not_marked_and_what_it_can_is(tmp_path
     with pytest.raises(FetchError) as caught:
         fetch_shard(str(tmp_path / "none"), folder=tmp_path, partial_folder=tmp_path / "partial")
     assert not caught.value.is_transient
+
+
+def xet_group(begin):
+    """Return a group of transfers whose server is not there."""
+    until = int(time.time()) + 3600
+    return begin(endpoint="http://127.0.0.1:9", token="x", token_expiry_unix_secs=until)
+
+
+def test_a_line_that_breaks_in_xet_is_one_that_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "1")
+    hf_xet = pytest.importorskip("hf_xet")
+    session = hf_xet.XetSession()
+
+    def fetch():
+        with xet_group(session.new_file_download_group) as group:
+            group.start_download_file(hf_xet.XetFileInfo("a" * 64, 1000), str(tmp_path / "file"))
+
+    def send():
+        with xet_group(session.new_upload_commit) as commit:
+            commit.start_upload_bytes(b"x" * 100_000, hf_xet.COMPUTE_SHA256)
+
+    for transfer in (fetch, send):
+        with pytest.raises(HubError, match="run the same command again") as caught:
+            with_retries(transfer, what="asking", retries=RetryPolicy(num_attempts=1))
+        assert caught.value.is_transient
+
+
+def test_offline_mode_is_not_asked_again():
+    def refuse():
+        raise OfflineModeIsEnabled("offline mode is enabled")
+
+    with pytest.raises(OfflineModeIsEnabled):
+        with_retries(refuse, what="asking", retries=RetryPolicy(num_attempts=1))
 
 
 def test_waits_double_and_vary():

@@ -1,5 +1,7 @@
 """A matrix that lacks a model's scores of a domain: what is compared all the same, and on what."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mdel_assets.evaluation.findings import best_models, comparisons, findings
@@ -38,6 +40,17 @@ def test_models_are_compared_on_the_domains_that_all_of_them_have(tmp_path, whos
     assert told in matrix_markdown(matrix)
     (tmp_path / "out").mkdir()
     write_matrix(matrix, tmp_path / "out")
+
+
+def test_models_without_a_common_domain_are_not_compared(tmp_path):
+    models = {"seed": {"a": [2.0, 4.0]}, "expert-b": {"b": [0.5, 1.0]}}
+    matrix = make_matrix(tmp_path, models, datasets=["a", "b"])
+    assert matrix.averages == []
+    (tmp_path / "out").mkdir()
+    write_matrix(matrix, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "perplexity_averages.parquet")
+    assert table.num_rows == 0
+    assert table.schema.field("change_from_seed_high").type == pa.float64()
 
 
 def test_a_variant_has_no_change_where_the_seed_has_no_figure(tmp_path):

@@ -369,6 +369,17 @@ def test_settings_tell_no_folder_user_or_password(corpus):
     assert content["source"]["train"] == ["00.jsonl", "https://host.example/01.jsonl"]
 
 
+def test_settings_tell_no_folder_of_an_adapter_and_keep_labels_that_look_like_places(corpus):
+    models = [{"model": "seed+/home/me/secret/lora"}, {"model": "expert:github"}]
+    merges = {"adapted": {"merge_method": "linear", "models": models}}
+    domains = [{"key": "github", "name": "/pol/"}, {"key": "arxiv", "name": "~ArXiv"}]
+    experiment = pico_experiment(corpus, domains=domains, merges=merges)
+    content = yaml.safe_load(as_yaml(shown_settings(experiment)))
+    shown = [entry["model"] for entry in content["merges"]["adapted"]["models"]]
+    assert shown == ["seed+lora", "expert:github"]
+    assert content["domains"] == domains
+
+
 def test_a_bar_that_is_longer_than_the_scale_is_broken():
     changes = [Estimate(value, value - 0.01, value + 0.01, 20) for value in (-0.9, -0.05, 0.01)]
     rows = bars_of(

@@ -40,6 +40,21 @@ def test_the_log_gives_a_curve_for_each_measure():
     }
 
 
+def test_a_training_shorter_than_its_interval_of_logging_has_its_last_loss(
+    make_model, dataset, tmp_path
+):
+    (tmp_path / "out").mkdir()
+    result = train_expert(
+        TRAINING.model_copy(update={"max_steps": 3, "logging_steps": 500}),
+        seed_folder=make_model(),
+        dataset_folder=dataset,
+        folder=tmp_path / "out",
+        work_folder=tmp_path / "work",
+    )
+    assert [step for step, _ in result.history.curves["loss"]] == [3]
+    assert result.history.final_loss == result.history.curves["loss"][0][1]
+
+
 def test_a_training_keeps_curves_of_everything_it_measures(make_model, dataset, tmp_path):
     (tmp_path / "out").mkdir()
     result = train_expert(

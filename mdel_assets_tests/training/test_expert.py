@@ -122,7 +122,7 @@ def test_losses_are_the_same_where_frozen_layers_run_once_for_both(
         states = folder / "work" / "held-out" / "prefix.float32"
         assert states.exists() == is_kept
     assert found[True] == found[False]
-    known = np.fromfile(tmp_path / "True" / "work" / "held-out" / "prefix.known", np.uint8)
+    known = np.fromfile(tmp_path / "True" / "work" / "held-out" / "prefix.xxh3", np.uint64)
     assert known.all()
 
 

@@ -81,6 +81,22 @@ def test_another_process_finds_the_states_that_were_kept(make_model, tmp_path):
     assert LanguageModelLoss(model)(IDS)["loss"].item() == plain
 
 
+def test_states_that_a_machine_lost_when_it_stopped_are_computed_again(make_model, tmp_path):
+    model, _ = with_one_trained_layer(make_model())
+    loss = LanguageModelLoss(model)
+    plain = loss(IDS)["loss"].item()
+    loss.prefix = kept(model, tmp_path)
+    blocks = torch.tensor([4, 0, 2])
+    loss(IDS, blocks)
+    # The digest of a block reached the disk, and its states did not.
+    states = np.memmap(tmp_path / "prefix.float32", np.float32, mode="r+").reshape(5, -1)
+    before = states[0].copy()
+    states[0] = 0
+    loss.prefix = kept(model, tmp_path)
+    assert loss(IDS, blocks)["loss"].item() == plain
+    assert np.array_equal(states[0], before)
+
+
 class States:
     """Gives zeros for a whole pass, in which the states are ones, and else the states."""
 

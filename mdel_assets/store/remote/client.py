@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Listed(NamedTuple):
-    """An object of a listing; ``version`` is another once the object was written anew."""
+    """An object of a listing; ``version`` changes when the object is written again."""
 
     name: str
     size_bytes: int
