@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from mdel_assets.cli.completion import complete_domain, completing_keys_of
-from mdel_assets.errors import MdelError, UnknownKeyError, unknown_name_message
+from mdel_assets.errors import (
+    MdelError,
+    TrainingInterruptedError,
+    UnknownKeyError,
+    unknown_name_message,
+)
 from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.loading import load_experiment
 from mdel_assets.home import MdelHome, experiment_name
@@ -139,6 +144,9 @@ def publish(
     for key in wanted:
         try:
             done = step(lineage, key, publisher=publisher)
+        except TrainingInterruptedError:
+            # Told to end while it waited for a lock: the others are not to be published either.
+            raise
         except MdelError as error:
             click.echo(f"{kind:8} {key:24} {error}", err=True)
             failed.append(key)

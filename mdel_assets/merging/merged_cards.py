@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mdel_assets.experiment.experiment import Experiment
 from mdel_assets.experiment.merge_recipe import RECIPE_NAME
 from mdel_assets.experiment.model_keys import Family
 from mdel_assets.hub.sources import hub_reference
@@ -85,7 +86,7 @@ def card_of_merged(
         f"{recipe_name} ({experiment.name})",
         recipe_yaml=recipe_yaml,
         inputs=named,
-        seed=experiment.seed_model.path or "pretrained for this experiment",
+        seed=shown_seed(experiment, is_published=is_published),
         result=result,
         links=links,
         licences=licences,
@@ -93,6 +94,15 @@ def card_of_merged(
         search=_search_sentences(lineage, recipe_name),
         perplexity=perplexity,
     )
+
+
+def shown_seed(experiment: Experiment, *, is_published: bool) -> str:
+    """Return the seed model as a card names it; a published card names no place on this disk."""
+    seed = experiment.seed_model
+    if not is_published or seed.path is None:
+        return seed.path or "pretrained for this experiment"
+    reference = hub_reference(experiment.place_of_model(seed.path), revision=seed.revision)
+    return reference.name if reference else "a model that is not on the Hub"
 
 
 def _outside_models(

@@ -14,13 +14,13 @@ import yaml
 
 from mdel_assets.data.shard_counts import ShardCounts
 from mdel_assets.experiment.experiment import Experiment
+from mdel_assets.hub.sources import hub_reference
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.publishing.licences import source_note
 from mdel_assets.store.artifacts import Artifact
 from mdel_assets.store.records import Record
 
 CARD_NAME = "README.md"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def front_matter(metadata: Mapping[str, Any]) -> str:
@@ -103,8 +103,10 @@ def languages_of(experiment: Experiment, domains: Sequence[str]) -> list[str]:
 
 def base_model(experiment: Experiment) -> str | None:
     """Return the seed's Hub id; None if it is not from the Hub."""
-    path = experiment.place_of_model(experiment.seed_model.path or "")
-    return path if "://" not in path and _HUB_ID.fullmatch(path) else None
+    seed = experiment.seed_model
+    place = experiment.place_of_model(seed.path or "")
+    reference = hub_reference(place, revision=seed.revision)
+    return reference.name if reference else None
 
 
 def seed_in_words(lineage: Lineage) -> str:

@@ -30,6 +30,7 @@ from mdel_assets.publishing.backend import Outgoing, Repository
 from mdel_assets.publishing.cards import CARD_NAME, seed_in_words
 from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
+from mdel_assets.publishing.made_from import refuse_other_inputs
 from mdel_assets.publishing.model_cards import one_off_card
 from mdel_assets.publishing.publication import (
     Published,
@@ -203,20 +204,25 @@ def refuse_publishing(lineage: Lineage, merge: PlannedMerge, repository: Reposit
 
     Raises:
         RestrictedDataError: an expert of the experiment read text under copyright.
-        PublishingError: one of its models is marked as forgotten.
+        PublishingError: one of its models is marked as forgotten, or what that was made from is
+            another by now.
 
     """
     for artifact in _own_models(lineage, merge).values():
         refuse_forgotten(lineage, artifact)
+        refuse_other_inputs(lineage, artifact)
     domains = _domains_behind(lineage, merge)
     refuse_restricted(lineage.experiment, domains, what=str(repository))
 
 
 def _own_models(lineage: Lineage, merge: PlannedMerge) -> dict[str, Artifact]:
-    """Return the models of the experiment that take part, by their names."""
-    own = set(lineage.experiment.model_keys)
-    names = dict.fromkeys(adapter_of(name)[0] for name in merge.located())
-    return {name: lineage.model(name) for name in names if name in own}
+    """Return the models of the experiment that take part, by their keys.
+
+    A recipe may name them by their folders, as the one does that a merge leaves.
+    """
+    own = {lineage.model(key).folder.resolve(): key for key in lineage.experiment.model_keys}
+    folders = dict.fromkeys(entry.folder.resolve() for _, entry in merge.located().values())
+    return {own[folder]: lineage.model(own[folder]) for folder in folders if folder in own}
 
 
 def _require_known(lineage: Lineage, name: str) -> None:

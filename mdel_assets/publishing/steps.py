@@ -14,6 +14,7 @@ from mdel_assets.experiment.model_keys import Family
 from mdel_assets.generation.steps import current_samples
 from mdel_assets.line.lineage import Lineage
 from mdel_assets.line.locks import making
+from mdel_assets.line.presence import DATASET
 from mdel_assets.merging.members import without_folders
 from mdel_assets.merging.recipe_members import members_of_all_stages
 from mdel_assets.publishing.backend import Outgoing, Repository
@@ -21,6 +22,7 @@ from mdel_assets.publishing.card_figures import CHART_NAME, Figures, draw_chart,
 from mdel_assets.publishing.cards import CARD_NAME
 from mdel_assets.publishing.forgotten import refuse_forgotten
 from mdel_assets.publishing.licences import refuse_restricted
+from mdel_assets.publishing.made_from import refuse_other_inputs
 from mdel_assets.publishing.model_cards import expert_card, merged_card, mixture_card
 from mdel_assets.publishing.publication import (
     REPORT_NAME,
@@ -63,65 +65,79 @@ def publish_dataset(lineage: Lineage, domain: str, *, publisher: Publisher) -> O
 
     Raises:
         RestrictedDataError: it holds text under copyright, and the experiment does not allow that.
+        PublishingError: it is marked as forgotten, or what goes along with it is; or, of a model,
+            what that was made from is another by now.
 
     """
     from mdel_assets.publishing.dataset_card import dataset_card
 
     artifact = lineage.artifact("domain_dataset", domain)
-    artifact.require()
-    repository = _repository(lineage, "hub_dataset", domain, publisher)
-    domains = _text_in(lineage, [domain])
-    _refuse(lineage, domains, repository)
-    card = dataset_card(lineage, domain, name=publisher.backend.loading_name(repository))
-    content = _Content(
-        "hub_dataset", domain, artifact, Figures("", {}), domains, card, _routed(lineage)
-    )
-    return _publish(lineage, content, repository, publisher)
+    target = lineage.artifact("hub_dataset", domain)
+
+    def content(repository: Repository) -> _Content:
+        domains = _text_in(lineage, [domain])
+        _refuse(lineage, domains, repository)
+        card = dataset_card(lineage, domain, name=publisher.backend.loading_name(repository))
+        figures, others = Figures("", {}), _routed(lineage)
+        return _Content(target.kind, domain, artifact, figures, domains, card, others)
+
+    return _publish(lineage, artifact, target, content, publisher)
 
 
 def publish_expert(lineage: Lineage, domain: str, *, publisher: Publisher) -> Outcome:
     """Publish the expert of one domain; as `publish_dataset`."""
     artifact = lineage.artifact("expert_model", domain)
-    artifact.require()
-    repository = _repository(lineage, "hub_expert", domain, publisher)
-    domains = text_behind(lineage, [domain])
-    _refuse(lineage, domains, repository)
-    figures = read_figures(lineage, Family.EXPERT.key(domain), first=domain)
-    datasets = _published_datasets(lineage, publisher)
-    card = expert_card(
-        lineage,
-        domain,
-        title=repository.name.split("/")[1],
-        name=publisher.backend.loading_name(repository),
-        figures=figures,
-        domains=domains,
-        datasets=datasets,
-    )
-    content = _Content("hub_expert", domain, artifact, figures, domains, card, datasets)
-    return _publish(lineage, content, repository, publisher)
+    target = lineage.artifact("hub_expert", domain)
+
+    def content(repository: Repository) -> _Content:
+        domains = text_behind(lineage, [domain])
+        _refuse(lineage, domains, repository)
+        figures = read_figures(lineage, Family.EXPERT.key(domain), first=domain)
+        datasets = _published_datasets(lineage, publisher)
+        card = expert_card(
+            lineage,
+            domain,
+            title=repository.name.split("/")[1],
+            name=publisher.backend.loading_name(repository),
+            figures=figures,
+            domains=domains,
+            datasets=datasets,
+        )
+        return _Content(target.kind, domain, artifact, figures, domains, card, datasets)
+
+    return _publish(lineage, artifact, target, content, publisher)
 
 
 def publish_merged(lineage: Lineage, recipe: str, *, publisher: Publisher) -> Outcome:
     """Publish the merged model of one recipe; as `publish_dataset`."""
     artifact = lineage.artifact("merged_model", recipe)
-    artifact.require()
-    members = {member.name for member in members_of_all_stages(lineage, recipe)}
-    inside = [key for key in lineage.present_domains() if Family.EXPERT.key(key) in members]
-    if any(Family.RANDOM.has(name) or Family.VARIANT.has(name) for name in members):
-        inside = lineage.present_domains()
-    made = _MadeOfExperts("hub_merged_model", Family.MERGED, artifact, inside, inside, merged_card)
-    return _publish_made_of_experts(lineage, recipe, made, publisher)
+    target = lineage.artifact("hub_merged_model", recipe)
+
+    def content(repository: Repository) -> _Content:
+        members = {member.name for member in members_of_all_stages(lineage, recipe)}
+        inside = [key for key in lineage.present_domains() if Family.EXPERT.key(key) in members]
+        if any(Family.RANDOM.has(name) or Family.VARIANT.has(name) for name in members):
+            inside = lineage.present_domains()
+        made = _MadeOfExperts(target.kind, Family.MERGED, artifact, inside, inside, merged_card)
+        return _content_made_of_experts(lineage, recipe, made, repository, publisher)
+
+    return _publish(lineage, artifact, target, content, publisher)
 
 
 def publish_mixture(lineage: Lineage, name: str, *, publisher: Publisher) -> Outcome:
     """Publish one mixture of experts; as `publish_dataset`."""
     artifact = lineage.artifact("moe_model", name)
-    record = artifact.require()
-    inside = [key for key in lineage.present_domains() if key in record.config["experts"]]
-    reads_all = lineage.experiment.mixtures[name].reads_all
-    read = lineage.present_domains() if reads_all else inside
-    made = _MadeOfExperts("hub_mixture", Family.MIXTURE, artifact, inside, read, mixture_card)
-    return _publish_made_of_experts(lineage, name, made, publisher)
+    target = lineage.artifact("hub_mixture", name)
+
+    def content(repository: Repository) -> _Content:
+        record = artifact.require()
+        inside = [key for key in lineage.present_domains() if key in record.config["experts"]]
+        reads_all = lineage.experiment.mixtures[name].reads_all
+        read = lineage.present_domains() if reads_all else inside
+        made = _MadeOfExperts(target.kind, Family.MIXTURE, artifact, inside, read, mixture_card)
+        return _content_made_of_experts(lineage, name, made, repository, publisher)
+
+    return _publish(lineage, artifact, target, content, publisher)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +152,13 @@ class _MadeOfExperts:
     make_card: Callable[..., str]
 
 
-def _publish_made_of_experts(
-    lineage: Lineage, key: str, made: _MadeOfExperts, publisher: Publisher
-) -> Outcome:
-    repository = _repository(lineage, made.kind, key, publisher)
+def _content_made_of_experts(
+    lineage: Lineage,
+    key: str,
+    made: _MadeOfExperts,
+    repository: Repository,
+    publisher: Publisher,
+) -> _Content:
     domains = text_behind(lineage, made.read)
     _refuse(lineage, domains, repository)
     figures = read_figures(lineage, made.family.key(key))
@@ -157,8 +176,7 @@ def _publish_made_of_experts(
         experts=[place.partition("@")[0] for place in experts.values()],
     )
     others = {**datasets, **{f"expert {domain}": place for domain, place in experts.items()}}
-    content = _Content(made.kind, key, made.artifact, figures, domains, card, others)
-    return _publish(lineage, content, repository, publisher)
+    return _Content(made.kind, key, made.artifact, figures, domains, card, others)
 
 
 def _published_experts(
@@ -178,13 +196,24 @@ PUBLISH = {
 
 
 def _publish(
-    lineage: Lineage, content: _Content, repository: Repository, publisher: Publisher
+    lineage: Lineage,
+    artifact: Artifact,
+    target: Artifact,
+    content: Callable[[Repository], _Content],
+    publisher: Publisher,
 ) -> Outcome:
-    target = lineage.artifact(content.kind, content.key)
-    # What is sent is not replaced meanwhile, nor sent by another run, nor is it marked before.
-    with making(content.artifact, target):
-        refuse_forgotten(lineage, content.artifact)
-        return _publish_alone(lineage, content, target, repository, publisher)
+    artifact.require()
+    repository = repository_of(
+        lineage.experiment, target.kind, target.key, namespace=publisher.namespace
+    )
+    # What is sent is not replaced meanwhile, nor sent by another run, nor is it marked before. It
+    # may be made anew during the wait: what is checked, and told on its card, is read after that.
+    with making(artifact, target):
+        for sent in (artifact, *_reports(lineage, target.kind)):
+            refuse_forgotten(lineage, sent)
+        if artifact.kind != DATASET:
+            refuse_other_inputs(lineage, artifact)
+        return _publish_alone(lineage, content(repository), target, repository, publisher)
 
 
 def _publish_alone(
@@ -197,7 +226,7 @@ def _publish_alone(
     identity = _identity(lineage, content, repository, publisher)
     chart = draw_chart(content.figures)
     files = _files(content.artifact, content.card, chart)
-    for report in _reports(lineage, content):
+    for report in _reports(lineage, content.kind):
         (name,) = report.require().files
         files[REPORT_NAME] = report.folder / name
     if publisher.dry_run:
@@ -241,7 +270,7 @@ def _identity(
     }
     if written := current_samples(lineage, content.figures.model):
         reports[lineage.artifact("sample_texts", written.key).label] = written.fingerprint
-    for report in _reports(lineage, content):
+    for report in _reports(lineage, content.kind):
         reports[report.label] = report.require().fingerprint
     return Identity(
         kind=content.kind,
@@ -257,9 +286,9 @@ def _identity(
     )
 
 
-def _reports(lineage: Lineage, content: _Content) -> list[Artifact]:
+def _reports(lineage: Lineage, kind: str) -> list[Artifact]:
     """Return the page on the experiment where models are published with it; it may be missing."""
-    is_asked = lineage.experiment.hub.report and content.kind != "hub_dataset"
+    is_asked = lineage.experiment.hub.report and kind != "hub_dataset"
     return [lineage.artifact("experiment_report")] if is_asked else []
 
 
@@ -293,10 +322,6 @@ def _files(artifact: Artifact, card: str, chart: bytes | None) -> dict[str, Outg
     if chart:
         files[CHART_NAME] = chart
     return files
-
-
-def _repository(lineage: Lineage, kind: str, key: str, publisher: Publisher) -> Repository:
-    return repository_of(lineage.experiment, kind, key, namespace=publisher.namespace)
 
 
 def _text_in(lineage: Lineage, domains: Sequence[str]) -> list[str]:

@@ -161,3 +161,15 @@ def test_a_line_is_published_to_a_folder_without_a_token_and_loads_from_there(
         assert place in snippet_of(card)
         environment = {"PATH": "/usr/bin", "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
         assert run_python(snippet_of(card), environment, cwd=tmp_path / "shelf").strip()
+
+
+@pytest.mark.in_use
+def test_a_report_that_is_marked_as_forgotten_is_not_published(finished, own_home, tmp_path):
+    experiment = with_hub(finished[0], endpoint=f"file:{tmp_path / 'shelf'}", report=True)
+    lineage, publisher = own_home.lineage(experiment), make_publisher(experiment, environment={})
+    marked = {lineage.artifact("experiment_report").require().fingerprint: "of 'arxiv'"}
+    lineage.forgotten.write_text(json.dumps(marked))
+    with pytest.raises(PublishingError, match="experiment_report is marked as forgotten"):
+        publish_expert(lineage, "github", publisher=publisher)
+    assert not (tmp_path / "shelf" / "models").exists()
+    publish_dataset(lineage, "github", publisher=publisher)

@@ -1,7 +1,10 @@
 """``mdel merge`` and ``mdel publish``, as a person types them."""
 
 import json
+import logging
+import os
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -254,3 +257,36 @@ def test_all_that_exist_are_published_whatever_is_missing_or_fails(mdel, hub, ow
     named = mdel("publish", "expert", "github", "freelaw", fails=True)
     assert "expert_model 'github' is missing" in named
     assert f"{OWNER}/expert-freelaw/tree/" in named
+
+
+@pytest.mark.in_use
+def test_a_merge_that_is_repeated_by_its_recipe_is_judged_as_the_first(mdel, hub, tmp_path):
+    both, again = tmp_path / "both", tmp_path / "again"
+    mdel("merge", "-e", "github", "-e", "arxiv", "--output", str(both))
+    words = ("merge", "--recipe", str(both / "mergekit_config.yml"), "--output", str(again))
+    mdel(*words, "--hf-repo", "both")
+    first, other = (json.loads((each / "record.json").read_text()) for each in (both, again))
+    assert first["inputs"] == other["inputs"] != {}
+    card = hub.state.read("models", f"{OWNER}/both")["README.md"].decode()
+    assert "| `github` | Repositories of GitHub |" in card
+    assert f"published  model {OWNER}/both on" in mdel("forget", "--domain", "arxiv")
+    mdel("forget", "--domain", "arxiv", "--mark")
+    assert "is marked as forgotten (" in mdel(*words, "--hf-repo", "anew", fails=True)
+    assert hub.state.repositories() == [("models", f"{OWNER}/both")]
+
+
+@pytest.mark.in_use
+def test_ctrl_c_during_the_wait_for_one_publishes_none_of_the_others(mdel, hub, finished, own_home):
+    class Teller(logging.Handler):
+        def emit(self, record):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    logger, teller = logging.getLogger("mdel_assets.line.locks"), Teller()
+    logger.addHandler(teller)
+    try:
+        with making(own_home.lineage(finished[0]).artifact("expert_model", "arxiv")):
+            told = mdel("publish", "expert", "arxiv", "github", fails=True)
+    finally:
+        logger.removeHandler(teller)
+    assert "Told to end (SIGINT) while waiting for expert_model 'arxiv'" in told
+    assert hub.state.repositories() == []

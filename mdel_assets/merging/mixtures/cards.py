@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mdel_assets.line.lineage import Lineage
+from mdel_assets.merging.merged_cards import shown_seed
 from mdel_assets.merging.mixtures.contents import GENERAL
 from mdel_assets.merging.model_card import inputs_section, licence_line
 from mdel_assets.model_families.mixture_family import read_content
@@ -49,7 +50,7 @@ pipeline_tag: text-generation
 # {name} ({experiment.name})
 
 A mixture of experts ({config["architectures"][0]}), made by MDEL assets of models that branched
-from one seed model ({experiment.seed_model.path or "pretrained for this experiment"}). Its licence
+from one seed model ({shown_seed(experiment, is_published=is_published)}). Its licence
 is that of its inputs: see those of the seed model and of the corpus.
 
 {active_sentence(details, experts_per_token=config["num_experts_per_tok"])}

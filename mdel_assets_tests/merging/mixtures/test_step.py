@@ -9,10 +9,12 @@ from click.testing import CliRunner
 
 from mdel_assets.cli.main import main
 from mdel_assets.errors import TrainingInterruptedError
+from mdel_assets.experiment.fields import SeedModel
 from mdel_assets.home import MdelHome
 from mdel_assets.line.conditions import Conditions
 from mdel_assets.line.making import make_one
 from mdel_assets.maintenance.forgetting import plan_forgetting
+from mdel_assets.merging.mixtures.cards import card_of_mixture
 from mdel_assets.publishing.publisher import make_publisher
 from mdel_assets.publishing.steps import publish_mixture
 from mdel_assets_tests.merging.mixtures.folders import load
@@ -170,3 +172,24 @@ def test_a_mixture_is_published_by_its_name(lineage_of, tmp_path, monkeypatch):
     assert [folder.name for folder in published] == ["mixture-small"]
     refused = CliRunner().invoke(main, ["publish", "mixture", "smal"])
     assert "Unknown mixture 'smal'. Did you mean 'small'?" in refused.output
+
+
+@pytest.mark.in_use
+def test_a_published_mixture_does_not_say_where_its_seed_lies(lineage_of):
+    lineage = lineage_of(small={"experts": TWO})
+    record = make_one(lineage, "moe_model", "small")
+    seed = SeedModel(path="/home/alice/clients/acme/model")
+    lineage.experiment = lineage.experiment.model_copy(update={"seed_model": seed})
+    here, published = (
+        card_of_mixture(
+            lineage,
+            "small",
+            inputs=record.inputs,
+            folder=lineage.folder("moe_model", "small"),
+            details=record.details,
+            is_published=is_published,
+        )
+        for is_published in (False, True)
+    )
+    assert "from one seed model (/home/alice/clients/acme/model)" in here
+    assert "from one seed model (a model that is not on the Hub)" in published
